@@ -1,0 +1,36 @@
+# `make nightly` and `make test` do all the set-up themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install nightly test lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[nightly,dev]'
+	@touch $@
+
+install: $(STAMP)  ## everything, development tools too, into .venv
+
+nightly: install  ## the whole nightly job on the sample logs
+	$(BIN)/fearec nightly --config sample_data/fearec.toml
+
+test: install  ## the tests (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## every benchmark, each printing its ratios
+	$(BIN)/python -m tests.benchmarks
+
+clean:  ## what the sample run left behind
+	rm -rf warehouse work .prefect

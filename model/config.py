@@ -1,0 +1,174 @@
+"""Hyper-parameters: of the architecture and its losses, and of training.
+
+Names and defaults are those of RecBole's FEARec page, plus what its yaml leaves out
+(``contrast``, ``tau``, ``sim``). This module imports no torch.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ConfigError
+
+Contrast = Literal["none", "un", "su", "us", "us_x"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "recbole": {},
+    # The authors' script.
+    "paper": {
+        "contrast": "us_x",
+        "sim": "dot",
+        "tau": 1.0,
+        "global_ratio": 0.6,
+        "dual_domain": True,
+        "std": True,
+        "spatial_ratio": 0.1,
+    },
+}
+
+
+class Frozen(BaseModel):
+    """Immutable settings; unknown keys are refused and every refusal is a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    section: ClassVar[str] = "settings"  # where an error says it happened
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config_error(error, self.section) from None
+
+
+def config_error(error: ValidationError, where: str) -> ConfigError:
+    """Tell pydantic's first complaint in fearec's form."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    place = f"{where}.{name}" if name else where
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            "unknown setting", place, remedy="Check the spelling; the README lists every name."
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], dict) else repr(first["input"])
+    return ConfigError(message, place, found=found)
+
+
+class FEARecConfig(Frozen):
+    """Architecture and losses of one FEARec network.
+
+    ``FEARecConfig(n_items=V)`` is the ``recbole`` preset. ``n_items`` counts PAD, as in RecBole.
+
+    Raises:
+        ConfigError: a value or a combination of values is impossible.
+    """
+
+    section = "model"
+
+    n_items: int = Field(ge=2)
+    MAX_ITEM_LIST_LENGTH: int = Field(50, ge=1)
+    n_layers: int = Field(2, ge=1)
+    n_heads: int = Field(2, ge=1)
+    hidden_size: int = Field(64, ge=1)
+    inner_size: int = Field(256, ge=1)
+    hidden_dropout_prob: float = Field(0.5, ge=0, lt=1)
+    attn_dropout_prob: float = Field(0.5, ge=0, lt=1)
+    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = "gelu"
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    initializer_range: float = Field(0.02, gt=0)
+
+    global_ratio: float = Field(1.0, gt=0, le=1)
+    dual_domain: bool = False
+    std: bool = False
+    spatial_ratio: float = Field(0.0, ge=0, le=1)
+    topk_factor: float = Field(1, gt=0)
+    delays: Literal["batch", "sequence"] = Field(
+        "batch",
+        description="whose delays training uses: the batch's (the reference) or each sequence's "
+        "own, as inference always does",
+    )
+
+    loss_type: Literal["CE", "BPR"] = "CE"
+    sample_num: int = Field(1, ge=1, description="negative items a sample, for BPR")
+    ce_chunk_size: int = Field(
+        0, ge=0, description="items a chunk of the CE logits, to bound their memory; 0 is all"
+    )
+    contrast: Contrast = "none"
+    tau: float = Field(1.0, gt=0)
+    sim: Literal["dot", "cos"] = "dot"
+    lmd: float = Field(0.1, ge=0)
+    lmd_sem: float = Field(0.1, ge=0)
+    fredom: bool = False
+    fredom_type: Contrast = "none"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.hidden_size % self.n_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be divisible by n_heads ({self.n_heads})"
+            )
+        if self.delay_count > self.MAX_ITEM_LIST_LENGTH:
+            raise ValueError(
+                f"topk_factor ({self.topk_factor}) asks for {self.delay_count} delays of a "
+                f"sequence of MAX_ITEM_LIST_LENGTH {self.MAX_ITEM_LIST_LENGTH}"
+            )
+        if self.fredom and self.contrast != "us_x":
+            raise ValueError(
+                "fredom compares the views of contrast 'us_x'; "
+                f"contrast {self.contrast!r} does not yield them"
+            )
+        if self.fredom and self.fredom_type == "none":
+            raise ValueError("fredom needs a fredom_type: one of un, su, us, us_x")
+        return self
+
+    @classmethod
+    def from_preset(cls, preset: str, *, n_items: int, **overrides: Any) -> Self:
+        """A named preset (`PRESETS`) with some hyper-parameters set otherwise.
+
+        Raises:
+            ConfigError: the preset is unknown, or the combination impossible.
+        """
+        if preset not in PRESETS:
+            raise ConfigError(
+                "unknown preset", "model.preset", expected=" or ".join(PRESETS), found=repr(preset)
+            )
+        return cls(n_items=n_items, **{**PRESETS[preset], **overrides})
+
+    @property
+    def delay_count(self) -> int:
+        """Delays aggregated a sequence: ``int(topk_factor * ln L)``, at least 1 (paper, Eq. 14)."""
+        return max(1, int(self.topk_factor * math.log(self.MAX_ITEM_LIST_LENGTH)))
+
+    @property
+    def needs_same_target(self) -> bool:
+        """Whether a loss term compares sequences that share their target item."""
+        return self.contrast in ("su", "us", "us_x")
+
+
+class TrainingConfig(Frozen):
+    """How a network is trained; names are RecBole's where RecBole has one."""
+
+    section = "train"
+
+    epochs: int = Field(50, ge=1)
+    train_batch_size: int = Field(256, ge=2)
+    eval_batch_size: int = Field(512, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    stopping_step: int = Field(
+        5, ge=1, description="epochs without a better NDCG@10 before training stops"
+    )
+    clip_grad_norm: float | None = Field(None, gt=0)
+    seed: int = Field(2020, ge=0)
+    refit: bool = Field(
+        True, description="train the published model on the held-out items too, as many epochs"
+    )
+    warm_start: bool = Field(True, description="begin from the champion's weights")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    logger: Literal["csv", "tensorboard"] = "csv"

@@ -1,0 +1,47 @@
+"""The root of fearec's errors, and those the model itself raises."""
+
+
+class FearecError(Exception):
+    """An error told in one line: what, where, expected, found, remedy.
+
+    Every part is kept in ``args``, so errors pickle across processes.
+
+    Args:
+        what: What went wrong, in a few words.
+        where: The path, column, row or setting it happened at.
+        expected: What would have been right.
+        found: What was there instead.
+        remedy: What the reader can do about it.
+    """
+
+    exit_code = 1  # 2 in the classes that tell of bad input or configuration
+
+    def __init__(
+        self, what: str, where: str = "", expected: str = "", found: str = "", remedy: str = ""
+    ) -> None:
+        super().__init__(what, where, expected, found, remedy)
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        if self.expected:
+            line += f"; expected {self.expected}"
+        if self.found:
+            line += f"; found {self.found}"
+        if self.remedy:
+            line += f". {self.remedy}"
+        return line
+
+
+class ConfigError(FearecError):
+    """A setting, flag or hyper-parameter is unknown, impossible or contradicts another."""
+
+    exit_code = 2
+
+
+class ExportParityError(FearecError):
+    """The exported graph does not compute what the PyTorch model computes."""

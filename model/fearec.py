@@ -1,0 +1,85 @@
+"""The FEARec network (Du et al., SIGIR 2023)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.config import FEARecConfig
+from model.layers import FEABlock
+
+Form = Literal["matmul", "dft"]
+
+MASKED = -10000.0  # the reference's: added to the scores of positions not to be attended to
+
+
+class Encoder(nn.Module):
+    """The blocks, under the reference's name for them."""
+
+    def __init__(self, config: FEARecConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(FEABlock(config, i) for i in range(config.n_layers))
+
+
+class FEARec(nn.Module):
+    """Encodes a user's item sequence into one vector; scores are its products with item vectors.
+
+    Args:
+        config: Architecture; the instance keeps it as `config`.
+        fft: ``matmul`` (default) computes the spectral parts with constant real matrices and
+            the last block for the last position only; ``dft`` is the definition by FFT, every
+            position, as in the reference. Both agree to rounding.
+    """
+
+    def __init__(self, config: FEARecConfig, *, fft: Form = "matmul") -> None:
+        super().__init__()
+        self.config = config
+        self.fft = fft
+        self.item_embedding = nn.Embedding(config.n_items, config.hidden_size, padding_idx=0)
+        self.position_embedding = nn.Embedding(config.MAX_ITEM_LIST_LENGTH, config.hidden_size)
+        self.item_encoder = Encoder(config)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        # PAD's row too, as in the reference: its logit is one of the CE's V.
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor, views: int = 1) -> Tensor:
+        """Encode sequences.
+
+        Args:
+            item_seq: int64 (B, L), oldest first, right-padded with 0. L is always
+                `MAX_ITEM_LIST_LENGTH`: padding takes part in the transforms.
+            item_seq_len: int64 (B,), at least 1.
+            views: how many equal groups B is made of; in training with ``delays="batch"`` each
+                group shares its delays.
+
+        Returns:
+            float32 (B, D).
+        """
+        hidden = self.item_embedding(item_seq) + self.position_embedding.weight
+        hidden = self.dropout(self.LayerNorm(hidden))
+        last = item_seq_len - 1
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        mask = self._attention_mask(item_seq)
+        *blocks, final = self.item_encoder.layer
+        for block in blocks:
+            step = block if self.fft == "matmul" else block.forward_fft
+            hidden = step(hidden, mask, views)
+        if self.fft == "dft":
+            return final.forward_fft(hidden, mask, views)[rows, last]
+        output: Tensor = final.last_row(hidden, mask[rows, :, last], last, views)
+        return output
+
+    def _attention_mask(self, item_seq: Tensor) -> Tensor:
+        """(B, 1, L, L): 0 for real items no later than the row's, `MASKED` elsewhere."""
+        length = item_seq.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
+        attended = (item_seq > 0)[:, None, None, :] & earlier
+        dtype = self.position_embedding.weight.dtype
+        return torch.where(attended, 0.0, MASKED).to(dtype)

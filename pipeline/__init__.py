@@ -1,0 +1,1 @@
+"""What moves data: one module a stage, each `stage(settings, inputs) -> frozen result`."""

@@ -1,0 +1,40 @@
+"""The errors of the data stages, under the model's `FearecError`."""
+
+from model.errors import ConfigError, ExportParityError, FearecError
+
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "ExportParityError",
+    "FearecError",
+    "GateError",
+    "InputError",
+    "PublishError",
+    "SchemaError",
+]
+
+
+class InputError(FearecError):
+    """An input path is missing, empty or unreadable."""
+
+    exit_code = 2
+
+
+class SchemaError(FearecError):
+    """An input lacks a column, or a column has a type that cannot be used."""
+
+    exit_code = 2
+
+
+class BundleError(FearecError):
+    """A bundle is incomplete, of another format, or fails its checksums."""
+
+    exit_code = 2
+
+
+class GateError(FearecError):
+    """A freshly trained model is not good enough to be published."""
+
+
+class PublishError(FearecError):
+    """The recommendations could not be written to their table."""

@@ -1,0 +1,250 @@
+"""Settings of a run: `fearec.toml`, overridden by the environment, overridden by ``--set``."""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from model.config import FEARecConfig, Frozen, TrainingConfig, config_error
+from model.errors import ConfigError
+
+ENV_PREFIX = "FEAREC_"
+ENV_DELIMITER = "__"
+
+
+class LogSettings(Frozen):
+    """Where the interaction logs are and what their columns are called."""
+
+    section = "logs"
+
+    path: str = "logs"
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    timestamp_unit: Literal["s", "ms"] = Field(
+        "s", description="of integer and float timestamps, since the epoch"
+    )
+
+
+class ModelSettings(Frozen):
+    """A preset, and any hyper-parameter of `FEARecConfig` by its name."""
+
+    section = "model"
+
+    model_config = ConfigDict(extra="allow")
+
+    preset: str = "paper"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _any_case(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # The environment knows no lower case, RecBole's MAX_ITEM_LIST_LENGTH no other.
+        names = {name.lower(): name for name in FEARecConfig.model_fields}
+        return {names.get(key.lower(), key): value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if "n_items" in self.overrides:
+            raise ValueError("n_items follows from the data and cannot be set")
+        self.config(n_items=2)
+        return self
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """The hyper-parameters set beside the preset."""
+        return self.model_extra or {}
+
+    def config(self, n_items: int) -> FEARecConfig:
+        """The network's configuration for a vocabulary of `n_items`, PAD included."""
+        return FEARecConfig.from_preset(self.preset, n_items=n_items, **self.overrides)
+
+
+class EvaluateSettings(Frozen):
+    """The protocol: leave-one-out, full ranking."""
+
+    section = "evaluate"
+
+    topk: tuple[int, ...] = (5, 10, 20)
+    mask_seen: bool = Field(True, description="never rank what the user has already met")
+
+    @field_validator("topk")
+    @classmethod
+    def _positive(cls, topk: tuple[int, ...]) -> tuple[int, ...]:
+        if not topk or min(topk) < 1:
+            raise ValueError("every k must be at least 1, and one is needed")
+        return tuple(sorted(set(topk)))
+
+
+class ExportSettings(Frozen):
+    """When an exported graph is refused."""
+
+    section = "export"
+
+    parity_sequences: int = Field(2000, ge=1, description="real sequences compared with PyTorch")
+    max_parity_error: float = Field(1e-4, gt=0)
+    max_near_ties: float = Field(
+        1e-3, ge=0, description="share of sequences whose delays are tied to rounding"
+    )
+
+
+class ScoreSettings(Frozen):
+    """Whom to recommend what; the same choices as the flags of `fearec-score`."""
+
+    section = "score"
+
+    top_k: int = Field(10, ge=1)
+    batch_size: int | Literal["auto"] = "auto"
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = "auto"
+    exclude_seen: bool = True
+    allow: Path | None = Field(None, description="file of item ids: nothing else is recommended")
+    deny: Path | None = Field(None, description="file of item ids never recommended")
+    layout: Literal["long", "list"] = "long"
+    active_within_days: int | None = Field(
+        None, ge=1, description="only users with an event in so many days; default all"
+    )
+
+    @field_validator("batch_size")
+    @classmethod
+    def _positive(cls, size: int | str) -> int | str:
+        if isinstance(size, int) and size < 1:
+            raise ValueError("batch_size must be at least 1, or auto")
+        return size
+
+
+class Settings(BaseSettings):
+    """Everything a run can be told. Frozen, validated, unknown names refused.
+
+    Build it with `load_settings`; the constructor reads neither files nor the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+    )
+
+    warehouse: str = Field("warehouse", description="folder or object-store URI of the tables")
+    work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
+    time_zone: str = "UTC"
+    logs: LogSettings = LogSettings()
+    model: ModelSettings = ModelSettings(contrast="none")
+    train: TrainingConfig = TrainingConfig()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
+    score: ScoreSettings = ScoreSettings()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("not a time zone of the IANA database") from None
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` hands over; later sources give way to earlier ones."""
+        return (init_settings,)
+
+    def today(self) -> date:
+        """The default run date: today in `time_zone`."""
+        return datetime.now(ZoneInfo(self.time_zone)).date()
+
+
+def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Read a TOML file, then the environment, then ``section.key=value`` overrides.
+
+    Args:
+        path: The settings file; without one, `fearec.toml` if it is there.
+        overrides: What ``--set`` was given; values are TOML, or plain text where that fails.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or a name or value is refused.
+    """
+    if path is None and Path("fearec.toml").exists():
+        path = Path("fearec.toml")
+    from_file = _read_toml(path) if path else {}
+    from_flags = _read_overrides(overrides)
+    _refuse_unknown_environment()
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                InitSettingsSource(settings_cls, from_flags),
+                EnvSettingsSource(settings_cls),
+                InitSettingsSource(settings_cls, from_file),
+            )
+
+    try:
+        layered = Layered()
+    except ValidationError as error:
+        raise config_error(error, "settings") from None
+    return Settings(**layered.model_dump(exclude_unset=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such settings file", str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}", str(path)) from None
+
+
+def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(
+                "cannot read the override", "--set", expected="section.key=value", found=override
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = name.strip().split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[key] = value
+    return tree
+
+
+def _refuse_unknown_environment() -> None:
+    # pydantic-settings looks only for the names it knows, so a misspelt section would go unseen.
+    for name in os.environ:
+        if not name.upper().startswith(ENV_PREFIX):
+            continue
+        section = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0].lower()
+        if section not in Settings.model_fields:
+            raise ConfigError(
+                "unknown setting",
+                f"environment variable {name}",
+                expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY",
+                remedy="Check the spelling; the README lists every name.",
+            )
