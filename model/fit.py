@@ -1,0 +1,125 @@
+"""One training run: Lightning with early stopping, best and last checkpoints, resume."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from model.config import FEARecConfig, TrainingConfig
+from model.fearec import FEARec
+from model.module import MONITOR, FEARecModule
+from model.sampling import Histories, ShuffledBatches, TrainingSet
+
+LAST = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network (the best epoch's weights, in eval mode) and how it came about.
+
+    Attributes:
+        network: On the CPU.
+        epoch: Epochs trained when it was best (validated runs) or in all, from 1.
+        valid_ndcg_at_10: Of that epoch; NaN without validation.
+    """
+
+    network: FEARec
+    epoch: int
+    valid_ndcg_at_10: float
+
+
+def fit(
+    config: FEARecConfig,
+    training: TrainingConfig,
+    histories: Histories,
+    train: Tensor,
+    valid: Tensor | None,
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    start: FEARec | None = None,
+    mask_seen: bool = True,
+    progress: bool = True,
+) -> Fitted:
+    """Train a network; a run killed earlier in the same folder goes on where it stopped.
+
+    Args:
+        config: The network.
+        training: Optimiser, epochs, batch sizes, precision, devices, seed.
+        histories: All items.
+        train: int64 (S,), flat positions of training targets.
+        valid: int64, flat positions of validation targets; with none, all epochs are trained.
+        folder: Takes checkpoints and logs.
+        epochs: Instead of `training.epochs`.
+        start: Weights to begin from (see `model.warm_start`); otherwise random ones.
+        mask_seen: Whether validation leaves out what a user has already met.
+        progress: Whether to draw a progress bar.
+    """
+    torch.set_float32_matmul_precision("high")
+    module = FEARecModule(config, training, histories, mask_seen)
+    if start is not None:
+        module.network.load_state_dict(start.state_dict())
+    validated = valid is not None and len(valid) > 0
+    checkpoints = ModelCheckpoint(
+        folder, filename="best", monitor=MONITOR if validated else None, mode="max",
+        save_last=True, enable_version_counter=False,
+    )  # fmt: skip
+    callbacks: list[Callback] = [checkpoints]
+    if validated:
+        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
+    if progress:
+        callbacks.append(RichProgressBar(leave=True))
+    logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
+        str(folder), name="logs", version=0
+    )
+    trainer = Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        strategy=training.strategy,
+        precision=training.precision,
+        max_epochs=epochs or training.epochs,
+        gradient_clip_val=training.clip_grad_norm,
+        logger=logger,
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
+        default_root_dir=folder,
+    )
+    loaders: list[DataLoader[Any]] = [
+        DataLoader(
+            TrainingSet(histories, train, config),
+            batch_size=None,
+            sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
+        )
+    ]
+    if validated:
+        assert valid is not None
+        batches: Any = valid.split(training.eval_batch_size)
+        loaders.append(DataLoader(batches, batch_size=None))
+    last = folder / LAST
+    with warnings.catch_warnings():
+        # Batches are gathered from arrays in memory; worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+        trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None)
+    state = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    score = checkpoints.best_model_score
+    return Fitted(
+        module.network.cpu().eval(),
+        state["epoch"] + 1,
+        float(score) if validated and score is not None else float("nan"),
+    )

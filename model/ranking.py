@@ -1,0 +1,46 @@
+"""Ranks of held-out items among the whole catalogue, and the metrics of ranks."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+
+def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The rank of each target, from 1, ties going to the smaller index.
+
+    Args:
+        scores: (B, V); changed in place.
+        target: int64 (B,).
+        seen: rows and items never to be ranked; a target among them ranks last, as it could
+            not be recommended. PAD is never ranked.
+
+    Returns:
+        int64 (B,).
+    """
+    scores[:, 0] = -torch.inf
+    if seen is not None:
+        scores[seen] = -torch.inf
+    own = scores.gather(1, target[:, None])
+    above = (scores > own).sum(1)
+    earlier = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
+    ranks = 1 + above + ((scores == own) & earlier).sum(1)
+    return torch.where(own.squeeze(1) == -torch.inf, scores.shape[1], ranks)
+
+
+METRICS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "HR": torch.ones_like,
+    "NDCG": lambda ranks: 1 / torch.log2(ranks + 1),
+    "MRR": lambda ranks: 1 / ranks,
+}
+
+
+def metrics_at(ranks: Tensor, topk: tuple[int, ...]) -> dict[str, float]:
+    """Mean HR, NDCG and MRR at each k of ranks int64 (U,), keyed ``NDCG@10``."""
+    ranks = ranks.double()
+    return {
+        f"{name}@{k}": float((gain(ranks) * (ranks <= k)).mean())
+        for name, gain in METRICS.items()
+        for k in topk
+    }
