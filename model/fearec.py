@@ -1,11 +1,12 @@
 """The FEARec network (Du et al., SIGIR 2023)."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from model.config import FEARecConfig
+from model.dropout import Dropout
 from model.layers import FEABlock
 
 Form = Literal["matmul", "dft"]
@@ -19,6 +20,11 @@ class Encoder(nn.Module):
     def __init__(self, config: FEARecConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(FEABlock(config, i) for i in range(config.n_layers))
+
+    @property
+    def blocks(self) -> list[FEABlock]:
+        """The blocks, first to last."""
+        return cast("list[FEABlock]", list(self.layer))
 
 
 class FEARec(nn.Module):
@@ -39,7 +45,7 @@ class FEARec(nn.Module):
         self.position_embedding = nn.Embedding(config.MAX_ITEM_LIST_LENGTH, config.hidden_size)
         self.item_encoder = Encoder(config)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -62,24 +68,28 @@ class FEARec(nn.Module):
         Returns:
             float32 (B, D).
         """
-        hidden = self.item_embedding(item_seq) + self.position_embedding.weight
-        hidden = self.dropout(self.LayerNorm(hidden))
+        hidden = self.embed(item_seq)
+        mask = self.attention_mask(item_seq)
         last = item_seq_len - 1
         rows = torch.arange(hidden.shape[0], device=hidden.device)
-        mask = self._attention_mask(item_seq)
-        *blocks, final = self.item_encoder.layer
+        *blocks, final = self.item_encoder.blocks
         for block in blocks:
-            step = block if self.fft == "matmul" else block.forward_fft
+            step = block.forward if self.fft == "matmul" else block.forward_fft
             hidden = step(hidden, mask, views)
         if self.fft == "dft":
             return final.forward_fft(hidden, mask, views)[rows, last]
-        output: Tensor = final.last_row(hidden, mask[rows, :, last], last, views)
-        return output
+        return final.last_row(hidden, mask[rows, None, last], last, views)
 
-    def _attention_mask(self, item_seq: Tensor) -> Tensor:
-        """(B, 1, L, L): 0 for real items no later than the row's, `MASKED` elsewhere."""
+    def embed(self, item_seq: Tensor) -> Tensor:
+        """What the first block takes: (B, L) to (B, L, D) (paper, Eq. 5)."""
+        hidden = self.item_embedding(item_seq) + self.position_embedding.weight
+        embedded: Tensor = self.dropout(self.LayerNorm(hidden))
+        return embedded
+
+    def attention_mask(self, item_seq: Tensor) -> Tensor:
+        """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere."""
         length = item_seq.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
-        attended = (item_seq > 0)[:, None, None, :] & earlier
+        attended = (item_seq > 0)[:, None, :] & earlier
         dtype = self.position_embedding.weight.dtype
         return torch.where(attended, 0.0, MASKED).to(dtype)

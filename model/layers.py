@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model import spectral
 from model.config import FEARecConfig
+from model.dropout import Dropout
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": fn.gelu,
@@ -44,10 +45,10 @@ class HybridAttention(nn.Module):
         self.query_layer = nn.Linear(hidden, hidden)
         self.key_layer = nn.Linear(hidden, hidden)
         self.value_layer = nn.Linear(hidden, hidden)
-        self.attn_dropout = nn.Dropout(config.attn_dropout_prob)
+        self.attn_dropout = Dropout(config.attn_dropout_prob)
         self.dense = nn.Linear(hidden, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.out_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out_dropout = Dropout(config.hidden_dropout_prob)
 
         basis = spectral.band_basis(self.band, length)
         steps = torch.arange(length)
@@ -67,14 +68,14 @@ class HybridAttention(nn.Module):
 
         Args:
             hidden: (B, L, D).
-            attention_mask: (B, 1, L, L), added to the attention scores.
+            attention_mask: (B, L, L), added to the attention scores.
             views: how many equal groups B is made of; in training each shares its delays.
 
         Returns:
             (B, L, D).
         """
         value = self.value_layer(hidden)
-        query_band, key_band, value_band = self._band_coefficients(hidden)
+        query_band, key_band, value_band = self.band_coefficients(hidden)
         context = value
         if self.band:
             delays, weights = self._delays(query_band, key_band, views)
@@ -101,7 +102,7 @@ class HybridAttention(nn.Module):
             (B, D).
         """
         length = self.config.MAX_ITEM_LIST_LENGTH
-        query_band, key_band, value_band = self._band_coefficients(hidden)
+        query_band, key_band, value_band = self.band_coefficients(hidden)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         hidden_last = hidden[rows, last]
         # The weights of the delays add up to 1, so the projection may follow the weighted sum.
@@ -150,7 +151,7 @@ class HybridAttention(nn.Module):
             context = self._mix(context, self._attend(*flat, attention_mask))
         return self._output(context, hidden)
 
-    def _band_coefficients(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def band_coefficients(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``U.T`` of query, key and value, (B, R, D) each; the value's only where it is used.
 
         The input is transformed once and projected then, not three projections transformed.
@@ -179,11 +180,19 @@ class HybridAttention(nn.Module):
         return delays, torch.softmax(corr.gather(1, delays), dim=-1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Multi-head attention over (B, L, D) (paper, Eq. 16-17)."""
-        query, key, value = (self._split_heads(x).transpose(1, 2) for x in (query, key, value))
-        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
-        attended = self.attn_dropout(torch.softmax(scores, dim=-1)) @ value
-        return attended.transpose(1, 2).flatten(-2)
+        """Multi-head attention over (B, L, D) (paper, Eq. 16-17).
+
+        Head by head, as slices of the hidden axis: their products need no transposed copies.
+        """
+        width = self.config.hidden_size // self.config.n_heads
+        query = query / math.sqrt(width)
+        heads = []
+        for q, k, v in zip(
+            query.split(width, -1), key.split(width, -1), value.split(width, -1), strict=True
+        ):
+            scores = q @ k.transpose(-1, -2) + mask
+            heads.append(self.attn_dropout(torch.softmax(scores, dim=-1)) @ v)
+        return torch.cat(heads, dim=-1)
 
     def _attend_last(
         self, query: Tensor, key: Tensor, value: Tensor, basis: Tensor | None, mask: Tensor
@@ -223,7 +232,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dense_2 = nn.Linear(config.inner_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) to (..., D)."""

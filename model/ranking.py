@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-
 def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
     """The rank of each target, from 1, ties going to the smaller index.
 
