@@ -28,8 +28,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return fn.dropout(x, self.p)
-        dropped: Tensor = _BitDropout.apply(x, self.p)
-        return dropped
+        return _BitDropout.apply(x, self.p)  # type: ignore[no-untyped-call]
 
 
 class _BitDropout(torch.autograd.Function):

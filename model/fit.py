@@ -98,23 +98,21 @@ def fit(
         use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
         default_root_dir=folder,
     )
-    loaders: list[DataLoader[Any]] = [
-        DataLoader(
-            TrainingSet(histories, train, config),
-            batch_size=None,
-            sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
-        )
-    ]
-    if validated:
-        assert valid is not None
+    samples: DataLoader[Any] = DataLoader(
+        TrainingSet(histories, train, config),
+        batch_size=None,
+        sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
+    )
+    held_out: DataLoader[Any] | None = None
+    if validated and valid is not None:
         batches: Any = valid.split(training.eval_batch_size)
-        loaders.append(DataLoader(batches, batch_size=None))
+        held_out = DataLoader(batches, batch_size=None)
     last = folder / LAST
     with warnings.catch_warnings():
         # Batches are gathered from arrays in memory; worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
-        trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
     state = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     score = checkpoints.best_model_score

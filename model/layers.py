@@ -1,10 +1,9 @@
-"""FEARec's layers: hybrid attention, feed-forward, and the block of both.
+"""FEARec's layers: hybrid attention, and the block of it and the feed-forward network.
 
 Parameter names are the reference's, so that its weights load as they are.
 """
 
 import math
-from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as fn
@@ -13,14 +12,7 @@ from torch import Tensor, nn
 from model import spectral
 from model.config import FEARecConfig
 from model.dropout import Dropout
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": fn.gelu,
-    "relu": fn.relu,
-    "swish": fn.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
+from model.feed_forward import FeedForward
 
 
 class HybridAttention(nn.Module):
@@ -147,8 +139,8 @@ class HybridAttention(nn.Module):
                 query, key, value = (
                     spectral.fft_band(x, self.band_mask) for x in (query, key, value)
                 )
-            flat = (x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value))
-            context = self._mix(context, self._attend(*flat, attention_mask))
+            query, key, value = (x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value))
+            context = self._mix(context, self._attend(query, key, value, attention_mask))
         return self._output(context, hidden)
 
     def band_coefficients(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +182,7 @@ class HybridAttention(nn.Module):
         for q, k, v in zip(
             query.split(width, -1), key.split(width, -1), value.split(width, -1), strict=True
         ):
-            scores = q @ k.transpose(-1, -2) + mask
+            scores = torch.baddbmm(mask, q, k.transpose(-1, -2))
             heads.append(self.attn_dropout(torch.softmax(scores, dim=-1)) @ v)
         return torch.cat(heads, dim=-1)
 
@@ -211,8 +203,7 @@ class HybridAttention(nn.Module):
 
     def _mix(self, frequency: Tensor, time: Tensor) -> Tensor:
         """Paper, Eq. 18."""
-        ratio = self.config.spatial_ratio
-        return (1 - ratio) * frequency + ratio * time
+        return torch.lerp(frequency, time, self.config.spatial_ratio)
 
     def _output(self, context: Tensor, residual: Tensor) -> Tensor:
         output: Tensor = self.LayerNorm(self.out_dropout(self.dense(context)) + residual)
@@ -221,24 +212,6 @@ class HybridAttention(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """(..., D) to (..., H, E)."""
         return x.unflatten(-1, (self.config.n_heads, -1))
-
-
-class FeedForward(nn.Module):
-    """Point-wise feed-forward network (paper, Eq. 19), (..., D) to (..., D)."""
-
-    def __init__(self, config: FEARecConfig) -> None:
-        super().__init__()
-        self.dense_1 = nn.Linear(config.hidden_size, config.inner_size)
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.dense_2 = nn.Linear(config.inner_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
-        inner = self.activation(self.dense_1(hidden))
-        output: Tensor = self.LayerNorm(self.dropout(self.dense_2(inner)) + hidden)
-        return output
 
 
 class FEABlock(nn.Module):

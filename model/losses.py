@@ -91,10 +91,8 @@ def next_item_loss(
     items = model.item_embedding.weight
     if model.config.loss_type == "CE":
         if model.config.ce_chunk_size:
-            losses: Tensor = ChunkedCrossEntropy.apply(
-                output, items, item_id, model.config.ce_chunk_size
-            )
-            return losses
+            chunk = model.config.ce_chunk_size
+            return ChunkedCrossEntropy.apply(output, items, item_id, chunk)  # type: ignore[no-untyped-call]
         return fn.cross_entropy(output @ items.T, item_id)
     if neg_item_id is None:
         raise ConfigError("BPR needs negative items", "model.loss_type", expected="neg_item_id")
@@ -131,9 +129,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, output: Tensor, items: Tensor, target: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, output: Tensor, items: Tensor, target: Tensor, chunk: int) -> Tensor:
         """Mean loss of (B, D) outputs over (V, D) items for (B,) targets."""
         parts = [torch.logsumexp(output @ part.T, dim=1) for part in items.split(chunk)]
         total = torch.logsumexp(torch.stack(parts), dim=0)
@@ -142,9 +138,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (total - (output * items[target]).sum(-1)).mean()
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients of output and items."""
         output, items, target, total = ctx.saved_tensors
         scale = grad / len(target)

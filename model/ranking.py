@@ -25,7 +25,8 @@ def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | N
     above = (scores > own).sum(1)
     earlier = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
     ranks = 1 + above + ((scores == own) & earlier).sum(1)
-    return torch.where(own.squeeze(1) == -torch.inf, scores.shape[1], ranks)
+    # Written so that the NaN of a diverged network ranks last, not first.
+    return torch.where(own.squeeze(1) > -torch.inf, ranks, scores.shape[1])
 
 
 METRICS: Mapping[str, Callable[[Tensor], Tensor]] = {

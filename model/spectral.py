@@ -75,9 +75,8 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     Returns:
         (B, L): the mean over channels of ``irfft(mask * rfft(q) * conj(rfft(k)))``.
     """
-    bins = query.shape[1] // 2
-    query_cos, query_sin = query[:, :bins], query[:, bins:]
-    key_cos, key_sin = key[:, :bins], key[:, bins:]
+    query_cos, query_sin = query.chunk(2, dim=1)
+    key_cos, key_sin = key.chunk(2, dim=1)
     even = (query_cos * key_cos + query_sin * key_sin).mean(-1)
     odd = (query_sin * key_cos - query_cos * key_sin).mean(-1)
     return torch.cat([even, odd], dim=1) @ synthesis

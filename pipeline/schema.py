@@ -54,6 +54,9 @@ QUARANTINE = pa.schema(
     ]
 )
 
+# The Delta table `log_files/`: which log files, as they were then, the two tables above hold.
+LOG_FILES = pa.schema([("source_file", pa.string()), ("source_stamp", pa.string())])
+
 
 def sequences(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     """Whole histories, oldest first; also what `fearec-score` takes as sequences."""

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
     time_zone: str = "UTC"
     logs: LogSettings = LogSettings()
-    model: ModelSettings = ModelSettings(contrast="none")
+    model: ModelSettings = ModelSettings()
     train: TrainingConfig = TrainingConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()

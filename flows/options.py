@@ -1,0 +1,48 @@
+"""What every command takes, and how it tells an error: in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model.errors import FearecError
+
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings. (default: fearec.toml)")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="K=V", help="Override one setting.")
+]
+Day = Annotated[
+    datetime | None,
+    typer.Option(
+        "--date",
+        formats=["%Y-%m-%d"],
+        metavar="YYYY-MM-DD",
+        help="Run date. (default: today in time_zone)",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Do again what is done already.")]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Make a `FearecError` one line on stderr and the error's exit code. Also a decorator."""
+    try:
+        yield
+    except FearecError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def new_app(**options: Any) -> typer.Typer:
+    """An application without shell completion, whose tracebacks stay plain."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
+
+
+def as_date(day: datetime | None) -> date | None:
+    """What `Day` holds, as a date."""
+    return day.date() if day else None

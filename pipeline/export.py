@@ -1,0 +1,136 @@
+"""Stage: weights to a published bundle, refused unless ONNX Runtime agrees with PyTorch."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import onnxruntime
+import torch
+
+from model.export import export_both
+from model.fearec import FEARec
+from model.parity import Parity, check_parity, near_ties
+from model.warm_start import load_network
+from pipeline.bundle import (
+    ENCODER,
+    HELD_OUT_WEIGHTS,
+    ITEMS,
+    WEIGHTS,
+    BundleDescription,
+    DataSnapshot,
+    publish_bundle,
+)
+from pipeline.evaluate import Evaluated
+from pipeline.prepare import ITEMS_FILE, Prepared
+from pipeline.sequences import read_histories
+from pipeline.settings import Settings
+from pipeline.train import Trained
+from pipeline.warehouse import models_folder
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The published bundle, and how closely its graph follows PyTorch."""
+
+    bundle: Path
+    model_version: str
+    parity_error: float
+    parity_sequences: int
+    near_ties: int
+
+
+def export(
+    settings: Settings, run_date: date, prepared: Prepared, trained: Trained, evaluated: Evaluated
+) -> Exported:
+    """Export the night's weights, check them on real sequences, publish the bundle.
+
+    Raises:
+        ExportParityError: the graph does not compute what PyTorch computes; nothing is published.
+    """
+    config = settings.model.config(prepared.n_items)
+    network = load_network(config, trained.folder / WEIGHTS)
+    models = models_folder(settings)
+    staging = models / f".staging-{run_date}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    export_both(network, staging)
+    for name in (WEIGHTS, HELD_OUT_WEIGHTS):
+        shutil.copyfile(trained.folder / name, staging / name)
+    shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
+    parity = measure_parity(settings, prepared, network, staging / ENCODER)
+    described = BundleDescription(
+        model_version=_model_version(run_date, staging / WEIGHTS),
+        created_at=datetime.now(UTC),
+        settings=settings.model_dump(mode="json"),
+        hyper_parameters=config.model_dump(mode="json"),
+        data=DataSnapshot(
+            interactions_version=prepared.interactions_version,
+            first_event=prepared.first_event,
+            last_event=prepared.last_event,
+            n_users=prepared.n_users,
+            n_items=prepared.n_items - 1,
+            n_interactions=prepared.n_interactions,
+        ),
+        metrics={
+            "protocol": evaluated.protocol,
+            "n_users": evaluated.n_users,
+            "model": evaluated.model,
+            "popularity": evaluated.popularity,
+        },
+        refit=trained.refit,
+        parity={
+            "max_error": parity.max_error,
+            "sequences": parity.sequences,
+            "near_ties": parity.near_ties,
+        },
+        versions={name: version(name) for name in ("fearec", "torch", "onnx", "onnxscript")}
+        | {"onnxruntime": onnxruntime.__version__},
+        parent=trained.parent,
+    )
+    bundle = publish_bundle(staging, models / described.model_version, described)
+    return Exported(
+        bundle.path, bundle.model_version, parity.max_error, parity.sequences, parity.near_ties
+    )
+
+
+def measure_parity(
+    settings: Settings, prepared: Prepared, network: FEARec, encoder: Path
+) -> Parity:
+    """Compare an encoder file with PyTorch on real sequences, from ends spread over all data.
+
+    Raises:
+        ExportParityError: they differ.
+    """
+    histories = read_histories(prepared.folder)
+    count = min(settings.export.parity_sequences, len(histories.items))
+    positions = torch.linspace(1, len(histories.items), count).long()
+    positions = positions[histories.starts(positions - 1) < positions]
+    session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
+    expected, found, tied = [], [], []
+    for part in positions.split(BATCH):
+        item_seq, item_seq_len = histories.windows(part, network.config.MAX_ITEM_LIST_LENGTH)
+        with torch.inference_mode():
+            expected.append(network(item_seq, item_seq_len))
+        feed = {"item_seq": item_seq.numpy(), "item_seq_len": item_seq_len.numpy()}
+        found.append(torch.from_numpy(session.run(None, feed)[0]))
+        tied.append(near_ties(network, item_seq))
+    return check_parity(
+        torch.cat(expected),
+        torch.cat(found),
+        torch.cat(tied),
+        max_error=settings.export.max_parity_error,
+        max_near_ties=settings.export.max_near_ties,
+    )
+
+
+def _model_version(run_date: date, weights: Path) -> str:
+    """The run date and what the weights are: the same weights are the same version."""
+    import hashlib
+
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{run_date:%Y%m%d}-{digest[:8]}"

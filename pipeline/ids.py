@@ -1,0 +1,88 @@
+"""User and item ids: reading files of them, and refusing to compare numbers with strings."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError, SchemaError
+from pipeline.schema import is_id_type
+
+
+def refuse_mixed(found: pa.DataType, where: str, expected: pa.DataType, origin: str) -> None:
+    """Refuse ids of one kind where another part has the other kind.
+
+    Raises:
+        SchemaError: one is integers, the other strings.
+    """
+    if pa.types.is_integer(found) != pa.types.is_integer(expected):
+        raise SchemaError(
+            "ids of another kind",
+            where,
+            expected=f"{expected} as in {origin}",
+            found=str(found),
+            remedy="Cast the ids of one to the type of the other.",
+        )
+
+
+def read_ids(path: Path, column: str, kind: pa.DataType, origin: str) -> pa.Array:
+    """The distinct ids in a file, as `kind`.
+
+    Args:
+        path: Parquet with a column of that name, or text with one id a line, the first of which
+            may be the column's name.
+        column: `user_id` or `item_id`.
+        kind: The ids' type.
+        origin: Where that type comes from, for the error.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        SchemaError: the column is missing or its ids are of another kind.
+    """
+    try:
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        ids = _from_parquet(path, column) if is_parquet else _from_text(path, column)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"cannot be read: {reason}",
+            str(path),
+            expected=f"Parquet with a column {column}, or one id a line",
+        ) from None
+    if is_parquet:
+        refuse_mixed(ids.type, str(path), kind, origin)
+    try:
+        return ids.cast(kind).drop_null().unique()
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            "an id is not of the type it must have",
+            str(path),
+            expected=f"{kind} as in {origin}",
+            found=str(error).splitlines()[0],
+        ) from None
+
+
+def _from_parquet(path: Path, column: str) -> pa.Array:
+    names = pq.read_schema(path)
+    if column not in names.names or not is_id_type(names.field(column).type):
+        raise SchemaError(
+            f"no column {column!r} of integers or strings",
+            str(path),
+            found=", ".join(f"{field.name} {field.type}" for field in names),
+        )
+    return pq.read_table(path, columns=[column])[column].combine_chunks()
+
+
+def _from_text(path: Path, column: str) -> pa.Array:
+    if not path.stat().st_size:
+        return pa.array([], pa.string())
+    ids = pacsv.read_csv(
+        path,
+        read_options=pacsv.ReadOptions(column_names=[column]),
+        convert_options=pacsv.ConvertOptions(column_types={column: pa.string()}),
+    )[column].combine_chunks()
+    ids = pc.utf8_trim_whitespace(ids)
+    return ids[1:] if len(ids) and ids[0].as_py() == column else ids

@@ -1,0 +1,229 @@
+"""The output folder of a scoring run: Parquet parts, and the manifest that says which are done.
+
+A part is written under a hidden name, renamed, and only then entered in the manifest, itself
+replaced by rename; so whatever moment a run is killed at, no half of a part is ever visible, and
+``--resume`` goes on after the last part entered. Readers of Parquet folders skip the manifest,
+whose name begins with an underscore.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from model.config import Frozen
+from model.errors import ConfigError
+from pipeline.durable import fsync, replace_text
+from pipeline.errors import PublishError
+
+MANIFEST = "_manifest.json"
+_SPILL = ".spill"
+_HIDDEN_PART = ".part.tmp"
+_UNFINISHED = {_SPILL, _HIDDEN_PART, f".{MANIFEST}.tmp"}
+
+
+class Binding(Frozen):
+    """What decides the rows: a run may only be resumed where all of this is the same."""
+
+    section = "manifest.binding"
+
+    model_version: str
+    bundle: dict[str, str]
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+
+
+class PartCounts(Frozen):
+    """What one part holds, or all of them together."""
+
+    section = "manifest.parts"
+
+    n_users: int = 0
+    n_rows: int = 0
+    n_fallback: int = 0  # users given popular items
+    n_short: int = 0  # users given fewer than top_k items
+
+    def __add__(self, other: "PartCounts") -> "PartCounts":
+        return PartCounts(
+            n_users=self.n_users + other.n_users,
+            n_rows=self.n_rows + other.n_rows,
+            n_fallback=self.n_fallback + other.n_fallback,
+            n_short=self.n_short + other.n_short,
+        )
+
+
+class Manifest(Frozen):
+    """`_manifest.json`."""
+
+    section = "manifest"
+
+    binding: Binding
+    generated_at: datetime  # of the run's start, so that a resumed run writes the same rows
+    parts: dict[str, PartCounts]
+    complete: bool
+
+
+class Output:
+    """The folder of one run: `write` its parts in order, then `finish`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, stale: Iterable[Path] = ()) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._stale = tuple(stale)  # goes when the first part is there to replace it
+
+    @property
+    def done(self) -> PartCounts:
+        """What the finished parts hold together."""
+        return sum(self.manifest.parts.values(), PartCounts())
+
+    @contextmanager
+    def begin(self) -> Iterator[Path]:
+        """Create the folder, and in it one for temporary files, which is what this yields.
+
+        A run that fails before its first part leaves everything as it was.
+        """
+        spill = self.folder / _SPILL
+        with self._told(_SPILL):
+            shutil.rmtree(spill, ignore_errors=True)
+            spill.mkdir(parents=True)
+        try:
+            yield spill
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
+            (self.folder / _HIDDEN_PART).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def write(self, table: pa.Table, counts: PartCounts) -> None:
+        """Add one part.
+
+        Raises:
+            PublishError: it cannot be written, for want of space or permission.
+        """
+        name = f"part-{len(self.manifest.parts):05d}.parquet"
+        hidden = self.folder / _HIDDEN_PART
+        with self._told(name):
+            pq.write_table(table, hidden, compression="zstd")
+            fsync(hidden)
+            if not self.manifest.parts:
+                self._replace_stale()
+            hidden.replace(self.folder / name)
+        self._record(parts={**self.manifest.parts, name: counts})
+
+    def finish(self, empty: pa.Table) -> None:
+        """Declare the output complete; a run without users leaves one part without rows."""
+        if not self.manifest.parts:
+            self.write(empty, PartCounts())
+        self._record(complete=True)
+
+    def _replace_stale(self) -> None:
+        # The old manifest goes first: parts without one are never taken for a finished run.
+        for path in sorted(self._stale, key=lambda path: path.name != MANIFEST):
+            path.unlink()
+        self._record()
+
+    def _record(self, **changes: Any) -> None:
+        manifest = self.manifest.model_copy(update=changes)
+        with self._told(MANIFEST):
+            replace_text(self.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        self.manifest = manifest
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PublishError(
+                f"cannot be written: {error.strerror or error}",
+                str(self.folder / name),
+                remedy="Finished parts are kept: make room and run again with --resume.",
+            ) from None
+
+
+def open_output(
+    folder: Path, binding: Binding, generated_at: datetime, *, resume: bool, overwrite: bool
+) -> Output:
+    """Look at the output folder; nothing is written or removed yet.
+
+    Raises:
+        ConfigError: the folder holds something and neither flag was given; or, with `resume`,
+            a run of another bundle, input or settings; or, with `overwrite`, foreign files.
+    """
+    where = str(folder)
+    if "://" in where:
+        raise ConfigError("the output must be a local folder", where)
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite contradict each other", where)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("the output must be a folder", where, found="a file")
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    manifest = Manifest(binding=binding, generated_at=generated_at, parts={}, complete=False)
+    if not names:
+        return Output(folder, manifest)
+    if resume:
+        if MANIFEST not in names and names <= _UNFINISHED:  # killed while it began
+            return Output(folder, manifest)
+        manifest = _read_manifest(folder)
+        _refuse_changes(folder, manifest.binding, binding)
+        return Output(folder, manifest)
+    if not overwrite:
+        raise ConfigError(
+            "the output folder is not empty",
+            where,
+            remedy="Give another folder, --resume to go on with a run that was cut short, or "
+            "--overwrite to replace it.",
+        )
+    foreign = sorted(name for name in names if not _is_own(name))
+    if foreign:
+        raise ConfigError(
+            "the output folder holds files that fearec-score did not write",
+            where,
+            found=", ".join(foreign[:3]),
+            remedy="Give another folder, or move them away.",
+        )
+    return Output(folder, manifest, (folder / name for name in names - _UNFINISHED))
+
+
+def _is_own(name: str) -> bool:
+    if name == MANIFEST or name in _UNFINISHED:
+        return True
+    return name.startswith("part-") and name.endswith(".parquet")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        reason = "there is no manifest"
+    except (ValidationError, ConfigError, UnicodeDecodeError):
+        reason = "its manifest cannot be read"
+    raise ConfigError(
+        f"the output folder holds no run to resume: {reason}",
+        str(path),
+        remedy="Give an empty folder, or --overwrite.",
+    )
+
+
+def _refuse_changes(folder: Path, before: Binding, now: Binding) -> None:
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    for field in Binding.model_fields:
+        if old[field] == new[field]:
+            continue
+        place, found, expected = field, new[field], old[field]
+        if isinstance(found, dict) and isinstance(expected, dict):
+            key = min(k for k in {*found, *expected} if found.get(k) != expected.get(k))
+            place, found, expected = f"{field} {key}", found.get(key), expected.get(key)
+        raise ConfigError(
+            f"the run cannot be resumed: {place} is not what it was",
+            str(folder),
+            expected=str(expected),
+            found=str(found),
+            remedy="Begin again with --overwrite, or in another folder.",
+        )

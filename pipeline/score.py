@@ -1,0 +1,223 @@
+"""Stage: a bundle and everybody's history to recommendations, in parts, with ONNX Runtime."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import ConfigError
+from pipeline.bundle import Bundle
+from pipeline.eligibility import eligible_items
+from pipeline.errors import BundleError
+from pipeline.histories import Tally, Wanted
+from pipeline.ids import read_ids, refuse_mixed
+from pipeline.layouts import Layout, Stamp
+from pipeline.parts import Binding, open_output
+from pipeline.providers import auto_batch_size, load_recommender
+from pipeline.schema import ITEM_ID, USER_ID
+from pipeline.score_inputs import ScoreInputs, open_inputs
+from pipeline.scorer import Scorer, write_parts
+from pipeline.settings import LogSettings, ScoreSettings
+
+# Users done and, where it can be told, of how many.
+Progress = Callable[[int, int | None], None]
+
+_CHUNK = 2**24  # floats
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Where the recommendations are, and what became of the input.
+
+    Attributes:
+        folder: The output.
+        model_version: Of the bundle.
+        provider: The execution provider that did it.
+        n_users: Users in the output, those of an earlier, resumed run included.
+        n_rows: Rows in the output.
+        n_fallback: Users without a known item, given popular items.
+        n_short: Users given fewer than `top_k` items.
+        dropped: Rows the row rules refused, by reason.
+        duplicates: Exact repeats of (user, item, timestamp), kept once.
+        unknown_items: Events with items that the bundle does not know, left out.
+        unknown_listed: Ids in the allow and deny files that the bundle does not know.
+        absent_users: Users asked for that have no row.
+        skipped_files: Unreadable files done without.
+        seconds: From the call to the last row.
+        users_per_second: Users scored in this run, a second of scoring them.
+    """
+
+    folder: Path
+    model_version: str
+    provider: str
+    n_users: int
+    n_rows: int
+    n_fallback: int
+    n_short: int
+    dropped: Mapping[str, int]
+    duplicates: int
+    unknown_items: int
+    unknown_listed: int
+    absent_users: int
+    skipped_files: tuple[str, ...]
+    seconds: float
+    users_per_second: float
+
+
+def score(
+    inputs: Sequence[str],
+    bundle: Bundle,
+    output: str | Path,
+    settings: ScoreSettings,
+    *,
+    logs: LogSettings,
+    run_date: date,
+    time_zone: str,
+    users: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    skip_bad_files: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> ScoreResult:
+    """Recommend `top_k` items to every user.
+
+    Users of logs come out in the order of their ids, users of sequences in the order they came.
+
+    Args:
+        inputs: Interaction logs or sequences: files, folders, globs, local or in object stores.
+        bundle: The model.
+        output: A local folder for the parts.
+        settings: What to recommend.
+        logs: What the logs' columns are called.
+        run_date: Whole histories up to the end of this day count.
+        time_zone: Whose calendar that is.
+        users: A file of user ids: only they are scored.
+        resume: Go on where a run that was cut short left off.
+        overwrite: Replace an earlier run's output.
+        skip_bad_files: Do without unreadable files instead of refusing them.
+        progress: Is called with the users done and of how many, after every batch.
+
+    Raises:
+        ConfigError: a setting contradicts the bundle or the input, the provider does not work,
+            or the output folder is not empty.
+        InputError: an input is missing or unreadable.
+        SchemaError: an input's columns cannot be used with this bundle.
+        BundleError: the graph cannot be loaded, or computes what is no number.
+        PublishError: the output cannot be written.
+    """
+    begun = time.perf_counter()
+    if settings.top_k > bundle.n_items - 1:
+        raise ConfigError(
+            "more recommendations asked for than there are items",
+            "score.top_k",
+            expected=f"at most {bundle.n_items - 1}",
+            found=str(settings.top_k),
+        )
+    items = bundle.items()
+    eligibility = eligible_items(items, settings)
+    tally = Tally()
+    opened = open_inputs(inputs, tally, skip_bad_files=skip_bad_files)
+    types = opened.types(logs, times_needed=settings.active_within_days is not None)
+    where = opened.files[0].path
+    refuse_mixed(types.item, where, items.schema.field(ITEM_ID).type, f"bundle {bundle.path}")
+    wanted = Wanted(
+        run_date,
+        time_zone,
+        None if users is None else read_ids(users, USER_ID, types.user, where),
+        settings.active_within_days,
+    )
+    _refuse_nan(bundle)
+    recommender = load_recommender(
+        bundle.recommender,
+        settings.provider,
+        item_bias=eligibility.item_bias,
+        top_k=settings.top_k,
+    )
+    binding = _binding(bundle, opened, settings, logs, run_date, time_zone, users)
+    out = open_output(Path(output), binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
+    scorer = Scorer(
+        recommender,
+        eligibility,
+        max_length=bundle.max_length,
+        top_k=settings.top_k,
+        batch_size=auto_batch_size(recommender.provider, bundle.n_items)
+        if settings.batch_size == "auto"
+        else settings.batch_size,
+        exclude_seen=settings.exclude_seen,
+    )
+    stamp = Stamp(bundle.model_version, run_date, out.manifest.generated_at)
+    layout = Layout(settings.layout, items[ITEM_ID].combine_chunks(), stamp)
+    before = out.done.n_users
+    with (
+        out.begin() as scratch,
+        opened.histories(
+            logs, types, items, wanted, tally, scratch=scratch, skip_bad_files=skip_bad_files
+        ) as (total, histories),
+    ):
+        scoring = time.perf_counter()
+        write_parts(histories, scorer, layout, out, lambda done: progress(done, total))
+        out.finish(layout.rows(scorer.nobody(types.user)))
+    ended = time.perf_counter()
+    return ScoreResult(
+        folder=out.folder,
+        model_version=bundle.model_version,
+        provider=recommender.provider,
+        n_users=out.done.n_users,
+        n_rows=out.done.n_rows,
+        n_fallback=out.done.n_fallback,
+        n_short=out.done.n_short,
+        dropped={reason: count for reason, count in tally.dropped.items() if count},
+        duplicates=tally.duplicates,
+        unknown_items=tally.unknown_items,
+        unknown_listed=eligibility.n_unknown,
+        absent_users=tally.absent_users,
+        skipped_files=tuple(sorted(tally.skipped_files)),
+        seconds=ended - begun,
+        users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
+    )
+
+
+def _refuse_nan(bundle: Bundle) -> None:
+    """A NaN would sort before every score."""
+    table = np.memmap(bundle.item_table, np.float32, "r")
+    for begin in range(0, len(table), _CHUNK):
+        bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))
+        if len(bad):
+            row = int(begin + bad[0]) // (len(table) // bundle.n_items)
+            raise BundleError(
+                "the item table holds a value that is not finite",
+                f"{bundle.item_table} row {row}",
+                remedy="Training went astray: train and export the model again.",
+            )
+
+
+def _binding(
+    bundle: Bundle,
+    opened: ScoreInputs,
+    settings: ScoreSettings,
+    logs: LogSettings,
+    run_date: date,
+    time_zone: str,
+    users: Path | None,
+) -> Binding:
+    inputs = {file.path: file.stamp for file in opened.files}
+    for path in (settings.allow, settings.deny, users):
+        if path is not None:
+            inputs[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Binding(
+        model_version=bundle.model_version,
+        bundle=dict(bundle.description.files),
+        inputs=inputs,
+        settings={
+            # The size of a batch changes no row.
+            **settings.model_dump(mode="json", exclude={"batch_size"}),
+            "logs": logs.model_dump(mode="json"),
+            "users": None if users is None else str(users),
+            "run_date": run_date.isoformat(),
+            "time_zone": time_zone,
+        },
+    )

@@ -1,0 +1,103 @@
+"""What `fearec-score` is given: interaction logs or sequences, told apart by their columns."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.errors import InputError, SchemaError
+from pipeline.histories import Histories, Tally, Wanted
+from pipeline.log_histories import log_histories
+from pipeline.logs import LogFile, list_log_files, read_columns
+from pipeline.row_rules import IdTypes, check_columns, common_types
+from pipeline.schema import ITEM_IDS
+from pipeline.scratch import scratch_database
+from pipeline.sequence_histories import check_sequence_columns, sequence_histories
+from pipeline.settings import LogSettings
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """Checked files of one kind. Get them with `open_inputs`."""
+
+    files: tuple[LogFile, ...]
+    schemas: tuple[pa.Schema, ...]
+    are_sequences: bool
+
+    def types(self, logs: LogSettings, *, times_needed: bool) -> IdTypes:
+        """Check every file's columns; the id types that hold all of them.
+
+        Raises:
+            SchemaError: a column is missing or has a type that cannot be used.
+            ConfigError: the times that are needed to tell active users are not there.
+        """
+        return common_types(
+            {
+                file.path: check_sequence_columns(schema, file.path, times_needed=times_needed)
+                if self.are_sequences
+                else check_columns(schema, logs, file.path)
+                for file, schema in zip(self.files, self.schemas, strict=True)
+            }
+        )
+
+    @contextmanager
+    def histories(
+        self,
+        logs: LogSettings,
+        types: IdTypes,
+        items: pa.Table,
+        wanted: Wanted,
+        tally: Tally,
+        *,
+        scratch: Path,
+        skip_bad_files: bool,
+    ) -> Iterator[tuple[int | None, Iterator[Histories]]]:
+        """How many users there are, if that can be told, and their histories, to be read inside.
+
+        Raises:
+            InputError: a file cannot be read, or there is no row to use.
+            FearecError: the temporary files do not fit on the disk.
+        """
+        read = sequence_histories if self.are_sequences else log_histories
+        with scratch_database(scratch) as base:
+            yield read(
+                base, self.files, logs, types, items, wanted, tally, skip_bad_files=skip_bad_files
+            )
+
+
+def open_inputs(paths: Sequence[str], tally: Tally, *, skip_bad_files: bool) -> ScoreInputs:
+    """Find the files and read their footers.
+
+    Args:
+        paths: Files, folders or globs, local or in an object store.
+        tally: The files skipped are entered here.
+        skip_bad_files: Do without files that are not readable Parquet.
+
+    Raises:
+        InputError: a path is missing, or a file cannot be read.
+        SchemaError: some files are logs and others are sequences.
+    """
+    found: list[tuple[LogFile, pa.Schema]] = []
+    for file in list_log_files(list(paths)):
+        try:
+            found.append((file, read_columns(file)))
+        except InputError:
+            if not skip_bad_files:
+                raise
+            tally.skipped_files.add(file.path)
+    if not found:
+        raise InputError("no readable file", ", ".join(paths), expected="Parquet")
+    kinds = [ITEM_IDS in schema.names for _, schema in found]
+    if len(set(kinds)) > 1:
+        other = found[kinds.index(not kinds[0])][0].path
+        raise SchemaError(
+            "logs and sequences cannot be scored together",
+            other,
+            expected="sequences" if kinds[0] else "an interaction log",
+            found="an interaction log" if kinds[0] else "sequences",
+            remedy="Score them in two runs.",
+        )
+    files, schemas = zip(*found, strict=True)
+    return ScoreInputs(files, schemas, kinds[0])

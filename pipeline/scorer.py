@@ -1,0 +1,149 @@
+"""Histories to parts: reading, padding, scoring and writing, each ahead of the next."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.eligibility import Eligibility
+from pipeline.errors import BundleError
+from pipeline.histories import PART_USERS, Histories, batches, cut
+from pipeline.layouts import Layout, Ranked
+from pipeline.parts import Output, PartCounts
+from pipeline.providers import Recommender
+from pipeline.schema import PAD
+
+_PART_ROWS = 4 * 2**20  # recommendations in one part, at most
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Ranks items for one part of the users after another."""
+
+    recommender: Recommender
+    eligibility: Eligibility
+    max_length: int
+    top_k: int
+    batch_size: int
+    exclude_seen: bool
+
+    def rank(self, histories: Histories, scored: Callable[[int], None]) -> Ranked:
+        """The best items of some users; those without a known item get the popular ones.
+
+        Args:
+            histories: Of N users.
+            scored: Is told the users of every batch done.
+
+        Raises:
+            BundleError: a score is no number.
+        """
+        ranked = self._popular(histories)
+        prepared = batches(
+            histories,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+            exclude_seen=self.exclude_seen,
+        )
+        with closing(ahead(prepared)) as upcoming:
+            for batch in upcoming:
+                item_index, score = self.recommender(batch)
+                if np.isnan(score).any():
+                    raise BundleError(
+                        "the model computes scores that are no numbers",
+                        remedy="Training went astray: train and export the model again.",
+                    )
+                ranked.item_index[batch.rows] = item_index
+                ranked.score[batch.rows] = score
+                scored(len(batch.rows))
+        scored(int(ranked.popular.sum()))
+        return ranked
+
+    def nobody(self, user: pa.DataType) -> Ranked:
+        """The best items of no users."""
+        return self._popular(
+            Histories(pa.array([], user), np.zeros(0, np.int64), np.zeros(1, np.int64))
+        )
+
+    def _popular(self, histories: Histories) -> Ranked:
+        # Nobody without a known item has seen an eligible one: the same items suit them all.
+        popular = histories.lengths == 0
+        item_index = np.full((len(histories), self.top_k), PAD, np.int64)
+        score = np.full((len(histories), self.top_k), -np.inf, np.float32)
+        item_index[popular, : len(self.eligibility.popular)] = self.eligibility.popular
+        score[popular, : len(self.eligibility.popular)] = self.eligibility.popular_score
+        return Ranked(histories.user_id, item_index, score, popular)
+
+
+def write_parts(
+    histories: Iterable[Histories],
+    scorer: Scorer,
+    layout: Layout,
+    out: Output,
+    progress: Callable[[int], None],
+) -> None:
+    """Score everybody whom the finished parts of `out` do not hold yet.
+
+    Args:
+        histories: In the order of every run over the same input.
+        scorer: Ranks.
+        layout: Makes rows.
+        out: Takes the parts.
+        progress: Is told the users done.
+
+    Raises:
+        BundleError: a score is no number.
+        PublishError: a part cannot be written.
+    """
+    finished = done = out.done.n_users
+    progress(done)
+
+    def scored(users: int) -> None:
+        nonlocal done
+        done += users
+        progress(done)
+
+    def write(ranked: Ranked) -> None:
+        table = layout.rows(ranked)
+        sizes = (ranked.item_index != PAD).sum(axis=1)
+        counts = PartCounts(
+            n_users=len(sizes),
+            n_rows=table.num_rows,
+            n_fallback=int(ranked.popular.sum()),
+            n_short=int((sizes < scorer.top_k).sum()),
+        )
+        out.write(table, counts)
+
+    parts = cut(histories, min(PART_USERS, max(1, _PART_ROWS // scorer.top_k)))
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer, closing(ahead(_after(parts, finished))) as upcoming:
+        for part in upcoming:
+            ranked = scorer.rank(part, scored)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write, ranked)
+        if writing is not None:
+            writing.result()
+
+
+def ahead(source: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items, the next one made in another thread while the caller has the last."""
+    with ThreadPoolExecutor(1) as maker:
+        upcoming = maker.submit(next, source, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = maker.submit(next, source, None)
+            yield item
+
+
+def _after(parts: Iterator[Histories], finished: int) -> Iterator[Histories]:
+    """The parts without the first `finished` users."""
+    for part in parts:
+        begin = min(finished, len(part))
+        finished -= begin
+        if begin < len(part):
+            yield part.slice(begin, len(part))

@@ -1,0 +1,140 @@
+"""Stage: train the network on the prepared sequences, then refit it on all of them."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+
+from model.config import FEARecConfig, TrainingConfig
+from model.fearec import FEARec
+from model.fit import fit
+from model.sampling import Histories
+from model.warm_start import load_network, save_weights, warm_start
+from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
+from pipeline.champion import read_champion
+from pipeline.errors import InputError
+from pipeline.prepare import Prepared
+from pipeline.sequences import Split, all_targets, leave_one_out, read_histories
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A night's weights.
+
+    Attributes:
+        folder: Holds `model.safetensors`, the weights to publish, and `held_out.safetensors`,
+            those that never saw the held-out items: what is evaluated, and what the next night's
+            training starts from, lest its own held-out items be known to it already.
+        best_epoch: Epochs until the best validation, which the refit trains too.
+        valid_ndcg_at_10: At that epoch.
+        parent: The model version that training started from.
+        refit: Whether the weights to publish were trained on the held-out items too.
+    """
+
+    folder: Path
+    best_epoch: int
+    valid_ndcg_at_10: float
+    parent: str | None
+    refit: bool
+
+
+@dataclass(frozen=True)
+class _Fit:
+    epoch: int
+    valid_ndcg_at_10: float
+
+
+def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
+    """Train with early stopping on NDCG@10, then again on everything for as many epochs.
+
+    A run that was killed goes on from its last epoch.
+
+    Raises:
+        InputError: no user has interactions to learn from.
+        ConfigError: the champion knows more items than there are.
+    """
+    histories = read_histories(prepared.folder)
+    split = leave_one_out(histories)
+    if not len(split.train):
+        raise InputError(
+            "nothing to train on",
+            str(prepared.folder),
+            expected="a user with at least four interactions",
+            found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",
+        )
+    config = settings.model.config(prepared.n_items)
+    champion = read_champion(settings, before=run_date) if settings.train.warm_start else None
+    parent = Bundle.load(champion) if champion else None
+    night = _Night(settings, run_date, prepared, config, histories, parent)
+
+    held_out = night.fit(split, HELD_OUT_WEIGHTS, epochs=None)
+    if settings.train.refit:
+        everything = Split(all_targets(histories), split.valid[:0], split.test[:0])
+        night.fit(everything, WEIGHTS, epochs=held_out.epoch)
+    else:
+        network = load_network(config, night.folder / HELD_OUT_WEIGHTS)
+        save_weights(network, night.folder / WEIGHTS)
+    return Trained(
+        night.folder,
+        held_out.epoch,
+        held_out.valid_ndcg_at_10,
+        parent.model_version if parent else None,
+        settings.train.refit,
+    )
+
+
+@dataclass(frozen=True)
+class _Night:
+    settings: Settings
+    run_date: date
+    prepared: Prepared
+    config: FEARecConfig
+    histories: Histories
+    parent: Bundle | None
+
+    @property
+    def folder(self) -> Path:
+        """Named for all that training depends on: checkpoints of another run are not resumed."""
+        parts = (
+            self.config.model_dump_json(),
+            self.settings.train.model_dump_json(),
+            str(self.settings.evaluate.mask_seen),
+            str(self.prepared.interactions_version),
+            self.parent.model_version if self.parent else "",
+        )
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        return self.settings.work_dir / f"run_date={self.run_date}" / "train" / key
+
+    def fit(self, split: Split, weights: str, epochs: int | None) -> _Fit:
+        """One training run, unless it was finished before; `weights` says whose start it has."""
+        codec = TypeAdapter(_Fit)
+        folder = self.folder / Path(weights).stem
+        finished = folder / "finished.json"
+        if finished.exists():
+            return codec.validate_json(finished.read_bytes())
+        training: TrainingConfig = self.settings.train
+        fitted = fit(
+            self.config,
+            training,
+            self.histories,
+            split.train,
+            split.valid,
+            folder,
+            epochs=epochs,
+            start=self._start(weights),
+            mask_seen=self.settings.evaluate.mask_seen,
+        )
+        save_weights(fitted.network, self.folder / weights)
+        result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10)
+        finished.write_bytes(codec.dump_json(result))
+        return result
+
+    def _start(self, weights: str) -> FEARec | None:
+        if self.parent is None:
+            return None
+        state = load_file(self.parent.path / weights)
+        return warm_start(self.config, state, self.settings.train.seed)

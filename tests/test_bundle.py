@@ -1,0 +1,124 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from pipeline.bundle import REQUIRED, Bundle, publish_bundle
+from pipeline.errors import BundleError
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[..., Bundle], tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "models" / "tiny")
+
+
+def _copy(bundle: Bundle, staging: Path) -> Path:
+    staging.mkdir(parents=True)
+    for name in REQUIRED:
+        (staging / name).write_bytes((bundle.path / name).read_bytes())
+    return staging
+
+
+def test_a_published_bundle_loads_as_it_was_described(bundle: Bundle) -> None:
+    loaded = Bundle.load(bundle.path)
+
+    assert loaded == bundle
+    assert set(loaded.description.files) == set(REQUIRED)
+    assert (loaded.n_items, loaded.max_length, loaded.model_version) == (41, 5, "tiny-1")
+    assert loaded.items().column("item_index").to_pylist() == list(range(1, 41))
+    assert not list(bundle.path.parent.glob("staging*"))
+
+
+def test_the_encoder_runs_with_onnxruntime_alone(bundle: Bundle) -> None:
+    session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
+    feed = {"item_seq": np.array([[3, 4, 0, 0, 0]]), "item_seq_len": np.array([2])}
+    table = np.fromfile(bundle.item_table, np.float32).reshape(41, -1)
+
+    np.testing.assert_allclose(session.run(None, feed)[0][0], table[3:5].mean(0), rtol=1e-6)
+
+
+def test_a_changed_file_is_refused_by_name_and_checksum(bundle: Bundle) -> None:
+    with bundle.item_table.open("r+b") as file:
+        file.write(b"\x01")
+
+    with pytest.raises(BundleError) as refusal:
+        Bundle.load(bundle.path)
+
+    assert refusal.value.exit_code == 2
+    assert refusal.value.where == str(bundle.item_table)
+    assert bundle.description.files["items.bin"] in refusal.value.expected
+    assert len(refusal.value.found) == 64
+    assert refusal.value.remedy
+
+
+def test_a_missing_file_is_refused(bundle: Bundle) -> None:
+    bundle.encoder.unlink()
+    with pytest.raises(BundleError, match=r"encoder\.onnx.*missing"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 1"),
+        ({"parent": 7}, "string"),
+        ({"surprise": 1}, "surprise"),
+        ({"hyper_parameters": {"n_items": 41}}, "MAX_ITEM_LIST_LENGTH"),
+        ({"files": {"../outside": "0" * 64}}, "outside of the bundle"),
+        ({"files": {}}, "does not list"),
+    ],
+)
+def test_another_description_is_refused(
+    bundle: Bundle, change: dict[str, object], message: str
+) -> None:
+    path = bundle.path / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_a_description_that_is_no_json_is_refused(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        Bundle.load(bundle.path)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle.load(tmp_path / "nowhere")
+
+
+def test_publishing_the_same_files_again_keeps_the_first_bundle(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    later = bundle.description.model_copy(update={"metrics": {"protocol": "another"}})
+    staging = _copy(bundle, tmp_path / "again")
+
+    assert publish_bundle(staging, bundle.path, later) == bundle
+    assert not staging.exists()
+    assert Bundle.load(bundle.path).description.metrics == {"protocol": "none"}
+
+
+def test_publishing_other_files_at_a_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    staging = _copy(bundle, tmp_path / "other")
+    (staging / "model.safetensors").write_bytes(b"other weights")
+
+    with pytest.raises(BundleError, match=r"model\.safetensors.*already published"):
+        publish_bundle(staging, bundle.path, bundle.description)
+
+    assert Bundle.load(bundle.path) == bundle
+    assert staging.exists()
+
+
+def test_an_incomplete_bundle_is_not_published(bundle: Bundle, tmp_path: Path) -> None:
+    staging = _copy(bundle, tmp_path / "half")
+    (staging / "recommender.onnx").unlink()
+
+    with pytest.raises(BundleError, match=r"recommender\.onnx"):
+        publish_bundle(staging, tmp_path / "target", bundle.description)
+
+    assert not (tmp_path / "target").exists()

@@ -1,0 +1,292 @@
+"""The real night through Prefect and by `fearec`, on logs small enough for a test."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from typer.testing import CliRunner
+
+from flows import cli
+from pipeline import nightly as night_of
+from pipeline.bundle import Bundle
+from pipeline.errors import InputError, PublishError
+
+DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
+USERS, ITEMS, EVENTS = 40, 15, 8
+NAMES = list(cli.STAGES)
+
+
+@dataclass(frozen=True)
+class Night:
+    """The folder, its settings file, and what the flow run left."""
+
+    folder: Path
+    config: Path
+    state: Any
+    task_names: list[str]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        rows = DeltaTable(str(self.folder / "warehouse" / table)).to_pyarrow_table().to_pylist()
+        return sorted(rows, key=repr)
+
+    def versions(self) -> dict[str, int]:
+        tables = (self.folder / "warehouse").glob("*/_delta_log")
+        return {log.parent.name: DeltaTable(str(log.parent)).version() for log in tables}
+
+    def fearec(self, *arguments: str) -> tuple[int, str, str]:
+        command, *rest = arguments
+        done = CliRunner().invoke(cli.app, [command, "--config", str(self.config), *rest])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+@pytest.fixture(scope="module")
+def night(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """One whole night, run by Prefect."""
+    from flows.nightly import nightly
+
+    folder = tmp_path_factory.mktemp("night")
+    write_logs(folder / "logs")
+    config = folder / "fearec.toml"
+    config.write_text(
+        f"""
+        warehouse = "{folder}/warehouse"
+        work_dir = "{folder}/work"
+        [logs]
+        path = "{folder}/logs"
+        [model]
+        hidden_size = 8
+        inner_size = 8
+        n_layers = 1
+        MAX_ITEM_LIST_LENGTH = 6
+        contrast = "none"
+        [train]
+        epochs = 1
+        accelerator = "cpu"
+        [export]
+        parity_sequences = 20
+        max_near_ties = 1.0
+        [score]
+        top_k = 4
+        provider = "cpu"
+        """
+    )
+    state = nightly(str(config), DAY, return_state=True)
+    return Night(folder, config, state, task_names(state))
+
+
+def write_logs(folder: Path) -> None:
+    """Every user walks round the items; the last event of each is on June 30."""
+    day = folder / "dt=2026-06-30"
+    day.mkdir(parents=True)
+    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
+    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
+    times = [end - timedelta(hours=int(EVENTS - s)) for s in step]
+    items = [f"item-{(u * 3 + s) % ITEMS:02d}" for u, s in zip(user, step, strict=True)]
+    pq.write_table(
+        pa.table({"user_id": user, "item_id": items, "timestamp": times}), day / "a.parquet"
+    )
+
+
+def task_names(state: Any) -> list[str]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import TaskRunSort
+
+    run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        tasks = client.read_task_runs(flow_run_filter=run, sort=TaskRunSort.END_TIME_DESC)
+    return [task.name for task in reversed(tasks)]
+
+
+def test_the_flow_completes_with_a_task_a_stage(night: Night) -> None:
+    assert night.state.is_completed()
+    assert sorted(night.task_names) == sorted(f"{name} {DAY}" for name in NAMES)
+    result = night.state.result()
+    assert list(result.stages) == NAMES
+    assert not any(record.reused for record in result.stages.values())
+
+
+def test_the_flow_leaves_every_output(night: Night) -> None:
+    results = {name: record.result for name, record in night.state.result().stages.items()}
+    assert results["ingest"].added == USERS * EVENTS
+    assert results["prepare"].n_users == USERS
+    assert results["evaluate"].n_users == USERS
+    bundle = Bundle.load(results["export"].bundle)
+    rows = night.rows("recommendations")
+    assert len(rows) == results["publish"].n_rows == USERS * 4
+    assert {row["model_version"] for row in rows} == {bundle.model_version}
+    assert {row["run_date"] for row in rows} == {DAY}
+    assert {row["source"] for row in rows} == {"model"}
+    met = {(row["user_id"], row["item_id"]) for row in night.rows("interactions")}
+    assert not met & {(row["user_id"], row["item_id"]) for row in rows}
+    champion = json.loads((night.folder / "warehouse/models/champion.json").read_text())
+    assert champion["path"] == bundle.path.name
+    (run,) = night.rows("runs")
+    assert (run["run_date"], run["model_version"]) == (DAY, bundle.model_version)
+
+
+def test_the_flow_leaves_a_summary(night: Night) -> None:
+    from prefect.artifacts import Artifact
+
+    artifact = Artifact.get("nightly")
+    assert artifact is not None
+    assert "NDCG@10" in str(artifact.data)
+    assert all(name in str(artifact.data) for name in NAMES)
+
+
+def test_fearec_nightly_finds_all_of_it_done(night: Night) -> None:
+    versions = night.versions()
+    code, out, _ = night.fearec("nightly", "--date", str(DAY))
+    assert code == 0
+    assert out.count("done before") == len(NAMES)
+    assert "NDCG@10: model 0." in out
+    assert f"{night.folder}/warehouse/recommendations" in out
+    assert str(night.state.result().stages["export"].result.bundle) in out
+    assert out.count("user ") == 3
+    assert night.versions() == versions
+
+
+def test_a_flow_run_again_completes_and_changes_nothing(night: Night) -> None:
+    from flows.nightly import nightly
+
+    versions = night.versions()
+    state = nightly(str(night.config), DAY, return_state=True)
+    assert state.is_completed()
+    assert all(record.reused for record in state.result().stages.values())
+    assert night.versions() == versions
+
+
+def test_one_stage_with_other_settings_needs_the_night_as_it_was(night: Night) -> None:
+    rows = night.rows("recommendations")
+    fewer = ("--date", str(DAY), "--set", "score.top_k=2")
+    code, out, _ = night.fearec("score", *fewer)
+    assert code == 0
+    assert f"n_rows: {USERS * 2}" in out
+    assert night.rows("recommendations") == rows  # not published yet
+    assert night.fearec("publish", *fewer)[0] == 0
+    assert len(night.rows("recommendations")) == USERS * 2
+    assert night.fearec("nightly", "--date", str(DAY))[0] == 0
+    undated = [{**row, "generated_at": None} for row in rows]
+    assert [{**row, "generated_at": None} for row in night.rows("recommendations")] == undated
+
+
+def test_a_user_can_be_looked_at(night: Night) -> None:
+    code, out, _ = night.fearec("recommend", "7")
+    assert code == 0
+    assert out.count("item-") == EVENTS + 4
+    assert f"Recommended on {DAY}" in out
+    code, _, err = night.fearec("recommend", "1234")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "1234" in err
+
+
+def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
+    code, out, err = night.fearec("train", "--date", str(NEXT))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert f"fearec ingest --date {NEXT}" in err
+    assert err.count("\n") == 1
+
+
+def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Path) -> None:
+    from flows.nightly import nightly
+
+    nowhere = tmp_path / "nowhere"
+    overrides = [
+        f"logs.path={nowhere}",
+        f"warehouse={tmp_path}/warehouse",
+        f"work_dir={tmp_path}/work",
+    ]
+    state = nightly(None, DAY, overrides, return_state=True)
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, InputError)
+    assert state.message == str(error)
+    assert str(nowhere) in state.message
+    assert "\n" not in state.message
+    assert task_names(state) == [f"ingest {DAY}"]  # no retry would mend it, and nothing follows
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="nowhere"):
+        nightly(None, DAY, overrides)
+
+
+def test_unknown_settings_fail_the_flow(prefect: None) -> None:
+    from flows.nightly import nightly
+
+    state = nightly(None, DAY, ["score.topk=3"], return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith("score.topk: unknown setting")
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    from prefect.states import Failed
+
+    from flows.nightly import _may_pass
+
+    def may_pass(error: Exception) -> bool:
+        return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+    assert may_pass(OSError("timeout"))
+    assert may_pass(PublishError("another run wrote to the table meanwhile"))
+    assert not may_pass(InputError("no such file or folder"))
+
+
+def test_commands_are_the_stages() -> None:
+    assert [stage.name for stage in night_of.STAGES] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("flows.cli", {"torch", "prefect", "deltalake", "pyarrow", "onnxruntime", "duckdb"}),
+        ("pipeline.nightly, flows.summary", {"torch", "lightning", "prefect", "deltalake"}),
+        ("pipeline.train, pipeline.export", {"prefect"}),
+    ],
+)
+def test_nothing_heavy_is_imported_before_its_time(module: str, absent: set[str]) -> None:
+    code = f"import sys, {module}; print(*({absent!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nightly", "--config", "nowhere.toml"], "nowhere.toml: no such settings file"),
+        (["nightly", "--set", "score.topk=3"], "score.topk: unknown setting"),
+        (["ingest", "--set", "logs.path=nowhere"], "nowhere: no such file or folder"),
+        (["recommend", "1", "--set", "warehouse=nowhere"], "nowhere/interactions: no such table"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,208 @@
+"""Prepare: histories in order, an append-only vocabulary, nothing of after the run date."""
+
+import tempfile
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import pipeline.prepare
+from pipeline import schema
+from pipeline.errors import InputError
+from pipeline.ingest import ingest
+from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
+from pipeline.settings import Settings
+from pipeline.warehouse import open_table
+
+TODAY = date(2026, 6, 10)
+NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+Row = tuple[Any, Any, datetime]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(
+        warehouse=str(folder / "warehouse"),
+        work_dir=folder / "work",
+        logs={"path": str(folder / "logs")},
+    )
+
+
+def write_log(
+    settings: Settings, name: str, rows: list[Row], ids: pa.DataType | None = None
+) -> None:
+    users, items, times = zip(*rows, strict=True)
+    columns = [pa.array(users, ids), pa.array(items, ids), pa.array(times, schema.TIME)]
+    path = Path(settings.logs.path) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns, ["user_id", "item_id", "timestamp"]), path)
+
+
+def night(settings: Settings, run_date: date) -> Prepared:
+    return prepare(settings, run_date, ingest(settings, run_date))
+
+
+def histories(prepared: Prepared) -> list[tuple[Any, list[Any], list[datetime]]]:
+    rows = pq.read_table(prepared.folder / SEQUENCES_FILE).to_pylist()
+    return [(row["user_id"], row["item_ids"], row["timestamps"]) for row in rows]
+
+
+def vocabulary(prepared: Prepared) -> dict[Any, int]:
+    rows = pq.read_table(prepared.folder / ITEMS_FILE).to_pylist()
+    assert [row["item_index"] for row in rows] == list(range(1, len(rows) + 1))
+    return {row["item_id"]: row["item_index"] for row in rows}
+
+
+def test_histories_are_whole_and_in_order(settings: Settings):
+    write_log(settings, "b.parquet", [(1, 7, NOON), (1, 9, NOON - HOUR)])
+    write_log(settings, "a.parquet", [(2, 5, NOON), (1, 8, NOON), (1, 6, NOON)])
+    prepared = night(settings, TODAY)
+    # Equal times: by file path, then by row.
+    assert histories(prepared) == [
+        (1, [9, 8, 6, 7], [NOON - HOUR, NOON, NOON, NOON]),
+        (2, [5], [NOON]),
+    ]
+    assert prepared.folder == settings.work_dir / "run_date=2026-06-10" / "prepared"
+    assert (prepared.n_users, prepared.n_items, prepared.n_interactions) == (2, 6, 5)
+    assert (prepared.first_event, prepared.last_event) == (NOON - HOUR, NOON)
+    assert prepared.interactions_version == 1
+    # New items are numbered in the order of their first events.
+    assert vocabulary(prepared) == {9: 1, 5: 2, 8: 3, 6: 4, 7: 5}
+
+
+@pytest.mark.parametrize("ids", [pa.int32(), pa.int64(), pa.string()], ids=str)
+def test_files_have_the_schemas_everybody_relies_on(settings: Settings, ids: pa.DataType):
+    values = ["1", "2"] if ids == pa.string() else [1, 2]
+    write_log(settings, "a.parquet", [(value, value, NOON) for value in values], ids)
+    prepared = night(settings, TODAY)
+    sequences = pq.read_schema(prepared.folder / SEQUENCES_FILE)
+    items = pq.read_schema(prepared.folder / ITEMS_FILE)
+    assert sequences.equals(schema.sequences(ids, ids))
+    assert items.equals(schema.vocabulary(ids))
+    assert [user for user, _, _ in histories(prepared)] == values
+
+
+def test_an_item_keeps_its_index_for_ever(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "m", NOON), (1, "z", NOON + HOUR)])
+    first = vocabulary(night(settings, TODAY))
+    # An older event of a new item, and one that sorts before all others.
+    write_log(settings, "b.parquet", [(1, "a", NOON + DAY), (2, "k", NOON - DAY), (2, "m", NOON)])
+    second = vocabulary(night(settings, TODAY + DAY))
+    assert first == {"m": 1, "z": 2}
+    assert second == {"m": 1, "z": 2, "k": 3, "a": 4}
+
+
+def test_nothing_of_after_the_run_date_but_the_indices(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON), (1, "y", NOON + DAY), (2, "y", NOON + DAY)])
+    later = night(settings, TODAY + DAY)
+    earlier = night(settings, TODAY)
+    assert (later.n_users, later.n_interactions) == (2, 3)
+    assert (earlier.n_users, earlier.n_interactions, earlier.n_items) == (1, 1, 3)
+    assert histories(earlier) == [(1, ["x"], [NOON])]
+    assert pq.read_table(earlier.folder / ITEMS_FILE).to_pylist() == [
+        {"item_index": 1, "item_id": "x", "popularity": 1, "last_seen": NOON},
+        {"item_index": 2, "item_id": "y", "popularity": 0, "last_seen": None},
+    ]
+    # Both nights' folders are there, side by side.
+    assert histories(later)[1] == (2, ["y"], [NOON + DAY])
+
+
+def test_the_asked_version_is_read_not_the_latest(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    ingested = ingest(settings, TODAY)
+    write_log(settings, "b.parquet", [(1, "y", NOON)])
+    ingest(settings, TODAY)
+    assert prepare(settings, TODAY, ingested).n_interactions == 1
+
+
+def test_running_again_writes_the_same_bytes_and_no_version(settings: Settings):
+    write_log(settings, "a.parquet", [(user, f"i{user % 7}", NOON) for user in range(50)])
+
+    def outcome() -> list[Any]:
+        folder = night(settings, TODAY).folder
+        table = open_table(settings, "vocabulary")
+        return [table.version(), *((folder / f).read_bytes() for f in (SEQUENCES_FILE, ITEMS_FILE))]
+
+    assert outcome() == outcome()
+    left = sorted(path.name for path in settings.work_dir.rglob("*"))
+    assert left == sorted(["run_date=2026-06-10", "prepared", SEQUENCES_FILE, ITEMS_FILE])
+
+
+def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    before = histories(night(settings, TODAY))
+    write_log(settings, "b.parquet", [(1, "y", NOON + HOUR)])
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.prepare, "_write_sequences", dies)
+        with pytest.raises(KeyboardInterrupt):
+            night(settings, TODAY)
+    folder = settings.work_dir / "run_date=2026-06-10" / "prepared"
+    assert pq.read_table(folder / SEQUENCES_FILE)["item_ids"].to_pylist() == [before[0][1]]
+    assert vocabulary(night(settings, TODAY)) == {"x": 1, "y": 2}
+
+
+def test_a_vocabulary_of_narrower_integers_widens(settings: Settings):
+    write_log(settings, "a.parquet", [(1, 7, NOON)], pa.int32())
+    night(settings, TODAY)
+    write_log(settings, "b.parquet", [(1, 2**40, NOON)], pa.int64())
+    assert vocabulary(night(settings, TODAY)) == {7: 1, 2**40: 2}
+
+
+def test_no_interaction_up_to_the_run_date_is_refused(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    ingested = ingest(settings, TODAY)
+    with pytest.raises(InputError, match="no interaction up to 2026-06-09") as refusal:
+        prepare(settings, TODAY - DAY, ingested)
+    assert refusal.value.exit_code == 2
+
+
+events = st.tuples(
+    st.integers(0, 4), st.integers(0, 6), st.integers(0, 4).map(lambda hours: NOON - hours * HOUR)
+)
+
+
+@given(
+    st.lists(st.lists(events, min_size=1, max_size=12), min_size=1, max_size=3), st.integers(1, 5)
+)
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int):
+    kept: dict[Row, tuple[int, int]] = {}
+    for number, file in enumerate(files):
+        for row, event in enumerate(file):
+            kept.setdefault(event, (number, row))
+    ordered = sorted(kept, key=lambda event: (event[0], event[2], kept[event]))
+    expected = [
+        (
+            user,
+            [item for who, item, _ in ordered if who == user],
+            [time for who, _, time in ordered if who == user],
+        )
+        for user in sorted({who for who, _, _ in ordered})
+    ]
+    # Users that span batches, batches that span users.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.prepare, "_ROWS_A_BATCH", rows_a_batch)
+        settings = settings_in(Path(folder))
+        for number, file in enumerate(files):
+            write_log(settings, f"{number}.parquet", file)
+        prepared = night(settings, TODAY)
+        assert histories(prepared) == expected
+        assert prepared.n_users == len(expected)
+        assert prepared.n_items == len({item for _, item, _ in kept}) + 1

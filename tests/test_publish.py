@@ -1,0 +1,254 @@
+"""Publishing scored parts: a partition replaced as a whole, once."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from pipeline.errors import PublishError
+from pipeline.lookup import first_users, recommended_to
+from pipeline.parts import MANIFEST, Binding, PartCounts, open_output
+from pipeline.publish import publish
+from pipeline.schema import recommendation_lists, recommendations
+from pipeline.score import ScoreResult
+from pipeline.settings import Settings
+
+DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
+LONG = recommendations(pa.int64(), pa.string())
+LISTS = recommendation_lists(pa.int64(), pa.string())
+
+
+def long_rows(users: range, day: date, version: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "user_id": user,
+            "rank": rank,
+            "item_id": f"{version}-{user % 7 + rank}",
+            "score": 1 / rank,
+            "source": "model",
+            "model_version": version,
+            "run_date": day,
+            "generated_at": datetime(2026, 7, 2, 3, tzinfo=UTC),
+        }
+        for user in users
+        for rank in (1, 2)
+    ]
+
+
+def list_rows(users: range, day: date, version: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "user_id": user,
+            "recommendations": [
+                {"item_id": f"{version}-{rank}", "score": 1 / rank} for rank in (1, 2)
+            ],
+            "source": "popular",
+            "model_version": version,
+            "run_date": day,
+            "generated_at": datetime(2026, 7, 2, 3, tzinfo=UTC),
+        }
+        for user in users
+    ]
+
+
+def scored(
+    folder: Path,
+    day: date = DAY,
+    version: str = "v1",
+    users: tuple[int, ...] = (5, 3),
+    schema: pa.Schema = LONG,
+) -> ScoreResult:
+    """Parts of so many users each, as a scoring run leaves them."""
+    rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
+    binding = Binding(model_version=version, bundle={}, inputs={}, settings={})
+    out = open_output(folder, binding, datetime.now(UTC), resume=False, overwrite=True)
+    first = 0
+    with out.begin():
+        for n_users in users:
+            rows = rows_of(range(first, first + n_users), day, version)
+            table = pa.Table.from_pylist(rows, schema)
+            out.write(table, PartCounts(n_users=n_users, n_rows=len(rows)))
+            first += n_users
+        out.finish(schema.empty_table())
+    return ScoreResult(
+        folder=folder,
+        model_version=version,
+        provider="CPUExecutionProvider",
+        n_users=out.done.n_users,
+        n_rows=out.done.n_rows,
+        n_fallback=0,
+        n_short=0,
+        dropped={},
+        duplicates=0,
+        unknown_items=0,
+        unknown_listed=0,
+        absent_users=0,
+        skipped_files=(),
+        seconds=1.0,
+        users_per_second=1.0,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(warehouse=str(tmp_path / "warehouse"), work_dir=tmp_path / "work")
+
+
+def rows_of(table: str, day: date | None = None) -> list[dict[str, Any]]:
+    rows = DeltaTable(table).to_pyarrow_table().to_pylist()
+    chosen = [row for row in rows if day is None or row["run_date"] == day]
+    return sorted(chosen, key=lambda row: (row["run_date"], row["user_id"], row.get("rank", 0)))
+
+
+def test_the_table_holds_the_rows_of_all_parts(settings: Settings, tmp_path: Path) -> None:
+    published = publish(settings, DAY, scored(tmp_path / "parts"))
+    expected = pa.Table.from_pylist(long_rows(range(8), DAY, "v1"), LONG).to_pylist()
+    assert rows_of(published.table) == expected
+    assert (published.n_rows, published.n_users, published.version) == (16, 8, 0)
+    assert DeltaTable(published.table).metadata().partition_columns == ["run_date"]
+
+
+def test_publishing_the_same_run_again_changes_nothing(settings: Settings, tmp_path: Path) -> None:
+    parts = scored(tmp_path / "parts")
+    published = publish(settings, DAY, parts)
+    publish(settings, NEXT, scored(tmp_path / "next", NEXT))
+    again = publish(settings, DAY, parts)
+    assert again.version == published.version + 1  # of the next night's commit alone
+    assert (again.n_rows, again.n_users) == (published.n_rows, published.n_users)
+
+
+def test_another_run_replaces_its_own_partition_only(settings: Settings, tmp_path: Path) -> None:
+    publish(settings, DAY, scored(tmp_path / "parts"))
+    table = publish(settings, NEXT, scored(tmp_path / "next", NEXT, users=(4,))).table
+    next_day = rows_of(table, NEXT)
+    publish(settings, DAY, scored(tmp_path / "again", version="v2", users=(2,)))
+    assert rows_of(table, NEXT) == next_day
+    assert {row["model_version"] for row in rows_of(table, DAY)} == {"v2"}
+    assert len(rows_of(table, DAY)) == 4
+
+
+def test_a_partition_that_was_deleted_is_published_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    parts = scored(tmp_path / "parts")
+    table = publish(settings, DAY, parts).table
+    before = rows_of(table)
+    DeltaTable(table).delete(f"run_date = '{DAY}'")
+    assert rows_of(table) == []
+    publish(settings, DAY, parts)
+    assert rows_of(table) == before
+
+
+def test_lists_are_published_as_lists(settings: Settings, tmp_path: Path) -> None:
+    table = publish(settings, DAY, scored(tmp_path / "parts", schema=LISTS)).table
+    rows = rows_of(table)
+    assert [row["user_id"] for row in rows] == list(range(8))
+    assert rows[0]["recommendations"] == [
+        {"item_id": "v1-1", "score": 1.0},
+        {"item_id": "v1-2", "score": 0.5},
+    ]
+    assert publish(settings, DAY, scored(tmp_path / "parts", schema=LISTS)).version == 1
+
+
+def test_a_changed_layout_is_refused_and_the_table_kept(settings: Settings, tmp_path: Path) -> None:
+    table = publish(settings, DAY, scored(tmp_path / "parts")).table
+    before = rows_of(table)
+    with pytest.raises(PublishError, match=r"expected rank: int32.*score\.layout"):
+        publish(settings, NEXT, scored(tmp_path / "lists", NEXT, schema=LISTS))
+    text_ids = recommendations(pa.string(), pa.string())
+    parts = scored(tmp_path / "text", NEXT, users=(1,))
+    rows = [{**row, "user_id": "u"} for row in long_rows(range(1), NEXT, "v1")]
+    table_of_texts = pa.Table.from_pylist(rows, text_ids)
+    pq.write_table(table_of_texts, parts.folder / "part-00000.parquet")
+    with pytest.raises(PublishError, match="expected user_id: int64; found user_id: string"):
+        publish(settings, NEXT, parts)
+    assert rows_of(table) == before
+
+
+def unfinish(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "complete": False}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / MANIFEST).unlink(), "no scored parts"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "no scored parts"),
+        (unfinish, "did not end"),
+        (lambda folder: (folder / "part-00001.parquet").unlink(), "part-00001.parquet"),
+        (
+            lambda folder: (folder / "part-00001.parquet").write_bytes(
+                (folder / "part-00000.parquet").read_bytes()
+            ),
+            "expected 16 rows; found 20",
+        ),
+    ],
+)
+def test_incomplete_parts_are_refused(
+    settings: Settings, tmp_path: Path, spoil: Callable[[Path], Any], message: str
+) -> None:
+    table = publish(settings, DAY, scored(tmp_path / "good")).table
+    before = rows_of(table)
+    parts = scored(tmp_path / "parts", version="v2")
+    spoil(parts.folder)
+    with pytest.raises(PublishError, match=message) as caught:
+        publish(settings, DAY, parts)
+    assert "\n" not in str(caught.value)
+    assert rows_of(table) == before
+
+
+def test_no_rows_are_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="no recommendations"):
+        publish(settings, DAY, scored(tmp_path / "parts", users=()))
+    assert not Path(settings.warehouse).exists()
+
+
+def test_rows_of_another_date_are_refused(settings: Settings, tmp_path: Path) -> None:
+    table = publish(settings, DAY, scored(tmp_path / "parts")).table
+    before = rows_of(table)
+    with pytest.raises(PublishError, match="cannot be written") as caught:
+        publish(settings, DAY, scored(tmp_path / "next", NEXT))
+    assert "\n" not in str(caught.value)
+    assert rows_of(table) == before
+
+
+def test_a_race_is_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(settings, DAY, scored(tmp_path / "first"))
+    mine = scored(tmp_path / "mine", version="mine")
+
+    def write_after_another(table: Any, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        publish(settings, DAY, scored(tmp_path / "theirs", version="theirs"))
+        write_deltalake(table, *args, **kwargs)
+
+    monkeypatch.setattr("deltalake.write_deltalake", write_after_another)
+    with pytest.raises(PublishError, match="another run wrote") as caught:
+        publish(settings, DAY, mine)
+    assert "\n" not in str(caught.value)
+    table = str(Path(settings.warehouse) / "recommendations")
+    assert {row["model_version"] for row in rows_of(table)} == {"theirs"}
+
+
+@pytest.mark.parametrize("schema", [LONG, LISTS], ids=["long", "list"])
+def test_recommendations_are_looked_up_in_either_layout(
+    settings: Settings, tmp_path: Path, schema: pa.Schema
+) -> None:
+    publish(settings, NEXT, scored(tmp_path / "next", NEXT, "v2", schema=schema))
+    publish(settings, DAY, scored(tmp_path / "parts", DAY, "v1", schema=schema))
+    some = first_users(settings, DAY, 3)
+    assert len(set(some)) == 3
+    assert set(some) < set(range(8))
+    assert len(recommended_to(settings, some, DAY)) == 3
+    found = recommended_to(settings, ["4", "99"])
+    assert [(one.user_id, one.run_date, one.model_version) for one in found] == [(4, NEXT, "v2")]
+    assert [score for _, score in found[0].items] == [1.0, 0.5]
+    assert recommended_to(settings, [4], DAY)[0].model_version == "v1"

@@ -1,0 +1,180 @@
+"""Settings: the file, the environment, ``--set``; and what is refused in each."""
+
+import pickle
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from model.errors import ConfigError, ExportParityError, FearecError
+from pipeline.errors import BundleError, GateError, InputError, PublishError, SchemaError
+from pipeline.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str, name: str = "given.toml") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_each_source_overrides_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().score.top_k == 10
+    path = write("[score]\ntop_k = 20\nlayout = 'list'\n[train]\nepochs = 3\n")
+    assert load_settings(path).score.top_k == 20
+    monkeypatch.setenv("FEAREC_SCORE__TOP_K", "30")
+    assert load_settings(path).score.top_k == 30
+    merged = load_settings(path, ["score.top_k=40"])
+    assert (merged.score.top_k, merged.score.layout, merged.train.epochs) == (40, "list", 3)
+
+
+def test_fearec_toml_is_read_where_it_is_and_no_file_is_given() -> None:
+    write("time_zone = 'Europe/Berlin'\n", "fearec.toml")
+    assert load_settings().time_zone == "Europe/Berlin"
+    assert load_settings(write("")).time_zone == "UTC"
+
+
+def test_values_of_overrides_are_toml_or_plain_text() -> None:
+    settings = load_settings(
+        overrides=[
+            "logs.path=s3://bucket/logs",
+            "evaluate.topk=[20, 5]",
+            "score.exclude_seen=false",
+            'time_zone="Asia/Tokyo"',
+            "warehouse=a=b",
+        ]
+    )
+    assert settings.logs.path == "s3://bucket/logs"
+    assert settings.evaluate.topk == (5, 20)
+    assert settings.score.exclude_seen is False
+    assert settings.time_zone == "Asia/Tokyo"
+    assert settings.warehouse == "a=b"
+
+
+def test_hyper_parameters_are_set_by_name_whatever_the_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FEAREC_MODEL__MAX_ITEM_LIST_LENGTH", "12")
+    settings = load_settings(write("[model]\nhidden_size = 32\n"), ["model.n_heads=4"])
+    config = settings.model.config(n_items=9)
+    assert (config.MAX_ITEM_LIST_LENGTH, config.hidden_size, config.n_heads) == (12, 32, 4)
+    assert config.global_ratio == 0.6  # of the paper preset
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("score.topk", "topk"),
+        ("scores.top_k", "scores"),
+        ("model.n_head", "n_head"),
+        ("topk", "topk"),
+    ],
+)
+def test_unknown_names_are_refused_in_all_three(
+    name: str, unknown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *sections, key = name.split(".")
+    table = f"[{sections[0]}]\n" if sections else ""
+    for given_as in ("file", "flag", "environment"):
+        path = write(f"{table}{key} = 5\n") if given_as == "file" else None
+        overrides = [f"{name}=5"] if given_as == "flag" else []
+        with monkeypatch.context() as patch:
+            if given_as == "environment":
+                patch.setenv("FEAREC_" + name.replace(".", "__").upper(), "5")
+            with pytest.raises(ConfigError, match="unknown") as caught:
+                load_settings(path, overrides)
+        assert unknown in str(caught.value).lower()
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("score.top_k=0", "score.top_k"),
+        ("time_zone=Mars/Olympus", "time_zone"),
+        ("model.n_items=5", "n_items"),
+        ("model.preset=best", "preset"),
+        ("model.hidden_size=63", "divisible"),
+        ("score.batch_size=0", "batch_size"),
+        ("evaluate.topk=[]", "topk"),
+        ("train.learning_rate=nan", "learning_rate"),
+        ("no-equals-sign", "section.key=value"),
+    ],
+)
+def test_impossible_values_are_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[score\n", "top_k = \n"])
+def test_a_file_that_is_no_toml_is_named(content: str) -> None:
+    with pytest.raises(ConfigError, match=r"given\.toml: not a TOML file"):
+        load_settings(write(content))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such settings file"):
+        load_settings(Path("nowhere.toml"))
+
+
+def test_settings_are_frozen_all_the_way_down() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.warehouse = "elsewhere"
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.score.top_k = 5
+
+
+def test_the_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEAREC_WAREHOUSE", "elsewhere")
+    assert Settings().warehouse == "warehouse"
+    assert load_settings().warehouse == "elsewhere"
+
+
+def test_loaded_settings_survive_a_pickle() -> None:
+    settings = load_settings(overrides=["model.n_layers=3", "score.top_k=7"])
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_today_is_the_time_zones() -> None:
+    utc = load_settings().today()
+    east = load_settings(overrides=["time_zone=Pacific/Kiritimati"]).today()
+    west = load_settings(overrides=["time_zone=Pacific/Pago_Pago"]).today()
+    assert isinstance(east, date)
+    assert 1 <= (east - west).days <= 2  # they are 25 hours apart
+    assert west <= utc <= east
+
+
+parts = st.text(max_size=20)
+
+
+@given(parts, parts, parts, parts, parts)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FearecError,
+        ConfigError,
+        ExportParityError,
+        InputError,
+        SchemaError,
+        BundleError,
+        GateError,
+        PublishError,
+    ],
+)
+def test_errors_pickle(
+    kind: type[FearecError], what: str, where: str, expected: str, found: str, remedy: str
+) -> None:
+    error = kind(what, where, expected, found, remedy)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (str(copy), copy.remedy, copy.exit_code) == (str(error), remedy, kind.exit_code)

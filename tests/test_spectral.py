@@ -1,0 +1,338 @@
+"""The spectral core: bands, bases, autocorrelation, delays; the FFT form equals the fast form."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import spectral
+from model.config import FEARecConfig
+from model.fearec import FEARec
+from model.layers import HybridAttention
+from model.parity import near_ties
+
+steady = settings(deadline=None)  # the machine may be busy
+
+lengths = st.integers(1, 200)
+ratios = st.one_of(st.sampled_from([0.05, 0.2, 0.4, 0.6, 0.8, 1.0]), st.floats(0.01, 1.0))
+
+
+def small(length: int, **changes: Any) -> FEARecConfig:
+    sizes: dict[str, Any] = {"hidden_size": 8, "inner_size": 8, "n_heads": 2}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    return FEARecConfig(n_items=23, MAX_ITEM_LIST_LENGTH=length, **{**sizes, **still, **changes})
+
+
+# Bands
+
+
+def reference_band(length: int, n_layers: int, global_ratio: float, i: int) -> list[int]:
+    """RecBole's HybridAttention.__init__, line by line."""
+    if global_ratio > (1 / n_layers):
+        slide_step = ((length // 2 + 1) * (1 - global_ratio)) // (n_layers - 1)
+        w, s = global_ratio, slide_step
+    else:
+        local_ratio = 1 / n_layers
+        filter_size = local_ratio * (length // 2 + 1)
+        w, s = local_ratio, filter_size
+    left = int(((length // 2 + 1) * (1 - w)) - (i * s))
+    right = int((length // 2 + 1) - i * s)
+    return list(range(left, right))
+
+
+@given(lengths, st.integers(2, 8), ratios)
+@steady
+@example(50, 3, 0.4)  # flooring leaves the lowest bin uncovered
+@example(50, 3, 0.8)
+def test_bands_are_the_references(length: int, n_layers: int, ratio: float) -> None:
+    config = small(length, n_layers=n_layers, global_ratio=ratio)
+    for layer in range(n_layers):
+        band = spectral.frequency_band(config, layer)
+        assert list(band) == reference_band(length, n_layers, ratio, layer)
+        assert all(0 <= i <= length // 2 for i in band)
+
+
+@given(lengths, ratios)
+@steady
+def test_one_layer_keeps_every_bin(length: int, ratio: float) -> None:
+    # 1/n_layers is 1: a smaller ratio is replaced by it.
+    config = small(length, n_layers=1, global_ratio=ratio)
+    assert spectral.frequency_band(config, 0) == range(length // 2 + 1)
+
+
+def test_bands_slide_from_the_highest_bins_to_the_lowest() -> None:
+    config = small(50, n_layers=2, global_ratio=0.6)
+    assert spectral.frequency_band(config, 0) == range(10, 26)
+    assert spectral.frequency_band(config, 1) == range(16)
+
+
+@st.composite
+def bands(draw: st.DrawFn) -> tuple[int, range]:
+    length = draw(lengths)
+    left = draw(st.integers(0, length // 2 + 1))
+    return length, range(left, draw(st.integers(left, length // 2 + 1)))
+
+
+def mask_of(band: range, length: int) -> Tensor:
+    mask = torch.zeros(length // 2 + 1, dtype=torch.float64)
+    mask[list(band)] = 1
+    return mask
+
+
+@given(bands())
+@steady
+def test_a_bands_basis_is_orthonormal(case: tuple[int, range]) -> None:
+    length, band = case
+    basis = spectral.band_basis(band, length).double()
+    assert basis.shape == (length, 2 * len(band))
+    gram = basis.T @ basis
+    # The sines of the constant and of the Nyquist bin are zero columns.
+    zero = [len(band) + i for i, b in enumerate(band) if b == 0 or 2 * b == length]
+    expected = torch.eye(2 * len(band), dtype=torch.float64)
+    expected[zero, zero] = 0
+    torch.testing.assert_close(gram, expected, rtol=0, atol=1e-6)
+
+
+@given(bands(), st.integers(0, 2**32))
+@steady
+def test_projection_by_the_basis_is_masking_the_spectrum(
+    case: tuple[int, range], seed: int
+) -> None:
+    length, band = case
+    x = torch.randn(3, length, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    basis, mask = spectral.band_basis(band, length).double(), mask_of(band, length)
+    masked = torch.fft.irfft(mask * torch.fft.rfft(x), n=length)
+    torch.testing.assert_close(x @ basis @ basis.T, masked, rtol=0, atol=1e-5)
+    torch.testing.assert_close(spectral.fft_band(x, mask), masked)
+
+
+# Autocorrelation and delays
+
+
+def brute_force_correlation(query: Tensor, key: Tensor) -> Tensor:
+    """``sum_t query[(t + delay) mod L] * key[t]`` for every delay, over the last axis."""
+    return torch.stack(
+        [(query.roll(-delay, -1) * key).sum(-1) for delay in range(query.shape[-1])], dim=-1
+    )
+
+
+@given(bands(), st.integers(0, 2**32))
+@settings(steady, max_examples=50)
+def test_both_autocorrelations_are_the_circular_sums(case: tuple[int, range], seed: int) -> None:
+    length, band = case
+    generator = torch.Generator().manual_seed(seed)
+    query, key = torch.randn(2, 2, 3, length, dtype=torch.float64, generator=generator)
+    mask = mask_of(band, length)
+    # The band of the query is enough: the product's other bins are then 0.
+    expected = brute_force_correlation(spectral.fft_band(query, mask), key)
+    by_fft = spectral.fft_correlation(query[:, None], key[:, None], mask)[:, 0]
+    torch.testing.assert_close(by_fft, expected)
+
+    basis = spectral.band_basis(band, length).double()
+    by_matrix = spectral.correlation(
+        basis.T @ query.mT,  # (B, R, D)
+        basis.T @ key.mT,
+        spectral.correlation_basis(band, length).double(),
+    )
+    scale = 1 + expected.abs().max().item()
+    torch.testing.assert_close(by_matrix, expected.mean(1), rtol=0, atol=1e-6 * scale)
+
+
+@given(bands(), st.integers(0, 2**32))
+@settings(steady, max_examples=50)
+def test_a_bands_correlation_repeats_after_its_period(case: tuple[int, range], seed: int) -> None:
+    length, band = case
+    assume(band)
+    period = spectral.correlation_period(band, length)
+    assert 1 <= period <= length
+    assert length % period == 0
+    generator = torch.Generator().manual_seed(seed)
+    coefficients = torch.randn(2 * len(band), dtype=torch.float64, generator=generator)
+    corr = coefficients @ spectral.correlation_basis(band, length).double()
+    torch.testing.assert_close(corr.roll(period), corr, rtol=0, atol=1e-5 * len(band))
+    shorter = [d for d in range(1, period) if length % d == 0]
+    assert not any((corr.roll(d) - corr).abs().max() < 1e-5 for d in shorter)
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.data())
+@steady
+def test_the_delays_are_those_of_the_highest_correlations(
+    period: int, repeats: int, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, period * repeats))
+    corr = torch.randperm(period).double().repeat(2, repeats)
+    corr[1] = corr[1].roll(1)
+    # Rounding must not choose among exact ties.
+    noisy = corr + 1e-9 * torch.randn(corr.shape, dtype=torch.float64)
+    delays = spectral.select_delays(corr, count, period)
+    assert delays.shape == (2, count)
+    assert spectral.select_delays(noisy, count, period).equal(delays)
+    for row, found in zip(corr, delays, strict=True):
+        best = sorted(range(len(row)), key=lambda delay: (-row[delay], delay))[:count]
+        assert found.tolist() == best
+
+
+@given(st.integers(1, 30), st.data())
+@steady
+def test_the_delay_matrix_is_the_weighted_sum_of_rotations(
+    length: int, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, length))
+    delays = torch.stack([torch.randperm(length)[:count] for _ in range(3)])
+    weights = torch.rand(3, count, dtype=torch.float64)
+    values = torch.randn(3, length, 4, dtype=torch.float64)
+    steps = torch.arange(length)
+    matrix = spectral.delay_matrix(delays, weights, (steps[None, :] - steps[:, None]) % length)
+    for b in range(3):
+        expected = sum(
+            w * values[b].roll(-int(d), 0) for d, w in zip(delays[b], weights[b], strict=True)
+        )
+        torch.testing.assert_close(matrix[b] @ values[b], expected)
+
+
+# The two forms of the network
+
+
+def forms(
+    config: FEARecConfig, *, seed: int, dtype: torch.dtype, spread: float = 0.3
+) -> tuple[FEARec, FEARec]:
+    """The fast form and the FFT form, with the same weights, biases and scales random too."""
+    generator = torch.Generator().manual_seed(seed)
+    fast, definition = FEARec(config), FEARec(config, fft="dft")
+    with torch.no_grad():
+        for name, weight in fast.named_parameters():
+            centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+            weight.copy_(centre + spread * torch.randn(weight.shape, generator=generator))
+    definition.load_state_dict(fast.state_dict())
+    return fast.to(dtype), definition.to(dtype)
+
+
+def padded_batch(config: FEARecConfig, rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    length = config.MAX_ITEM_LIST_LENGTH
+    item_seq_len = torch.randint(1, length + 1, (rows,), generator=generator)
+    item_seq = torch.randint(1, config.n_items, (rows, length), generator=generator)
+    return item_seq.where(torch.arange(length) < item_seq_len[:, None], 0), item_seq_len
+
+
+@contextmanager
+def watched_margins() -> Iterator[list[float]]:
+    """Collects how far apart, relatively, the K-th and (K+1)-th correlations were."""
+    margins: list[float] = []
+    select = spectral.select_delays
+
+    def watch(corr: Tensor, count: int, period: int) -> Tensor:
+        taken = -(-count // (corr.shape[-1] // period))
+        if taken < period:
+            best = corr[..., :period].topk(taken + 1).values
+            gap = (best[..., -2] - best[..., -1]) / best.abs().amax(-1)
+            margins.append(float(gap.min()))
+        return select(corr, count, period)
+
+    with mock.patch.object(spectral, "select_delays", watch):
+        yield margins
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> FEARecConfig:
+    length = draw(st.one_of(st.integers(1, 12), st.integers(1, 60), lengths))
+    factor = draw(st.floats(0.3, 3.0))
+    config = small(
+        length,
+        n_layers=draw(st.sampled_from([1, 2, 3, 4, 5])),
+        n_heads=draw(st.sampled_from([1, 2, 4])),
+        global_ratio=draw(ratios),
+        dual_domain=draw(st.booleans()),
+        std=draw(st.booleans()),
+        spatial_ratio=draw(st.sampled_from([0.0, 0.1, 0.7, 1.0])),
+        delays=draw(st.sampled_from(["batch", "sequence"])),
+        hidden_act=draw(st.sampled_from(["gelu", "relu", "swish", "tanh", "sigmoid"])),
+    )
+    possible = config.model_copy(update={"topk_factor": factor}).delay_count <= length
+    return config.model_copy(update={"topk_factor": factor}) if possible else config
+
+
+@given(networks(), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2**32))
+@settings(steady, max_examples=80)
+@example(small(200, n_layers=2, dual_domain=True, std=True, spatial_ratio=0.1), 3, 1, True, 0)
+@example(small(1, n_layers=5, global_ratio=0.2), 1, 1, False, 0)  # empty bands
+@example(
+    small(2, n_layers=4, global_ratio=0.2, dual_domain=True, std=True, spatial_ratio=0.5),
+    2,
+    2,
+    True,
+    0,
+)
+@example(small(51, n_layers=1, dual_domain=True, spatial_ratio=0.5), 2, 3, True, 0)
+def test_the_forms_agree_in_outputs_and_gradients(
+    config: FEARecConfig, views: int, rows: int, train: bool, seed: int
+) -> None:
+    # In float64, so that a disagreement is one of mathematics; two correct programs may still
+    # part where two correlations are equal to rounding, so such batches are not judged.
+    fast, definition = forms(config, seed=seed, dtype=torch.float64)
+    batch = padded_batch(config, views * rows, seed)
+    outputs, gradients = [], []
+    with watched_margins() as margins:
+        for network in (fast, definition):
+            output = network.train(train)(*batch, views)
+            direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).sin()
+            (output.flatten() * direction).sum().backward()
+            outputs.append(output.detach())
+            gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assume(min(margins, default=1.0) > 1e-5)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    # A key's bias moves nothing where the mean of a correlation is not kept: judged beside the
+    # largest gradient.
+    largest = max(float(gradient.abs().max()) for gradient in gradients[1])
+    for ours, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 50, 51, 199, 200])
+@pytest.mark.parametrize("ratio", [0.2, 0.6, 1.0])
+def test_the_forms_agree_in_single_precision(length: int, ratio: float) -> None:
+    config = small(
+        length, n_layers=2, global_ratio=ratio, dual_domain=True, std=True, spatial_ratio=0.1,
+        hidden_size=16,
+    )  # fmt: skip
+    fast, definition = forms(config, seed=length, dtype=torch.float32, spread=0.15)
+    batch = padded_batch(config, 24, seed=length)
+    with torch.no_grad():
+        ours, reference = fast.eval()(*batch), definition.eval()(*batch)
+    judged = ~near_ties(fast, batch[0])
+    assert judged.float().mean() > 0.9
+    error = (ours - reference)[judged].abs().max()
+    assert error <= 1e-5 * reference.abs().max()
+
+
+@pytest.mark.parametrize("form", ["matmul", "dft"])
+@pytest.mark.parametrize("train", [False, True])
+def test_an_empty_band_lets_the_values_pass(form: str, train: bool) -> None:
+    config = small(1, n_layers=3, global_ratio=0.2)
+    attention = HybridAttention(config, 1).train(train)
+    assert not attention.band
+    hidden = torch.randn(4, 1, 8)
+    mask = torch.zeros(4, 1, 1, 1)
+    compute = attention.forward if form == "matmul" else attention.forward_fft
+    expected = attention.LayerNorm(attention.dense(attention.value_layer(hidden)) + hidden)
+    torch.testing.assert_close(compute(hidden, mask, 1), expected)
+    last = torch.zeros(4, dtype=torch.int64)
+    torch.testing.assert_close(attention.last_row(hidden, mask[:, 0], last, 1), expected[:, 0])
+
+
+def test_near_ties_are_found() -> None:
+    config = small(8, n_layers=2, topk_factor=1)
+    fast, _ = forms(config, seed=0, dtype=torch.float32)
+    item_seq, _ = padded_batch(config, 256, seed=0)
+    assert near_ties(fast.eval(), item_seq).float().mean() < 0.05
+    with torch.no_grad():  # a correlation of 0 everywhere: every delay is tied
+        for block in fast.item_encoder.blocks:
+            block.hybrid_attention.query_layer.weight.zero_()
+            block.hybrid_attention.query_layer.bias.zero_()
+    assert near_ties(fast, item_seq).all()
