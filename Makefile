@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The run date of `make nightly`: by default the day after the last sample log.
+DATE ?= 2026-07-01
 
 .DEFAULT_GOAL := help
 .PHONY: help install nightly test lint bench clean
@@ -12,13 +14,13 @@ help:  ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[nightly,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## everything, development tools too, into .venv
 
 nightly: install  ## the whole nightly job on the sample logs
-	$(BIN)/fearec nightly --config sample_data/fearec.toml
+	$(BIN)/fearec nightly --config sample_data/fearec.toml --date $(DATE)
 
 test: install  ## the tests (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
@@ -29,7 +31,14 @@ lint: install  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## every benchmark, each printing its ratios
+recbole: .recbole/bin/python  ## the reference in an environment of its own, for the benchmarks
+
+.recbole/bin/python:
+	$(PYTHON) -m venv .recbole
+	.recbole/bin/pip install --quiet --no-deps recbole==1.2.1 torch==2.13.0
+	.recbole/bin/pip install --quiet -r tests/benchmarks/recbole-requirements.txt
+
+bench: install recbole  ## every benchmark, each printing its ratios
 	$(BIN)/python -m tests.benchmarks
 
 clean:  ## what the sample run left behind

@@ -52,12 +52,14 @@ class FeedForward(nn.Module):
 
 
 class _Blocked(torch.autograd.Function):
-    """``dense_2(activation(dense_1(x)))``; the inner layer, the largest tensor of the network, is
-    never whole in memory: the backward pass computes each block of it again.
+    """``dense_2(activation(dense_1(x)))``, block by block.
+
+    The inner layer, the largest tensor of the network, is never whole in memory: the backward
+    pass computes each block of it again.
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
+    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, act: Activation
     ) -> Tensor:
@@ -73,7 +75,7 @@ class _Blocked(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
+    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         (grad,) = grads

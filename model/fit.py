@@ -1,12 +1,15 @@
 """One training run: Lightning with early stopping, best and last checkpoints, resume."""
 
+import contextlib
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -38,6 +41,31 @@ class Fitted:
     network: FEARec
     epoch: int
     valid_ndcg_at_10: float
+
+
+class _Progress(RichProgressBar):
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
+        """Without the logger's version number, which says nothing here."""
+        metrics = super().get_metrics(trainer, module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on hardware, tips, and folders that a resumed run finds."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        # Batches are gathered from arrays in memory; worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def fit(
@@ -80,38 +108,38 @@ def fit(
     if validated:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
     if progress:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(_Progress(leave=True))
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
         str(folder), name="logs", version=0
-    )
-    trainer = Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        strategy=training.strategy,
-        precision=training.precision,
-        max_epochs=epochs or training.epochs,
-        gradient_clip_val=training.clip_grad_norm,
-        logger=logger,
-        callbacks=callbacks,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
-        default_root_dir=folder,
     )
     samples: DataLoader[Any] = DataLoader(
         TrainingSet(histories, train, config),
         batch_size=None,
         sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
+        # Of its own: the loader's first draw comes after an epoch's seeding, or before in a
+        # resumed run.
+        generator=torch.Generator(),
     )
     held_out: DataLoader[Any] | None = None
     if validated and valid is not None:
         batches: Any = valid.split(training.eval_batch_size)
         held_out = DataLoader(batches, batch_size=None)
     last = folder / LAST
-    with warnings.catch_warnings():
-        # Batches are gathered from arrays in memory; worker processes would only copy them.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+    with _quiet():
+        trainer = Trainer(
+            accelerator=training.accelerator,
+            devices=training.devices,
+            strategy=training.strategy,
+            precision=training.precision,
+            max_epochs=epochs or training.epochs,
+            gradient_clip_val=training.clip_grad_norm,
+            logger=logger,
+            callbacks=callbacks,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
+            default_root_dir=folder,
+        )
         trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
     state = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])

@@ -42,8 +42,11 @@ class Histories:
     offsets: Tensor
 
     def starts(self, positions: Tensor) -> Tensor:
-        """The flat position at which the user of each position begins."""
-        users = torch.searchsorted(self.offsets, positions, right=True) - 1
+        """Where the user of the item before each position begins.
+
+        So a position may be a user's end: the window before it is the whole user's.
+        """
+        users = torch.searchsorted(self.offsets, positions - 1, right=True) - 1
         return self.offsets[users]
 
     def windows(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:

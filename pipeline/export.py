@@ -100,15 +100,19 @@ def export(
 def measure_parity(
     settings: Settings, prepared: Prepared, network: FEARec, encoder: Path
 ) -> Parity:
-    """Compare an encoder file with PyTorch on real sequences, from ends spread over all data.
+    """Compare an encoder file with PyTorch on real sequences: users', as they will be scored.
+
+    Where there are too few users, on sequences that end anywhere in their histories.
 
     Raises:
         ExportParityError: they differ.
     """
     histories = read_histories(prepared.folder)
-    count = min(settings.export.parity_sequences, len(histories.items))
-    positions = torch.linspace(1, len(histories.items), count).long()
-    positions = positions[histories.starts(positions - 1) < positions]
+    ends = histories.offsets[1:][histories.offsets.diff() > 0]
+    if len(ends) < settings.export.parity_sequences:
+        ends = torch.arange(1, len(histories.items) + 1)
+    count = min(settings.export.parity_sequences, len(ends))
+    positions = ends[torch.linspace(0, len(ends) - 1, count).long()]
     session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
     expected, found, tied = [], [], []
     for part in positions.split(BATCH):

@@ -1,4 +1,4 @@
-"""A DuckDB database for sorts and joins larger than memory, in a folder that is thrown away."""
+"""A DuckDB database for sorts and joins larger than memory, thrown away with its folder."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _THREADS = min(8, os.cpu_count() or 1)  # each wants its share of the memory
 
 @contextmanager
 def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A fresh database in an empty folder.
+    """A fresh database that keeps in the folder what its memory cannot hold.
 
     Raises:
         FearecError: it does not fit on the disk.
@@ -27,7 +27,7 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "preserve_insertion_order": False,
     }
     try:
-        with duckdb.connect(folder / "scratch.duckdb", config=config) as base:
+        with duckdb.connect(config=config) as base:
             yield base
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise FearecError(

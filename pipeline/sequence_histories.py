@@ -198,8 +198,9 @@ def _refuse_other_lengths(
 
 def _from(times: pa.Array, instant: datetime) -> NDArray[np.bool_]:
     """Which times are that instant or later; a null is not."""
-    later = pc.greater_equal(times, pa.scalar(instant, TIME))
-    return pc.fill_null(later, False).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    later = pc.fill_null(pc.greater_equal(times, pa.scalar(instant, TIME)), False)
+    found: NDArray[np.bool_] = later.to_numpy(zero_copy_only=False)
+    return found
 
 
 def _is_list(kind: pa.DataType) -> bool:

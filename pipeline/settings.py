@@ -92,7 +92,7 @@ class ExportSettings(Frozen):
 
     section = "export"
 
-    parity_sequences: int = Field(2000, ge=1, description="real sequences compared with PyTorch")
+    parity_sequences: int = Field(2000, ge=1000, description="real sequences compared with PyTorch")
     max_parity_error: float = Field(1e-4, gt=0)
     max_near_ties: float = Field(
         1e-3, ge=0, description="share of sequences whose delays are tied to rounding"

@@ -1,5 +1,6 @@
 """A bundle small enough to check by hand, made without PyTorch."""
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,12 @@ from pipeline.bundle import Bundle, BundleDescription, DataSnapshot, publish_bun
 from pipeline.schema import vocabulary
 
 MAX_LENGTH = 5
+
+
+def pytest_configure() -> None:
+    # Before PyTorch is imported: on a busy machine, threads that share the tests' tiny matrices
+    # wait for one another ten times longer than they compute.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def describe(model_version: str = "tiny-1", **changes: Any) -> BundleDescription:

@@ -9,14 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model.errors import ConfigError
-from pipeline import histories, providers, scorer
+from pipeline import providers, scorer
 from pipeline.bundle import Bundle
-from pipeline.errors import BundleError, FearecError, InputError, PublishError, SchemaError
-from pipeline.histories import Histories, batches, cut, pad
+from pipeline.errors import BundleError, InputError, PublishError, SchemaError
 from pipeline.parts import Output
 from pipeline.score import ScoreResult, score
 from pipeline.settings import LogSettings, ScoreSettings
@@ -67,7 +64,9 @@ def random_histories(users: int, seed: int = 0, longest: int = 12) -> dict[str, 
 
 
 def run(inputs: Path, bundle: Bundle, out: Path, **options: Any) -> ScoreResult:
-    named = {name: options.pop(name) for name in list(options) if name in ScoreSettings.model_fields}
+    named = {
+        name: options.pop(name) for name in list(options) if name in ScoreSettings.model_fields
+    }
     settings = ScoreSettings(**{"provider": "cpu", "top_k": 5, **named})
     defaults = {"logs": LogSettings(), "run_date": RUN_DATE, "time_zone": "UTC"}
     return score([str(inputs)], bundle, out, settings, **{**defaults, **options})
@@ -95,9 +94,7 @@ def brute_force(
     table = np.fromfile(bundle.item_table, np.float32).reshape(bundle.n_items, -1)
     known = [index[item] for item in history if item in index]
     eligible = [
-        row
-        for row in items
-        if row["popularity"] and (allowed is None or row["item_id"] in allowed)
+        row for row in items if row["popularity"] and (allowed is None or row["item_id"] in allowed)
     ]
     if not known:
         total = sum(row["popularity"] for row in items)
@@ -247,7 +244,9 @@ def test_users_without_a_known_item_get_popular_ones_marked_and_filtered(
     found = rows(tmp_path / "out")
     total = 38 * 39 / 2
     assert [item for item, _ in found["stranger"]] == ["item2", "item4", "item5"]
-    np.testing.assert_allclose([value for _, value in found["nobody"]], np.array([37, 35, 34]) / total)
+    np.testing.assert_allclose(
+        [value for _, value in found["nobody"]], np.array([37, 35, 34]) / total
+    )
     assert result.n_fallback == 2
     assert result.unknown_items == 1
     assert result.unknown_listed == 1
@@ -270,7 +269,9 @@ def test_allow_and_deny_bound_what_is_recommended(
     result = run(path, tiny_bundle, tmp_path / "out", allow=allow, deny=tmp_path / "deny.txt")
 
     eligible = set(allowed) - {"item7"}
-    expected = {user: brute_force(tiny_bundle, mine, allowed=eligible) for user, mine in history.items()}
+    expected = {
+        user: brute_force(tiny_bundle, mine, allowed=eligible) for user, mine in history.items()
+    }
     assert_rows(rows(tmp_path / "out"), expected)
     assert result.n_short == sum(len(mine) < 5 for mine in expected.values()) > 0
     assert result.unknown_listed == 0
@@ -359,7 +360,9 @@ def test_only_the_users_asked_for_are_scored(tiny_bundle: Bundle, tmp_path: Path
 def test_only_active_users_are_scored_by_their_whole_history(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    ago = {days: datetime(2026, 11, 20, 12, tzinfo=UTC) - timedelta(days=days) for days in range(30)}
+    ago = {
+        days: datetime(2026, 11, 20, 12, tzinfo=UTC) - timedelta(days=days) for days in range(30)
+    }
     log: Log = [("new", "item1", ago[20]), ("new", "item2", ago[6]), ("old", "item3", ago[7])]
     write_log(tmp_path / "log.parquet", log)
     write_sequences(
@@ -373,9 +376,7 @@ def test_only_active_users_are_scored_by_their_whole_history(
             tmp_path / f"{name}.parquet", tiny_bundle, tmp_path / name, active_within_days=7
         )
         assert result.n_users == 1
-        assert_rows(
-            rows(tmp_path / name), {"new": brute_force(tiny_bundle, ["item1", "item2"])}
-        )
+        assert_rows(rows(tmp_path / name), {"new": brute_force(tiny_bundle, ["item1", "item2"])})
     write_sequences(tmp_path / "timeless.parquet", {"u": ["item1"]})
     with pytest.raises(ConfigError, match="timestamps"):
         run(tmp_path / "timeless.parquet", tiny_bundle, tmp_path / "x", active_within_days=7)
@@ -425,7 +426,9 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> Non
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize(("parts", "when"), [(0, "write"), (2, "write"), (1, "_record"), (3, "_record")])
+@pytest.mark.parametrize(
+    ("parts", "when"), [(0, "write"), (2, "write"), (1, "_record"), (3, "_record")]
+)
 @pytest.mark.parametrize("kind", ["log", "sequences"])
 def test_a_resumed_run_leaves_the_table_of_an_undisturbed_one(
     tiny_bundle: Bundle, tmp_path: Path, parts: int, when: str, kind: str
@@ -603,10 +606,11 @@ def test_weights_that_are_no_numbers_are_refused(
 def test_scores_that_are_no_numbers_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    embedding = np.full((41, 16), 3e38, np.float32)  # finite, but not what is made of them
-    embedding[1::2] *= -1
+    embedding = np.ones((41, 16), np.float32)
+    embedding[:, 1::2] = -1
+    embedding[1:4] = 3e38  # finite, but their sum is not
     bundle = make_bundle(tmp_path / "huge", embedding=embedding)
-    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", "item3", "item2", "item4"]})
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", "item2", "item3"]})
     with pytest.raises(BundleError, match="no numbers"):
         run(path, bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -685,91 +689,17 @@ def test_null_ids_in_sequences_are_counted(tiny_bundle: Bundle, tmp_path: Path) 
 def test_a_provider_that_does_not_work_is_an_error_and_no_fallback(
     tiny_bundle: Bundle, tmp_path: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = {"cuda": providers.CUDA, "tensorrt": providers.TENSORRT}[provider]
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]})
+    wanted = {"cuda": providers.CUDA, "tensorrt": providers.TENSORRT}[provider]
+    failure = None
     try:
-        result = run(path, tiny_bundle, tmp_path / "out", provider=provider)
+        assert run(path, tiny_bundle, tmp_path / "out", provider=provider).provider == wanted
     except ConfigError as error:
-        assert f"expected {provider}" in str(error)
-        assert "--provider cpu" in str(error)
-        assert "\n" not in str(error)
+        failure = error
+    if failure is not None:  # the usual case: there is no such device here
+        assert f"expected {provider}" in str(failure)
+        assert "--provider cpu" in str(failure)
+        assert "\n" not in str(failure)
         assert not (tmp_path / "out").exists()
         assert capfd.readouterr() == ("", "")
-    else:
-        assert result.provider == wanted
     assert run(path, tiny_bundle, tmp_path / "auto", provider="auto").provider.endswith("Provider")
-
-
-# --- the arithmetic of padding and cutting
-
-
-@st.composite
-def some_histories(draw: st.DrawFn) -> Histories:
-    lists = draw(st.lists(st.lists(st.integers(1, 9), max_size=8), max_size=20))
-    return Histories(
-        pa.array(range(len(lists)), pa.int64()),
-        np.array([item for items in lists for item in items], np.int64),
-        np.cumsum([0, *map(len, lists)]),
-    )
-
-
-def as_lists(part: Histories) -> list[list[int]]:
-    return [
-        part.items[begin:end].tolist()
-        for begin, end in zip(part.offsets[:-1], part.offsets[1:], strict=True)
-    ]
-
-
-@given(some_histories(), st.integers(1, 6), st.integers(1, 5), st.integers(1, 12), st.booleans())
-def test_batches_hold_the_last_items_and_all_that_was_seen(
-    everybody: Histories, length: int, size: int, entries: int, exclude_seen: bool
-) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(histories, "_EXCLUDE_ENTRIES", entries)
-        found = list(
-            batches(everybody, max_length=length, batch_size=size, exclude_seen=exclude_seen)
-        )
-    lists = as_lists(everybody)
-    assert sorted(row for batch in found for row in batch.rows) == [
-        row for row, items in enumerate(lists) if items
-    ]
-    for batch in found:
-        assert len(batch.rows) <= size
-        assert batch.exclude.size <= max(entries, batch.exclude.shape[1])
-        for position, row in enumerate(batch.rows):
-            last = lists[row][-length:]
-            assert batch.item_seq_len[position] == len(last)
-            assert batch.item_seq[position].tolist() == last + [0] * (length - len(last))
-            seen = [item for item in batch.exclude[position].tolist() if item]
-            assert seen == (sorted(set(lists[row])) if exclude_seen else [])
-
-
-@given(some_histories(), st.integers(1, 7), st.integers(1, 15), st.data())
-def test_where_parts_are_cut_does_not_depend_on_how_users_arrive(
-    everybody: Histories, users: int, limit: int, data: st.DataObject
-) -> None:
-    borders = sorted(data.draw(st.lists(st.integers(0, len(everybody)), max_size=4)))
-    edges = [0, *borders, len(everybody)]
-    pieces = [everybody.slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-    parts = list(cut(pieces, users, limit))
-
-    assert [items for part in parts for items in as_lists(part)] == as_lists(everybody)
-    assert [as_lists(part) for part in parts if len(part)] == [
-        as_lists(part) for part in cut([everybody], users, limit) if len(part)
-    ]
-    for part in parts:
-        assert len(part) <= users
-        assert len(part.items) <= limit or len(part) == 1
-
-
-@given(some_histories(), st.integers(1, 9))
-def test_padding_is_what_a_loop_would_do(everybody: Histories, width: int) -> None:
-    lengths = np.minimum(everybody.lengths, width)
-    padded = pad(everybody.items, everybody.offsets[1:], lengths, width)
-    assert padded.dtype == np.int64
-    assert padded.tolist() == [
-        items[-width:] + [0] * (width - len(items)) for items in as_lists(everybody)
-    ]
-
-

@@ -1,0 +1,253 @@
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline.bundle import Bundle
+from pipeline.score_cli import app
+
+COMMAND = [sys.executable, "-c", "from pipeline.score_cli import app; app()"]
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    times = [datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2, 3, 4, 5)]
+    columns = {
+        "user_id": ["u", "u", "v", "w", None],
+        "item_id": ["item1", "item2", "item3", "elsewhere", "item1"],
+        "timestamp": times,
+    }
+    (tmp_path / "logs").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "logs" / "a.parquet")
+    return tmp_path / "logs"
+
+
+@pytest.fixture
+def call(
+    tiny_bundle: Bundle, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str, out: str = "out") -> Result:
+        arguments = [str(logs), "--model", str(tiny_bundle.path), "--output", out, *flags]
+        return CliRunner().invoke(app, [*arguments, "--provider", "cpu"])
+
+    return run
+
+
+def ranks(out: Path) -> int:
+    return max(pq.read_table(out)["rank"].to_pylist())
+
+
+def test_a_run_ends_with_its_counts_and_its_speed(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = call("--top-k", "3", "--run-date", "2026-11-20")
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "dropped 1 rows: null user_id" in lines
+    assert "1 events with items unknown to the bundle left out" in lines
+    assert "1 users without a known item were given popular ones" in lines
+    assert "model tiny-1 on CPUExecutionProvider" in lines
+    assert re.fullmatch(r"3 users, [\d.]+ seconds, [\d,]+ users/s", lines[-1])
+    assert "\x1b" not in result.stdout  # no progress bar where there is no terminal
+    table = pq.read_table(tmp_path / "out")
+    assert table.num_rows == 9
+    assert {str(day) for day in table["run_date"].to_pylist()} == {"2026-11-20"}
+
+
+def test_flags_override_set_which_overrides_the_environment_and_the_file(
+    call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text("[score]\ntop_k = 2\nlayout = 'long'\nexclude_seen = false")
+    config = ("--config", "mine.toml")
+
+    assert call(*config, out="file").exit_code == 0
+    assert ranks(tmp_path / "file") == 2
+    top = {row["user_id"]: row["item_id"] for row in pq.read_table(tmp_path / "file").to_pylist()}
+    assert set(top) == {"u", "v", "w"}
+    monkeypatch.setenv("FEAREC_SCORE__TOP_K", "3")
+    assert call(*config, out="environment").exit_code == 0
+    assert ranks(tmp_path / "environment") == 3
+    assert call(*config, "--set", "score.top_k=4", out="set").exit_code == 0
+    assert ranks(tmp_path / "set") == 4
+    flags = ("--set", "score.top_k=4", "--top-k", "5", "--batch-size", "1")
+    assert call(*config, *flags, out="flags").exit_code == 0
+    assert ranks(tmp_path / "flags") == 5
+    assert call(*config, "--layout", "list", "--batch-size", "auto", out="list").exit_code == 0
+    assert "recommendations" in pq.read_table(tmp_path / "list").column_names
+
+
+def test_seen_items_are_excluded_unless_included(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert call("--top-k", "40", "--exclude-seen", out="without").exit_code == 0
+    assert call("--top-k", "40", "--include-seen", out="with").exit_code == 0
+    for out, count in (("without", 36), ("with", 38)):
+        rows = pq.read_table(tmp_path / out).to_pylist()
+        mine = {row["item_id"] for row in rows if row["user_id"] == "u"}
+        assert len(mine) == count
+        assert ({"item1", "item2"} <= mine) == (out == "with")
+
+
+def test_files_of_ids_and_resuming_reach_the_run(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "allow 1.txt").write_text("item5\nitem6\nitem7\n")
+    (tmp_path / "deny.txt").write_text("item6\n")
+    (tmp_path / "users.txt").write_text("v\n")
+    flags = ("--allow", "allow 1.txt", "--deny", "deny.txt", "--users", "users.txt")
+    flags = (*flags, "--run-date", "2026-11-20")
+
+    assert call(*flags).exit_code == 0
+    again = call(*flags)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    assert call(*flags, "--resume").exit_code == 0
+    assert call(*flags, "--overwrite").exit_code == 0
+
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert sorted((row["user_id"], row["item_id"]) for row in rows) == [
+        ("v", "item5"),
+        ("v", "item7"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--top-k", "41"],
+            "score.top_k: more recommendations asked for than there are items; "
+            "expected at most 40; found 41",
+        ),
+        (["--top-k", "0"], "score.top_k"),
+        (["--layout", "wide"], "score.layout"),
+        (["--batch-size", "many"], "score.batch_size"),
+        (["--run-date", "yesterday"], "--run-date: not a date"),
+        (["--set", "score.topk=3"], "score.topk: unknown setting"),
+        (["--set", "logs.item_id=product"], "no column 'product'"),
+        (["--config", "nowhere.toml"], "nowhere.toml"),
+        (["--allow", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
+        (["--resume", "--overwrite"], "contradict"),
+    ],
+)
+def test_bad_flags_are_told_in_one_line(
+    call: Callable[..., Result], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    result = call(*flags)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_inputs_and_bundles_are_told_in_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    good, nowhere = str(tiny_bundle.path), str(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
+    for source, model, message in (
+        (nowhere, good, "nowhere"),
+        (str(tmp_path / "empty"), good, "no Parquet files"),
+        (str(tmp_path / "bad.parquet"), good, "bad.parquet"),
+        (str(tmp_path / "bad.parquet"), nowhere, "not a bundle"),
+    ):
+        arguments = [source, "--model", model, "--output", str(tmp_path / "out")]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_scoring_needs_neither_torch_nor_prefect_nor_delta(
+    tiny_bundle: Bundle, logs: Path, tmp_path: Path
+) -> None:
+    blocked = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        heavy = ("torch", "lightning", "prefect", "deltalake", "safetensors", "onnx", "flows")
+        if name.split(".")[0] in heavy:
+            raise ImportError(f"{name} must not be imported by the scoring path")
+sys.meta_path.insert(0, Blocked())
+from pipeline.score_cli import app
+app()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, str(logs), f"--model={tiny_bundle.path}", "--output=out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert ranks(tmp_path / "out") == 10
+
+
+def test_help_answers_before_anything_heavy_is_imported() -> None:
+    begun = time.perf_counter()
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begun
+
+    assert "--skip-bad-files" in done.stdout
+    assert seconds < 1.5  # 0.3 on an idle machine; the promise is 0.5
+    loaded = "import sys, pipeline.score_cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert not {"pyarrow", "onnxruntime", "duckdb", "numpy"} & set(done.stdout.split())
+
+
+def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    count = 12_000
+    users = [f"user{number:06}" for number in range(count)]
+    items = [[f"item{number % 38 + 1}", f"item{number % 7 + 1}"] for number in range(count)]
+    source = tmp_path / "sequences.parquet"
+    pq.write_table(pa.table({"user_id": users, "item_ids": items}), source)
+    small = (
+        "import pipeline.scorer as s; s.PART_USERS = 256; from pipeline.score_cli import app; app()"
+    )
+    command = [sys.executable, "-c", small, str(source), "--model", str(tiny_bundle.path)]
+    command += ["--run-date", "2026-11-20", "--batch-size", "8", "--provider", "cpu"]
+
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
+    flags: list[str] = []
+    for sign in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "out"), *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        before = len(list((tmp_path / "out").glob("part-*")))
+        while len(list((tmp_path / "out").glob("part-*"))) < before + 2 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(sign)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode != 0, "it was over before it could be stopped"
+        assert "Traceback" not in told
+        flags = ["--resume"]
+    subprocess.run(
+        [*command, "--output", str(tmp_path / "out"), "--resume"], check=True, capture_output=True
+    )
+
+    whole, resumed = (
+        pq.read_table(tmp_path / out).drop(["generated_at"]) for out in ("whole", "out")
+    )
+    assert resumed == whole
+    assert resumed.num_rows == count * 10
