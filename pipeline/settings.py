@@ -211,6 +211,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("no such settings file", str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings: {error.strerror}", str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not a TOML file: {error}", str(path)) from None
 
@@ -231,6 +233,8 @@ def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
+            if not isinstance(branch, dict):
+                raise ConfigError("set both as a value and as a section", f"--set {override}")
         branch[key] = value
     return tree
 

@@ -199,6 +199,19 @@ def test_the_best_epoch_is_given_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert same(stopped.network, two.network)
 
 
+def test_the_last_checkpoint_is_of_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise a killed run trains again what came after its best epoch.
+    script(monkeypatch, [0.1, 0.5, 0.3, 0.2])
+    train(tmp_path, epochs=3)
+    epochs = [
+        torch.load(tmp_path / name, weights_only=True)["epoch"]
+        for name in ("best.ckpt", "last.ckpt")
+    ]
+    assert epochs == [1, 2]
+
+
 def test_a_run_that_stopped_early_is_not_trained_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,10 +307,14 @@ def weights(folder: Path, name: str, value: Any) -> Any:
 
 
 def epochs_trained(folder: Path, name: str, value: Any) -> Any:
+    epochs: set[int] = set()
     with pytest.MonkeyPatch.context() as patch:
         script(patch, [0.5, 0.4, 0.3, 0.2, 0.1])
+        patch.setattr(
+            FEARecModule, "on_train_epoch_end", lambda self: epochs.add(self.current_epoch)
+        )
         train(folder, epochs=5, **{name: value})
-    return torch.load(folder / "last.ckpt", weights_only=True)["epoch"]
+    return len(epochs)
 
 
 def validation_batches(folder: Path, name: str, value: Any) -> Any:
