@@ -69,7 +69,7 @@ class FEARec(nn.Module):
             float32 (B, D).
         """
         hidden = self.embed(item_seq)
-        mask = self.attention_mask(item_seq)
+        mask = self.attention_mask(item_seq).to(hidden.dtype)
         last = item_seq_len - 1
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         *blocks, final = self.item_encoder.blocks
@@ -83,13 +83,16 @@ class FEARec(nn.Module):
     def embed(self, item_seq: Tensor) -> Tensor:
         """What the first block takes: (B, L) to (B, L, D) (paper, Eq. 5)."""
         hidden = self.item_embedding(item_seq) + self.position_embedding.weight
-        embedded: Tensor = self.dropout(self.LayerNorm(hidden))
-        return embedded
+        embedded: Tensor = self.LayerNorm(hidden)
+        kind = embedded.device.type
+        if torch.is_autocast_enabled(kind):  # once here, instead of at every product
+            embedded = embedded.to(torch.get_autocast_dtype(kind))
+        dropped: Tensor = self.dropout(embedded)
+        return dropped
 
     def attention_mask(self, item_seq: Tensor) -> Tensor:
         """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere."""
         length = item_seq.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
         attended = (item_seq > 0)[:, None, :] & earlier
-        dtype = self.position_embedding.weight.dtype
-        return torch.where(attended, 0.0, MASKED).to(dtype)
+        return torch.where(attended, 0.0, MASKED).to(self.position_embedding.weight.dtype)

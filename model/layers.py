@@ -25,7 +25,6 @@ class HybridAttention(nn.Module):
     basis: Tensor
     synthesis: Tensor
     constant: Tensor
-    rotation: Tensor
     band_mask: Tensor
 
     def __init__(self, config: FEARecConfig, layer: int) -> None:
@@ -42,15 +41,19 @@ class HybridAttention(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.out_dropout = Dropout(config.hidden_dropout_prob)
 
-        basis = spectral.band_basis(self.band, length)
-        steps = torch.arange(length)
+        # ONNX Runtime computes products of width 0 wrongly, so an empty band has a column of 0.
+        basis = spectral.band_basis(self.band, length) if self.band else torch.zeros(length, 1)
+        synthesis = spectral.correlation_basis(self.band, length)
+        if 0 in self.band:
+            # The constant bin adds the same to every delay, which changes neither their order nor
+            # their softmax; without it the differences that do count are not rounded away.
+            synthesis[0] = 0.0
         mask = torch.zeros(length // 2 + 1)
         mask[list(self.band)] = 1.0
         for name, value in {
             "basis": basis,
-            "synthesis": spectral.correlation_basis(self.band, length),
+            "synthesis": synthesis,
             "constant": basis.sum(0)[:, None],  # coefficients of a constant: what a bias becomes
-            "rotation": (steps[None, :] - steps[:, None]) % length,
             "band_mask": mask,
         }.items():
             self.register_buffer(name, value, persistent=False)
@@ -66,23 +69,36 @@ class HybridAttention(nn.Module):
         Returns:
             (B, L, D).
         """
+        length = self.config.MAX_ITEM_LIST_LENGTH
         value = self.value_layer(hidden)
-        query_band, key_band, value_band = self.band_coefficients(hidden)
+        band = self.basis.T @ hidden  # transformed once, projected then
         context = value
         if self.band:
-            delays, weights = self._delays(query_band, key_band, views)
-            context = spectral.delay_matrix(delays, weights, self.rotation) @ value
+            delays, weights = self._select(self.correlation(band), views)
+            if self.config.dual_domain:  # Eq. 18's share, where it costs least
+                weights = weights * (1 - self.config.spatial_ratio)
+            context = spectral.delay_matrix(delays, weights, length) @ value
+        elif self.config.dual_domain:
+            context = context * (1 - self.config.spatial_ratio)
         if self.config.dual_domain:
+            layers = (self.query_layer, self.key_layer, self.value_layer)
+            weight = torch.cat([layer.weight for layer in layers])
+            bias = torch.cat([layer.bias for layer in layers])
             if self.config.std:
-                coefficients = torch.cat([query_band, key_band, value_band], dim=-1)
-                query, key, value = (self.basis @ coefficients).chunk(3, dim=-1)
+                projected = fn.linear(band, weight)
+                if 0 in self.band:
+                    projected = projected + self.constant * bias
+                projected = self.basis @ projected
             else:
-                query, key = self.query_layer(hidden), self.key_layer(hidden)
-            context = self._mix(context, self._attend(query, key, value, attention_mask))
+                projected = fn.linear(hidden, weight, bias)
+            context = self._attend(projected, attention_mask, context)
         return self._output(context, hidden)
 
     def last_row(self, hidden: Tensor, attention_mask: Tensor, last: Tensor, views: int) -> Tensor:
         """The output row of each sequence's last item, at the cost of one row.
+
+        One row needs no keys and values of its own: the key projection is applied to the query,
+        and the value projection to the attended row.
 
         Args:
             hidden: (B, L, D).
@@ -94,26 +110,25 @@ class HybridAttention(nn.Module):
             (B, D).
         """
         length = self.config.MAX_ITEM_LIST_LENGTH
-        query_band, key_band, value_band = self.band_coefficients(hidden)
+        band = self.basis.T @ hidden
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         hidden_last = hidden[rows, last]
         # The weights of the delays add up to 1, so the projection may follow the weighted sum.
         delayed = hidden_last
         if self.band:
-            delays, weights = self._delays(query_band, key_band, views)
+            delays, weights = self._select(self.correlation(band), views)
             at = (last[:, None] + delays) % length
             by_time = weights.new_zeros(weights.shape[0], length).scatter(1, at, weights)
             delayed = (by_time.unsqueeze(1) @ hidden).squeeze(1)
         context = self.value_layer(delayed)
         if self.config.dual_domain:
             if self.config.std:
-                query = (self.basis[last].unsqueeze(1) @ query_band).squeeze(1)
-                key, value, basis = key_band, value_band, self.basis
+                row = (self.basis[last].unsqueeze(1) @ band).squeeze(1)
+                attended = self._attend_last(row, band, self.basis, attention_mask)
             else:
-                query = self.query_layer(hidden_last)
-                key, value, basis = self.key_layer(hidden), self.value_layer(hidden), None
-            attended = self._attend_last(query, key, value, basis, attention_mask)
-            context = self._mix(context, attended)
+                attended = self._attend_last(hidden_last, hidden, None, attention_mask)
+            ratio = self.config.spatial_ratio
+            context = (1 - ratio) * context + ratio * attended
         return self._output(context, hidden_last)
 
     def forward_fft(self, hidden: Tensor, attention_mask: Tensor, views: int) -> Tensor:
@@ -139,26 +154,21 @@ class HybridAttention(nn.Module):
                 query, key, value = (
                     spectral.fft_band(x, self.band_mask) for x in (query, key, value)
                 )
-            query, key, value = (x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value))
-            context = self._mix(context, self._attend(query, key, value, attention_mask))
+            projected = torch.cat(
+                [x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value)], dim=-1
+            )
+            context = context * (1 - self.config.spatial_ratio)
+            context = self._attend(projected, attention_mask, context)
         return self._output(context, hidden)
 
-    def band_coefficients(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``U.T`` of query, key and value, (B, R, D) each; the value's only where it is used.
+    def correlation(self, band: Tensor) -> Tensor:
+        """What `_select` picks delays by, up to a constant: (B, R, D) band coefficients to (B, L).
 
-        The input is transformed once and projected then, not three projections transformed.
+        The sum over channels of query times key is a bilinear form of the input, one product
+        instead of two projections. Their biases only touch the constant bin, which is left out.
         """
-        layers = [self.query_layer, self.key_layer]
-        if self.config.dual_domain and self.config.std:
-            layers.append(self.value_layer)
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-        band = fn.linear(self.basis.T @ hidden, weight) + self.constant * bias
-        query, key, *value = band.chunk(len(layers), dim=-1)
-        return query, key, value[0] if value else query
-
-    def _delays(self, query_band: Tensor, key_band: Tensor, views: int) -> tuple[Tensor, Tensor]:
-        return self._select(spectral.correlation(query_band, key_band, self.synthesis), views)
+        form = self.query_layer.weight.T @ self.key_layer.weight
+        return spectral.correlation(band @ form, band, self.synthesis)
 
     def _select(self, corr: Tensor, views: int) -> tuple[Tensor, Tensor]:
         """Delays int64 (B, K) and their softmax weights (B, K) (paper, Eq. 13-14)."""
@@ -171,39 +181,65 @@ class HybridAttention(nn.Module):
             delays = spectral.select_delays(corr.detach(), count, self.period)
         return delays, torch.softmax(corr.gather(1, delays), dim=-1)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Multi-head attention over (B, L, D) (paper, Eq. 16-17).
+    def _attend(self, projected: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        """Add the share of multi-head attention to a context (B, L, D) (paper, Eq. 16-18).
 
         Head by head, as slices of the hidden axis: their products need no transposed copies.
+
+        Args:
+            projected: (B, L, 3D), queries, keys and values.
+            mask: (B, L, L).
+            context: (B, L, D), already with the other share of it.
         """
-        width = self.config.hidden_size // self.config.n_heads
-        query = query / math.sqrt(width)
-        heads = []
-        for q, k, v in zip(
-            query.split(width, -1), key.split(width, -1), value.split(width, -1), strict=True
-        ):
-            scores = torch.baddbmm(mask, q, k.transpose(-1, -2))
-            heads.append(self.attn_dropout(torch.softmax(scores, dim=-1)) @ v)
-        return torch.cat(heads, dim=-1)
+        heads = self.config.n_heads
+        width = self.config.hidden_size // heads
+        slices = projected.split(width, -1)
+        parts = zip(
+            slices[:heads],
+            slices[heads:-heads],
+            slices[-heads:],
+            context.split(width, -1),
+            strict=True,
+        )
+        mixed = []
+        for query, key, value, part in parts:
+            scores = torch.baddbmm(mask, query, key.transpose(-1, -2), alpha=1 / math.sqrt(width))
+            probs = self.attn_dropout(torch.softmax(scores, dim=-1))
+            mixed.append(torch.baddbmm(part, probs, value, alpha=self.config.spatial_ratio))
+        return torch.cat(mixed, dim=-1)
 
     def _attend_last(
-        self, query: Tensor, key: Tensor, value: Tensor, basis: Tensor | None, mask: Tensor
+        self, row: Tensor, source: Tensor, basis: Tensor | None, mask: Tensor
     ) -> Tensor:
-        """Attention of one query row (B, D) to keys and values (B, R, D) given in `basis`."""
-        heads = self.config.n_heads
-        query = query.view(-1, heads, 1, query.shape[-1] // heads)
-        key, value = (self._split_heads(x).transpose(1, 2) for x in (key, value))
-        scores = (query @ key.transpose(-1, -2)).squeeze(2) / math.sqrt(query.shape[-1])
+        """Multi-head attention of one row.
+
+        Args:
+            row: (B, D), what the query is a projection of.
+            source: (B, R, D), what keys and values are projections of, in `basis`.
+            basis: (L, R), or None where the source is in time, R = L.
+            mask: (B, 1, L).
+
+        Returns:
+            (B, D).
+        """
+        # A bias is a constant in time: part of a band, or not in it at all.
+        biased = basis is None or 0 in self.band
+        query = self._by_head(fn.linear(row, self.query_layer.weight))
+        if biased:
+            query = query + self._split_heads(self.query_layer.bias)[:, None, :]
+        # (H, B, E) @ (H, E, D); the key's bias adds the same to every score
+        turned = query @ self.key_layer.weight.unflatten(0, (self.config.n_heads, -1))
+        scores = source @ turned.permute(1, 2, 0) / math.sqrt(query.shape[-1])  # (B, R, H)
+        scores = scores.transpose(1, 2)
         if basis is not None:
             scores = scores @ basis.T
         probs = self.attn_dropout(torch.softmax(scores + mask, dim=-1))
-        if basis is not None:
-            probs = probs @ basis
-        return (probs.unsqueeze(2) @ value).flatten(1)
-
-    def _mix(self, frequency: Tensor, time: Tensor) -> Tensor:
-        """Paper, Eq. 18."""
-        return torch.lerp(frequency, time, self.config.spatial_ratio)
+        attended = (probs if basis is None else probs @ basis) @ source  # (B, H, D)
+        by_head = self.value_layer.weight.unflatten(0, (self.config.n_heads, -1))
+        value = (attended.transpose(0, 1) @ by_head.transpose(1, 2)).transpose(0, 1)
+        if biased:
+            value = value + probs.sum(-1, keepdim=True) * self._split_heads(self.value_layer.bias)
+        return value.flatten(1)
 
     def _output(self, context: Tensor, residual: Tensor) -> Tensor:
         output: Tensor = self.LayerNorm(self.out_dropout(self.dense(context)) + residual)
@@ -212,6 +248,10 @@ class HybridAttention(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """(..., D) to (..., H, E)."""
         return x.unflatten(-1, (self.config.n_heads, -1))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, D) to (H, B, E)."""
+        return self._split_heads(x).transpose(0, 1)
 
 
 class FEABlock(nn.Module):

@@ -92,7 +92,8 @@ def next_item_loss(
     if model.config.loss_type == "CE":
         if model.config.ce_chunk_size:
             chunk = model.config.ce_chunk_size
-            return ChunkedCrossEntropy.apply(output, items, item_id, chunk)  # type: ignore[no-untyped-call]
+            # Its backward pass runs outside autocast.
+            return ChunkedCrossEntropy.apply(output.float(), items, item_id, chunk)  # type: ignore[no-untyped-call]
         return fn.cross_entropy(output @ items.T, item_id)
     if neg_item_id is None:
         raise ConfigError("BPR needs negative items", "model.loss_type", expected="neg_item_id")

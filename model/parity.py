@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model import spectral
 from model.errors import ExportParityError
 from model.fearec import FEARec
 
@@ -40,8 +39,7 @@ def near_ties(network: FEARec, item_seq: Tensor) -> Tensor:
         repeats = network.config.MAX_ITEM_LIST_LENGTH // attention.period
         count = -(-network.config.delay_count // repeats)
         if attention.band and count < attention.period:
-            query, key, _ = attention.band_coefficients(hidden)
-            corr = spectral.correlation(query, key, attention.synthesis)[:, : attention.period]
+            corr = attention.correlation(attention.basis.T @ hidden)[:, : attention.period]
             best = corr.topk(count + 1).values[:, -2:]
             tied |= best[:, 0] - best[:, 1] <= TIE * best.abs().amax(1)
         hidden = block.forward(hidden, mask, 1)

@@ -228,7 +228,8 @@ class ShuffledBatches(Sampler[Tensor]):
         order = torch.randperm(self.n_samples, generator=generator, dtype=kind)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for batch in order.split(self.batch_size):
-            yield batch[rank::world]
+            # Too few for every process: some share one, as the mean of nothing is NaN.
+            yield batch[min(rank, len(batch) - 1) :: world]
 
 
 def window_fingerprints(

@@ -6,6 +6,7 @@ autocorrelation is averaged over heads and channels *before* its only inverse tr
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,11 +76,44 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     Returns:
         (B, L): the mean over channels of ``irfft(mask * rfft(q) * conj(rfft(k)))``.
     """
+    if torch.is_grad_enabled():
+        even, odd = _CrossSpectrum.apply(query, key)  # type: ignore[no-untyped-call]
+    else:
+        even, odd = _cross_spectrum(query, key)
+    return torch.cat([even, odd], dim=1) @ synthesis
+
+
+def _cross_spectrum(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Even and odd parts (B, bins) of query times conjugate key, averaged over channels."""
     query_cos, query_sin = query.chunk(2, dim=1)
     key_cos, key_sin = key.chunk(2, dim=1)
-    even = (query_cos * key_cos + query_sin * key_sin).mean(-1)
-    odd = (query_sin * key_cos - query_cos * key_sin).mean(-1)
-    return torch.cat([even, odd], dim=1) @ synthesis
+    even = (query_cos * key_cos).addcmul(query_sin, key_sin)
+    odd = (query_sin * key_cos).addcmul(query_cos, key_sin, value=-1)
+    return even.mean(-1), odd.mean(-1)
+
+
+class _CrossSpectrum(torch.autograd.Function):
+    """`_cross_spectrum`, its gradients written in half the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(query, key)
+        return _cross_spectrum(query, key)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        even, odd = ((grad / query.shape[-1]).unsqueeze(-1).to(query.dtype) for grad in grads)
+        query_cos, query_sin = query.chunk(2, dim=1)
+        key_cos, key_sin = key.chunk(2, dim=1)
+        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        cos, sin = grad_query.chunk(2, dim=1)
+        torch.mul(key_cos, even, out=cos).addcmul_(key_sin, odd, value=-1)
+        torch.mul(key_sin, even, out=sin).addcmul_(key_cos, odd)
+        cos, sin = grad_key.chunk(2, dim=1)
+        torch.mul(query_cos, even, out=cos).addcmul_(query_sin, odd)
+        torch.mul(query_sin, even, out=sin).addcmul_(query_cos, odd, value=-1)
+        return grad_query, grad_key
 
 
 def fft_correlation(query: Tensor, key: Tensor, band_mask: Tensor) -> Tensor:
@@ -129,17 +163,18 @@ def select_delays(corr: Tensor, count: int, period: int) -> Tensor:
     return (best.unsqueeze(-1) + shifts).flatten(-2)[..., :count]
 
 
-def delay_matrix(delays: Tensor, weights: Tensor, rotation: Tensor) -> Tensor:
+def delay_matrix(delays: Tensor, weights: Tensor, length: int) -> Tensor:
     """The weighted sum over rotated sequences as a matrix over time.
 
     Args:
         delays: int64 (B, K).
         weights: (B, K).
-        rotation: int64 (L, L), ``rotation[t, s] = (s - t) mod L``.
+        length: L.
 
     Returns:
         (B, L, L): ``(matrix @ v)[t] = sum_i weights[i] * v[(t + delays[i]) mod L]``.
     """
-    length = rotation.shape[0]
-    by_delay = weights.new_zeros(weights.shape[0], length).scatter(1, delays, weights)
-    return by_delay[:, rotation.flatten()].view(-1, length, length)
+    steps = torch.arange(length, device=delays.device)
+    at = (delays[:, None, :] + steps[:, None]) % length  # (B, L, K)
+    empty = weights.new_zeros(weights.shape[0], length, length)
+    return empty.scatter(2, at, weights[:, None, :].expand_as(at))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import FEARecConfig
+from model.dropout import Dropout
 from model.errors import ConfigError
 from model.fearec import FEARec, Form
 from model.losses import training_loss
@@ -82,6 +83,23 @@ def test_dropout_obeys_train_and_eval(fft: Form, changes: dict[str, Any]) -> Non
     assert not model.train()(*inputs).equal(model(*inputs))
     assert model.eval()(*inputs).equal(model(*inputs))
     torch.testing.assert_close(model(*inputs), still.eval()(*inputs))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.75, 0.9])
+def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
+    dropout = Dropout(p)
+    x = torch.full((1000, 300), 2.0, requires_grad=True)
+    y = dropout(x)
+    kept = y != 0
+    # Within five standard deviations, and a rounding of p.
+    assert abs(1 - kept.double().mean().item() - p) < 5 * (p * (1 - p) / x.numel()) ** 0.5 + 1e-4
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / (1 - p)), rtol=1e-3, atol=0)
+    y.sum().backward()
+    assert x.grad is not None
+    assert (x.grad != 0).equal(kept)
+    torch.testing.assert_close(x.grad * 2, y.detach())
+    assert not dropout(x).equal(y)
+    assert dropout.eval()(x).equal(x)
 
 
 @pytest.mark.parametrize("fft", FORMS)
@@ -176,7 +194,9 @@ FIELDS: dict[str, tuple[dict[str, Any], list[Any]]] = {
 class WidestProduct(TorchDispatchMode):
     """Notes the widest (B, width) matrix product: the logits."""
 
-    width = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.width = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

@@ -2,30 +2,24 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
 from torch import Tensor
 
-import model.fit
-import model.module
-import pipeline.train
 from model.config import FEARecConfig, TrainingConfig
 from model.fearec import FEARec
 from model.fit import Fitted, fit
 from model.module import FEARecModule, rank_positions
 from model.ranking import metrics_at
 from model.sampling import Batch, Histories
-from pipeline.prepare import Prepared
-from pipeline.settings import Settings
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12
 
@@ -132,6 +126,14 @@ def test_more_epochs_in_the_same_folder_go_on(
         assert fitted.epoch == 4
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Lightning's settings of a process are put back."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
 class KilledError(Exception):
     """Stands for a kill."""
 
@@ -159,17 +161,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         patch.setattr(FEARecModule, "training_step", kill_in_epoch(epoch, stop))
         with pytest.raises(KilledError):
             train(tmp_path, epochs=4, valid=None)
-    resumed = []
-    with monkeypatch.context() as patch:
-        step = FEARecModule.training_step
-        patch.setattr(
-            FEARecModule,
-            "training_step",
-            lambda self, *args: (resumed.append(self.current_epoch), step(self, *args))[1],
-        )
-        fitted = train(tmp_path, epochs=4, valid=None)
+    resumed: set[int] = set()
+    monkeypatch.setattr(
+        FEARecModule, "on_train_epoch_end", lambda self: resumed.add(self.current_epoch)
+    )
+    fitted = train(tmp_path, epochs=4, valid=None)
     assert same(fitted.network, four_epochs)
-    assert sorted(set(resumed)) == list(range(epoch, 4))  # earlier epochs are not trained again
+    assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
 
 
 @pytest.mark.slow
@@ -191,10 +189,39 @@ test_fit.train(Path({str(tmp_path)!r}), epochs=4, valid=None)
     assert same(train(tmp_path, epochs=4, valid=None).network, four_epochs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "recbole"])
+def test_several_devices_train_together(tmp_path: Path, preset: str) -> None:
+    """Two processes on the CPU, by Lightning's own strategy; the last batch is of one sample."""
+    (tmp_path / "run.py").write_text(f"""
+import importlib.util, os
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("test_fit", {str(Path(__file__))!r})
+test_fit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(test_fit)
+config = test_fit.FEARecConfig.from_preset({preset!r}, **{{
+    **test_fit.CONFIG.model_dump(include={{"n_items", "MAX_ITEM_LIST_LENGTH", "hidden_size"}}),
+}})
+fitted = test_fit.train(
+    Path({str(tmp_path)!r}), config, epochs=3, train_batch_size=49, devices=2, strategy="ddp"
+)
+if os.environ.get("LOCAL_RANK", "0") == "0":
+    finite = all(p.isfinite().all() for p in fitted.network.parameters())
+    print("trained", fitted.epoch, finite, fitted.valid_ndcg_at_10 > 0)
+""")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, check=False,
+        timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"trained \d True True", done.stdout)
+
+
 def test_the_best_epoch_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, [0.1, 0.5, 0.3, 0.2, 0.9])
     stopped = train(tmp_path / "stopped", epochs=9, stopping_step=2)
-    assert (stopped.epoch, stopped.valid_ndcg_at_10) == (2, pytest.approx(0.5))
+    assert stopped.epoch == 2
+    assert stopped.valid_ndcg_at_10 == pytest.approx(0.5)
     two = train(tmp_path / "two", epochs=2, valid=None)
     assert same(stopped.network, two.network)
 
@@ -296,123 +323,3 @@ def test_every_epoch_has_an_order_of_its_own(
     train(tmp_path)
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(HISTORIES.items[TRAIN].tolist())
     assert orders[0] != orders[1]
-
-
-# Every training setting
-
-
-def weights(folder: Path, name: str, value: Any) -> Any:
-    network = train(folder, valid=None, **{name: value}).network
-    return network.item_embedding.weight.detach().numpy().tobytes()
-
-
-def epochs_trained(folder: Path, name: str, value: Any) -> Any:
-    epochs: set[int] = set()
-    with pytest.MonkeyPatch.context() as patch:
-        script(patch, [0.5, 0.4, 0.3, 0.2, 0.1])
-        patch.setattr(
-            FEARecModule, "on_train_epoch_end", lambda self: epochs.add(self.current_epoch)
-        )
-        train(folder, epochs=5, **{name: value})
-    return len(epochs)
-
-
-def validation_batches(folder: Path, name: str, value: Any) -> Any:
-    sizes = []
-    with pytest.MonkeyPatch.context() as patch:
-        rank = model.module.rank_positions
-
-        def watch(network: FEARec, histories: Histories, at: Tensor, mask_seen: bool) -> Tensor:
-            sizes.append(len(at))
-            return rank(network, histories, at, mask_seen)
-
-        patch.setattr(model.module, "rank_positions", watch)
-        train(folder, **{name: value})
-    return max(sizes)
-
-
-def files(folder: Path, name: str, value: Any) -> Any:
-    train(folder, **{name: value})
-    return frozenset(path.name.split(".")[0] for path in folder.rglob("*") if path.is_file())
-
-
-def trainer_argument(folder: Path, name: str, value: Any) -> Any:
-    """What Lightning's trainer is told; other devices may not be at hand."""
-    told = []
-
-    def record(**arguments: Any) -> Trainer:
-        told.append(arguments[name])
-        raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.fit, "Trainer", record)
-        with pytest.raises(KilledError):
-            train(folder, **{name: value})
-    return told[0]
-
-
-def night(folder: Path, name: str, value: Any) -> Any:
-    """What the training stage does: whose weights it begins from, and its runs."""
-    done: list[Any] = []
-    prepared = Prepared.__new__(Prepared)
-    for field, given in {"folder": folder, "n_items": CATALOGUE + 1}.items():
-        object.__setattr__(prepared, field, given)
-    object.__setattr__(prepared, "interactions_version", 0)
-    settings = Settings(work_dir=folder, train={name: value})
-
-    def no_champion(*_: Any, **__: Any) -> None:
-        done.append("champion")
-
-    def run(*given: Any, epochs: int | None, **_: Any) -> Fitted:
-        done.append(f"fit {epochs}")
-        given[5].mkdir(parents=True)  # where it puts its checkpoints
-        return Fitted(FEARec(CONFIG), 3, 0.5)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.train, "read_histories", lambda folder: HISTORIES)
-        patch.setattr(pipeline.train, "read_champion", no_champion)
-        patch.setattr(pipeline.train, "fit", run)
-        patch.setattr(pipeline.train, "load_network", lambda config, path: FEARec(config))
-        patch.setattr(pipeline.train, "save_weights", lambda network, path: None)
-        pipeline.train.train(settings, date(2026, 11, 1), prepared)
-    return tuple(done)
-
-
-Effect = Callable[[Path, str, Any], Any]
-FIELDS: dict[str, tuple[Effect, list[Any]]] = {
-    "epochs": (weights, [1, 2]),
-    "train_batch_size": (weights, [128, 64]),
-    "eval_batch_size": (validation_batches, [7, 50]),
-    "learning_rate": (weights, [3e-3, 1e-3]),
-    "weight_decay": (weights, [0.0, 0.1]),
-    "stopping_step": (epochs_trained, [1, 2, 3]),
-    "clip_grad_norm": (weights, [None, 1e-3]),
-    "seed": (weights, [1, 2]),
-    "refit": (night, [True, False]),
-    "warm_start": (night, [True, False]),
-    "accelerator": (trainer_argument, ["auto", "cpu", "gpu", "mps"]),
-    "devices": (trainer_argument, [1, 2, "auto"]),
-    "strategy": (trainer_argument, ["auto", "ddp"]),
-    "precision": (weights, ["32-true", "bf16-mixed"]),
-    "logger": (files, ["csv", "tensorboard"]),
-}
-
-
-@pytest.mark.parametrize("name", TrainingConfig.model_fields)
-def test_every_training_setting_has_an_effect(name: str, tmp_path: Path) -> None:
-    assert name in FIELDS, f"say here what {name} does"
-    effect, values = FIELDS[name]
-    found = {effect(tmp_path / str(i), name, value) for i, value in enumerate(values)}
-    assert len(found) == len(values)
-
-
-def test_fields_are_those_of_the_settings() -> None:
-    assert set(FIELDS) == set(TrainingConfig.model_fields)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning's settings of a process are put back."""
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -188,6 +189,8 @@ def test_samples_are_windows_targets_and_partners_together(users: list[list[int]
             window = items[:end][-4:]
             expected[(tuple(window + [0] * (4 - len(window))), items[end])] += 1
     assert pairs == expected
+    assert found.same_target_seq is not None
+    assert found.same_target_len is not None
     partners = zip(found.same_target_seq.tolist(), found.item_id.tolist(), strict=True)
     assert {(tuple(items), target) for items, target in partners} <= set(expected)
     assert found.same_target_len.equal((found.same_target_seq > 0).sum(1))
@@ -250,6 +253,25 @@ def test_epochs_differ_and_repeat_themselves() -> None:
     assert order(1, 0) == order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
     assert order(1, 1) != list(range(100))
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(24, 8), (25, 8), (27, 8), (3, 8)])
+def test_processes_share_every_batch_and_none_is_left_empty(
+    monkeypatch: pytest.MonkeyPatch, samples: int, batch_size: int
+) -> None:
+    world = 4
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        shares.append(list(ShuffledBatches(samples, batch_size, 0)))
+    assert {len(share) for share in shares} == {-(-samples // batch_size)}
+    assert all(len(part) for share in shares for part in share)
+    together = [int(i) for share in shares for part in share for i in part]
+    assert set(together) == set(range(samples))
+    # Only a last batch that is smaller than the processes are many is given out twice.
+    assert len(together) < samples + world
 
 
 # Memory and time

@@ -284,11 +284,13 @@ def test_the_forms_agree_in_outputs_and_gradients(
             direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).sin()
             (output.flatten() * direction).sum().backward()
             outputs.append(output.detach())
-            gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+            # A form may leave out a bias that cannot matter; its gradient is 0 all the same.
+            gradients.append(
+                [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+            )
     assume(min(margins, default=1.0) > 1e-5)
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
-    # A key's bias moves nothing where the mean of a correlation is not kept: judged beside the
-    # largest gradient.
+    # Beside the largest, as some are 0 but for rounding.
     largest = max(float(gradient.abs().max()) for gradient in gradients[1])
     for ours, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * largest)
@@ -324,15 +326,3 @@ def test_an_empty_band_lets_the_values_pass(form: str, train: bool) -> None:
     torch.testing.assert_close(compute(hidden, mask, 1), expected)
     last = torch.zeros(4, dtype=torch.int64)
     torch.testing.assert_close(attention.last_row(hidden, mask[:, 0], last, 1), expected[:, 0])
-
-
-def test_near_ties_are_found() -> None:
-    config = small(8, n_layers=2, topk_factor=1)
-    fast, _ = forms(config, seed=0, dtype=torch.float32)
-    item_seq, _ = padded_batch(config, 256, seed=0)
-    assert near_ties(fast.eval(), item_seq).float().mean() < 0.05
-    with torch.no_grad():  # a correlation of 0 everywhere: every delay is tied
-        for block in fast.item_encoder.blocks:
-            block.hybrid_attention.query_layer.weight.zero_()
-            block.hybrid_attention.query_layer.bias.zero_()
-    assert near_ties(fast, item_seq).all()
