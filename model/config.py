@@ -167,7 +167,7 @@ class TrainingConfig(Frozen):
         True, description="train the published model on the held-out items too, as many epochs"
     )
     warm_start: bool = Field(True, description="begin from the champion's weights")
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | Literal["auto"] = 1
     strategy: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"

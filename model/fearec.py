@@ -37,6 +37,8 @@ class FEARec(nn.Module):
             position, as in the reference. Both agree to rounding.
     """
 
+    causal: Tensor
+
     def __init__(self, config: FEARecConfig, *, fft: Form = "matmul") -> None:
         super().__init__()
         self.config = config
@@ -46,6 +48,9 @@ class FEARec(nn.Module):
         self.item_encoder = Encoder(config)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
+        length = config.MAX_ITEM_LIST_LENGTH
+        causal = torch.full((length, length), MASKED).triu(1)
+        self.register_buffer("causal", causal, persistent=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -69,16 +74,18 @@ class FEARec(nn.Module):
             float32 (B, D).
         """
         hidden = self.embed(item_seq)
-        mask = self.attention_mask(item_seq).to(hidden.dtype)
-        last = item_seq_len - 1
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
         *blocks, final = self.item_encoder.blocks
+        last = item_seq_len - 1
+        if blocks or self.fft == "dft":
+            mask = self.attention_mask(item_seq_len).to(hidden.dtype)
         for block in blocks:
             step = block.forward if self.fft == "matmul" else block.forward_fft
             hidden = step(hidden, mask, views)
         if self.fft == "dft":
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
             return final.forward_fft(hidden, mask, views)[rows, last]
-        return final.last_row(hidden, mask[rows, None, last], last, views)
+        last_mask = self.causal[last].unsqueeze(1).to(hidden.dtype)
+        return final.last_row(hidden, last_mask, last, views)
 
     def embed(self, item_seq: Tensor) -> Tensor:
         """What the first block takes: (B, L) to (B, L, D) (paper, Eq. 5)."""
@@ -90,9 +97,10 @@ class FEARec(nn.Module):
         dropped: Tensor = self.dropout(embedded)
         return dropped
 
-    def attention_mask(self, item_seq: Tensor) -> Tensor:
-        """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere."""
-        length = item_seq.shape[1]
-        earlier = torch.ones(length, length, dtype=torch.bool, device=item_seq.device).tril()
-        attended = (item_seq > 0)[:, None, :] & earlier
-        return torch.where(attended, 0.0, MASKED).to(self.position_embedding.weight.dtype)
+    def attention_mask(self, item_seq_len: Tensor) -> Tensor:
+        """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere.
+
+        The real items are the first ones, so a padded row sees what the last item's row sees.
+        """
+        steps = torch.arange(len(self.causal), device=item_seq_len.device)
+        return self.causal[torch.minimum(steps, item_seq_len[:, None] - 1)]

@@ -43,6 +43,22 @@ class Fitted:
     valid_ndcg_at_10: float
 
 
+def _strategy(training: TrainingConfig) -> str:
+    """Lightning's name of the strategy.
+
+    Some biases have no effect and so no gradient (a softmax's keys'), which plain DDP refuses.
+    """
+    if training.devices != 1 and training.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return training.strategy
+
+
+class _EarlyStopping(EarlyStopping):
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """A run that had stopped early does not train on when it is resumed."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+
 class _Progress(RichProgressBar):
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
         """Without the logger's version number, which says nothing here."""
@@ -100,13 +116,15 @@ def fit(
     if start is not None:
         module.network.load_state_dict(start.state_dict())
     validated = valid is not None and len(valid) > 0
-    checkpoints = ModelCheckpoint(
-        folder, filename="best", monitor=MONITOR if validated else None, mode="max",
-        save_last=True, enable_version_counter=False,
+    best = ModelCheckpoint(
+        folder, "best", monitor=MONITOR if validated else None, mode="max",
+        enable_version_counter=False,
     )  # fmt: skip
-    callbacks: list[Callback] = [checkpoints]
+    # After `best`, whose state it holds; Lightning's own `save_last` only follows a new best.
+    newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
+    callbacks: list[Callback] = [best, newest]
     if validated:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
+        callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
     if progress:
         callbacks.append(_Progress(leave=True))
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
@@ -129,7 +147,7 @@ def fit(
         trainer = Trainer(
             accelerator=training.accelerator,
             devices=training.devices,
-            strategy=training.strategy,
+            strategy=_strategy(training),
             precision=training.precision,
             max_epochs=epochs or training.epochs,
             gradient_clip_val=training.clip_grad_norm,
@@ -141,9 +159,9 @@ def fit(
             default_root_dir=folder,
         )
         trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
-    state = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
-    score = checkpoints.best_model_score
+    score = best.best_model_score
     return Fitted(
         module.network.cpu().eval(),
         state["epoch"] + 1,

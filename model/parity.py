@@ -21,25 +21,26 @@ class Parity:
 
 
 @torch.no_grad()
-def near_ties(network: FEARec, item_seq: Tensor) -> Tensor:
+def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
     """Sequences in which some layer's K-th and (K+1)-th delay correlations are tied to rounding.
 
     Args:
         network: In eval mode.
         item_seq: int64 (B, L).
+        item_seq_len: int64 (B,).
 
     Returns:
         bool (B,).
     """
     hidden = network.embed(item_seq)
-    mask = network.attention_mask(item_seq)
+    mask = network.attention_mask(item_seq_len)
     tied = torch.zeros(len(item_seq), dtype=torch.bool)
     for block in network.item_encoder.blocks:
         attention = block.hybrid_attention
         repeats = network.config.MAX_ITEM_LIST_LENGTH // attention.period
         count = -(-network.config.delay_count // repeats)
         if attention.band and count < attention.period:
-            corr = attention.correlation(attention.basis.T @ hidden)[:, : attention.period]
+            corr = attention.correlation(hidden, attention.basis.T @ hidden)[:, : attention.period]
             best = corr.topk(count + 1).values[:, -2:]
             tied |= best[:, 0] - best[:, 1] <= TIE * best.abs().amax(1)
         hidden = block.forward(hidden, mask, 1)

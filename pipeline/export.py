@@ -121,7 +121,7 @@ def measure_parity(
             expected.append(network(item_seq, item_seq_len))
         feed = {"item_seq": item_seq.numpy(), "item_seq_len": item_seq_len.numpy()}
         found.append(torch.from_numpy(session.run(None, feed)[0]))
-        tied.append(near_ties(network, item_seq))
+        tied.append(near_ties(network, item_seq, item_seq_len))
     return check_parity(
         torch.cat(expected),
         torch.cat(found),

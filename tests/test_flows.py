@@ -86,7 +86,6 @@ def night(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
         epochs = 1
         accelerator = "cpu"
         [export]
-        parity_sequences = 20
         max_near_ties = 1.0
         [score]
         top_k = 4

@@ -208,7 +208,7 @@ def test_a_night_killed_before_its_row_still_gets_one(
     ("section", "change", "first"),
     [
         ("score", {"top_k": 3}, "parts"),
-        ("export", {"parity_sequences": 5}, "export"),
+        ("export", {"parity_sequences": 5000}, "export"),
         ("evaluate", {"topk": (5,)}, "evaluate"),
         ("evaluate", {"mask_seen": False}, "train"),
         ("train", {"learning_rate": 0.01}, "train"),

@@ -14,11 +14,11 @@ def test_near_ties_are_found() -> None:
     config = FEARecConfig(n_items=23, MAX_ITEM_LIST_LENGTH=8, hidden_size=8, initializer_range=0.3)
     network = FEARec(config).eval()
     item_seq = torch.randint(1, 23, (256, 8))
-    assert near_ties(network, item_seq).float().mean() < 0.05
+    assert near_ties(network, item_seq, torch.full((256,), 8)).float().mean() < 0.05
     with torch.no_grad():  # a correlation of 0 everywhere: every delay is tied
         for block in network.item_encoder.blocks:
             block.hybrid_attention.query_layer.weight.zero_()
-    assert near_ties(network, item_seq).all()
+    assert near_ties(network, item_seq, torch.full((256,), 8)).all()
 
 
 def test_parity_counts_near_ties_apart() -> None:

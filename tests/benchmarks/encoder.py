@@ -1,0 +1,122 @@
+"""Encoder users/s, one thread, Beauty shapes, paper preset: ONNX Runtime beside PyTorch.
+
+    make recbole && .venv/bin/python tests/benchmarks/encoder.py
+
+Sides: both exported forms in ONNX Runtime, both forms in PyTorch eager, and RecBole's FEARec with
+the same weights in its own environment. CPU seconds on one thread; the best of its batch sizes
+counts for each.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnxruntime
+import torch
+from machine import describe
+
+from model.config import FEARecConfig
+from model.export import export_encoder
+from model.fearec import FEARec
+
+CONFIG = FEARecConfig.from_preset("paper", n_items=12_102)
+USERS = 2048
+BATCHES = {"onnx matmul": (16, 32, 64, 256), "onnx dft": (64,), "torch": (64, 256)}
+
+
+def sequences() -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded sequences of Beauty's lengths: 4 to 50, most of them short."""
+    random = np.random.default_rng(0)
+    lengths = torch.from_numpy(np.clip(random.geometric(1 / 6, USERS) + 3, 4, 50))
+    items = torch.from_numpy(random.integers(1, CONFIG.n_items, (USERS, 50)))
+    return items * (torch.arange(50) < lengths[:, None]), lengths
+
+
+def timed(call, item_seq: torch.Tensor, item_seq_len: torch.Tensor, batch: int) -> float:
+    """Users/s."""
+    call(item_seq[:batch], item_seq_len[:batch])
+    started = time.process_time()
+    for part in zip(item_seq.split(batch), item_seq_len.split(batch), strict=True):
+        call(*part)
+    return len(item_seq) / (time.process_time() - started)
+
+
+def onnx_side(path: Path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda seq, length: session.run(
+        None, {"item_seq": seq.numpy(), "item_seq_len": length.numpy()}
+    )
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if not options.recbole_python.exists():
+        sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = FEARec(CONFIG).eval()
+    item_seq, item_seq_len = sequences()
+    figures: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("matmul", "dft"):
+            export_encoder(network, Path(folder, f"{form}.onnx"), fft=form)
+        arrays = Path(folder, "arrays.npz")
+        weights = {f"w/{name}": value.numpy() for name, value in network.state_dict().items()}
+        np.savez(
+            arrays, item_seq=item_seq, item_seq_len=item_seq_len,
+            item_id=np.ones(USERS, np.int64), **weights,
+        )  # fmt: skip
+        config = {**CONFIG.model_dump(), "fredom_type": None, "train_batch_size": 256}
+        script = Path(__file__).with_name("recbole_inference.py")
+        command = [options.recbole_python, script, arrays, json.dumps(config), "10", "64", "256"]
+        for _ in range(options.rounds):
+            for form in ("matmul", "dft"):
+                side = onnx_side(Path(folder, f"{form}.onnx"))
+                few = slice(None) if form == "matmul" else slice(256)
+                for batch in BATCHES[f"onnx {form}"]:
+                    speed = timed(side, item_seq[few], item_seq_len[few], batch)
+                    figures[f"ONNX Runtime, {form}, batch {batch}"].append(speed)
+                network.fft = form
+                for batch in BATCHES["torch"]:
+                    speed = timed(network, item_seq, item_seq_len, batch)
+                    figures[f"PyTorch eager, {form}, batch {batch}"].append(speed)
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            for batch, (forward, _) in json.loads(done.stdout.splitlines()[-1]).items():
+                figures[f"RecBole eager, batch {batch}"].append(forward)
+    print(describe("fearec", "torch", "onnxruntime-gpu"))
+    print(f"V={CONFIG.n_items}, L=50, D=64, paper preset, one thread, {USERS} users")
+    speeds = {name: median(values) for name, values in figures.items()}
+    for name, speed in speeds.items():
+        print(f"{name:36s} {speed:8.0f} users/s")
+
+    def best(prefix: str) -> float:
+        return max(speed for name, speed in speeds.items() if name.startswith(prefix))
+
+    ours = best("ONNX Runtime, matmul")
+    for name in (
+        "RecBole eager",
+        "PyTorch eager, dft",
+        "PyTorch eager, matmul",
+        "ONNX Runtime, dft",
+    ):
+        print(f"ONNX Runtime, matmul, is {ours / best(name):6.1f}x {name}")
+
+
+if __name__ == "__main__":
+    main()
