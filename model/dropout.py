@@ -39,8 +39,9 @@ class _BitDropout(torch.autograd.Function):
         draws = torch.empty(-(-x.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(kind)[: x.numel()].view(x.shape)
         kept = max(1, 2**width - round(p * 2**width))
-        # A float mask costs less to multiply by than a boolean one.
-        mask = (bits < kept - 2 ** (width - 1)).to(x.dtype).mul_(2**width / kept)
+        # A float mask costs less to multiply by than a boolean one, and is written at once.
+        mask = torch.empty_like(x, memory_format=torch.contiguous_format)
+        torch.lt(bits, kept - 2 ** (width - 1), out=mask).mul_(2**width / kept)
         ctx.save_for_backward(mask)
         return x * mask
 

@@ -26,9 +26,9 @@ class Nodes:
         self._prefix = prefix
         self._made = 0
 
-    def __call__(self, op: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
-        """Add a node of one output and name that output, `to` if given."""
-        output = to or self._name()
+    def __call__(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """Add a node of one output and name that output, `out` if given."""
+        output = out or self._name()
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 

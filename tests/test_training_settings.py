@@ -136,7 +136,7 @@ FIELDS: dict[str, tuple[Effect, list[Any]]] = {
     "seed": (weights, [1, 2]),
     "refit": (night, [True, False]),
     "warm_start": (night, [True, False]),
-    "accelerator": (trainer_argument, ["auto", "cpu", "gpu", "gpu"]),
+    "accelerator": (trainer_argument, ["auto", "cpu", "gpu"]),
     "devices": (trainer_argument, [1, 2, "auto"]),
     "strategy": (trainer_argument, ["auto", "ddp"]),
     "precision": (weights, ["32-true", "bf16-mixed"]),
