@@ -22,6 +22,7 @@ from pipeline.bundle import Bundle
 from pipeline.champion import set_champion
 from pipeline.errors import ConfigError
 from pipeline.logs import list_log_files
+from pipeline.progress import scoring_progress
 from pipeline.publish import RECOMMENDATIONS, Published, publish
 from pipeline.records import Record, fingerprint, night_folder, read_record, write_record
 from pipeline.runs import record_run
@@ -56,10 +57,11 @@ def score_everyone(
         run_date=run_date,
         time_zone=settings.time_zone,
     )
-    try:
-        return run(resume=True)
-    except ConfigError:  # the parts there are of another model, input or settings
-        return run(overwrite=True)
+    with scoring_progress() as progress:
+        try:
+            return run(resume=True, progress=progress)
+        except ConfigError:  # the parts there are of another model, input or settings
+            return run(overwrite=True, progress=progress)
 
 
 def publish_champion(

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.errors import ConfigError, FearecError
-from pipeline.settings import Settings, load_settings
+from pipeline.progress import scoring_progress
+from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from pipeline.score import ScoreResult
@@ -93,21 +94,28 @@ def main(
         "deny": deny,
         "layout": layout,
     }
+    from pipeline.bundle import Bundle
+    from pipeline.score import score
+
     console = Console()
     try:
         settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
-        result = _score(
-            console,
-            settings,
-            inputs,
-            model,
-            output,
-            users=users,
-            run_date=_date(run_date) if run_date else settings.today(),
-            resume=resume,
-            overwrite=overwrite,
-            skip_bad_files=skip_bad_files,
-        )
+        day = _date(run_date) if run_date else settings.today()
+        with scoring_progress() as progress:
+            result = score(
+                inputs,
+                Bundle.load(model),
+                output,
+                settings.score,
+                logs=settings.logs,
+                run_date=day,
+                time_zone=settings.time_zone,
+                users=users,
+                resume=resume,
+                overwrite=overwrite,
+                skip_bad_files=skip_bad_files,
+                progress=progress,
+            )
     except FearecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -135,52 +143,6 @@ def summary(result: "ScoreResult") -> list[str]:
         f"{result.users_per_second:,.0f} users/s"
     )
     return lines
-
-
-def _score(
-    console: Console, settings: Settings, inputs: list[str], model: Path, output: str, **rest: Any
-) -> "ScoreResult":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from pipeline.bundle import Bundle
-    from pipeline.score import score
-
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("reading", total=None, rate="")
-
-        def progress(done: int, total: int | None) -> None:
-            speed = bar.tasks[0].speed
-            rate = f"{speed:,.0f} users/s" if speed else ""
-            bar.update(task, description="scoring", completed=done, total=total, rate=rate)
-
-        return score(
-            inputs,
-            Bundle.load(model),
-            output,
-            settings.score,
-            logs=settings.logs,
-            time_zone=settings.time_zone,
-            progress=progress,
-            **rest,
-        )
 
 
 def _as_overrides(flags: dict[str, Any]) -> list[str]:
