@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_ITEMS = 16  # share a scale and stand or fall together
-TILE_BLOCKS = 64  # a tile's products with 256 users fill half of a 2 MB cache
+TILE_BLOCKS = 32  # a tile's products with 256 users take a quarter of a 2 MB cache
 TILE_ITEMS = BLOCK_ITEMS * TILE_BLOCKS
 
 ITEM_LEVELS = 127

@@ -80,13 +80,13 @@ class _Blocked(torch.autograd.Function):
         x, w1, b1, w2 = ctx.saved_tensors
         (grad,) = grads
         rows = max(1, BLOCK_ELEMENTS // len(w1))
-        kept = x.dtype
+        kept, exact = x.dtype, w1.dtype  # the weights stay exact where autocast rounds
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, w1, b1, w2, grad = (t.to(dtype) for t in (x, w1, b1, w2, grad))
         grad_x = torch.empty_like(x)
-        grad_w1, grad_w2 = (torch.zeros_like(w, dtype=torch.float32) for w in (w1, w2))
-        grad_b1 = torch.zeros(len(w1))
+        grad_w1, grad_w2 = (torch.zeros_like(w, dtype=exact) for w in (w1, w2))
+        grad_b1 = torch.zeros(len(w1), dtype=exact)
         for x_block, g_block, out in zip(
             x.split(rows), grad.split(rows), grad_x.split(rows), strict=True
         ):
@@ -95,7 +95,7 @@ class _Blocked(torch.autograd.Function):
                 active = ctx.act(inner)
             (g_inner,) = torch.autograd.grad(active, inner, g_block @ w2)
             torch.mm(g_inner, w1, out=out)
-            grad_w1 += g_inner.T @ x_block
-            grad_w2 += g_block.T @ active.detach()
-            grad_b1 += g_inner.sum(0)
-        return grad_x.to(kept), grad_w1, grad_b1, grad_w2, grad.float().sum(0), None
+            grad_w1 += (g_inner.T @ x_block).to(exact)
+            grad_w2 += (g_block.T @ active.detach()).to(exact)
+            grad_b1 += g_inner.sum(0, dtype=exact)
+        return grad_x.to(kept), grad_w1, grad_b1, grad_w2, grad.sum(0, dtype=exact), None

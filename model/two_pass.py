@@ -24,9 +24,9 @@ FLOAT, INT8, INT32, INT64 = (
 )
 
 # Values of the main graph that its subgraphs read.
-_BIAS = "retrieval.bias"  # (items and padding,) -inf where padded
+_BIAS = "retrieval.bias"  # (blocks, BLOCK_ITEMS), -inf where padded
 _LEVELS = "retrieval.levels"  # (D, B) int8, the users' codes
-_WEIGHTS = "retrieval.weights"  # (3, B), what multiplies a block's bias and errors
+_WEIGHTS = "retrieval.weights"  # (B, 3), what multiplies a block's bias and errors
 _BOUNDS = "retrieval.bounds"  # (tiles * B, TILE_BLOCKS)
 _USERS = "retrieval.users"  # B
 _TRIED = "retrieval.tried"  # (1,) how many blocks give the lower bound
@@ -63,15 +63,14 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
     per_scale = add("Reciprocal", scale)
     missed = add("ReduceL2", add("Sub", "user_embedding", add("Mul", level, scale)), second)
     norm = add("ReduceL2", "user_embedding", second)
-    weights = add(
-        "Concat", per_scale, add("Mul", missed, per_scale), add("Mul", norm, per_scale), axis=1
-    )
-    add("Transpose", weights, perm=[1, 0], out=_WEIGHTS)
+    missed, norm = add("Mul", missed, per_scale), add("Mul", norm, per_scale)
+    add("Concat", per_scale, missed, norm, axis=1, out=_WEIGHTS)
 
     # First pass: what multiplies `weights` is each block's greatest bias and its errors.
     padding = add.constant([0, tiles * TILE_ITEMS - n_items])
-    add("Pad", "item_bias", padding, never, out=_BIAS)
-    blocks = add("Reshape", _BIAS, add.constant([tiles, TILE_BLOCKS, BLOCK_ITEMS]))
+    bias = add("Pad", "item_bias", padding, never)
+    add("Reshape", bias, add.constant([-1, BLOCK_ITEMS]), out=_BIAS)
+    blocks = add("Reshape", bias, add.constant([tiles, TILE_BLOCKS, BLOCK_ITEMS]))
     margins = add("Concat", add("ReduceMax", blocks, third), "retrieval.errors", axis=2)
     bounds, tile_bounds = add.several(
         2,
@@ -115,7 +114,7 @@ def _tile_pass(graph: onnx.GraphProto, codes: Codes) -> onnx.GraphProto:
     shape = add.constant([TILE_BLOCKS, BLOCK_ITEMS, -1])
     best = add("ReduceMax", add("Reshape", product, shape), add.constant([1]), keepdims=0)
     scaled = add("Mul", add("Cast", best, to=FLOAT), "tile_scales")
-    bounds = add("Gemm", "margins", _WEIGHTS, scaled)
+    bounds = add("Gemm", "margins", _WEIGHTS, scaled, transB=1)
     add("Transpose", bounds, perm=[1, 0], out="tile_block_bounds")
     add("ReduceMax", bounds, add.constant([0]), keepdims=0, out="tile_bound")
     return helper.make_graph(
@@ -171,7 +170,7 @@ def _user_pass(
         item = add("Add", add("Mul", add("Unsqueeze", block, second), block_items), within_block)
         rows = add("Gather", ITEM_TABLE, add("Min", item, last_item))
         score = add("Squeeze", add("MatMul", rows, add("Reshape", "user_row", column)), flat)
-        score = add("Add", score, add("Gather", _BIAS, item))
+        score = add("Add", score, add("Gather", _BIAS, block))
         # Excluded items of other blocks fall into one more row.
         n = add("Squeeze", add("Shape", block))
         place = add("Cast", add("Range", zero, n, one), to=INT32)

@@ -1,0 +1,90 @@
+"""One million users' sequences, 100,000 items, top 20, on one core: time and memory.
+
+    .venv/bin/python tests/benchmarks/million_users.py [--users 1000000]
+
+Beside it, the same batches through `recommender.onnx` alone: encoder and retrieval without
+reading, padding, excluding and writing.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
+from machine import describe
+from scoring import fearec_score, make_bundle
+
+from model.config import FEARecConfig
+from pipeline.providers import auto_batch_size
+
+ITEMS, TOP_K, SAMPLE = 100_000, 20, 8_192
+CPU = "CPUExecutionProvider"
+
+
+def write_sequences(path: Path, users: int) -> None:
+    """Sequences of 1 to 60 items, 65,536 users at a time."""
+    schema = pa.schema([("user_id", pa.int64()), ("item_ids", pa.list_(pa.int64()))])
+    random = np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for begin in range(0, users, 65_536):
+            count = min(65_536, users - begin)
+            offsets = np.concatenate([[0], np.cumsum(random.integers(1, 61, count))])
+            items = random.integers(1, ITEMS + 1, offsets[-1])
+            lists = pa.ListArray.from_arrays(offsets.astype(np.int32), items)
+            writer.write_table(pa.table([np.arange(begin, begin + count), lists], schema=schema))
+
+
+def graph_alone(bundle: Path, config: FEARecConfig) -> float:
+    """CPU seconds a user of the graph, at the batch size that scoring chooses."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bundle / "recommender.onnx", options, providers=[CPU])
+    batch = auto_batch_size(CPU, config.n_items)
+    random = np.random.default_rng(1)
+    lengths = random.integers(1, 51, batch)
+    feeds = {
+        "item_seq": np.where(
+            np.arange(50) < lengths[:, None], random.integers(1, ITEMS + 1, (batch, 50)), 0
+        ),
+        "item_seq_len": lengths,
+        "exclude": random.integers(1, ITEMS + 1, (batch, 30)),
+        "item_bias": np.zeros(config.n_items, np.float32),
+        "k": np.array([TOP_K]),
+    }
+    session.run(None, feeds)
+    started = time.process_time()
+    for _ in range(SAMPLE // batch):
+        session.run(None, feeds)
+    return (time.process_time() - started) / (SAMPLE // batch * batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    users = parser.parse_args().users
+    config = FEARecConfig.from_preset("paper", n_items=ITEMS + 1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle, _ = make_bundle(config, folder)
+        write_sequences(folder / "sequences.parquet", users)
+        before = graph_alone(bundle.path, config)
+        seconds, memory, told = fearec_score(
+            str(folder / "sequences.parquet"), "--model", str(bundle.path), "--top-k", str(TOP_K),
+            "--output", str(folder / "out"), "--provider", "cpu",
+        )  # fmt: skip
+        alone = users * (before + graph_alone(bundle.path, config)) / 2
+    print(describe("fearec", "onnxruntime-gpu", "pyarrow"))
+    print(f"{users} users, {ITEMS} items, top {TOP_K}, one core; {told[-1]}")
+    print(f"fearec-score {seconds:.0f} CPU seconds, peak memory {memory:.2f} GiB")
+    print(f"encoder and retrieval alone {alone:.0f} CPU seconds: {seconds / alone:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

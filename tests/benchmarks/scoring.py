@@ -1,0 +1,63 @@
+"""What the scoring benchmarks share: a bundle of random weights, logs or sequences, one core."""
+
+import os
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from model.config import FEARecConfig
+from model.export import export_both
+from model.fearec import FEARec
+from model.warm_start import save_weights
+from pipeline.bundle import ITEMS, WEIGHTS, Bundle, BundleDescription, DataSnapshot, publish_bundle
+from pipeline.schema import vocabulary
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_bundle(config: FEARecConfig, folder: Path) -> tuple[Bundle, FEARec]:
+    """A bundle of a random network whose item ids are its item indices."""
+    torch.manual_seed(0)
+    network = FEARec(config).eval()
+    staging = folder / "staging"
+    staging.mkdir(parents=True)
+    export_both(network, staging)
+    save_weights(network, staging / WEIGHTS)
+    index = pa.array(np.arange(1, config.n_items))
+    items = pa.table(
+        [index, index, pa.repeat(1, len(index)), pa.repeat(NOW, len(index))],
+        names=vocabulary(pa.int64()).names,
+    )
+    pq.write_table(items.cast(vocabulary(pa.int64())), staging / ITEMS)
+    described = BundleDescription(
+        model_version="benchmark",
+        created_at=NOW,
+        settings={},
+        hyper_parameters=config.model_dump(mode="json"),
+        data=DataSnapshot(
+            interactions_version=None, first_event=NOW, last_event=NOW,
+            n_users=1, n_items=config.n_items - 1, n_interactions=1,
+        ),
+        metrics={}, refit=False, parity={}, versions={},
+    )  # fmt: skip
+    return publish_bundle(staging, folder / "bundle", described), network
+
+
+def fearec_score(*arguments: str) -> tuple[float, float, list[str]]:
+    """Run `fearec-score` on one core; CPU seconds, peak memory in GiB and what it printed."""
+    command = [str(Path(sys.executable).with_name("fearec-score")), *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {0}),
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, after.ru_maxrss / 2**20, done.stdout.splitlines()
