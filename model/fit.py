@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -35,12 +36,12 @@ class Fitted:
     Attributes:
         network: On the CPU.
         epoch: Epochs trained when it was best (validated runs) or in all, from 1.
-        valid_ndcg_at_10: Of that epoch; NaN without validation.
+        valid_ndcg_at_10: Of that epoch; None without validation.
     """
 
     network: FEARec
     epoch: int
-    valid_ndcg_at_10: float
+    valid_ndcg_at_10: float | None
 
 
 def _strategy(training: TrainingConfig) -> str:
@@ -51,6 +52,16 @@ def _strategy(training: TrainingConfig) -> str:
     if training.devices != 1 and training.strategy in ("auto", "ddp"):
         return "ddp_find_unused_parameters_true"
     return training.strategy
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Written beside the old one and renamed: never half a file, on a full disk either."""
+        unfinished = Path(path).with_suffix(".part")
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        unfinished.replace(path)
 
 
 class _EarlyStopping(EarlyStopping):
@@ -157,6 +168,7 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
             default_root_dir=folder,
+            plugins=[_WholeCheckpoints()],
         )
         trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
@@ -165,5 +177,5 @@ def fit(
     return Fitted(
         module.network.cpu().eval(),
         state["epoch"] + 1,
-        float(score) if validated and score is not None else float("nan"),
+        float(score) if validated and score is not None else None,
     )

@@ -23,7 +23,6 @@ class HybridAttention(nn.Module):
     """
 
     basis: Tensor
-    quadrature: Tensor
     synthesis: Tensor
     constant: Tensor
     band_mask: Tensor
@@ -53,7 +52,6 @@ class HybridAttention(nn.Module):
         mask[list(self.band)] = 1.0
         for name, value in {
             "basis": basis,
-            "quadrature": spectral.quadrature_basis(basis) if self.band else basis,
             "synthesis": synthesis,
             "constant": basis.sum(0)[:, None],  # coefficients of a constant: what a bias becomes
             "band_mask": mask,
@@ -76,7 +74,7 @@ class HybridAttention(nn.Module):
         band = self.basis.T @ hidden  # transformed once, projected then
         context = value
         if self.band:
-            delays, weights = self._select(self.correlation(hidden, band), views)
+            delays, weights = self._select(self.correlation(band), views)
             if self.config.dual_domain:  # Eq. 18's share, where it costs least
                 weights = weights * (1 - self.config.spatial_ratio)
             context = spectral.delay_matrix(delays, weights, length) @ value
@@ -118,7 +116,7 @@ class HybridAttention(nn.Module):
         # The weights of the delays add up to 1, so the projection may follow the weighted sum.
         delayed = hidden_last
         if self.band:
-            delays, weights = self._select(self.correlation(hidden, band), views)
+            delays, weights = self._select(self.correlation(band), views)
             at = (last[:, None] + delays) % length
             by_time = weights.new_zeros(weights.shape[0], length).scatter(1, at, weights)
             delayed = (by_time.unsqueeze(1) @ hidden).squeeze(1)
@@ -163,15 +161,15 @@ class HybridAttention(nn.Module):
             context = self._attend(projected, attention_mask, context)
         return self._output(context, hidden)
 
-    def correlation(self, hidden: Tensor, band: Tensor) -> Tensor:
-        """What delays are picked by, up to a constant: (B, L, D) and its (B, R, D) to (B, L).
+    def correlation(self, band: Tensor) -> Tensor:
+        """What delays are picked by, up to a constant: band coefficients (B, R, D) to (B, L).
 
         The sum over channels of query times key is a bilinear form of the input, one product
         instead of two projections. Their biases only touch the constant bin, which is left out.
         """
         # Correlations are sharp: in float32 this one product would double the error of them all.
         form = (self.key_layer.weight.double().T @ self.query_layer.weight.double()).to(band.dtype)
-        return spectral.correlation(band, self.quadrature.T @ hidden, band @ form, self.synthesis)
+        return spectral.correlation(band, band @ form, self.synthesis)
 
     def _select(self, corr: Tensor, views: int) -> tuple[Tensor, Tensor]:
         """Delays int64 (B, K) and their softmax weights (B, K) (paper, Eq. 13-14)."""

@@ -40,7 +40,7 @@ def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor
         repeats = network.config.MAX_ITEM_LIST_LENGTH // attention.period
         count = -(-network.config.delay_count // repeats)
         if attention.band and count < attention.period:
-            corr = attention.correlation(hidden, attention.basis.T @ hidden)[:, : attention.period]
+            corr = attention.correlation(attention.basis.T @ hidden)[:, : attention.period]
             best = corr.topk(count + 1).values[:, -2:]
             tied |= best[:, 0] - best[:, 1] <= TIE * best.abs().amax(1)
         hidden = block.forward(hidden, mask, 1)

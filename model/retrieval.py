@@ -10,8 +10,8 @@ from model.two_pass import add_two_pass
 from model.warm_start import ITEM_TABLE
 
 # From how many items a form is the faster one on a CPU, as tests/benchmarks/retrieval.py finds.
-BLOCKS_FROM = 2**15
-TWO_PASS_FROM = 2**17
+BLOCKS_FROM = 2**14
+TWO_PASS_FROM = 2**16
 
 _BLOCK_ITEMS = 64
 

@@ -52,12 +52,6 @@ def band_basis(band: range, length: int) -> Tensor:
     return torch.from_numpy(basis.astype(np.float32))
 
 
-def quadrature_basis(basis: Tensor) -> Tensor:
-    """The basis a quarter of a period on: its sines, then its cosines negated; (L, R) to (L, R)."""
-    cosine, sine = basis.chunk(2, dim=1)
-    return torch.cat([sine, -cosine], dim=1)
-
-
 def correlation_basis(band: range, length: int) -> Tensor:
     """Synthesis of the autocorrelation from `correlation`'s products.
 
@@ -71,18 +65,19 @@ def correlation_basis(band: range, length: int) -> Tensor:
     return torch.from_numpy(np.concatenate([cosine, cosine, sine, sine]).astype(np.float32))
 
 
-def correlation(query: Tensor, quadrature: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
+def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     """Autocorrelation averaged over heads and channels, from band coefficients.
 
     Args:
         query: (B, R, D), ``basis.T @ q``, R = 2 * bins of the band.
-        quadrature: (B, R, D), ``quadrature_basis(basis).T @ q``.
         key: (B, R, D), ``basis.T @ k``.
         synthesis: (2R, L), `correlation_basis`.
 
     Returns:
         (B, L): the mean over channels of ``irfft(mask * rfft(q) * conj(rfft(k)))``.
     """
+    cosine, sine = query.chunk(2, dim=1)
+    quadrature = torch.cat([sine, -cosine], dim=1)  # the query a quarter of a period on
     even = (query * key).mean(-1)
     odd = (quadrature * key).mean(-1)
     return torch.cat([even, odd], dim=1) @ synthesis

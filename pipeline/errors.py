@@ -10,6 +10,7 @@ __all__ = [
     "GateError",
     "InputError",
     "PublishError",
+    "ResumeError",
     "SchemaError",
 ]
 
@@ -30,6 +31,10 @@ class BundleError(FearecError):
     """A bundle is incomplete, of another format, or fails its checksums."""
 
     exit_code = 2
+
+
+class ResumeError(ConfigError):
+    """The output folder holds no run that this one could go on with."""
 
 
 class GateError(FearecError):

@@ -1,5 +1,6 @@
 """Stage: weights to a published bundle, refused unless ONNX Runtime agrees with PyTorch."""
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -63,7 +64,7 @@ def export(
     shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
     parity = measure_parity(settings, prepared, network, staging / ENCODER)
     described = BundleDescription(
-        model_version=_model_version(run_date, staging / WEIGHTS),
+        model_version=_model_version(run_date, staging, evaluated),
         created_at=datetime.now(UTC),
         settings=settings.model_dump(mode="json"),
         hyper_parameters=config.model_dump(mode="json"),
@@ -131,10 +132,10 @@ def measure_parity(
     )
 
 
-def _model_version(run_date: date, weights: Path) -> str:
-    """The run date and what the weights are: the same weights are the same version."""
-    import hashlib
-
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{run_date:%Y%m%d}-{digest[:8]}"
+def _model_version(run_date: date, staging: Path, evaluated: Evaluated) -> str:
+    """The run date and all that is published: the same model is the same version."""
+    digest = hashlib.sha256(repr(evaluated).encode())
+    for path in sorted(staging.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{run_date:%Y%m%d}-{digest.hexdigest()[:8]}"

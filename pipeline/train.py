@@ -1,6 +1,7 @@
 """Stage: train the network on the prepared sequences, then refit it on all of them."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,10 +16,13 @@ from model.sampling import Histories
 from model.warm_start import load_network, save_weights, warm_start
 from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.champion import read_champion
+from pipeline.durable import replace_text
 from pipeline.errors import InputError
 from pipeline.prepare import Prepared
 from pipeline.sequences import Split, all_targets, leave_one_out, read_histories
 from pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,14 @@ class Trained:
             those that never saw the held-out items: what is evaluated, and what the next night's
             training starts from, lest its own held-out items be known to it already.
         best_epoch: Epochs until the best validation, which the refit trains too.
-        valid_ndcg_at_10: At that epoch.
+        valid_ndcg_at_10: At that epoch; None where nobody has enough interactions to validate on.
         parent: The model version that training started from.
         refit: Whether the weights to publish were trained on the held-out items too.
     """
 
     folder: Path
     best_epoch: int
-    valid_ndcg_at_10: float
+    valid_ndcg_at_10: float | None
     parent: str | None
     refit: bool
 
@@ -45,7 +49,7 @@ class Trained:
 @dataclass(frozen=True)
 class _Fit:
     epoch: int
-    valid_ndcg_at_10: float
+    valid_ndcg_at_10: float | None
 
 
 def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
@@ -69,6 +73,11 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     config = settings.model.config(prepared.n_items)
     champion = read_champion(settings, before=run_date) if settings.train.warm_start else None
     parent = Bundle.load(champion) if champion else None
+    if parent and _start(config, settings, parent, HELD_OUT_WEIGHTS) is None:
+        logger.warning(
+            "The architecture has changed since %s: no warm start.", parent.model_version
+        )
+        parent = None
     night = _Night(settings, run_date, prepared, config, histories, parent)
 
     held_out = night.fit(split, HELD_OUT_WEIGHTS, epochs=None)
@@ -103,7 +112,7 @@ class _Night:
             self.config.model_dump_json(),
             self.settings.train.model_dump_json(),
             str(self.settings.evaluate.mask_seen),
-            str(self.prepared.interactions_version),
+            self.prepared.fingerprint,
             self.parent.model_version if self.parent else "",
         )
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -125,16 +134,14 @@ class _Night:
             split.valid,
             folder,
             epochs=epochs,
-            start=self._start(weights),
+            start=_start(self.config, self.settings, self.parent, weights) if self.parent else None,
             mask_seen=self.settings.evaluate.mask_seen,
         )
         save_weights(fitted.network, self.folder / weights)
         result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10)
-        finished.write_bytes(codec.dump_json(result))
+        replace_text(finished, codec.dump_json(result).decode())
         return result
 
-    def _start(self, weights: str) -> FEARec | None:
-        if self.parent is None:
-            return None
-        state = load_file(self.parent.path / weights)
-        return warm_start(self.config, state, self.settings.train.seed)
+
+def _start(config: FEARecConfig, settings: Settings, parent: Bundle, weights: str) -> FEARec | None:
+    return warm_start(config, load_file(parent.path / weights), settings.train.seed)

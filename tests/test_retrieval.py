@@ -148,7 +148,7 @@ def test_the_order_is_that_of_the_scores_the_graph_computes(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_equal_items_come_by_their_index_from_all_over_the_catalogue(form: str) -> None:
-    table = np.zeros((5 * TILE_ITEMS, 8), np.float32)
+    table = np.zeros((5120, 8), np.float32)
     twins = np.array([3, 17, 900, 1023, 1024, 2050, 4000, 5119])
     table[twins] = 1
     index, score = retrieval(table, form)(np.ones((2, 8), np.float32), 12)
@@ -195,17 +195,20 @@ def test_sizes_far_apart_lose_nothing(form: str, size: float) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_large_bias_does_not_hide_its_items(form: str) -> None:
+@pytest.mark.parametrize("large", [2.0**27, -(2.0**27)])
+def test_scores_that_a_large_bias_rounds_to_equal_ones_come_by_index(
+    form: str, large: float
+) -> None:
     random = np.random.default_rng(1)
-    table = random.standard_normal((3000, 8), np.float32)
-    users = random.standard_normal((4, 8), np.float32)
-    bias = np.zeros(3000, np.float32)
-    bias[2000:2100] = 1e6
-    index, score = retrieval(table, form)(users, 10, bias=bias)
-    own = np.einsum("bd,bkd->bk", users, table[index]) + bias[index]
-    np.testing.assert_allclose(score, own, rtol=1e-6)
-    expected = best(users, table, 10, bias=bias)[1]
-    np.testing.assert_allclose(score, expected, rtol=1e-6)
+    table, users = whole_numbers(random, 3000, 8), whole_numbers(random, 20, 8)
+    bias = np.full(3000, -np.inf, np.float32)
+    bias[500:2100] = large  # whose neighbours are 8 and 16 away
+    scores = (users @ table.T).astype(np.float32) + bias
+    for k in (10, 300):
+        index, score = retrieval(table, form)(users, k, bias=bias)
+        expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(index, expected)
+        np.testing.assert_array_equal(score, np.take_along_axis(scores, expected, axis=1))
 
 
 @pytest.mark.parametrize("form", FORMS)

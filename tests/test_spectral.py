@@ -137,7 +137,6 @@ def test_both_autocorrelations_are_the_circular_sums(case: tuple[int, range], se
     basis = spectral.band_basis(band, length).double()
     by_matrix = spectral.correlation(
         basis.T @ query.mT,  # (B, R, D)
-        spectral.quadrature_basis(basis).T @ query.mT,
         basis.T @ key.mT,
         spectral.correlation_basis(band, length).double(),
     )

@@ -103,7 +103,7 @@ def night(folder: Path, name: str, value: Any) -> Any:
     prepared = Prepared.__new__(Prepared)
     for field, given in {"folder": folder, "n_items": 30}.items():
         object.__setattr__(prepared, field, given)
-    object.__setattr__(prepared, "interactions_version", 0)
+    object.__setattr__(prepared, "fingerprint", "the same")
     settings = Settings(work_dir=folder, train={name: value})
 
     def no_champion(*_: Any, **__: Any) -> None:
