@@ -6,16 +6,18 @@ holds source paths) and no time stays in the files.
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from model.codes import encode
 from model.errors import ConfigError
 from model.fearec import FEARec, Form
-from model.retrieval import add_retrieval
+from model.retrieval import TWO_PASS_FROM, add_retrieval
+from model.two_pass import CODES
 from model.warm_start import ITEM_TABLE
 
 OPSET = 20  # the first with DFT over a run-time axis, as the exporter writes it
@@ -23,6 +25,8 @@ FORMAT_VERSION = 1
 ENCODER_FILE = "encoder.onnx"
 RECOMMENDER_FILE = "recommender.onnx"
 ITEM_TABLE_FILE = "items.bin"
+CPU_RECOMMENDER_FILE = "recommender_cpu.onnx"
+CODES_FILE = "items_int8.bin"
 SELF_CONTAINED_BYTES = 10**9  # protobuf ends at 2 GB
 
 
@@ -51,13 +55,24 @@ def export_recommender(model: FEARec, path: Path | str, *, fft: Form = "matmul")
 
 
 def export_both(model: FEARec, folder: Path) -> None:
-    """Write both graphs of a bundle and the one item table they share."""
+    """Write the graphs of a bundle and the one item table they share.
+
+    A large catalogue has a second recommender, faster on CPUs, which alone can run it: its first
+    pass is over items of 8 bits, in a file of their own.
+    """
     encoder = trace_encoder(model, "matmul")
-    recommender = onnx.ModelProto()
-    recommender.CopyFrom(encoder)
-    add_retrieval(recommender, model.config.n_items)
+    graphs = {ENCODER_FILE: encoder, RECOMMENDER_FILE: _copy(encoder)}
+    n_items = model.config.n_items
+    add_retrieval(graphs[RECOMMENDER_FILE], n_items)
+    if n_items >= TWO_PASS_FROM:
+        codes = encode(model.item_embedding.weight.detach().cpu().numpy())
+        graphs[CPU_RECOMMENDER_FILE] = _copy(encoder)
+        add_retrieval(graphs[CPU_RECOMMENDER_FILE], n_items, codes)
+        tensor = _initializer(graphs[CPU_RECOMMENDER_FILE], CODES)
+        codes.code.tofile(folder / CODES_FILE)
+        _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, CODES_FILE)
     _write_table(model, folder)
-    for graph, name in ((encoder, ENCODER_FILE), (recommender, RECOMMENDER_FILE)):
+    for name, graph in graphs.items():
         _refer_to_table(graph, model)
         _save(graph, folder / name)
 
@@ -126,14 +141,20 @@ def _strip(graph: onnx.ModelProto) -> None:
     del graph.metadata_props[:]
 
 
-def _table(graph: onnx.ModelProto) -> onnx.TensorProto:
-    return next(tensor for tensor in graph.graph.initializer if tensor.name == ITEM_TABLE)
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _initializer(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
 
 
 def _write(graph: onnx.ModelProto, model: FEARec, path: Path) -> None:
     table = model.item_embedding.weight.detach().cpu()
     if table.numel() * 4 < SELF_CONTAINED_BYTES:
-        _table(graph).CopyFrom(numpy_helper.from_array(table.numpy(), ITEM_TABLE))
+        _initializer(graph, ITEM_TABLE).CopyFrom(numpy_helper.from_array(table.numpy(), ITEM_TABLE))
     else:
         _write_table(model, path.parent)
         _refer_to_table(graph, model)
@@ -145,15 +166,19 @@ def _write_table(model: FEARec, folder: Path) -> None:
 
 
 def _refer_to_table(graph: onnx.ModelProto, model: FEARec) -> None:
-    tensor = _table(graph)
-    shape = tuple(model.item_embedding.weight.shape)
+    table = model.item_embedding.weight
+    tensor = _initializer(graph, ITEM_TABLE)
+    _refer(tensor, TensorProto.FLOAT, table.shape, 4 * table.numel(), ITEM_TABLE_FILE)
+
+
+def _refer(tensor: onnx.TensorProto, kind: int, shape: Sequence[int], size: int, file: str) -> None:
+    """Make an initialiser one whose data is the whole of another file."""
+    name = tensor.name
     tensor.Clear()
-    tensor.name, tensor.data_type = ITEM_TABLE, TensorProto.FLOAT
+    tensor.name, tensor.data_type = name, kind
     tensor.dims.extend(shape)
     tensor.raw_data = b""
-    external_data_helper.set_external_data(
-        tensor, ITEM_TABLE_FILE, offset=0, length=4 * shape[0] * shape[1]
-    )
+    external_data_helper.set_external_data(tensor, file, offset=0, length=size)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
 

@@ -41,12 +41,17 @@ class Histories:
     items: Tensor
     offsets: Tensor
 
+    @property
+    def position_dtype(self) -> torch.dtype:
+        """The smallest that can number every item."""
+        return torch.int32 if len(self.items) < 2**31 else torch.int64
+
     def starts(self, positions: Tensor) -> Tensor:
         """Where the user of the item before each position begins.
 
         So a position may be a user's end: the window before it is the whole user's.
         """
-        users = torch.searchsorted(self.offsets, positions - 1, right=True) - 1
+        users = torch.searchsorted(self.offsets, positions.long() - 1, right=True) - 1
         return self.offsets[users]
 
     def windows(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -74,15 +79,14 @@ class TrainingSet(Dataset[Batch]):
 
     Args:
         histories: All items, of which `positions` are targets.
-        positions: int64 (S,), flat positions of the targets, none a user's first.
+        positions: (S,) integer, flat positions of the targets, none a user's first.
         config: Says which of the batch's parts are needed.
     """
 
     def __init__(self, histories: Histories, positions: Tensor, config: FEARecConfig) -> None:
         self.histories = histories
         self.config = config
-        kind = torch.int32 if len(histories.items) < 2**31 else torch.int64
-        self.positions = positions.to(kind)
+        self.positions = positions.to(histories.position_dtype)
         self._partners: SameTarget | None = None
         self._negatives: Negatives | None = None
         if config.needs_same_target:

@@ -23,6 +23,8 @@ FLOAT, INT8, INT32, INT64 = (
     TensorProto.INT64,
 )
 
+CODES = "retrieval.codes"  # the initialiser of the 8-bit items
+
 # Values of the main graph that its subgraphs read.
 _BIAS = "retrieval.bias"  # (blocks, BLOCK_ITEMS), -inf where padded
 _LEVELS = "retrieval.levels"  # (D, B) int8, the users' codes
@@ -75,7 +77,7 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
     bounds, tile_bounds = add.several(
         2,
         "Scan",
-        "retrieval.codes",
+        CODES,
         "retrieval.scales",
         margins,
         num_scan_inputs=3,

@@ -23,6 +23,7 @@ FORMAT_VERSION: Literal[1] = 1
 DESCRIPTION = "bundle.json"
 ENCODER = "encoder.onnx"
 RECOMMENDER = "recommender.onnx"
+CPU_RECOMMENDER = "recommender_cpu.onnx"  # of large catalogues: the same answers, faster
 ITEM_TABLE = "items.bin"
 ITEMS = "items.parquet"
 WEIGHTS = "model.safetensors"

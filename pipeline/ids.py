@@ -1,10 +1,10 @@
 """User and item ids: reading files of them, and refusing to compare numbers with strings."""
 
+import codecs
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError
@@ -31,8 +31,9 @@ def read_ids(path: Path, column: str, kind: pa.DataType, origin: str) -> pa.Arra
     """The distinct ids in a file, as `kind`.
 
     Args:
-        path: Parquet with a column of that name, or text with one id a line, the first of which
-            may be the column's name.
+        path: Parquet with a column of that name, or UTF-8 text with one id a line, the first of
+            which may be the column's name. A line is taken as it stands, quotes, commas and
+            spaces included; empty lines are skipped.
         column: `user_id` or `item_id`.
         kind: The ids' type.
         origin: Where that type comes from, for the error.
@@ -77,12 +78,10 @@ def _from_parquet(path: Path, column: str) -> pa.Array:
 
 
 def _from_text(path: Path, column: str) -> pa.Array:
-    if not path.stat().st_size:
-        return pa.array([], pa.string())
-    ids = pacsv.read_csv(
-        path,
-        read_options=pacsv.ReadOptions(column_names=[column]),
-        convert_options=pacsv.ConvertOptions(column_types={column: pa.string()}),
-    )[column].combine_chunks()
-    ids = pc.utf8_trim_whitespace(ids)
-    return ids[1:] if len(ids) and ids[0].as_py() == column else ids
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    text = pa.array([content], pa.large_binary()).cast(pa.large_string())
+    lines = pc.split_pattern(text, "\n").flatten()
+    lines = pc.replace_substring_regex(lines, r"\r\z", "")
+    if lines[0].as_py() == column:
+        lines = lines[1:]
+    return lines.filter(pc.not_equal(lines, ""))

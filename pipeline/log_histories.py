@@ -28,6 +28,7 @@ def log_histories(
     wanted: Wanted,
     tally: Tally,
     *,
+    where: str,
     skip_bad_files: bool,
 ) -> tuple[int, Iterator[Histories]]:
     """Count the users in the logs, and begin to read their histories, in order of their ids.
@@ -40,6 +41,7 @@ def log_histories(
         items: The bundle's vocabulary.
         wanted: Whose histories, until when.
         tally: Is filled in.
+        where: The logs, for the error.
         skip_bad_files: Do without files that turn out to be unreadable.
 
     Raises:
@@ -55,7 +57,7 @@ def log_histories(
                 raise
             files = [file for file in files if file.path != error.where]
             tally.skipped_files.add(error.where)
-    _keep_good(base, wanted, tally)
+    _keep_good(base, wanted, tally, where)
     base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
     users = _know(base, wanted, tally)
     reader = base.sql(
@@ -86,7 +88,7 @@ def _judge(
     base.unregister("rows")
 
 
-def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally) -> None:
+def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, where: str) -> None:
     """Make the table `events`: the good rows, once each."""
     counted = base.execute("SELECT reason, count(*) FROM judged GROUP BY reason").fetchall()
     tally.dropped.update({reason: count for reason, count in counted if reason is not None})
@@ -103,6 +105,7 @@ def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally) ->
     elif not good:
         raise InputError(
             "no usable row in the logs",
+            where,
             found=", ".join(f"{count} with {why}" for why, count in tally.dropped.items())
             or "no rows at all",
         )

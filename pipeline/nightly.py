@@ -5,184 +5,31 @@ it made is still there. Each stage can be repeated, so a night killed at any mom
 running it again.
 """
 
-import hashlib
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import partial
 from itertools import takewhile
 from operator import attrgetter
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.bundle import Bundle
-from pipeline.champion import set_champion
-from pipeline.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from pipeline.errors import BusyError, ConfigError
 from pipeline.logs import list_log_files
-from pipeline.progress import scoring_progress
-from pipeline.publish import RECOMMENDATIONS, Published, publish
+from pipeline.publish import refuse_other_layout
 from pipeline.records import Record, fingerprint, night_folder, read_record, write_record
 from pipeline.runs import record_run
-from pipeline.score import ScoreResult, score
 from pipeline.settings import Settings
-from pipeline.warehouse import open_table
+from pipeline.stages import STAGES, Stage
+from pipeline.storage import told_in_one_line
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluated
-    from pipeline.export import Exported
-    from pipeline.ingest import IngestResult
-    from pipeline.prepare import Prepared
-
-
-def score_everyone(
-    settings: Settings, run_date: date, prepared: "Prepared", exported: "Exported"
-) -> ScoreResult:
-    """The score stage: every prepared history, by the night's bundle.
-
-    Raises:
-        FearecError: as `pipeline.score.score`.
-    """
-    from pipeline.prepare import SEQUENCES_FILE
-
-    run = partial(
-        score,
-        [str(prepared.folder / SEQUENCES_FILE)],
-        Bundle.load(exported.bundle),
-        night_folder(settings, run_date) / "parts",
-        settings.score,
-        logs=settings.logs,
-        run_date=run_date,
-        time_zone=settings.time_zone,
-    )
-    with scoring_progress() as progress:
-        try:
-            return run(resume=True, progress=progress)
-        except ConfigError:  # the parts there are of another model, input or settings
-            return run(overwrite=True, progress=progress)
-
-
-def publish_champion(
-    settings: Settings, run_date: date, exported: "Exported", scored: ScoreResult
-) -> Published:
-    """The publish stage: the recommendations, and then the model that made them as champion.
-
-    Raises:
-        PublishError: as `pipeline.publish.publish`.
-        BundleError: `champion.json` cannot be read.
-    """
-    published = publish(settings, run_date, scored)
-    set_champion(settings, run_date, exported.bundle, exported.model_version)
-    return published
-
-
-def _nothing(settings: Settings) -> None:
-    return None
-
-
-def _log_stamps(settings: Settings) -> dict[str, str]:
-    return {file.path: file.stamp for file in list_log_files(settings.logs.path)}
-
-
-def _item_lists(settings: Settings) -> list[str]:
-    lists = (settings.score.allow, settings.score.deny)
-    return [
-        hashlib.sha256(path.read_bytes()).hexdigest() for path in lists if path and path.exists()
-    ]
-
-
-def _always(settings: Settings, result: Any) -> bool:
-    return True
-
-
-def _interactions_exist(settings: Settings, ingested: "IngestResult") -> bool:
-    table = open_table(settings, "interactions")
-    return table is not None and table.version() >= ingested.interactions_version
-
-
-def _recommendations_exist(settings: Settings, published: Published) -> bool:
-    table = open_table(settings, RECOMMENDATIONS)
-    return table is not None and table.version() >= published.version
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage and what decides whether it has to be done again.
-
-    Attributes:
-        name: As in `fearec NAME`.
-        function: Where it is, so that it is only imported when it runs: `module:name`. Called
-            with the settings, the run date and the results of `needs`.
-        needs: The stages whose results it takes, in this order.
-        settings: The settings its result depends on.
-        watches: What else that is: files outside of the warehouse.
-        identity: What of its record the stages that need it depend on.
-        intact: Whether the tables it wrote are still there.
-        scratch: Its folder of intermediate files, which `force` clears.
-    """
-
-    name: str
-    function: str
-    needs: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    watches: Callable[[Settings], Any] = _nothing
-    identity: Callable[[Record[Any]], Any] = attrgetter("fingerprint", "result")
-    intact: Callable[[Settings, Any], bool] = _always
-    scratch: str = ""
-
-
-STAGES = (
-    Stage(
-        "ingest",
-        "pipeline.ingest:ingest",
-        settings=("warehouse", "time_zone", "logs"),
-        watches=_log_stamps,
-        identity=attrgetter("result.interactions_version"),
-        intact=_interactions_exist,
-    ),
-    Stage(
-        "prepare",
-        "pipeline.prepare:prepare",
-        needs=("ingest",),
-        settings=("warehouse", "time_zone"),
-    ),
-    Stage(
-        "train",
-        "pipeline.train:train",
-        needs=("prepare",),
-        settings=("model", "train", "evaluate.mask_seen"),
-        scratch="train",
-    ),
-    Stage(
-        "evaluate",
-        "pipeline.evaluate:evaluate",
-        needs=("prepare", "train"),
-        settings=("evaluate",),
-    ),
-    Stage(
-        "export",
-        "pipeline.export:export",
-        needs=("prepare", "train", "evaluate"),
-        settings=("export", "warehouse"),
-    ),
-    Stage(
-        "score",
-        "pipeline.nightly:score_everyone",
-        needs=("prepare", "export"),
-        settings=("score",),
-        watches=_item_lists,
-        scratch="parts",
-    ),
-    Stage(
-        "publish",
-        "pipeline.nightly:publish_champion",
-        needs=("export", "score"),
-        settings=("warehouse",),
-        intact=_recommendations_exist,
-    ),
-)
 
 _BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -235,14 +82,22 @@ def nightly(
         call: How each stage is executed.
 
     Raises:
+        ConfigError: what the night would come to could not be published.
+        BusyError: another run is at work on the same night.
         FearecError: a stage failed; those before it stay done.
     """
     started_at = datetime.now(UTC)
     done: dict[str, Record[Any]] = {}
-    for stage in STAGES:
-        needs = [done[name] for name in stage.needs]
-        done[stage.name] = call(stage.name, do_stage, settings, run_date, stage.name, needs, force)
-    record_run(settings, run_date, started_at, done)
+    with told_in_one_line(settings):
+        list_log_files(settings.logs.path)  # refused before anything is written
+        refuse_other_layout(settings)
+        with _alone(settings, run_date):
+            for stage in STAGES:
+                needs = [done[name] for name in stage.needs]
+                done[stage.name] = call(
+                    stage.name, do_stage, settings, run_date, stage.name, needs, force
+                )
+            record_run(settings, run_date, started_at, done)
     return NightResult(run_date, done)
 
 
@@ -251,20 +106,18 @@ def run_stage(settings: Settings, run_date: date, name: str, *, force: bool = Fa
 
     Raises:
         ConfigError: a stage before it is not done.
+        BusyError: another run is at work on the same night.
         FearecError: the stage failed.
     """
-    done: dict[str, Record[Any]] = {}
-    for stage in takewhile(lambda stage: stage.name != name, STAGES):
-        needs = [done[need] for need in stage.needs]
-        record = _recorded(settings, run_date, stage, _identity(settings, stage, needs))
-        if record is None:
-            raise ConfigError(
-                f"{name} needs {stage.name}, which is not done with these settings and inputs",
-                f"run date {run_date}",
-                remedy=f"Run `fearec {stage.name} --date {run_date}` first.",
-            )
-        done[stage.name] = record
-    return do_stage(settings, run_date, name, [done[need] for need in _BY_NAME[name].needs], force)
+    with told_in_one_line(settings):
+        list_log_files(settings.logs.path)  # refused before anything is written
+        with _alone(settings, run_date):
+            done: dict[str, Record[Any]] = {}
+            for stage in takewhile(lambda stage: stage.name != name, STAGES):
+                needs = [done[need] for need in stage.needs]
+                done[stage.name] = _required(settings, run_date, stage, needs, name)
+            needs = [done[need] for need in _BY_NAME[name].needs]
+            return do_stage(settings, run_date, name, needs, force)
 
 
 def do_stage(
@@ -283,18 +136,52 @@ def do_stage(
         FearecError: the stage failed.
     """
     stage = _BY_NAME[name]
-    # Taken before the stage runs: a file that arrives meanwhile makes it run again next time.
-    identity = _identity(settings, stage, needs)
-    if not force:
-        record = _recorded(settings, run_date, stage, identity)
-        if record:
-            return record
-    elif stage.scratch:
-        shutil.rmtree(night_folder(settings, run_date) / stage.scratch, ignore_errors=True)
-    begun = time.perf_counter()
-    result = resolve_name(stage.function)(settings, run_date, *(need.result for need in needs))
-    record = Record(stage.name, identity, time.perf_counter() - begun, result)
-    write_record(settings, run_date, record)
+    with told_in_one_line(settings):
+        # Taken before the stage runs: a file that arrives meanwhile makes it run again next time.
+        identity = _identity(settings, stage, needs)
+        if not force:
+            record = _recorded(settings, run_date, stage, identity)
+            if record:
+                return record
+        elif stage.scratch:
+            shutil.rmtree(night_folder(settings, run_date) / stage.scratch, ignore_errors=True)
+        begun = time.perf_counter()
+        result = resolve_name(stage.function)(settings, run_date, *(need.result for need in needs))
+        record = Record(stage.name, identity, time.perf_counter() - begun, result)
+        write_record(settings, run_date, record)
+        return record
+
+
+@contextmanager
+def _alone(settings: Settings, run_date: date) -> Iterator[None]:
+    """Hold the night's lock, which the system frees whatever way this process ends."""
+    folder = night_folder(settings, run_date)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(
+            "another run is at work on this night",
+            str(folder),
+            remedy="Wait for it to end, then run this again.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _required(
+    settings: Settings, run_date: date, stage: Stage, needs: list[Record[Any]], name: str
+) -> Record[Any]:
+    record = _recorded(settings, run_date, stage, _identity(settings, stage, needs))
+    if record is None:
+        raise ConfigError(
+            f"{name} needs {stage.name}, which is not done with these settings and inputs",
+            f"run date {run_date}",
+            remedy=f"Run `fearec {stage.name} --date {run_date}` first.",
+        )
     return record
 
 

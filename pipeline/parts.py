@@ -2,14 +2,18 @@
 
 A part is written under a hidden name, renamed, and only then entered in the manifest, itself
 replaced by rename; so whatever moment a run is killed at, no half of a part is ever visible, and
-``--resume`` goes on after the last part entered. Readers of Parquet folders skip the manifest,
-whose name begins with an underscore.
+``--resume`` goes on after the last part entered. What the manifest lists is ours to replace, and
+nothing else is, so a part stays listed until it is gone. Readers of Parquet folders skip the
+manifest, whose name begins with an underscore.
 """
 
+import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from pydantic import ValidationError
 from model.config import Frozen
 from model.errors import ConfigError
 from pipeline.durable import fsync, replace_text
-from pipeline.errors import PublishError
+from pipeline.errors import PublishError, ResumeError
 
 MANIFEST = "_manifest.json"
 _SPILL = ".spill"
@@ -70,12 +74,19 @@ class Manifest(Frozen):
 
 
 class Output:
-    """The folder of one run: `write` its parts in order, then `finish`."""
+    """The folder of one run: `write` its parts in order, then `finish`.
 
-    def __init__(self, folder: Path, manifest: Manifest, stale: Iterable[Path] = ()) -> None:
+    Args:
+        folder: May not exist yet.
+        manifest: With the parts that are done.
+        before: The folder's own manifest; the parts that only it knows are replaced.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, before: Manifest | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._stale = tuple(stale)  # goes when the first part is there to replace it
+        self._before = before
+        self._started = False
 
     @property
     def done(self) -> PartCounts:
@@ -106,13 +117,12 @@ class Output:
         Raises:
             PublishError: it cannot be written, for want of space or permission.
         """
-        name = f"part-{len(self.manifest.parts):05d}.parquet"
+        name = _next_part(self.manifest)
         hidden = self.folder / _HIDDEN_PART
         with self._told(name):
             pq.write_table(table, hidden, compression="zstd")
             fsync(hidden)
-            if not self.manifest.parts:
-                self._replace_stale()
+            self._start()
             hidden.replace(self.folder / name)
         self._record(parts={**self.manifest.parts, name: counts})
 
@@ -122,17 +132,25 @@ class Output:
             self.write(empty, PartCounts())
         self._record(complete=True)
 
-    def _replace_stale(self) -> None:
-        # The old manifest goes first: parts without one are never taken for a finished run.
-        for path in sorted(self._stale, key=lambda path: path.name != MANIFEST):
-            path.unlink()
-        self._record()
+    def _start(self) -> None:
+        """Put this run's manifest in the place of the one before, now that a part is there."""
+        if self._started:
+            return
+        if self._before is not None:
+            self._save(self._before.model_copy(update={"complete": False}))
+            for name in sorted(_parts(self._before) - set(self.manifest.parts)):
+                (self.folder / name).unlink(missing_ok=True)
+        self._save(self.manifest)
+        self._started = True
 
     def _record(self, **changes: Any) -> None:
         manifest = self.manifest.model_copy(update=changes)
+        self._save(manifest)
+        self.manifest = manifest
+
+    def _save(self, manifest: Manifest) -> None:
         with self._told(MANIFEST):
             replace_text(self.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        self.manifest = manifest
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -146,54 +164,99 @@ class Output:
             ) from None
 
 
+def local_folder(output: str | Path) -> Path:
+    """The output as a path.
+
+    Raises:
+        ConfigError: it is a URI.
+    """
+    where = os.fspath(output)
+    if re.match(r"[A-Za-z][\w+.-]+:/", where):  # one slash: what a Path leaves of two
+        raise ConfigError(
+            "the output must be a local folder",
+            where,
+            remedy="Write to a local folder, and copy it from there.",
+        )
+    return Path(where)
+
+
 def open_output(
     folder: Path, binding: Binding, generated_at: datetime, *, resume: bool, overwrite: bool
 ) -> Output:
     """Look at the output folder; nothing is written or removed yet.
 
     Raises:
-        ConfigError: the folder holds something and neither flag was given; or, with `resume`,
-            a run of another bundle, input or settings; or, with `overwrite`, foreign files.
+        ConfigError: the folder holds something and neither flag was given; or, with one, files
+            that are not an earlier run's.
+        ResumeError: with `resume`, there is no run of this bundle, input and settings.
     """
     where = str(folder)
-    if "://" in where:
-        raise ConfigError("the output must be a local folder", where)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other", where)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the output must be a folder", where, found="a file")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    manifest = Manifest(binding=binding, generated_at=generated_at, parts={}, complete=False)
+    fresh = Manifest(binding=binding, generated_at=generated_at, parts={}, complete=False)
     if not names:
-        return Output(folder, manifest)
-    if resume:
-        if MANIFEST not in names and names <= _UNFINISHED:  # killed while it began
-            return Output(folder, manifest)
-        manifest = _read_manifest(folder)
-        _refuse_changes(folder, manifest.binding, binding)
-        return Output(folder, manifest)
-    if not overwrite:
+        return Output(folder, fresh)
+    if not (resume or overwrite):
         raise ConfigError(
             "the output folder is not empty",
             where,
             remedy="Give another folder, --resume to go on with a run that was cut short, or "
             "--overwrite to replace it.",
         )
-    foreign = sorted(name for name in names if not _is_own(name))
+    if names <= _UNFINISHED:  # killed while it began
+        return Output(folder, fresh)
+    try:
+        before = _read_manifest(folder)
+    except ResumeError:
+        if resume:
+            raise
+        before = None
+    if resume and before is not None:
+        _refuse_changes(folder, before.binding, binding)
+    ours = {MANIFEST, *_parts(before)} if before is not None else set()
+    foreign = sorted(names - ours - _UNFINISHED)
     if foreign:
         raise ConfigError(
             "the output folder holds files that fearec-score did not write",
             where,
+            expected=f"only what its {MANIFEST} lists",
             found=", ".join(foreign[:3]),
             remedy="Give another folder, or move them away.",
         )
-    return Output(folder, manifest, (folder / name for name in names - _UNFINISHED))
+    if resume and before is not None:
+        return Output(folder, _intact(folder, before), before)
+    return Output(folder, fresh, before)
 
 
-def _is_own(name: str) -> bool:
-    if name == MANIFEST or name in _UNFINISHED:
-        return True
-    return name.startswith("part-") and name.endswith(".parquet")
+def _next_part(manifest: Manifest) -> str:
+    return f"part-{len(manifest.parts):05d}.parquet"
+
+
+def _parts(manifest: Manifest) -> set[str]:
+    """Its parts, and the one that a kill may have left renamed but not entered."""
+    return {*manifest.parts, _next_part(manifest)}
+
+
+def _intact(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest up to the first part that is not as it was written."""
+    kept = dict(
+        takewhile(
+            lambda part: _count_rows(folder / part[0]) == part[1].n_rows, manifest.parts.items()
+        )
+    )
+    if len(kept) == len(manifest.parts):
+        return manifest
+    return manifest.model_copy(update={"parts": kept, "complete": False})
+
+
+def _count_rows(part: Path) -> int | None:
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -202,12 +265,12 @@ def _read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         reason = "there is no manifest"
-    except (ValidationError, ConfigError, UnicodeDecodeError):
+    except (OSError, ValidationError, ConfigError, UnicodeDecodeError):
         reason = "its manifest cannot be read"
-    raise ConfigError(
+    raise ResumeError(
         f"the output folder holds no run to resume: {reason}",
         str(path),
-        remedy="Give an empty folder, or --overwrite.",
+        remedy="Give an empty folder.",
     )
 
 
@@ -220,7 +283,7 @@ def _refuse_changes(folder: Path, before: Binding, now: Binding) -> None:
         if isinstance(found, dict) and isinstance(expected, dict):
             key = min(k for k in {*found, *expected} if found.get(k) != expected.get(k))
             place, found, expected = f"{field} {key}", found.get(key), expected.get(key)
-        raise ConfigError(
+        raise ResumeError(
             f"the run cannot be resumed: {place} is not what it was",
             str(folder),
             expected=str(expected),

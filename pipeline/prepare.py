@@ -1,5 +1,6 @@
 """Prepare: the interactions up to a run date as one sequence a user, and the vocabulary."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pipeline.row_rules import run_end
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
 from pipeline.scratch import scratch_database
 from pipeline.settings import Settings
-from pipeline.warehouse import append, open_or_create_table, open_table, table_uri
+from pipeline.warehouse import append, open_or_create_table, open_table, table_id, table_uri
 
 VOCABULARY = "vocabulary"
 SEQUENCES_FILE = "sequences.parquet"
@@ -35,7 +36,9 @@ class Prepared:
 
     Attributes:
         folder: Holds `SEQUENCES_FILE` and `ITEMS_FILE`.
+        fingerprint: sha256 of what is in these two files.
         interactions_version: Version of the `interactions` table it was made from.
+        vocabulary_id: Which `vocabulary` table the indices are of; one made anew has another.
         n_users: Users with an event up to the run date.
         n_items: Size of the vocabulary, PAD counted (V).
         n_interactions: Events up to the run date.
@@ -44,7 +47,9 @@ class Prepared:
     """
 
     folder: Path
+    fingerprint: str
     interactions_version: int
+    vocabulary_id: str
     n_users: int
     n_items: int
     n_interactions: int
@@ -90,14 +95,16 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
         totals = span.to_arrow_table().to_pylist()[0]
         if not totals["events"]:
             raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
-        n_items = _write_items(unfinished / ITEMS_FILE, settings, item_type, db)
+        n_items, vocabulary_id = _write_items(unfinished / ITEMS_FILE, settings, item_type, db)
         columns = schema.sequences(interactions.schema.field(USER_ID).type, item_type)
         n_users = _write_sequences(unfinished / SEQUENCES_FILE, columns, db)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return Prepared(
         folder,
+        _fingerprint(folder),
         version,
+        vocabulary_id,
         n_users,
         n_items + 1,
         totals["events"],
@@ -106,10 +113,18 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
     )
 
 
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (SEQUENCES_FILE, ITEMS_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _write_items(
     path: Path, settings: Settings, item: pa.DataType, db: duckdb.DuckDBPyConnection
-) -> int:
-    """Give new items an index, write all that have one; returns their number."""
+) -> tuple[int, str]:
+    """Give new items an index, write all that have one; returns their number and table's id."""
     columns = schema.vocabulary(item)
     indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
     vocabulary = open_or_create_table(settings, VOCABULARY, indexed)
@@ -136,7 +151,7 @@ def _write_items(
     pq.write_table(table, path, compression="zstd")
     if len(added):
         append(vocabulary, added.to_reader())
-    return len(table)
+    return len(table), table_id(vocabulary)
 
 
 def _write_sequences(path: Path, columns: pa.Schema, db: duckdb.DuckDBPyConnection) -> int:

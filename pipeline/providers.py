@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.errors import ConfigError
+from pipeline.bundle import CPU_RECOMMENDER
 from pipeline.errors import BundleError
 from pipeline.histories import Batch
 
@@ -24,9 +25,11 @@ TENSORRT = "TensorrtExecutionProvider"
 # TensorRT leaves to CUDA the nodes it has no kernel for.
 _WANTED = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}
 
-# Per kind of device: the batch that keeps it busy, and the float32 scores it may hold at once.
-_BATCH = {CPU: 256, CUDA: 4096, TENSORRT: 4096}
-_SCORES = {CPU: 64 * 2**20, CUDA: 512 * 2**20, TENSORRT: 512 * 2**20}
+# Users a batch on a CPU: the encoder is fastest while its layers stay in cache; retrieval from a
+# large catalogue, when it goes over the items once for many users.
+_SMALL_CATALOGUE, _CPU_BATCH, _CPU_BATCH_LARGE = 2**16, 64, 256
+_GPU_BATCH = 4096
+_SCORES = {CPU: 2**30, CUDA: 2**29, TENSORRT: 2**29}  # (B, V) float32; a CPU holds a 16th of them
 
 _SILENT, _WARNING = 4, 2
 
@@ -90,7 +93,10 @@ def load_recommender(
 
 def auto_batch_size(provider: str, n_items: int) -> int:
     """Users a batch: what keeps the provider busy while its (B, V) scores stay within a budget."""
-    return max(1, min(_BATCH[provider], _SCORES[provider] // n_items))
+    batch = _GPU_BATCH
+    if provider == CPU:
+        batch = _CPU_BATCH if n_items < _SMALL_CATALOGUE else _CPU_BATCH_LARGE
+    return max(1, min(batch, _SCORES[provider] // n_items))
 
 
 def _auto_session(graph: Path) -> onnxruntime.InferenceSession:
@@ -104,6 +110,8 @@ def _session(graph: Path, provider: str) -> onnxruntime.InferenceSession:
     wanted = _WANTED[provider]
     if wanted[0] not in onnxruntime.get_available_providers():
         raise _unusable(provider, f"{wanted[0]} is not part of this onnxruntime")
+    if provider == "cpu" and graph.with_name(CPU_RECOMMENDER).exists():
+        graph = graph.with_name(CPU_RECOMMENDER)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about where nodes were placed
     with _told() as told:

@@ -16,10 +16,10 @@ from pipeline.errors import BundleError
 from pipeline.histories import Tally, Wanted
 from pipeline.ids import read_ids, refuse_mixed
 from pipeline.layouts import Layout, Stamp
-from pipeline.parts import Binding, open_output
+from pipeline.parts import Binding, local_folder, open_output
 from pipeline.providers import auto_batch_size, load_recommender
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.score_inputs import ScoreInputs, open_inputs
+from pipeline.score_inputs import ScoreInputs, open_inputs, refuse_inputs_inside
 from pipeline.scorer import Scorer, write_parts
 from pipeline.settings import LogSettings, ScoreSettings
 
@@ -103,13 +103,15 @@ def score(
 
     Raises:
         ConfigError: a setting contradicts the bundle or the input, the provider does not work,
-            or the output folder is not empty.
+            or the output is no local folder, is not empty or holds an input.
+        ResumeError: there is no run of this bundle, input and settings to resume.
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
         BundleError: the graph cannot be loaded, or computes what is no number.
         PublishError: the output cannot be written.
     """
     begun = time.perf_counter()
+    folder = local_folder(output)
     if settings.top_k > bundle.n_items - 1:
         raise ConfigError(
             "more recommendations asked for than there are items",
@@ -138,7 +140,8 @@ def score(
         top_k=settings.top_k,
     )
     binding = _binding(bundle, opened, settings, logs, run_date, time_zone, users)
-    out = open_output(Path(output), binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
+    refuse_inputs_inside(folder, opened, [settings.allow, settings.deny, users])
+    out = open_output(folder, binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
     scorer = Scorer(
         recommender,
         eligibility,

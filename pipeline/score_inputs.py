@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from pyarrow.fs import LocalFileSystem
 
-from pipeline.errors import InputError, SchemaError
+from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.histories import Histories, Tally, Wanted
 from pipeline.log_histories import log_histories
 from pipeline.logs import LogFile, list_log_files, read_columns
@@ -22,6 +23,7 @@ from pipeline.settings import LogSettings
 class ScoreInputs:
     """Checked files of one kind. Get them with `open_inputs`."""
 
+    given: str  # the paths, as the caller named them
     files: tuple[LogFile, ...]
     schemas: tuple[pa.Schema, ...]
     are_sequences: bool
@@ -63,7 +65,15 @@ class ScoreInputs:
         read = sequence_histories if self.are_sequences else log_histories
         with scratch_database(scratch) as base:
             yield read(
-                base, self.files, logs, types, items, wanted, tally, skip_bad_files=skip_bad_files
+                base,
+                self.files,
+                logs,
+                types,
+                items,
+                wanted,
+                tally,
+                where=self.given,
+                skip_bad_files=skip_bad_files,
             )
 
 
@@ -87,8 +97,9 @@ def open_inputs(paths: Sequence[str], tally: Tally, *, skip_bad_files: bool) -> 
             if not skip_bad_files:
                 raise
             tally.skipped_files.add(file.path)
+    given = ", ".join(paths)
     if not found:
-        raise InputError("no readable file", ", ".join(paths), expected="Parquet")
+        raise InputError("no readable file", given, expected="Parquet")
     kinds = [ITEM_IDS in schema.names for _, schema in found]
     if len(set(kinds)) > 1:
         other = found[kinds.index(not kinds[0])][0].path
@@ -100,4 +111,22 @@ def open_inputs(paths: Sequence[str], tally: Tally, *, skip_bad_files: bool) -> 
             remedy="Score them in two runs.",
         )
     files, schemas = zip(*found, strict=True)
-    return ScoreInputs(files, schemas, kinds[0])
+    return ScoreInputs(given, files, schemas, kinds[0])
+
+
+def refuse_inputs_inside(folder: Path, opened: ScoreInputs, lists: Sequence[Path | None]) -> None:
+    """Refuse an output folder that holds what is being read.
+
+    Raises:
+        ConfigError: an input file or a list of ids lies in the folder, at any depth.
+    """
+    files = [file for file in opened.files if isinstance(file.filesystem, LocalFileSystem)]
+    output = folder.resolve()
+    for path in [*(Path(file.path) for file in files), *filter(None, lists)]:
+        if path.resolve().is_relative_to(output):
+            raise ConfigError(
+                "the output folder holds an input",
+                str(folder),
+                found=str(path),
+                remedy="Give another folder.",
+            )

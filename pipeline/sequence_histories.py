@@ -62,6 +62,7 @@ def sequence_histories(
     wanted: Wanted,
     tally: Tally,
     *,
+    where: str,
     skip_bad_files: bool,
 ) -> tuple[int | None, Iterator[Histories]]:
     """Count the users, where their rows tell, and begin to read their histories.
@@ -74,14 +75,14 @@ def sequence_histories(
         items: The bundle's vocabulary.
         wanted: Whose histories, until when.
         tally: Is filled in while the histories are read.
+        where: The sequences, for the error.
         skip_bad_files: Leave a file at the point where it turns out to be unreadable.
 
     Raises:
         InputError: a user has two rows, or there are no rows; later: a file cannot be read.
     """
-    users = _count_users(
-        base, _batches(files, [USER_ID], tally, skip_bad_files), types, wanted, tally
-    )
+    everybody = _batches(files, [USER_ID], tally, skip_bad_files)
+    users = _count_users(base, everybody, types, wanted, tally, where)
     rows = _batches(files, [USER_ID, ITEM_IDS, TIMESTAMPS], tally, skip_bad_files)
     ids = items[ITEM_ID].combine_chunks()
     return users, (_known(batch, types, logs, ids, wanted, tally) for batch in rows)
@@ -110,6 +111,7 @@ def _count_users(
     types: IdTypes,
     wanted: Wanted,
     tally: Tally,
+    where: str,
 ) -> int | None:
     base.register("batch", pa.schema([(USER_ID, types.user)]).empty_table())
     base.execute("CREATE TABLE rows AS FROM batch")
@@ -118,14 +120,14 @@ def _count_users(
         base.execute("INSERT INTO rows FROM batch")
     base.execute(f"CREATE TABLE users AS SELECT {USER_ID}, count(*) AS n FROM rows GROUP BY ALL")
     if not number(base, "SELECT count(*) FROM users"):
-        raise InputError("no rows in the sequences")
+        raise InputError("no rows in the sequences", where)
     repeated = base.execute(
         f"SELECT {USER_ID}, n FROM users WHERE n > 1 AND {USER_ID} IS NOT NULL ORDER BY 1 LIMIT 1"
     ).fetchone()
     if repeated is not None:
         raise InputError(
             "a user has more than one row in the sequences",
-            f"{USER_ID} {repeated[0]!r}",
+            f"{where}, {USER_ID} {repeated[0]!r}",
             expected="one row a user",
             found=str(repeated[1]),
         )

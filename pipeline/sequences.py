@@ -22,7 +22,8 @@ class Split:
     Every interaction is in exactly one of the three or is its user's first in training.
 
     Attributes:
-        train: int64, targets of training: neither held out nor a user's first.
+        train: Targets of training: neither held out nor a user's first. As many as
+            interactions, so of the smallest dtype.
         valid: int64, the last but one of users with at least three interactions.
         test: int64, the last of users with at least two.
     """
@@ -59,12 +60,16 @@ def leave_one_out(histories: Histories) -> Split:
     valid = ends[counts >= 3] - 2
     train = torch.ones(len(histories.items), dtype=torch.bool)
     train[torch.cat([begins[counts > 0], valid, test])] = False
-    return Split(train.nonzero().squeeze(1), valid, test)
+    return Split(_positions(histories, train), valid, test)
 
 
 def all_targets(histories: Histories) -> torch.Tensor:
-    """Flat positions int64 of every interaction but each user's first: what the refit trains on."""
+    """Flat positions of every interaction but each user's first: what the refit trains on."""
     begins, ends = histories.offsets[:-1], histories.offsets[1:]
     every = torch.ones(len(histories.items), dtype=torch.bool)
     every[begins[ends > begins]] = False
-    return every.nonzero().squeeze(1)
+    return _positions(histories, every)
+
+
+def _positions(histories: Histories, chosen: torch.Tensor) -> torch.Tensor:
+    return chosen.nonzero().squeeze(1).to(histories.position_dtype)

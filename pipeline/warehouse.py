@@ -1,7 +1,7 @@
 """The warehouse's Delta tables: where they are, how they are opened and appended to."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -33,39 +33,68 @@ def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "D
     """A table at its latest version; an empty one of `schema` where there is none yet.
 
     Integer columns narrower than in `schema` are widened, which rewrites the table.
+
+    Raises:
+        FearecError: another run wrote to it meanwhile.
     """
-    from deltalake import DeltaTable, write_deltalake
+    from deltalake import DeltaTable
 
     table = open_table(settings, name)
     if table is None:
         return DeltaTable.create(table_uri(settings, name), schema)
     stored = table.to_pyarrow_dataset()
     if stored.schema.types != schema.types:
-        rows = stored.scanner().to_reader().cast(schema)
-        write_deltalake(table, rows, mode="overwrite", schema_mode="overwrite")
+        # Streamed, few batches ahead: the table may be far larger than memory.
+        scanner = stored.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1)
+        replace(table, scanner.to_reader().cast(schema))
     return table
+
+
+def has_table(settings: Settings, name: str, identity: str, version: int = 0) -> bool:
+    """Whether the table of that `table_id` is there, and has come to a version."""
+    table = open_table(settings, name)
+    return table is not None and table_id(table) == identity and table.version() >= version
+
+
+def table_id(table: "DeltaTable") -> str:
+    """What tells a table from one made later in its place, whose versions begin again at 0."""
+    return str(table.metadata().id)
 
 
 def append(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
     """Append to a table as it was when it was opened; `table` becomes the new version.
 
     Raises:
-        FearecError: another run appended to it meanwhile; nothing was added.
+        FearecError: another run wrote to it meanwhile; nothing was added.
     """
+    _write(table, rows, mode="append")
+
+
+def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
+    """Put rows in the place of all of a table, in one commit; `table` becomes the new version.
+
+    Raises:
+        FearecError: another run wrote to it meanwhile; the table is as that left it.
+    """
+    partitions = table.metadata().partition_columns
+    _write(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+
+
+def _write(table: "DeltaTable", rows: pa.RecordBatchReader, **how: Any) -> None:
     from deltalake import CommitProperties, Transaction, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
     transaction = Transaction(_WRITER, table.version() + 1)
     properties = CommitProperties(app_transactions=[transaction])
     try:
-        write_deltalake(table, rows, mode="append", commit_properties=properties)
+        write_deltalake(table, rows, commit_properties=properties, **how)
     except CommitFailedError as error:
         raise FearecError(
             "another run wrote to the table meanwhile",
             table.table_uri,
-            found=str(error),
-            remedy="Nothing was added; run it again when the other has ended.",
-        ) from None
+            found=str(error).splitlines()[0],
+            remedy="Nothing was changed; run it again when the other has ended.",
+        ) from error
 
 
 def models_folder(settings: Settings) -> Path:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ConfigError
-from pipeline import providers, scorer
+from pipeline import parts, providers, scorer
 from pipeline.bundle import Bundle
-from pipeline.errors import BundleError, InputError, PublishError, SchemaError
+from pipeline.errors import BundleError, InputError, PublishError, ResumeError, SchemaError
 from pipeline.parts import Output
 from pipeline.score import ScoreResult, score
 from pipeline.settings import LogSettings, ScoreSettings
@@ -277,6 +277,23 @@ def test_allow_and_deny_bound_what_is_recommended(
     assert result.unknown_listed == 0
 
 
+def test_a_line_of_a_file_of_ids_is_taken_as_it_stands(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    odd = ['"item1', 'it"em', "a,b", " spaced ", "tab\tbed", "'q'", "\\n", "é", "item_id"]
+    bundle = make_bundle(tmp_path / "odd", item_ids=[*odd, "plain", "last"])
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["last"]})
+    for number, (start, end) in enumerate([("", "\n"), ("\ufeff", "\r\n"), ("", "\n\r\n\n")]):
+        deny = tmp_path / f"deny{number}.txt"
+        deny.write_bytes((start + end.join(["item_id", *odd])).encode())
+        result = run(path, bundle, tmp_path / f"out{number}", deny=deny)
+        assert [item for item, _ in rows(tmp_path / f"out{number}")["u"]] == ["plain"]
+        assert result.unknown_listed == 0
+    deny.write_bytes(b"plain\n\xff\n")
+    with pytest.raises(InputError, match=r"deny2\.txt: cannot be read: .*UTF8"):
+        run(path, bundle, tmp_path / "out", deny=deny)
+
+
 def test_bad_rows_repeats_and_later_events_are_counted_by_reason(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -410,6 +427,22 @@ class Killed(BaseException):
     pass
 
 
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop a run after so many steps: manifests saved, and parts deleted."""
+    left = iter(range(step))
+
+    def counted(original: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Path, *args: Any, **kwargs: Any) -> None:
+            if path.name != ".part.tmp" and next(left, None) is None:
+                raise Killed
+            original(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(parts, "replace_text", counted(parts.replace_text))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+
+
 def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> None:
     """Stop a run as a kill would: between two parts, or after a rename and before the manifest."""
     original = getattr(Output, when)
@@ -474,6 +507,55 @@ def test_resuming_a_finished_run_changes_nothing(tiny_bundle: Bundle, tmp_path: 
     assert (again.n_users, again.n_rows) == (first.n_users, first.n_rows)
 
 
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda part: part.write_bytes(b"")])
+def test_resuming_scores_again_from_the_first_part_that_is_not_as_it_was(
+    tiny_bundle: Bundle, tmp_path: Path, spoil: Callable[[Path], Any]
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(70))
+    whole = run(path, tiny_bundle, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    files = sorted((tmp_path / "out").glob("part-*"))
+    first = files[0].stat().st_mtime_ns
+    spoil(files[2])
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_after(monkeypatch, 0, when="write")
+        with pytest.raises(Killed):
+            run(path, tiny_bundle, tmp_path / "out", resume=True)
+    assert all(file.exists() for file in files if file != files[2])  # until one is replaced
+    resumed = run(path, tiny_bundle, tmp_path / "out", resume=True)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert (resumed.n_users, resumed.n_rows) == (whole.n_users, whole.n_rows)
+    assert files[0].stat().st_mtime_ns == first
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(70))
+    settings = {"top_k": 5 if flag == "resume" else 4}
+    run(path, tiny_bundle, tmp_path / "whole", **settings)
+    for step in range(8):  # the last of them after the first new part
+        out = tmp_path / str(step)
+        run(path, tiny_bundle, out)
+        (out / "part-00000.parquet").write_bytes(b"")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            kill_at(monkeypatch, step)
+            with pytest.raises(Killed):
+                run(path, tiny_bundle, out, **settings, **{flag: True})
+        manifest = json.loads((out / "_manifest.json").read_text())
+        assert manifest["complete"] == (step == 0)
+
+        run(path, tiny_bundle, out, **settings, **{flag: True})
+
+        assert rows(out) == rows(tmp_path / "whole")
+        assert len(list(out.iterdir())) == 6
+
+
 def test_a_run_is_not_resumed_with_another_bundle_input_or_settings(
     tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
@@ -484,18 +566,18 @@ def test_a_run_is_not_resumed_with_another_bundle_input_or_settings(
     before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
 
     other = make_bundle(tmp_path / "other", popularity=[1] * 40)
-    with pytest.raises(ConfigError, match=r"bundle items\.parquet is not what it was"):
+    with pytest.raises(ResumeError, match=r"bundle items\.parquet is not what it was"):
         run(path, other, tmp_path / "out", **deny)
-    with pytest.raises(ConfigError, match="settings top_k is not what it was; expected 5; found 6"):
+    with pytest.raises(ResumeError, match="settings top_k is not what it was; expected 5; found 6"):
         run(path, tiny_bundle, tmp_path / "out", top_k=6, **deny)
-    with pytest.raises(ConfigError, match="settings run_date"):
+    with pytest.raises(ResumeError, match="settings run_date"):
         run(path, tiny_bundle, tmp_path / "out", run_date=date(2026, 11, 21), **deny)
     (tmp_path / "deny.txt").write_text("item2\n")
-    with pytest.raises(ConfigError, match=r"inputs .*deny\.txt"):
+    with pytest.raises(ResumeError, match=r"inputs .*deny\.txt"):
         run(path, tiny_bundle, tmp_path / "out", **deny)
     (tmp_path / "deny.txt").write_text("item1\n")
     write_sequences(path, random_histories(10))
-    with pytest.raises(ConfigError, match=r"inputs .*s\.parquet"):
+    with pytest.raises(ResumeError, match=r"inputs .*s\.parquet"):
         run(path, tiny_bundle, tmp_path / "out", **deny)
 
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
@@ -519,8 +601,69 @@ def test_an_output_folder_that_is_not_empty_needs_a_flag(
         run(path, tiny_bundle, tmp_path / "out", overwrite=True, resume=True)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x").write_text("x")
-    with pytest.raises(ConfigError, match="no run to resume"):
+    with pytest.raises(ResumeError, match="no run to resume"):
         run(path, tiny_bundle, tmp_path / "foreign", resume=True)
+
+
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_only_what_the_manifest_lists_is_replaced(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = write_log(out / "part-0.parquet", [("u", "item1", START)])
+    with pytest.raises(ConfigError, match="no run to resume" if flag == "resume" else "did not"):
+        run(path, tiny_bundle, out, **{flag: True})  # there is no manifest
+    assert pq.read_table(theirs).num_rows == 1
+    theirs.unlink()
+
+    run(path, tiny_bundle, out)
+    for name in ("part-0.parquet", "part-00002.parquet"):
+        theirs = write_log(out / name, [("u", "item1", START)])
+        with pytest.raises(ConfigError, match=rf"did not write.*found {name}\."):
+            run(path, tiny_bundle, out, **{flag: True})
+        assert pq.read_table(theirs).num_rows == 1
+        theirs.unlink()
+
+    (out / "_manifest.json").write_text("{")
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ConfigError, match=r"_manifest\.json"):
+        run(path, tiny_bundle, out, **{flag: True})
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_an_output_folder_that_holds_an_input_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, flags: dict[str, bool]
+) -> None:
+    log = write_log(tmp_path / "logs" / "dt=1" / "a.parquet", [("u", "item1", START)])
+    (tmp_path / "alias").symlink_to(tmp_path / "logs")
+    sequences = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]})
+    run(sequences, tiny_bundle, tmp_path / "out")
+    (tmp_path / "out" / "deny.txt").write_text("item1")
+    taken = write_log(tmp_path / "out" / "part-00000.parquet", [("u", "item1", START)])
+
+    for source, out, options in (
+        (log.parent.parent, "logs", {}),
+        (log, "alias", {}),
+        (taken, "out", {}),
+        (sequences, "out", {"deny": tmp_path / "out" / "deny.txt"}),
+    ):
+        with pytest.raises(ConfigError, match="the output folder holds an input"):
+            run(source, tiny_bundle, tmp_path / out, **options, **flags)
+    assert pq.read_table(log).num_rows == pq.read_table(taken).num_rows == 1
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/recs", Path("s3://bucket/recs")])
+def test_an_output_in_an_object_store_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="must be a local folder"):
+        run(path, tiny_bundle, output)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.parquet"]
 
 
 def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -529,8 +672,12 @@ def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) 
     before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
 
     empty = write_log(tmp_path / "empty.parquet", [])
-    with pytest.raises(InputError, match="no usable row"):
+    with pytest.raises(InputError, match=r"empty\.parquet: no usable row.*found no rows at all"):
         run(empty, tiny_bundle, tmp_path / "out", overwrite=True)
+    nobody = tmp_path / "nobody.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), nobody)
+    with pytest.raises(InputError, match=r"nobody\.parquet: no rows in the sequences"):
+        run(nobody, tiny_bundle, tmp_path / "out", overwrite=True)
 
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 

@@ -1,0 +1,180 @@
+"""The stages of a night: what each needs, and what decides whether it has to be done again."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from pipeline.bundle import Bundle
+from pipeline.champion import set_champion
+from pipeline.errors import ResumeError
+from pipeline.logs import list_log_files
+from pipeline.progress import scoring_progress
+from pipeline.publish import RECOMMENDATIONS, Published, publish
+from pipeline.records import Record, night_folder
+from pipeline.score import ScoreResult, score
+from pipeline.settings import Settings
+from pipeline.warehouse import has_table
+
+if TYPE_CHECKING:
+    from pipeline.export import Exported
+    from pipeline.ingest import IngestResult
+    from pipeline.prepare import Prepared
+
+
+def score_everyone(
+    settings: Settings, run_date: date, prepared: "Prepared", exported: "Exported"
+) -> ScoreResult:
+    """The score stage: every prepared history, by the night's bundle.
+
+    Raises:
+        FearecError: as `pipeline.score.score`.
+    """
+    from pipeline.prepare import SEQUENCES_FILE
+
+    folder = night_folder(settings, run_date) / "parts"
+    run = partial(
+        score,
+        [str(prepared.folder / SEQUENCES_FILE)],
+        Bundle.load(exported.bundle),
+        folder,
+        settings.score,
+        logs=settings.logs,
+        run_date=run_date,
+        time_zone=settings.time_zone,
+    )
+    with scoring_progress() as progress:
+        try:
+            return run(resume=True, progress=progress)
+        except ResumeError:  # what is there is of another model, input or settings, or broken
+            shutil.rmtree(folder)
+            return run(progress=progress)
+
+
+def publish_champion(
+    settings: Settings, run_date: date, exported: "Exported", scored: ScoreResult
+) -> Published:
+    """The publish stage: the recommendations, and then the model that made them as champion.
+
+    Raises:
+        PublishError: as `pipeline.publish.publish`.
+        BundleError: `champion.json` cannot be read.
+    """
+    published = publish(settings, run_date, scored)
+    set_champion(settings, run_date, exported.bundle, exported.model_version)
+    return published
+
+
+def _nothing(settings: Settings) -> None:
+    return None
+
+
+def _log_stamps(settings: Settings) -> dict[str, str]:
+    return {file.path: file.stamp for file in list_log_files(settings.logs.path)}
+
+
+def _item_lists(settings: Settings) -> list[str]:
+    lists = (settings.score.allow, settings.score.deny)
+    return [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in lists if path and path.exists()
+    ]
+
+
+def _always(settings: Settings, result: Any) -> bool:
+    return True
+
+
+def _interactions_exist(settings: Settings, ingested: "IngestResult") -> bool:
+    version = ingested.interactions_version
+    return has_table(settings, "interactions", ingested.interactions_id, version)
+
+
+def _vocabulary_exists(settings: Settings, prepared: "Prepared") -> bool:
+    return has_table(settings, "vocabulary", prepared.vocabulary_id)
+
+
+def _recommendations_exist(settings: Settings, published: Published) -> bool:
+    return has_table(settings, RECOMMENDATIONS, published.table_id, published.version)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage and what decides whether it has to be done again.
+
+    Attributes:
+        name: As in `fearec NAME`.
+        function: Where it is, so that it is only imported when it runs: `module:name`. Called
+            with the settings, the run date and the results of `needs`.
+        needs: The stages whose results it takes, in this order.
+        settings: The settings its result depends on.
+        watches: What else that is: files outside of the warehouse.
+        identity: What of its record the stages that need it depend on.
+        intact: Whether the tables it wrote are still there.
+        scratch: Its folder of intermediate files, which `force` clears.
+    """
+
+    name: str
+    function: str
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    watches: Callable[[Settings], Any] = _nothing
+    identity: Callable[[Record[Any]], Any] = attrgetter("fingerprint", "result")
+    intact: Callable[[Settings, Any], bool] = _always
+    scratch: str = ""
+
+
+STAGES = (
+    Stage(
+        "ingest",
+        "pipeline.ingest:ingest",
+        settings=("warehouse", "time_zone", "logs"),
+        watches=_log_stamps,
+        identity=attrgetter("result.interactions_id", "result.interactions_version"),
+        intact=_interactions_exist,
+    ),
+    Stage(
+        "prepare",
+        "pipeline.prepare:prepare",
+        needs=("ingest",),
+        settings=("warehouse", "time_zone"),
+        intact=_vocabulary_exists,
+    ),
+    Stage(
+        "train",
+        "pipeline.train:train",
+        needs=("prepare",),
+        settings=("model", "train", "evaluate.mask_seen"),
+        scratch="train",
+    ),
+    Stage(
+        "evaluate",
+        "pipeline.evaluate:evaluate",
+        needs=("prepare", "train"),
+        settings=("evaluate",),
+    ),
+    Stage(
+        "export",
+        "pipeline.export:export",
+        needs=("prepare", "train", "evaluate"),
+        settings=("export", "warehouse"),
+    ),
+    Stage(
+        "score",
+        "pipeline.stages:score_everyone",
+        needs=("prepare", "export"),
+        settings=("score",),
+        watches=_item_lists,
+        scratch="parts",
+    ),
+    Stage(
+        "publish",
+        "pipeline.stages:publish_champion",
+        needs=("export", "score"),
+        settings=("warehouse",),
+        intact=_recommendations_exist,
+    ),
+)
