@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,15 @@ class Recommender:
     session: onnxruntime.InferenceSession
     item_bias: onnxruntime.OrtValue
     k: onnxruntime.OrtValue
+
+    @property
+    def at_once(self) -> int:
+        """How many batches to run side by side: a GPU takes one, every core of a CPU one."""
+        if self.provider != CPU:
+            return 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     @property
     def provider(self) -> str:
@@ -113,6 +123,10 @@ def _session(graph: Path, provider: str) -> onnxruntime.InferenceSession:
     if provider == "cpu" and graph.with_name(CPU_RECOMMENDER).exists():
         graph = graph.with_name(CPU_RECOMMENDER)
     options = onnxruntime.SessionOptions()
+    if provider == "cpu":
+        # One batch a core side by side (`Recommender.at_once`): cores that share a batch wait
+        # for each other at every node.
+        options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors; its warnings are about where nodes were placed
     with _told() as told:
         if wanted[0] != CPU:

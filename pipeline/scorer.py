@@ -1,5 +1,6 @@
 """Histories to parts: reading, padding, scoring and writing, each ahead of the next."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -8,10 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.eligibility import Eligibility
 from pipeline.errors import BundleError
-from pipeline.histories import PART_USERS, Histories, batches, cut
+from pipeline.histories import PART_USERS, Batch, Histories, Integers, batches, cut
 from pipeline.layouts import Layout, Ranked
 from pipeline.parts import Output, PartCounts
 from pipeline.providers import Recommender
@@ -50,17 +52,26 @@ class Scorer:
             batch_size=self.batch_size,
             exclude_seen=self.exclude_seen,
         )
-        with closing(ahead(prepared)) as upcoming:
-            for batch in upcoming:
-                item_index, score = self.recommender(batch)
-                if np.isnan(score).any():
-                    raise BundleError(
-                        "the model computes scores that are no numbers",
-                        remedy="Training went astray: train and export the model again.",
-                    )
-                ranked.item_index[batch.rows] = item_index
-                ranked.score[batch.rows] = score
-                scored(len(batch.rows))
+
+        def take(batch: Batch, run: Future[tuple[Integers, NDArray[np.float32]]]) -> None:
+            item_index, score = run.result()
+            if np.isnan(score).any():
+                raise BundleError(
+                    "the model computes scores that are no numbers",
+                    remedy="Training went astray: train and export the model again.",
+                )
+            ranked.item_index[batch.rows] = item_index
+            ranked.score[batch.rows] = score
+            scored(len(batch.rows))
+
+        running: deque[tuple[Batch, Future[tuple[Integers, NDArray[np.float32]]]]] = deque()
+        with ThreadPoolExecutor(self.recommender.at_once) as cores:
+            for batch in prepared:
+                running.append((batch, cores.submit(self.recommender, batch)))
+                if len(running) > self.recommender.at_once:
+                    take(*running.popleft())
+            while running:
+                take(*running.popleft())
         scored(int(ranked.popular.sum()))
         return ranked
 
