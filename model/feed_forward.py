@@ -95,7 +95,7 @@ class _Blocked(torch.autograd.Function):
                 active = ctx.act(inner)
             (g_inner,) = torch.autograd.grad(active, inner, g_block @ w2)
             torch.mm(g_inner, w1, out=out)
-            grad_w1 += (g_inner.T @ x_block).to(exact)
+            grad_w1 += (x_block.T @ g_inner).to(exact).T  # the narrower one is transposed
             grad_w2 += (g_block.T @ active.detach()).to(exact)
             grad_b1 += g_inner.sum(0, dtype=exact)
         return grad_x.to(kept), grad_w1, grad_b1, grad_w2, grad.sum(0, dtype=exact), None

@@ -4,6 +4,7 @@ from model.errors import ConfigError, ExportParityError, FearecError
 
 __all__ = [
     "BundleError",
+    "BusyError",
     "ConfigError",
     "ExportParityError",
     "FearecError",
@@ -12,6 +13,7 @@ __all__ = [
     "PublishError",
     "ResumeError",
     "SchemaError",
+    "StorageError",
 ]
 
 
@@ -43,3 +45,11 @@ class GateError(FearecError):
 
 class PublishError(FearecError):
     """The recommendations could not be written to their table."""
+
+
+class StorageError(FearecError):
+    """A file or table could not be read or written: no room, no permission, no network."""
+
+
+class BusyError(FearecError):
+    """Another run is at work on the same night."""

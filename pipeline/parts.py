@@ -25,6 +25,7 @@ from model.config import Frozen
 from model.errors import ConfigError
 from pipeline.durable import fsync, replace_text
 from pipeline.errors import PublishError, ResumeError
+from pipeline.schema import ITEM_ID, SCORE
 
 MANIFEST = "_manifest.json"
 _SPILL = ".spill"
@@ -120,7 +121,7 @@ class Output:
         name = _next_part(self.manifest)
         hidden = self.folder / _HIDDEN_PART
         with self._told(name):
-            pq.write_table(table, hidden, compression="zstd")
+            pq.write_table(table, hidden, compression="zstd", use_dictionary=_repeating(table))
             fsync(hidden)
             self._start()
             hidden.replace(self.folder / name)
@@ -229,6 +230,12 @@ def open_output(
     if resume and before is not None:
         return Output(folder, _intact(folder, before), before)
     return Output(folder, fresh, before)
+
+
+def _repeating(table: pa.Table) -> list[str]:
+    """Parquet's names of the columns worth a dictionary; scores hardly ever repeat."""
+    names = [name for name in table.schema.names if name != SCORE]
+    return [*names, f"recommendations.list.element.{ITEM_ID}"]
 
 
 def _next_part(manifest: Manifest) -> str:

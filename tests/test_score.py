@@ -186,6 +186,18 @@ def test_the_list_layout_says_the_same_as_the_long_one(tiny_bundle: Bundle, tmp_
     } == rows(tmp_path / "long")
 
 
+@pytest.mark.parametrize("layout", ["long", "list"])
+def test_every_column_but_the_scores_has_a_dictionary(
+    tiny_bundle: Bundle, tmp_path: Path, layout: str
+) -> None:
+    write_log(tmp_path / "log.parquet", events(random_histories(50)))
+    run(tmp_path / "log.parquet", tiny_bundle, tmp_path / "out", layout=layout)
+    group = pq.read_metadata(tmp_path / "out" / "part-00000.parquet").row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    plain = [column.path_in_schema for column in columns if not column.has_dictionary_page]
+    assert [path.split(".")[-1] for path in plain] == ["score"]
+
+
 def test_items_of_the_whole_history_are_excluded_not_only_the_last_ones(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
