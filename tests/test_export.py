@@ -399,3 +399,25 @@ def test_ties_go_to_the_smaller_index(recommender: Path) -> None:
     bias[list(TWINS[0])] = 0
     check_recommender(recommender, k=3, item_bias=bias)
     check_recommender(recommender, k=2, item_bias=bias)
+
+
+def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.export, "TWO_PASS_FROM", NETWORK.config.n_items)
+    model.export.export_both(NETWORK, tmp_path)
+    assert (tmp_path / model.export.CODES_FILE).stat().st_size % NETWORK.config.hidden_size == 0
+    item_seq, item_seq_len = sequences(each=2)
+    feeds = {
+        "item_seq": item_seq.numpy(),
+        "item_seq_len": item_seq_len.numpy(),
+        "exclude": item_seq.numpy(),
+        "item_bias": np.zeros(NETWORK.config.n_items, np.float32),
+        "k": np.array([5]),
+    }
+    plain, fast = (
+        session(tmp_path / name).run(["item_index", "score"], feeds)
+        for name in (model.export.RECOMMENDER_FILE, model.export.CPU_RECOMMENDER_FILE)
+    )
+    np.testing.assert_allclose(fast[1], plain[1], rtol=1e-5, atol=1e-5)
+    assert (fast[0] == plain[0]).mean() > 0.99  # rounding may swap what is tied to it
