@@ -28,11 +28,20 @@ Day = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do again what is done already.")]
 
 
+_INTERRUPTED = 128 + 2  # what shells make of SIGINT
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Make a `FearecError` one line on stderr and the error's exit code. Also a decorator."""
+    """Make a `FearecError`, or Ctrl-C, one line on stderr and an exit code. Also a decorator."""
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning makes of Ctrl-C in training an exit like any other.
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        typer.echo("interrupted; run the same command to go on", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     except FearecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

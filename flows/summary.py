@@ -5,14 +5,15 @@ from datetime import date
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.errors import InputError
 from pipeline.lookup import Recommended, first_users, history_of, recommended_to
 from pipeline.nightly import NightResult
 from pipeline.records import Record
 from pipeline.settings import Settings
+from pipeline.storage import told_in_one_line
 
 _USERS, _TOP = 3, 5
 _HISTORY = 20
@@ -33,8 +34,10 @@ def print_night(settings: Settings, night: NightResult) -> None:
     for line in headlines(night):
         _plain(console, line)
     console.print()
-    users = first_users(settings, night.run_date, _USERS)
-    for recommended in recommended_to(settings, users, night.run_date):
+    with told_in_one_line(settings):
+        users = first_users(settings, night.run_date, _USERS)
+        found = recommended_to(settings, users, night.run_date)
+    for recommended in found:
         _plain(console, f"user {recommended.user_id} ({recommended.source}): {_items(recommended)}")
 
 
@@ -73,19 +76,20 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         InputError: the user has neither, or there are no tables yet.
     """
     console = Console()
-    events = history_of(settings, user_id, _HISTORY)
-    recommended = recommended_to(settings, [user_id], run_date)
+    with told_in_one_line(settings):
+        events = history_of(settings, user_id, _HISTORY)
+        recommended = recommended_to(settings, [user_id], run_date)
     if not events and not recommended:
         raise InputError("no such user", "user_id", found=repr(user_id))
-    history = Table("item", "time", title=f"Last events of {user_id}", title_justify="left")
+    history = Table("item", "time", title=Text(f"Last events of {user_id}"), title_justify="left")
     for event in events:
-        history.add_row(escape(str(event.item_id)), f"{event.timestamp:%Y-%m-%d %H:%M:%S}")
+        history.add_row(Text(str(event.item_id)), f"{event.timestamp:%Y-%m-%d %H:%M:%S}")
     console.print(history)
     for found in recommended:
-        title = f"Recommended on {found.run_date} by {found.model_version} ({found.source})"
+        title = Text(f"Recommended on {found.run_date} by {found.model_version} ({found.source})")
         ranks = Table("rank", "item", "score", title=title, title_justify="left")
         for rank, (item, score) in enumerate(found.items, start=1):
-            ranks.add_row(str(rank), escape(str(item)), f"{score:.4f}")
+            ranks.add_row(str(rank), Text(str(item)), f"{score:.4f}")
         console.print(ranks)
     if not recommended:
         _plain(console, "No recommendations for this user.")
@@ -96,4 +100,4 @@ def _items(recommended: Recommended) -> str:
 
 
 def _plain(console: Console, line: str) -> None:
-    console.print(escape(line), soft_wrap=True, highlight=False)
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)

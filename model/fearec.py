@@ -77,7 +77,7 @@ class FEARec(nn.Module):
         *blocks, final = self.item_encoder.blocks
         last = item_seq_len - 1
         if blocks or self.fft == "dft":
-            mask = self.attention_mask(item_seq_len).to(hidden.dtype)
+            mask = self.attention_mask(item_seq_len, hidden.dtype)
         for block in blocks:
             step = block.forward if self.fft == "matmul" else block.forward_fft
             hidden = step(hidden, mask, views)
@@ -97,10 +97,10 @@ class FEARec(nn.Module):
         dropped: Tensor = self.dropout(embedded)
         return dropped
 
-    def attention_mask(self, item_seq_len: Tensor) -> Tensor:
+    def attention_mask(self, item_seq_len: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere.
 
         The real items are the first ones, so a padded row sees what the last item's row sees.
         """
         steps = torch.arange(len(self.causal), device=item_seq_len.device)
-        return self.causal[torch.minimum(steps, item_seq_len[:, None] - 1)]
+        return self.causal.to(dtype)[torch.minimum(steps, item_seq_len[:, None] - 1)]

@@ -33,7 +33,7 @@ def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor
         bool (B,).
     """
     hidden = network.embed(item_seq)
-    mask = network.attention_mask(item_seq_len)
+    mask = network.attention_mask(item_seq_len, hidden.dtype)
     tied = torch.zeros(len(item_seq), dtype=torch.bool)
     for block in network.item_encoder.blocks:
         attention = block.hybrid_attention

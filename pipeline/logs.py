@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -160,6 +160,7 @@ def _list(path: str) -> list[LogFile]:
         if top.type == pafs.FileType.NotFound:
             raise InputError("no such file or folder", path, remedy="Check the path of the logs.")
         below = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+        below += _leading_nowhere(filesystem, root)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot be listed: {_first_line(error)}", path) from None
 
@@ -168,7 +169,8 @@ def _list(path: str) -> list[LogFile]:
     files = [
         _log_file(info, name, filesystem)
         for name, info in named.items()
-        if info.is_file
+        # A link that leads nowhere is a file that cannot be read, not one that is not there.
+        if info.type in (pafs.FileType.File, pafs.FileType.NotFound)
         and name.lower().endswith(".parquet")
         and not re.search(r"(^|/)[._]", name)
         and wanted.fullmatch(name)
@@ -181,6 +183,14 @@ def _list(path: str) -> list[LogFile]:
             found=f"{sum(info.is_file for info in below)} other files",
         )
     return files
+
+
+def _leading_nowhere(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """The links that Arrow's listing leaves out, because what they lead to is not there."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return []
+    paths = (path for path in Path(root).rglob("*") if path.is_symlink() and not path.exists())
+    return filesystem.get_file_info([str(path) for path in paths])
 
 
 def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -198,7 +208,7 @@ def _translate(pattern: str) -> str:
 
 def _log_file(info: pafs.FileInfo, name: str, filesystem: pafs.FileSystem) -> LogFile:
     path = str(PurePosixPath(info.path))
-    return LogFile(path, name, info.size, info.mtime_ns or 0, filesystem)
+    return LogFile(path, name, info.size or 0, info.mtime_ns or 0, filesystem)
 
 
 def unreadable(file: LogFile, error: Exception) -> InputError:

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.errors import InputError
-from pipeline.ingest import INTERACTIONS
 from pipeline.publish import RECOMMENDATIONS
 from pipeline.schema import ITEM_ID, RUN_DATE, SCORE, TIMESTAMP, USER_ID
 from pipeline.settings import Settings
+from pipeline.staging import INTERACTIONS
 from pipeline.warehouse import open_table, table_uri
 
 Id = int | str
@@ -103,12 +103,15 @@ def _run_dates(settings: Settings) -> list[date]:
 
 
 def _as_id(user: Id, columns: pa.Schema) -> Id:
-    if not pa.types.is_integer(columns.field(USER_ID).type):
-        return str(user)
+    kind = columns.field(USER_ID).type
+    number = pa.types.is_integer(kind)
     try:
-        return int(user)
-    except ValueError:
-        raise InputError("no such user", USER_ID, expected="a number", found=repr(user)) from None
+        wanted: Id = int(user) if number else str(user)
+        pa.scalar(wanted, kind)
+    except (ValueError, OverflowError):  # no number, one that is too large, or broken text
+        expected = f"a number ({kind})" if number else "text"
+        raise InputError("no such user", USER_ID, expected, repr(user)) from None
+    return wanted
 
 
 def _recommended(rows: list[dict[str, Any]]) -> Recommended:

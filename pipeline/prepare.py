@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.errors import InputError
-from pipeline.ingest import INTERACTIONS, IngestResult
+from pipeline.ingest import IngestResult
 from pipeline.row_rules import run_end
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
 from pipeline.scratch import scratch_database
 from pipeline.settings import Settings
+from pipeline.staging import INTERACTIONS
 from pipeline.warehouse import append, open_or_create_table, open_table, table_id, table_uri
 
 VOCABULARY = "vocabulary"

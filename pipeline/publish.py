@@ -5,6 +5,7 @@ mixture. The commit says which scoring run the rows are of (its time, as the ver
 transaction), so that publishing the same run again changes nothing, not even the table's version.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pipeline.parts import MANIFEST, Manifest
 from pipeline.schema import RUN_DATE
 from pipeline.score import ScoreResult
 from pipeline.settings import Settings
-from pipeline.warehouse import open_table, table_uri
+from pipeline.warehouse import all_rows, open_table, replace, table_id, table_uri
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -38,12 +39,14 @@ class Published:
 
     Attributes:
         table: Path or URI of the `recommendations` table.
+        table_id: Which table it is; one made anew there has another.
         version: The table's version afterwards.
         n_rows: Rows of the run date.
         n_users: Users they are for.
     """
 
     table: str
+    table_id: str
     version: int
     n_rows: int
     n_users: int
@@ -67,13 +70,34 @@ def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Publishe
     with _told(uri):
         table = open_table(settings, RECOMMENDATIONS)
         if table is not None:
-            _refuse_other_columns(table, parts.schema, uri)
+            _widen(table, _common_columns(table, parts.schema, uri))
         known = table.transaction_version(transaction) if table is not None else None
         if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
             _replace(table or uri, parts, run_date, transaction, scoring_run)
             table = open_table(settings, RECOMMENDATIONS)
     assert table is not None
-    return Published(uri, table.version(), n_rows, sum(counts))
+    return Published(uri, table_id(table), table.version(), n_rows, sum(counts))
+
+
+def refuse_other_layout(settings: Settings) -> None:
+    """Refuse a night whose recommendations would not fit the table, before it begins.
+
+    Raises:
+        ConfigError: the table has the other `score.layout`.
+    """
+    table = open_table(settings, RECOMMENDATIONS)
+    if table is None:
+        return
+    columns = {column.name for column in table.schema().fields}
+    there = "long" if "rank" in columns else "list"
+    if settings.score.layout != there:
+        raise ConfigError(
+            "the table has the other layout",
+            table_uri(settings, RECOMMENDATIONS),
+            expected=f'score.layout = "{there}"',
+            found=repr(settings.score.layout),
+            remedy="Set score.layout back, or move the table away.",
+        )
 
 
 def _replace(
@@ -137,7 +161,8 @@ def _open_parts(folder: Path, manifest: Manifest) -> ds.Dataset:
     return parts
 
 
-def _refuse_other_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> None:
+def _common_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> pa.Schema:
+    """The table's columns, with integers as wide as in the parts where those are wider."""
     there = table.to_pyarrow_dataset().schema
     for expected, found in zip(there, parts, strict=False):
         if expected.name == found.name and _kind(expected.type) == _kind(found.type):
@@ -149,11 +174,23 @@ def _refuse_other_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> No
             found=f"{found.name}: {found.type}",
             remedy="Set score.layout and the id columns back, or move the table away.",
         )
+    return pa.unify_schemas([there, parts], promote_options="permissive")
 
 
 def _kind(kind: pa.DataType) -> str:
-    # Names inside lists and the width of string offsets make no difference to Delta.
-    return str(kind).replace("large_", "").replace("list<item:", "list<element:")
+    # Names inside lists and the width of integers and string offsets make no difference here.
+    plain = str(kind).replace("large_", "").replace("list<item:", "list<element:")
+    return re.sub(r"\bint\d+", "int", plain)
+
+
+def _widen(table: "DeltaTable", columns: pa.Schema) -> None:
+    # Ids that grew, as in `interactions`; narrower ones are widened as they are written.
+    if _widths(table.to_pyarrow_dataset().schema) != _widths(columns):
+        replace(table, all_rows(table).cast(columns))
+
+
+def _widths(columns: pa.Schema) -> list[str]:
+    return re.findall(r"\bint\d+", str(columns.types))
 
 
 def _rows_of(table: "DeltaTable", run_date: date) -> int:
@@ -173,11 +210,11 @@ def _told(uri: str) -> Iterator[None]:
             uri,
             found=str(error).splitlines()[0],
             remedy="The table holds the other run's rows; publish again when it has ended.",
-        ) from None
+        ) from error
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise PublishError(
             "cannot be written",
             uri,
             found=str(error).splitlines()[0],
             remedy="The table is as it was; publish again when the cause is gone.",
-        ) from None
+        ) from error

@@ -157,7 +157,7 @@ def _widest(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
                 where,
                 expected=f"{kind} as in {first}",
                 found=str(other),
-                remedy="Cast the ids of one to the type of the other.",
+                remedy="Cast the ids of one to the type of the other, or map the right columns.",
             )
         if pa.types.is_integer(other) and other.bit_width > kind.bit_width:
             first, kind = where, other

@@ -35,7 +35,7 @@ def interactions(user: pa.DataType, item: pa.DataType) -> pa.Schema:
             (TIMESTAMP, TIME),
             ("source_file", pa.string()),
             ("source_row", pa.int64()),
-            ("source_stamp", pa.string()),  # size and modification time: a changed file is reread
+            ("source_stamp", pa.string()),  # which state of the file, and how it was read
         ]
     )
 

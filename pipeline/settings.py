@@ -15,6 +15,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from model.config import FEARecConfig, Frozen, TrainingConfig, config_error
@@ -49,7 +50,9 @@ class ModelSettings(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _any_case(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _any_case(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values  # which pydantic refuses
         # The environment knows no lower case, RecBole's MAX_ITEM_LIST_LENGTH no other.
         names = {name.lower(): name for name in FEARecConfig.model_fields}
         return {names.get(key.lower(), key): value for key, value in values.items()}
@@ -78,6 +81,15 @@ class EvaluateSettings(Frozen):
 
     topk: tuple[int, ...] = (5, 10, 20)
     mask_seen: bool = Field(True, description="never rank what the user has already met")
+
+    @field_validator("topk", mode="before")
+    @classmethod
+    def _list(cls, topk: Any) -> Any:
+        if isinstance(topk, int):
+            return (topk,)
+        if isinstance(topk, str):
+            raise ValueError("must be a number or a list of numbers, such as [5, 10]")
+        return topk
 
     @field_validator("topk")
     @classmethod
@@ -203,6 +215,12 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         layered = Layered()
     except ValidationError as error:
         raise config_error(error, "settings") from None
+    except SettingsError as error:  # a section's variable, read as JSON
+        raise ConfigError(
+            str(error),
+            "environment",
+            expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY=value, or a section as a JSON object",
+        ) from None
     return Settings(**layered.model_dump(exclude_unset=True))
 
 

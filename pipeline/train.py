@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
@@ -18,7 +20,8 @@ from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.champion import read_champion
 from pipeline.durable import replace_text
 from pipeline.errors import InputError
-from pipeline.prepare import Prepared
+from pipeline.prepare import ITEMS_FILE, Prepared
+from pipeline.schema import ITEM_ID
 from pipeline.sequences import Split, all_targets, leave_one_out, read_histories
 from pipeline.settings import Settings
 
@@ -59,7 +62,6 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
 
     Raises:
         InputError: no user has interactions to learn from.
-        ConfigError: the champion knows more items than there are.
     """
     histories = read_histories(prepared.folder)
     split = leave_one_out(histories)
@@ -141,6 +143,16 @@ class _Night:
         result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10)
         replace_text(finished, codec.dump_json(result).decode())
         return result
+
+
+def _same_items(parent: Bundle, prepared: Prepared) -> bool:
+    """Whether the parent's items are the first of tonight's; a rebuilt vocabulary's are not."""
+    old = parent.items()[ITEM_ID].combine_chunks()
+    items = pq.read_table(prepared.folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID]
+    first = items.combine_chunks().slice(0, len(old))
+    if pa.types.is_integer(old.type) and pa.types.is_integer(first.type):
+        old = old.cast(first.type)  # ids widen over the nights
+    return bool(first.equals(old))
 
 
 def _start(config: FEARecConfig, settings: Settings, parent: Bundle, weights: str) -> FEARec | None:

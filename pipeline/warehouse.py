@@ -44,10 +44,15 @@ def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "D
         return DeltaTable.create(table_uri(settings, name), schema)
     stored = table.to_pyarrow_dataset()
     if stored.schema.types != schema.types:
-        # Streamed, few batches ahead: the table may be far larger than memory.
-        scanner = stored.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1)
-        replace(table, scanner.to_reader().cast(schema))
+        replace(table, all_rows(table).cast(schema))
     return table
+
+
+def all_rows(table: "DeltaTable") -> pa.RecordBatchReader:
+    """Everything in a table, as a stream."""
+    # Few batches ahead: the table may be far larger than memory.
+    dataset = table.to_pyarrow_dataset()
+    return dataset.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1).to_reader()
 
 
 def has_table(settings: Settings, name: str, identity: str, version: int = 0) -> bool:

@@ -1,6 +1,7 @@
 """The real night through Prefect and by `fearec`, on logs small enough for a test."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from flows import cli
-from pipeline import nightly as night_of
+from flows.options import one_line_errors
+from flows.summary import print_user
 from pipeline.bundle import Bundle
 from pipeline.errors import InputError, PublishError
+from pipeline.lookup import Event, Recommended
+from pipeline.settings import Settings
+from pipeline.stages import STAGES
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -202,6 +208,62 @@ def test_a_user_can_be_looked_at(night: Night) -> None:
     assert "1234" in err
 
 
+@pytest.mark.parametrize("user", ["[/x]", "99999999999999999999999", "\udcff", ":smile:"])
+def test_whatever_user_is_asked_for_is_told_in_one_line(night: Night, user: str) -> None:
+    code, _, err = night.fearec("recommend", user)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no such user" in err
+
+
+def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    user, item = "[/x]:smile:", "[red]x[/]\\"
+    found = Recommended(user, DAY, "v1", "model", ((item, 0.5),))
+    event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
+    monkeypatch.setattr("flows.summary.history_of", lambda *args: [event])
+    monkeypatch.setattr("flows.summary.recommended_to", lambda *args: [found])
+    print_user(Settings(), user, None)
+    out = capsys.readouterr().out
+    assert f"Last events of {user}" in out
+    assert out.count(item) == 2
+
+
+@pytest.mark.parametrize("lightning", [False, True])
+def test_ctrl_c_is_one_line_and_exit_code_130(lightning: bool, capsys: Any) -> None:
+    @one_line_errors()
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if lightning:  # as its trainer does
+                sys.exit(1)
+            raise
+
+    with pytest.raises(typer.Exit) as ended:
+        interrupted()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted; run the same command to go on\n"
+
+
+def test_another_exit_is_left_alone() -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        sys.exit(3)
+    assert ended.value.code == 3
+
+
+def test_nobody_is_called(tmp_path: Path) -> None:
+    code = (
+        "import flows.nightly, prefect.settings as s;"
+        "from prefect._internal.analytics.enabled import is_telemetry_enabled as sdk;"
+        "print(s.get_current_settings().server.analytics_enabled, sdk())"
+    )
+    keep = {"PATH", "HOME"}
+    env = {name: value for name, value in os.environ.items() if name in keep}
+    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
+
+
 def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
     code, out, err = night.fearec("train", "--date", str(NEXT))
     assert (code, out) == (2, "")
@@ -226,7 +288,7 @@ def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Pat
     assert state.message == str(error)
     assert str(nowhere) in state.message
     assert "\n" not in state.message
-    assert task_names(state) == [f"ingest {DAY}"]  # no retry would mend it, and nothing follows
+    assert task_names(state) == []  # refused before the first stage
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="nowhere"):
         nightly(None, DAY, overrides)
@@ -254,7 +316,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
 
 
 def test_commands_are_the_stages() -> None:
-    assert [stage.name for stage in night_of.STAGES] == NAMES
+    assert [stage.name for stage in STAGES] == NAMES
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pipeline.logs import list_log_files
 from pipeline.row_rules import normalise_timestamps, run_end
 from pipeline.schema import TIME
 from pipeline.settings import LogSettings, Settings
-from pipeline.warehouse import append, open_or_create_table, open_table
+from pipeline.warehouse import append, open_or_create_table, open_table, table_id
 
 TODAY = date(2026, 6, 10)
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -76,7 +76,9 @@ def versions(settings: Settings) -> dict[str, int]:
 
 def test_good_rows_are_kept_with_their_source(settings: Settings):
     write_log(settings, "dt=1/a.parquet", [(1, "x", NOON), (2, "y", NOON)])
-    assert ingest(settings, TODAY) == IngestResult(1, 1, 2, 2, 0, 0)
+    result = ingest(settings, TODAY)
+    identity = table_id(open_table(settings, "interactions"))
+    assert result == IngestResult(identity, 1, 1, 2, 2, 0, 0, 0)
     first, second = sorted(rows_of(settings, "interactions"), key=lambda row: row["source_row"])
     assert (first["user_id"], first["item_id"], first["timestamp"]) == (1, "x", NOON)
     assert [first["source_row"], second["source_row"]] == [0, 1]
@@ -132,7 +134,8 @@ def test_running_again_changes_no_table(settings: Settings):
     before = versions(settings)
     result = ingest(settings, TODAY)
     assert versions(settings) == before
-    assert result == IngestResult(before["interactions"], 0, 0, 0, 0, 0)
+    assert (result.interactions_version, result.files) == (before["interactions"], 0)
+    assert (result.added, result.duplicates, result.quarantined, result.withdrawn) == (0, 0, 0, 0)
 
 
 def test_only_new_and_changed_files_are_read(settings: Settings):
@@ -467,7 +470,121 @@ def test_bad_rows_alone_are_quarantined_and_refused(settings: Settings):
     assert ingest(settings, TODAY + timedelta(days=1)).added == 1
 
 
+# Wrong settings, put right
+
+
+def test_a_wrong_unit_found_out_at_once_is_put_right(settings: Settings, tmp_path: Path):
+    rows = [(1, "x", EPOCH * 1000), (2, "y", EPOCH * 1000), (None, "y", EPOCH * 1000)]
+    write_log(settings, "a.parquet", rows, time=pa.int64())
+    assert "no good row" in refusal(settings, InputError)
+    assert len(rows_of(settings, "quarantine")) == 3
+    right = settings_in(tmp_path, timestamp_unit="ms")
+    result = ingest(right, TODAY)
+    assert (result.files, result.added, result.quarantined) == (1, 2, 1)
+    (bad,) = rows_of(right, "quarantine")
+    assert (bad["reason"], bad["timestamp"]) == ("null user_id", "2026-06-10 12:00:00.000000")
+    before = versions(right)
+    assert ingest(right, TODAY).files == 0
+    assert versions(right) == before
+
+
+def test_a_wrong_unit_found_out_later_costs_nothing_that_is_not_read_again(
+    settings: Settings, tmp_path: Path
+):
+    write_log(settings, "a.parquet", [(1, "x", NOON), (None, "x", NOON)])
+    gone = write_log(settings, "gone.parquet", [(5, "x", NOON), (5, None, NOON)])
+    write_log(settings, "b.parquet", [(2, "x", EPOCH * 1000)], time=pa.int64())
+    ingest(settings, TODAY)
+    gone.unlink()
+    right = settings_in(tmp_path, timestamp_unit="ms")
+    result = ingest(right, TODAY)
+    assert (result.files, result.added, result.withdrawn) == (2, 2, 1)
+    assert events_of(right) == [(1, "x", NOON), (2, "x", NOON), (5, "x", NOON)]
+    reasons = sorted((row["source_file"], row["reason"]) for row in rows_of(right, "quarantine"))
+    assert reasons == [("a.parquet", "null user_id"), ("gone.parquet", "null item_id")]
+
+
+def test_wrong_columns_are_put_right(settings: Settings, tmp_path: Path):
+    path = write_log(settings, "a.parquet", [(1, "x", NOON), (2, "y", NOON)])
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("viewer", pa.array([7, 8])), path)
+    ingest(settings, TODAY)
+    right = settings_in(tmp_path, user_id="viewer")
+    result = ingest(right, TODAY)
+    assert (result.added, result.duplicates, result.withdrawn) == (2, 0, 2)
+    assert events_of(right) == [(7, "x", NOON), (8, "y", NOON)]
+    before = versions(right)
+    assert ingest(right, TODAY).files == 0
+    assert versions(right) == before
+
+
+def test_wrong_columns_of_another_type_are_put_right(settings: Settings, tmp_path: Path):
+    path = write_log(settings, "a.parquet", [(1, "x", NOON)])
+    table = pq.read_table(path)
+    never = pa.array([datetime(1970, 1, 1, tzinfo=UTC)], TIME)
+    pq.write_table(table.append_column("session", pa.array(["s"])).append_column("t", never), path)
+    with pytest.raises(InputError, match="no good row"):
+        ingest(settings_in(tmp_path, user_id="session", timestamp="t"), TODAY)
+    assert ingest(settings, TODAY).added == 1
+    assert events_of(settings) == [(1, "x", NOON)]
+
+
+def test_a_wrong_unit_never_empties_the_table(settings: Settings, tmp_path: Path):
+    write_log(settings, "a.parquet", [(1, "x", EPOCH)], time=pa.int64())
+    ingest(settings, TODAY)
+    with pytest.raises(InputError, match="no good row"):
+        ingest(settings_in(tmp_path, timestamp_unit="ms"), TODAY)
+    assert events_of(settings) == [(1, "x", NOON)]
+    ingest(settings, TODAY)
+    assert events_of(settings) == [(1, "x", NOON)]
+
+
+def test_bad_rows_of_files_touched_or_written_again_are_there_once(settings: Settings):
+    rows = [(1, "x", NOON), (None, "x", NOON), (2, None, NOON)]
+    path = write_log(settings, "a.parquet", rows)
+    ingest(settings, TODAY)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    result = ingest(settings, TODAY)
+    assert (result.files, result.quarantined) == (1, 0)
+    write_log(settings, "a.parquet", [*rows, (None, "z", NOON)])
+    assert ingest(settings, TODAY).quarantined == 1
+    bad = Counter((row["user_id"], row["item_id"]) for row in rows_of(settings, "quarantine"))
+    assert bad == {(None, "x"): 1, ("2", None): 1, (None, "z"): 1}
+
+
+def test_rows_of_a_file_that_gave_way_to_another_are_still_released(settings: Settings):
+    tomorrow = NOON + timedelta(days=1)
+    write_log(settings, "latest.parquet", [(1, "x", NOON), (1, "y", tomorrow)])
+    ingest(settings, TODAY)
+    write_log(settings, "latest.parquet", [(2, "x", NOON), (2, "z", tomorrow)])
+    ingest(settings, TODAY)
+    ingest(settings, TODAY + timedelta(days=1))
+    assert {(1, "y", tomorrow), (2, "z", tomorrow)} <= set(events_of(settings))
+    assert rows_of(settings, "quarantine") == []
+
+
+def test_a_table_made_anew_has_another_id(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    first = ingest(settings, TODAY)
+    Path(settings.warehouse).rename(Path(settings.warehouse).with_name("lost"))
+    again = ingest(settings, TODAY)
+    assert again.interactions_version == first.interactions_version
+    assert again.interactions_id != first.interactions_id
+
+
 # Listing
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_link_that_leads_nowhere_is_named(settings: Settings):
+    logs = Path(settings.logs.path)
+    logs.mkdir()
+    (logs / "link.parquet").symlink_to(logs / "gone")
+    message = refusal(settings, InputError)
+    assert "link.parquet" in message
+    assert "No such file" in message
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    assert "link.parquet" in refusal(settings, InputError)
 
 
 def test_files_are_found_by_file_folder_and_glob(settings: Settings):

@@ -1,29 +1,37 @@
 """The wiring of a night, with stages that only say that they were called."""
 
+import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from pipeline.champion import read_champion
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
 from pipeline.evaluate import Evaluated
 from pipeline.export import Exported
 from pipeline.ingest import IngestResult
-from pipeline.nightly import STAGES, nightly, run_stage
+from pipeline.nightly import nightly, run_stage
 from pipeline.prepare import Prepared
 from pipeline.publish import Published
 from pipeline.records import night_folder
 from pipeline.score import ScoreResult
-from pipeline.settings import LogSettings, Settings
+from pipeline.settings import LogSettings, ScoreSettings, Settings
+from pipeline.stages import STAGES, score_everyone
 from pipeline.train import Trained
-from pipeline.warehouse import models_folder, table_uri
+from pipeline.warehouse import models_folder, open_table, table_id, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = [stage.name for stage in STAGES]
@@ -44,18 +52,25 @@ class Stages:
 
     def _append(self, settings: Settings, name: str) -> DeltaTable:
         uri = table_uri(settings, name)
-        write_deltalake(uri, pa.table({"row": [1]}), mode="append")
+        write_deltalake(uri, pa.table({"rank": [1]}), mode="append")
         return DeltaTable(uri)
 
     def ingest(self, settings: Settings, run_date: date) -> IngestResult:
         self._made(settings, run_date, "ingest")
-        version = self._append(settings, "interactions").version()
-        return IngestResult(version, files=1, rows=9, added=7, duplicates=1, quarantined=1)
+        table = self._append(settings, "interactions")
+        return IngestResult(
+            table_id(table), table.version(), files=1, rows=9, added=7, duplicates=1, quarantined=1,
+            withdrawn=0,
+        )  # fmt: skip
 
     def prepare(self, settings: Settings, run_date: date, ingested: IngestResult) -> Prepared:
         folder = self._made(settings, run_date, "prepared")
         event = datetime(2026, 6, 1, tzinfo=UTC)
-        return Prepared(folder, ingested.interactions_version, 4, 6, 7, event, event)
+        vocabulary = open_table(settings, "vocabulary") or self._append(settings, "vocabulary")
+        return Prepared(
+            folder, "sha256", ingested.interactions_version, table_id(vocabulary), 4, 6, 7,
+            event, event,
+        )  # fmt: skip
 
     def train(self, settings: Settings, run_date: date, prepared: Prepared) -> Trained:
         folder = self._made(settings, run_date, "train")
@@ -95,7 +110,9 @@ class Stages:
     def publish(self, settings: Settings, run_date: date, scored: ScoreResult) -> Published:
         self._made(settings, run_date, "publish")
         table = self._append(settings, "recommendations")
-        return Published(table.table_uri, table.version(), scored.n_rows, scored.n_users)
+        return Published(
+            table.table_uri, table_id(table), table.version(), scored.n_rows, scored.n_users
+        )
 
 
 FUNCTIONS = {
@@ -104,8 +121,8 @@ FUNCTIONS = {
     "train": "pipeline.train.train",
     "evaluate": "pipeline.evaluate.evaluate",
     "export": "pipeline.export.export",
-    "score": "pipeline.nightly.score_everyone",
-    "publish": "pipeline.nightly.publish",
+    "score": "pipeline.stages.score_everyone",
+    "publish": "pipeline.stages.publish",
 }
 CALLS = ["ingest", "prepared", "train", "evaluate", "export", "parts", "publish"]
 
@@ -243,7 +260,8 @@ def test_log_files_without_news_redo_the_ingest_only(
 
     def ingest(settings: Settings, run_date: date) -> IngestResult:
         stages.calls.append("ingest")
-        return IngestResult(0, files=1, rows=0, added=0, duplicates=0, quarantined=0)
+        table = open_table(settings, "interactions")
+        return IngestResult(table_id(table), table.version(), 1, 0, 0, 0, 0, 0)
 
     monkeypatch.setattr("pipeline.ingest.ingest", ingest)
     pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
@@ -283,6 +301,137 @@ def test_a_lost_warehouse_is_filled_again(
     assert {"export", "publish"} <= set(redone)
     assert len(runs_of(settings)) == 1
     assert read_champion(settings, before=NEXT) is not None
+
+
+def test_a_warehouse_made_anew_from_other_logs_is_not_the_old_one(
+    settings: Settings, ran: Callable[..., list[str]]
+) -> None:
+    ran()
+    Path(settings.warehouse).rename(Path(settings.warehouse).with_name("lost"))
+    (Path(settings.logs.path) / "a.parquet").unlink()
+    pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
+    assert ran() == CALLS
+
+
+def test_a_lost_vocabulary_is_made_again(settings: Settings, ran: Callable[..., list[str]]) -> None:
+    ran()
+    vocabulary = Path(settings.warehouse) / "vocabulary"
+    vocabulary.rename(vocabulary.with_name("lost"))
+    assert ran() == CALLS[1:]
+
+
+def test_another_layout_is_refused_before_anything_is_done(
+    settings: Settings, stages: Stages, ran: Callable[..., list[str]]
+) -> None:
+    ran()
+    stages.calls.clear()
+    lists = settings.model_copy(update={"score": ScoreSettings(layout="list")})
+    with pytest.raises(ConfigError, match=r"score\.layout"):
+        nightly(lists, NEXT, force=True)
+    assert stages.calls == []
+
+
+def test_two_at_once_on_one_date_are_refused(
+    settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals: list[BusyError] = []
+
+    def another_comes(settings: Settings, run_date: date) -> IngestResult:
+        for run in (nightly, partial(run_stage, name="ingest")):
+            with pytest.raises(BusyError, match="another run is at work") as caught:
+                run(settings, DAY)
+            refusals.append(caught.value)
+        return stages.ingest(settings, run_date)
+
+    monkeypatch.setattr("pipeline.ingest.ingest", another_comes)
+    nightly(settings, DAY)
+    assert len(refusals) == 2
+    assert stages.calls == CALLS
+    assert nightly(settings, DAY).stages["ingest"].reused
+
+
+def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., list[str]]) -> None:
+    code = (
+        "import os, sys; from datetime import date; from pathlib import Path\n"
+        "from pipeline import nightly; from pipeline.settings import Settings\n"
+        "with nightly._alone(Settings(work_dir=Path(sys.argv[1])), date(2026, 7, 1)): os._exit(9)"
+    )
+    arguments = [sys.executable, "-c", code, str(settings.work_dir)]
+    assert subprocess.run(arguments, check=False).returncode == 9
+    assert (night_folder(settings, DAY) / ".lock").exists()
+    assert ran() == CALLS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/disk/full"),
+        pa.ArrowInvalid("disk\nfull"),
+        duckdb.IOException("disk\nfull"),
+        DeltaError("disk\nfull"),
+    ],
+)
+@pytest.mark.parametrize("place", ["pipeline.prepare.prepare", "pipeline.nightly.record_run"])
+def test_a_full_disk_is_told_in_one_line(
+    error: Exception, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch,
+    ran: Callable[..., list[str]],
+) -> None:  # fmt: skip
+    def full(*args: Any) -> Prepared:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        with pytest.raises(StorageError) as caught:
+            ran()
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "/disk/full" in told if isinstance(error, OSError) else "disk full" in told
+    assert (caught.value.exit_code, caught.value.__cause__) == (1, error)
+    assert ran() == ([] if "record_run" in place else CALLS[1:])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_work_dir_that_is_read_only_is_told(settings: Settings, stages: Stages) -> None:
+    settings.work_dir.mkdir(mode=0o500)
+    with pytest.raises(StorageError, match="Permission denied"):
+        nightly(settings, DAY)
+
+
+def test_a_work_dir_that_is_a_file_is_told(settings: Settings, stages: Stages) -> None:
+    settings.work_dir.write_text("")
+    with pytest.raises(StorageError, match=str(settings.work_dir)):
+        nightly(settings, DAY)
+
+
+def test_only_parts_of_another_run_are_scored_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = Exported(Path("bundle"), "v1", 0.0, 1, 0)
+    event = datetime(2026, 6, 1, tzinfo=UTC)
+    prepared = Prepared(Path("prepared"), "sha256", 1, "id", 4, 6, 7, event, event)
+    folder = night_folder(settings, DAY) / "parts"
+    monkeypatch.setattr("pipeline.stages.Bundle.load", lambda path: path)
+
+    def resumes_to(error: Exception) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def score(*args: Any, progress: Any, resume: bool = False, **options: Any) -> None:
+            calls.append({"resume": resume, "parts": folder.exists()})
+            if resume:
+                raise error
+
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr("pipeline.stages.score", score)
+        score_everyone(settings, DAY, prepared, exported)
+        return calls
+
+    with pytest.raises(ConfigError, match="top_k"):
+        resumes_to(ConfigError("too many", "score.top_k"))
+    assert folder.exists()
+    assert resumes_to(ResumeError("another model")) == [
+        {"resume": True, "parts": True},
+        {"resume": False, "parts": False},
+    ]
 
 
 def test_a_night_does_not_begin_from_itself(

@@ -141,6 +141,26 @@ def test_running_again_writes_the_same_bytes_and_no_version(settings: Settings):
     assert left == sorted(["run_date=2026-06-10", "prepared", SEQUENCES_FILE, ITEMS_FILE])
 
 
+def test_a_fingerprint_is_of_what_is_in_the_files(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON), (2, "y", NOON)])
+    first = night(settings, TODAY)
+    assert night(settings, TODAY) == first
+    write_log(settings, "b.parquet", [(1, "y", NOON - HOUR)])
+    other = night(settings, TODAY)
+    assert other.n_items == first.n_items
+    assert other.fingerprint != first.fingerprint
+
+
+def test_a_vocabulary_made_anew_has_another_id(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON)])
+    first = night(settings, TODAY)
+    vocabulary = Path(settings.warehouse) / "vocabulary"
+    vocabulary.rename(vocabulary.with_name("lost"))
+    again = night(settings, TODAY)
+    assert again.vocabulary_id != first.vocabulary_id
+    assert again.fingerprint == first.fingerprint
+
+
 def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     write_log(settings, "a.parquet", [(1, "x", NOON)])
     before = histories(night(settings, TODAY))

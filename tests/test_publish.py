@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from pipeline.errors import PublishError
+from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.lookup import first_users, recommended_to
 from pipeline.parts import MANIFEST, Binding, PartCounts, open_output
-from pipeline.publish import publish
+from pipeline.publish import publish, refuse_other_layout
 from pipeline.schema import recommendation_lists, recommendations
 from pipeline.score import ScoreResult
-from pipeline.settings import Settings
+from pipeline.settings import ScoreSettings, Settings
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 LONG = recommendations(pa.int64(), pa.string())
@@ -169,6 +169,68 @@ def test_a_changed_layout_is_refused_and_the_table_kept(settings: Settings, tmp_
     with pytest.raises(PublishError, match="expected user_id: int64; found user_id: string"):
         publish(settings, NEXT, parts)
     assert rows_of(table) == before
+
+
+@pytest.mark.parametrize("layout", [recommendations, recommendation_lists])
+@pytest.mark.parametrize(("first", "then"), [("int32", "int64"), ("int64", "int32")])
+def test_ids_of_another_width_are_published(
+    settings: Settings, tmp_path: Path, layout: Callable[..., pa.Schema], first: str, then: str
+) -> None:
+    kinds = {"int32": pa.int32(), "int64": pa.int64()}
+    before = kinds[first]
+    now = kinds[then]
+
+    def parts(name: str, day: date, kind: pa.DataType) -> ScoreResult:
+        like = LONG if layout is recommendations else LISTS
+        result = scored(tmp_path / name, day, users=(3,), schema=like)
+        path = result.folder / "part-00000.parquet"
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            for entry in row.get("recommendations", [row]):
+                entry["item_id"] = 7
+        pq.write_table(pa.Table.from_pylist(rows, layout(kind, kind)), path)
+        return result
+
+    table = publish(settings, DAY, parts("first", DAY, before)).table
+    earlier = rows_of(table)
+    publish(settings, NEXT, parts("next", NEXT, now))
+    assert rows_of(table, DAY) == earlier
+    assert len(rows_of(table, NEXT)) == len(earlier)
+    columns = DeltaTable(table).to_pyarrow_table().schema
+    assert columns.field("user_id").type == pa.int64()
+    assert "int32" not in str(columns.field(1 if layout is recommendation_lists else "item_id"))
+    assert DeltaTable(table).metadata().partition_columns == ["run_date"]
+    version = publish(settings, DAY, scored_again(tmp_path / "first")).version
+    assert version == DeltaTable(table).version()
+    assert rows_of(table, DAY) == earlier
+
+
+def scored_again(folder: Path) -> ScoreResult:
+    """What `scored` returned for parts that are there."""
+    counts = json.loads((folder / MANIFEST).read_text())["parts"]["part-00000.parquet"]
+    return ScoreResult(
+        folder, "v1", "CPUExecutionProvider", counts["n_users"], counts["n_rows"], 0, 0, {}, 0, 0,
+        0, 0, (), 1.0, 1.0,
+    )  # fmt: skip
+
+
+def test_a_changed_layout_is_refused_before_a_night(settings: Settings, tmp_path: Path) -> None:
+    refuse_other_layout(settings)  # no table yet
+    lists = settings.model_copy(update={"score": ScoreSettings(layout="list")})
+    publish(settings, DAY, scored(tmp_path / "parts"))
+    refuse_other_layout(settings)
+    with pytest.raises(ConfigError, match=r'score\.layout = "long"; found \'list\'') as caught:
+        refuse_other_layout(lists)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "user", ["99999999999999999999999", "-9223372036854775809", "x", "[/x]", "9" * 5000]
+)
+def test_no_number_of_a_user_is_told(settings: Settings, tmp_path: Path, user: str) -> None:
+    publish(settings, DAY, scored(tmp_path / "parts"))
+    with pytest.raises(InputError, match="no such user"):
+        recommended_to(settings, [user])
 
 
 def unfinish(folder: Path) -> None:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.errors import ConfigError, ExportParityError, FearecError
-from pipeline.errors import BundleError, GateError, InputError, PublishError, SchemaError
+from pipeline.errors import (
+    BundleError,
+    BusyError,
+    GateError,
+    InputError,
+    PublishError,
+    SchemaError,
+    StorageError,
+)
 from pipeline.settings import Settings, load_settings
 
 
@@ -107,12 +115,36 @@ def test_unknown_names_are_refused_in_all_three(
         ("evaluate.topk=[]", "topk"),
         ("train.learning_rate=nan", "learning_rate"),
         ("no-equals-sign", "section.key=value"),
+        ("model=x", "settings.model"),
+        ("train=3", "settings.train"),
+        ("evaluate.topk=5 and 10", r"evaluate.topk: must be a number or a list .*\[5, 10\]"),
     ],
 )
 def test_impossible_values_are_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_settings(overrides=[override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["train", "model", "logs"])
+def test_a_section_that_is_no_section_is_one_line(
+    section: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=f"settings.{section}"):
+        load_settings(write(f'{section} = "x"\n'))
+    monkeypatch.setenv(f"FEAREC_{section.upper()}", "abc")
+    with pytest.raises(ConfigError, match=section) as caught:
+        load_settings()
+    assert "FEAREC_SECTION__KEY=value" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_k_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(overrides=["evaluate.topk=7"]).evaluate.topk == (7,)
+    monkeypatch.setenv("FEAREC_EVALUATE__TOPK", "10")
+    assert load_settings().evaluate.topk == (10,)
+    monkeypatch.setenv("FEAREC_EVALUATE__TOPK", "[20, 5]")
+    assert load_settings().evaluate.topk == (5, 20)
 
 
 @pytest.mark.parametrize("content", ["[score\n", "top_k = \n"])
@@ -169,6 +201,8 @@ parts = st.text(max_size=20)
         BundleError,
         GateError,
         PublishError,
+        StorageError,
+        BusyError,
     ],
 )
 def test_errors_pickle(

@@ -57,6 +57,9 @@ class Champion:
         self.path = folder
         self.model_version = "yesterday"
 
+    def items(self) -> pa.Table:
+        return pa.table({"item_id": range(N_ITEMS)})
+
 
 @pytest.fixture
 def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -139,3 +142,16 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(
     with pytest.raises(OSError, match="No space left"):
         io.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}
+
+
+def test_a_vocabulary_numbered_otherwise_has_no_parent(
+    tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = prepare(tmp_path / "prepared")
+    items = pq.read_table(prepared.folder / ITEMS_FILE)
+    other = items.set_column(
+        1, items.schema.field("item_id"), items["item_id"].take([1, 0, *range(2, 12)])
+    )
+    pq.write_table(other, prepared.folder / ITEMS_FILE)
+    assert train.train(quick(tmp_path), DAY, prepared).parent is None
+    assert "numbered otherwise" in caplog.text

@@ -45,7 +45,9 @@ def graph_alone(bundle: Path, config: FEARecConfig) -> float:
     """CPU seconds a user of the graph, at the batch size that scoring chooses."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(bundle / "recommender_cpu.onnx", options, providers=[CPU])
+    session = onnxruntime.InferenceSession(
+        bundle / "recommender_cpu.onnx", options, providers=[CPU]
+    )
     batch = auto_batch_size(CPU, config.n_items)
     random = np.random.default_rng(1)
     lengths = random.integers(1, 51, batch)
