@@ -22,18 +22,17 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape, kept."""
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu":
-            return fn.dropout(x, self.p)
-        return _BitDropout.apply(x, self.p)  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Dropout of x, any shape, plus the residual if one is given."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            dropped = fn.dropout(x, self.p, self.training)
+            return dropped if residual is None else dropped + residual
+        return _BitDropout.apply(x, residual, self.p)  # type: ignore[no-untyped-call]
 
 
 class _BitDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float) -> Tensor:
         kind = torch.int8 if (p * 256).is_integer() else torch.int16
         width = 8 * kind.itemsize
         draws = torch.empty(-(-x.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
@@ -43,9 +42,10 @@ class _BitDropout(torch.autograd.Function):
         mask = torch.empty_like(x, memory_format=torch.contiguous_format)
         torch.lt(bits, kept - 2 ** (width - 1), out=mask).mul_(2**width / kept)
         ctx.save_for_backward(mask)
-        return x * mask
+        ctx.has_residual = residual is not None
+        return x * mask if residual is None else torch.addcmul(residual, x, mask)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (mask,) = ctx.saved_tensors
-        return grads[0] * mask, None
+        return grads[0] * mask, grads[0] if ctx.has_residual else None, None

@@ -47,7 +47,7 @@ class FeedForward(nn.Module):
             ).view_as(hidden)
         else:
             inner = self.dense_2(self.activation(self.dense_1(hidden)))
-        output: Tensor = self.LayerNorm(self.dropout(inner) + hidden)
+        output: Tensor = self.LayerNorm(self.dropout(inner, hidden))
         return output
 
 

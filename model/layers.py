@@ -111,15 +111,17 @@ class HybridAttention(nn.Module):
         """
         length = self.config.MAX_ITEM_LIST_LENGTH
         band = self.basis.T @ hidden
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        hidden_last = hidden[rows, last]
         # The weights of the delays add up to 1, so the projection may follow the weighted sum.
-        delayed = hidden_last
+        at, weights = last[:, None], hidden.new_ones(hidden.shape[0], 1)
         if self.band:
             delays, weights = self._select(self.correlation(band), views)
-            at = (last[:, None] + delays) % length
-            by_time = weights.new_zeros(weights.shape[0], length).scatter(1, at, weights)
-            delayed = (by_time.unsqueeze(1) @ hidden).squeeze(1)
+            at = (at + delays) % length
+        # Two rows by one product: picking the last one by its index costs more, backwards.
+        empty = weights.new_zeros(weights.shape[0], length)
+        by_time = torch.stack(
+            [empty.scatter(1, at, weights), empty.scatter(1, last[:, None], 1.0)], dim=1
+        )
+        delayed, hidden_last = (by_time.to(hidden.dtype) @ hidden).unbind(1)
         context = self.value_layer(delayed)
         if self.config.dual_domain:
             if self.config.std:
@@ -243,7 +245,7 @@ class HybridAttention(nn.Module):
         return value.flatten(1)
 
     def _output(self, context: Tensor, residual: Tensor) -> Tensor:
-        output: Tensor = self.LayerNorm(self.out_dropout(self.dense(context)) + residual)
+        output: Tensor = self.LayerNorm(self.out_dropout(self.dense(context), residual))
         return output
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -78,9 +78,10 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     """
     cosine, sine = query.chunk(2, dim=1)
     quadrature = torch.cat([sine, -cosine], dim=1)  # the query a quarter of a period on
-    even = (query * key).mean(-1)
-    odd = (quadrature * key).mean(-1)
-    return torch.cat([even, odd], dim=1) @ synthesis
+    exact = torch.promote_types(query.dtype, torch.float32)  # also faster than summing in bf16
+    even = (query * key).sum(-1, dtype=exact)
+    odd = (quadrature * key).sum(-1, dtype=exact)
+    return torch.cat([even, odd], dim=1) @ (synthesis / query.shape[-1])
 
 
 def fft_correlation(query: Tensor, key: Tensor, band_mask: Tensor) -> Tensor:

@@ -75,10 +75,11 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     config = settings.model.config(prepared.n_items)
     champion = read_champion(settings, before=run_date) if settings.train.warm_start else None
     parent = Bundle.load(champion) if champion else None
+    if parent and not _same_items(parent, prepared):
+        logger.warning("No warm start: items are numbered otherwise in %s", parent.model_version)
+        parent = None
     if parent and _start(config, settings, parent, HELD_OUT_WEIGHTS) is None:
-        logger.warning(
-            "The architecture has changed since %s: no warm start.", parent.model_version
-        )
+        logger.warning("No warm start: another architecture than %s", parent.model_version)
         parent = None
     night = _Night(settings, run_date, prepared, config, histories, parent)
 
