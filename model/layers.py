@@ -47,7 +47,7 @@ class HybridAttention(nn.Module):
         if 0 in self.band:
             # The constant bin adds the same to every delay, which changes neither their order nor
             # their softmax; without it the differences that do count are not rounded away.
-            synthesis[:: len(self.band)] = 0.0
+            synthesis[0] = 0.0
         mask = torch.zeros(length // 2 + 1)
         mask[list(self.band)] = 1.0
         for name, value in {

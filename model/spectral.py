@@ -6,6 +6,7 @@ autocorrelation is averaged over heads and channels *before* its only inverse tr
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,13 +57,12 @@ def correlation_basis(band: range, length: int) -> Tensor:
     """Synthesis of the autocorrelation from `correlation`'s products.
 
     Returns:
-        float32 (2R, L), R = 2 * len(band): every bin's cosine twice over, then its sine so.
+        float32 (2 * len(band), L): rows of cosines, then of sines, of amplitude 1.
     """
     delay = np.arange(length)[None, :]
     bins = np.array(band, dtype=np.int64)[:, None]
     angle = 2 * np.pi * (bins * delay % length) / length
-    cosine, sine = np.cos(angle), np.sin(angle)
-    return torch.from_numpy(np.concatenate([cosine, cosine, sine, sine]).astype(np.float32))
+    return torch.from_numpy(np.concatenate([np.cos(angle), np.sin(angle)]).astype(np.float32))
 
 
 def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
@@ -71,17 +71,49 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     Args:
         query: (B, R, D), ``basis.T @ q``, R = 2 * bins of the band.
         key: (B, R, D), ``basis.T @ k``.
-        synthesis: (2R, L), `correlation_basis`.
+        synthesis: (R, L), `correlation_basis`.
 
     Returns:
         (B, L): the mean over channels of ``irfft(mask * rfft(q) * conj(rfft(k)))``.
     """
-    cosine, sine = query.chunk(2, dim=1)
-    quadrature = torch.cat([sine, -cosine], dim=1)  # the query a quarter of a period on
-    exact = torch.promote_types(query.dtype, torch.float32)  # also faster than summing in bf16
-    even = (query * key).sum(-1, dtype=exact)
-    odd = (quadrature * key).sum(-1, dtype=exact)
+    # Summed in float32 also under autocast.
+    spectrum = _CrossSpectrum.apply if torch.is_grad_enabled() else _cross_spectrum
+    even, odd = spectrum(query, key)
     return torch.cat([even, odd], dim=1) @ (synthesis / query.shape[-1])
+
+
+def _cross_spectrum(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Even and odd parts (B, bins) of query times conjugate key, summed over channels."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    query_cos, query_sin = query.chunk(2, dim=1)
+    key_cos, key_sin = key.chunk(2, dim=1)
+    even = query_cos * key_cos + query_sin * key_sin
+    odd = query_sin * key_cos - query_cos * key_sin
+    return even.sum(-1, dtype=exact), odd.sum(-1, dtype=exact)
+
+
+class _CrossSpectrum(torch.autograd.Function):
+    """`_cross_spectrum`, its gradients written in half the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(query, key)
+        return _cross_spectrum(query, key)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        even, odd = (grad.unsqueeze(-1).to(query.dtype) for grad in grads)
+        query_cos, query_sin = query.chunk(2, dim=1)
+        key_cos, key_sin = key.chunk(2, dim=1)
+        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        cos, sin = grad_query.chunk(2, dim=1)
+        torch.mul(key_cos, even, out=cos).addcmul_(key_sin, odd, value=-1)
+        torch.mul(key_sin, even, out=sin).addcmul_(key_cos, odd)
+        cos, sin = grad_key.chunk(2, dim=1)
+        torch.mul(query_cos, even, out=cos).addcmul_(query_sin, odd)
+        torch.mul(query_sin, even, out=sin).addcmul_(query_cos, odd, value=-1)
+        return grad_query, grad_key
 
 
 def fft_correlation(query: Tensor, key: Tensor, band_mask: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def test_a_bands_correlation_repeats_after_its_period(case: tuple[int, range], s
     assert 1 <= period <= length
     assert length % period == 0
     generator = torch.Generator().manual_seed(seed)
-    coefficients = torch.randn(4 * len(band), dtype=torch.float64, generator=generator)
+    coefficients = torch.randn(2 * len(band), dtype=torch.float64, generator=generator)
     corr = coefficients @ spectral.correlation_basis(band, length).double()
     torch.testing.assert_close(corr.roll(period), corr, rtol=0, atol=1e-5 * len(band))
     shorter = [d for d in range(1, period) if length % d == 0]
