@@ -34,6 +34,7 @@ from pipeline.staging import (
 )
 from pipeline.warehouse import (
     append,
+    dataset_of,
     open_or_create_table,
     open_table,
     replace,
@@ -105,7 +106,7 @@ def ingest(settings: Settings, run_date: date) -> IngestResult:
         withdrawn = find_kept(stored, columns, unread, db)
         quarantine = open_or_create_table(settings, QUARANTINE, schema.QUARANTINE)
         # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
-        db.register("quarantine_table", quarantine.to_pyarrow_dataset())
+        db.register("quarantine_table", dataset_of(quarantine))
         db.execute(f"CREATE TABLE {QUARANTINE} AS FROM quarantine_table")
 
         mended, quarantined = find_bad(run_date, db)
@@ -151,7 +152,7 @@ def _unread(files: list[LogFile], settings: Settings) -> list[LogFile]:
     table = open_table(settings, LOG_FILES)
     if table is None:
         return files
-    read = table.to_pyarrow_dataset().to_table()
+    read = dataset_of(table).to_table()
     known = set(zip(*(read[name].to_pylist() for name in read.column_names), strict=True))
     return [file for file in files if (file.name, stamp(file, settings.logs)) not in known]
 
@@ -159,7 +160,7 @@ def _unread(files: list[LogFile], settings: Settings) -> list[LogFile]:
 def _id_types(unread: list[LogFile], stored: "DeltaTable | None", settings: Settings) -> IdTypes:
     found: dict[str, IdTypes] = {}
     if stored is not None:
-        columns = stored.to_pyarrow_dataset().schema
+        columns = dataset_of(stored).schema
         found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
     if unread:
         found |= {unread[0].path: check_log_files(unread, settings.logs)}

@@ -14,7 +14,7 @@ from pipeline.publish import RECOMMENDATIONS
 from pipeline.schema import ITEM_ID, RUN_DATE, SCORE, TIMESTAMP, USER_ID
 from pipeline.settings import Settings
 from pipeline.staging import INTERACTIONS
-from pipeline.warehouse import open_table, table_uri
+from pipeline.warehouse import dataset_of, open_table, table_uri
 
 Id = int | str
 
@@ -93,7 +93,7 @@ def _open(settings: Settings, name: str) -> ds.Dataset:
         raise InputError(
             "no such table", table_uri(settings, name), remedy="Run `fearec nightly` first."
         )
-    return table.to_pyarrow_dataset()
+    return dataset_of(table)
 
 
 def _run_dates(settings: Settings) -> list[date]:

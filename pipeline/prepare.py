@@ -22,7 +22,14 @@ from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
 from pipeline.scratch import scratch_database
 from pipeline.settings import Settings
 from pipeline.staging import INTERACTIONS
-from pipeline.warehouse import append, open_or_create_table, open_table, table_id, table_uri
+from pipeline.warehouse import (
+    append,
+    dataset_of,
+    open_or_create_table,
+    open_table,
+    table_id,
+    table_uri,
+)
 
 VOCABULARY = "vocabulary"
 SEQUENCES_FILE = "sequences.parquet"
@@ -72,7 +79,7 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
     uri = table_uri(settings, INTERACTIONS)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
-    interactions = table.to_pyarrow_dataset()
+    interactions = dataset_of(table)
     item_type = interactions.schema.field(ITEM_ID).type
 
     folder = settings.work_dir / f"run_date={run_date}" / "prepared"
@@ -129,7 +136,7 @@ def _write_items(
     columns = schema.vocabulary(item)
     indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
     vocabulary = open_or_create_table(settings, VOCABULARY, indexed)
-    db.register("known", vocabulary.to_pyarrow_dataset())
+    db.register("known", dataset_of(vocabulary))
     db.execute(
         f"""CREATE TABLE seen AS
         SELECT {ITEM_ID}, count(*) AS popularity, max({TIMESTAMP}) AS last_seen,

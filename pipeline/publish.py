@@ -22,7 +22,7 @@ from pipeline.parts import MANIFEST, Manifest
 from pipeline.schema import RUN_DATE
 from pipeline.score import ScoreResult
 from pipeline.settings import Settings
-from pipeline.warehouse import all_rows, open_table, replace, table_id, table_uri
+from pipeline.warehouse import all_rows, dataset_of, open_table, replace, table_id, table_uri
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -163,7 +163,7 @@ def _open_parts(folder: Path, manifest: Manifest) -> ds.Dataset:
 
 def _common_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> pa.Schema:
     """The table's columns, with integers as wide as in the parts where those are wider."""
-    there = table.to_pyarrow_dataset().schema
+    there = dataset_of(table).schema
     for expected, found in zip(there, parts, strict=False):
         if expected.name == found.name and _kind(expected.type) == _kind(found.type):
             continue
@@ -185,7 +185,7 @@ def _kind(kind: pa.DataType) -> str:
 
 def _widen(table: "DeltaTable", columns: pa.Schema) -> None:
     # Ids that grew, as in `interactions`; narrower ones are widened as they are written.
-    if _widths(table.to_pyarrow_dataset().schema) != _widths(columns):
+    if _widths(dataset_of(table).schema) != _widths(columns):
         replace(table, all_rows(table).cast(columns))
 
 
@@ -194,7 +194,7 @@ def _widths(columns: pa.Schema) -> list[str]:
 
 
 def _rows_of(table: "DeltaTable", run_date: date) -> int:
-    rows = table.to_pyarrow_dataset().count_rows(filter=ds.field(RUN_DATE) == run_date)
+    rows = dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date)
     return int(rows)
 
 

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 from pipeline.records import Record, fingerprint, read_record, write_record
 from pipeline.schema import RUN_DATE, TIME
 from pipeline.settings import Settings
-from pipeline.warehouse import open_table, table_uri
+from pipeline.warehouse import dataset_of, open_table, table_uri
 
 RUNS = "runs"
 
@@ -100,5 +100,5 @@ def _has_row(settings: Settings, run_date: date) -> bool:
     table = open_table(settings, RUNS)
     if table is None:
         return False
-    rows = table.to_pyarrow_dataset().count_rows(filter=ds.field(RUN_DATE) == run_date)
+    rows = dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date)
     return bool(rows)

@@ -16,6 +16,7 @@ from pipeline.row_rules import AFTER_RUN_DATE, IdTypes, reason_sql, run_end
 from pipeline.schema import ITEM_ID, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.scratch import number
 from pipeline.settings import LogSettings, Settings
+from pipeline.warehouse import dataset_of
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -79,7 +80,7 @@ def find_kept(
     db: duckdb.DuckDBPyConnection,
 ) -> int:
     """The rows of `interactions` that stay as `kept`; returns the number of the others."""
-    there = stored.to_pyarrow_dataset() if stored else columns.empty_table()
+    there = dataset_of(stored) if stored else columns.empty_table()
     db.register(INTERACTIONS, there)
     db.execute(f"CREATE VIEW kept AS FROM {INTERACTIONS}")
     if stored is None or not unread:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
 
 from pipeline.errors import FearecError
 from pipeline.settings import Settings
@@ -29,6 +31,17 @@ def open_table(settings: Settings, name: str, version: int | None = None) -> "De
     return DeltaTable(uri, version) if DeltaTable.is_deltatable(uri) else None
 
 
+def dataset_of(table: "DeltaTable") -> ds.Dataset:
+    """The rows of a table, read by Arrow's own file systems.
+
+    Through delta-rs's, which are Python's, Arrow's threads may still call into an interpreter that
+    is ending, which aborts the process.
+    """
+    uri = table.table_uri
+    files, path = fs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
+    return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
+
+
 def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "DeltaTable":
     """A table at its latest version; an empty one of `schema` where there is none yet.
 
@@ -42,7 +55,7 @@ def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "D
     table = open_table(settings, name)
     if table is None:
         return DeltaTable.create(table_uri(settings, name), schema)
-    stored = table.to_pyarrow_dataset()
+    stored = dataset_of(table)
     if stored.schema.types != schema.types:
         replace(table, all_rows(table).cast(schema))
     return table
@@ -51,7 +64,7 @@ def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "D
 def all_rows(table: "DeltaTable") -> pa.RecordBatchReader:
     """Everything in a table, as a stream."""
     # Few batches ahead: the table may be far larger than memory.
-    dataset = table.to_pyarrow_dataset()
+    dataset = dataset_of(table)
     return dataset.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1).to_reader()
 
 
