@@ -91,6 +91,12 @@ class FEARecConfig(Frozen):
         "own, as inference always does",
     )
 
+    padding: Literal["zero", "cyclic", "reflect"] = Field(
+        "zero",
+        description="what the transforms see after the last item: nothing (the reference), or the "
+        "sequence again",
+    )
+
     loss_type: Literal["CE", "BPR"] = "CE"
     sample_num: int = Field(1, ge=1, description="negative items a sample, for BPR")
     ce_chunk_size: int = Field(

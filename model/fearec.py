@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.config import FEARecConfig
 from model.dropout import Dropout
 from model.layers import FEABlock
+from model.padding import padding_index
 
 Form = Literal["matmul", "dft"]
 
@@ -38,6 +39,7 @@ class FEARec(nn.Module):
     """
 
     causal: Tensor
+    repeated: Tensor
 
     def __init__(self, config: FEARecConfig, *, fft: Form = "matmul") -> None:
         super().__init__()
@@ -51,6 +53,9 @@ class FEARec(nn.Module):
         length = config.MAX_ITEM_LIST_LENGTH
         causal = torch.full((length, length), MASKED).triu(1)
         self.register_buffer("causal", causal, persistent=False)
+        if config.padding != "zero":
+            repeated = padding_index(config.padding, length)
+            self.register_buffer("repeated", repeated, persistent=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -64,8 +69,9 @@ class FEARec(nn.Module):
         """Encode sequences.
 
         Args:
-            item_seq: int64 (B, L), oldest first, right-padded with 0. L is always
-                `MAX_ITEM_LIST_LENGTH`: padding takes part in the transforms.
+            item_seq: int64 (B, L), oldest first, right-padded with 0, whatever the configured
+                `padding`. L is always `MAX_ITEM_LIST_LENGTH`: padding takes part in the
+                transforms.
             item_seq_len: int64 (B,), at least 1.
             views: how many equal groups B is made of; in training with ``delays="batch"`` each
                 group shares its delays.
@@ -73,22 +79,25 @@ class FEARec(nn.Module):
         Returns:
             float32 (B, D).
         """
-        hidden = self.embed(item_seq)
+        hidden = self.embed(item_seq, item_seq_len)
         *blocks, final = self.item_encoder.blocks
         last = item_seq_len - 1
+        reach = self._reach(item_seq_len)
         if blocks or self.fft == "dft":
-            mask = self.attention_mask(item_seq_len, hidden.dtype)
+            mask = self.attention_mask(item_seq_len, reach, hidden.dtype)
         for block in blocks:
             step = block.forward if self.fft == "matmul" else block.forward_fft
             hidden = step(hidden, mask, views)
         if self.fft == "dft":
             rows = torch.arange(hidden.shape[0], device=hidden.device)
             return final.forward_fft(hidden, mask, views)[rows, last]
-        last_mask = self.causal[last].unsqueeze(1).to(hidden.dtype)
+        last_mask = self.causal[last, :reach].unsqueeze(1).to(hidden.dtype)
         return final.last_row(hidden, last_mask, last, views)
 
-    def embed(self, item_seq: Tensor) -> Tensor:
-        """What the first block takes: (B, L) to (B, L, D) (paper, Eq. 5)."""
+    def embed(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """What the first block takes: (B, L) and (B,) to (B, L, D) (paper, Eq. 5)."""
+        if self.config.padding != "zero":
+            item_seq = item_seq.gather(1, self.repeated[item_seq_len])
         hidden = self.item_embedding(item_seq) + self.position_embedding.weight
         embedded: Tensor = self.LayerNorm(hidden)
         kind = embedded.device.type
@@ -97,10 +106,25 @@ class FEARec(nn.Module):
         dropped: Tensor = self.dropout(embedded)
         return dropped
 
-    def attention_mask(self, item_seq_len: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, L, L): 0 for real items no later than the row's, `MASKED` elsewhere.
+    def attention_mask(self, item_seq_len: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
+        """(B, L, reach): 0 for real items no later than the row's, `MASKED` elsewhere.
 
         The real items are the first ones, so a padded row sees what the last item's row sees.
         """
         steps = torch.arange(len(self.causal), device=item_seq_len.device)
-        return self.causal.to(dtype)[torch.minimum(steps, item_seq_len[:, None] - 1)]
+        seen = torch.minimum(steps, item_seq_len[:, None] - 1)
+        return self.causal[:, :reach].to(dtype)[seen]
+
+    def _reach(self, item_seq_len: Tensor) -> int:
+        """T, how many steps attention has to look at: those of the batch's longest sequence.
+
+        In training, where batches are mixed, that is nearly always L, and finding out would wait
+        for the device. The yardstick, too, looks at them all, as the reference does.
+        """
+        length = self.config.MAX_ITEM_LIST_LENGTH
+        if self.training or self.fft == "dft":
+            return length
+        reach = cast(int, item_seq_len.max().item())
+        torch._check(reach >= 1)
+        torch._check(reach <= length)
+        return reach

@@ -36,18 +36,19 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
+        rows = hidden.flatten(0, -2)  # ONNX Runtime adds a bias within products of rows only
         if self.training and hidden.device.type == "cpu":
-            inner = _Blocked.apply(  # type: ignore[no-untyped-call]
-                hidden.flatten(0, -2),
+            rows = _Blocked.apply(  # type: ignore[no-untyped-call]
+                rows,
                 self.dense_1.weight,
                 self.dense_1.bias,
                 self.dense_2.weight,
                 self.dense_2.bias,
                 self.activation,
-            ).view_as(hidden)
+            )
         else:
-            inner = self.dense_2(self.activation(self.dense_1(hidden)))
-        output: Tensor = self.LayerNorm(self.dropout(inner, hidden))
+            rows = self.dense_2(self.activation(self.dense_1(rows)))
+        output: Tensor = self.LayerNorm(self.dropout(rows.view_as(hidden), hidden))
         return output
 
 

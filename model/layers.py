@@ -63,36 +63,43 @@ class HybridAttention(nn.Module):
 
         Args:
             hidden: (B, L, D).
-            attention_mask: (B, L, L), added to the attention scores.
+            attention_mask: (B, L, T), added to the attention scores; T is at least the longest
+                sequence, for nothing after it is attended to.
             views: how many equal groups B is made of; in training each shares its delays.
 
         Returns:
             (B, L, D).
         """
-        length = self.config.MAX_ITEM_LIST_LENGTH
-        value = self.value_layer(hidden)
+        length, reach = self.config.MAX_ITEM_LIST_LENGTH, attention_mask.shape[-1]
+        # Its bias follows in `_output`: the weights of the delays add up to 1.
+        value = fn.linear(hidden, self.value_layer.weight)
         band = self.basis.T @ hidden  # transformed once, projected then
-        context = value
-        if self.band:
+        ratio = self.config.spatial_ratio if self.config.dual_domain else 0.0
+        if self.band:  # Eq. 18's share, where it costs least
             delays, weights = self._select(self.correlation(band), views)
-            if self.config.dual_domain:  # Eq. 18's share, where it costs least
-                weights = weights * (1 - self.config.spatial_ratio)
-            context = spectral.delay_matrix(delays, weights, length) @ value
-        elif self.config.dual_domain:
-            context = context * (1 - self.config.spatial_ratio)
+            context = spectral.delay_matrix(delays, weights * (1 - ratio), length) @ value
+        else:
+            context = value * (1 - ratio)
         if self.config.dual_domain:
-            layers = (self.query_layer, self.key_layer, self.value_layer)
-            weight = torch.cat([layer.weight for layer in layers])
-            bias = torch.cat([layer.bias for layer in layers])
+            weight = torch.cat([self.key_layer.weight, self.value_layer.weight * ratio])
+            bias = torch.cat([self.key_layer.bias, self.value_layer.bias * ratio])
             if self.config.std:
-                projected = fn.linear(band, weight)
-                if 0 in self.band:
-                    projected = projected + self.constant * bias
-                projected = self.basis @ projected
+                query = self._from_band(
+                    band, self.query_layer.weight, self.query_layer.bias, length
+                )
+                key_value = self._from_band(band, weight, bias, reach)
             else:
-                projected = fn.linear(hidden, weight, bias)
-            context = self._attend(projected, attention_mask, context)
-        return self._output(context, hidden)
+                query = self.query_layer(hidden)
+                key_value = fn.linear(hidden[:, :reach], weight, bias)
+            context = self._attend(query, key_value, attention_mask, context)
+        return self._output(context, hidden, self.value_layer.bias * (1 - ratio))
+
+    def _from_band(self, band: Tensor, weight: Tensor, bias: Tensor, reach: int) -> Tensor:
+        """The first steps (B, reach, N) of a projection's band, from its input's (B, R, D)."""
+        projected = fn.linear(band, weight)
+        if 0 in self.band:
+            projected = projected + self.constant * bias
+        return self.basis[:reach] @ projected
 
     def last_row(self, hidden: Tensor, attention_mask: Tensor, last: Tensor, views: int) -> Tensor:
         """The output row of each sequence's last item, at the cost of one row.
@@ -102,14 +109,14 @@ class HybridAttention(nn.Module):
 
         Args:
             hidden: (B, L, D).
-            attention_mask: (B, 1, L), the row of the last item.
+            attention_mask: (B, 1, T), the row of the last item.
             last: int64 (B,), the last item's position.
             views: as in `forward`.
 
         Returns:
             (B, D).
         """
-        length = self.config.MAX_ITEM_LIST_LENGTH
+        length, reach = self.config.MAX_ITEM_LIST_LENGTH, attention_mask.shape[-1]
         band = self.basis.T @ hidden
         # The weights of the delays add up to 1, so the projection may follow the weighted sum.
         at, weights = last[:, None], hidden.new_ones(hidden.shape[0], 1)
@@ -126,9 +133,10 @@ class HybridAttention(nn.Module):
         if self.config.dual_domain:
             if self.config.std:
                 row = (self.basis[last].unsqueeze(1) @ band).squeeze(1)
-                attended = self._attend_last(row, band, self.basis, attention_mask)
+                attended = self._attend_last(row, band, self.basis[:reach], attention_mask)
             else:
-                attended = self._attend_last(hidden_last, hidden, None, attention_mask)
+                source = hidden[:, :reach]
+                attended = self._attend_last(hidden_last, source, None, attention_mask)
             ratio = self.config.spatial_ratio
             context = (1 - ratio) * context + ratio * attended
         return self._output(context, hidden_last)
@@ -156,11 +164,11 @@ class HybridAttention(nn.Module):
                 query, key, value = (
                     spectral.fft_band(x, self.band_mask) for x in (query, key, value)
                 )
-            projected = torch.cat(
-                [x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value)], dim=-1
-            )
-            context = context * (1 - self.config.spatial_ratio)
-            context = self._attend(projected, attention_mask, context)
+            query, key, value = (x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value))
+            ratio = self.config.spatial_ratio
+            context = context * (1 - ratio)
+            key_value = torch.cat([key, value * ratio], dim=-1)
+            context = self._attend(query, key_value, attention_mask, context)
         return self._output(context, hidden)
 
     def correlation(self, band: Tensor) -> Tensor:
@@ -184,31 +192,32 @@ class HybridAttention(nn.Module):
             delays = spectral.select_delays(corr.detach(), count, self.period)
         return delays, torch.softmax(corr.gather(1, delays), dim=-1)
 
-    def _attend(self, projected: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key_value: Tensor, mask: Tensor, context: Tensor) -> Tensor:
         """Add the share of multi-head attention to a context (B, L, D) (paper, Eq. 16-18).
 
         Head by head, as slices of the hidden axis: their products need no transposed copies.
 
         Args:
-            projected: (B, L, 3D), queries, keys and values.
-            mask: (B, L, L).
+            query: (B, L, D).
+            key_value: (B, T, 2D), the values already times their share.
+            mask: (B, L, T).
             context: (B, L, D), already with the other share of it.
         """
         heads = self.config.n_heads
         width = self.config.hidden_size // heads
-        slices = projected.split(width, -1)
+        slices = key_value.split(width, -1)
         parts = zip(
+            query.split(width, -1),
             slices[:heads],
-            slices[heads:-heads],
-            slices[-heads:],
+            slices[heads:],
             context.split(width, -1),
             strict=True,
         )
         mixed = []
-        for query, key, value, part in parts:
-            scores = torch.baddbmm(mask, query, key.transpose(-1, -2), alpha=1 / math.sqrt(width))
+        for own, key, value, part in parts:
+            scores = torch.baddbmm(mask, own, key.transpose(-1, -2), alpha=1 / math.sqrt(width))
             probs = self.attn_dropout(torch.softmax(scores, dim=-1))
-            mixed.append(torch.baddbmm(part, probs, value, alpha=self.config.spatial_ratio))
+            mixed.append(torch.baddbmm(part, probs, value))
         return torch.cat(mixed, dim=-1)
 
     def _attend_last(
@@ -219,8 +228,8 @@ class HybridAttention(nn.Module):
         Args:
             row: (B, D), what the query is a projection of.
             source: (B, R, D), what keys and values are projections of, in `basis`.
-            basis: (L, R), or None where the source is in time, R = L.
-            mask: (B, 1, L).
+            basis: (T, R), or None where the source is in time, R = T.
+            mask: (B, 1, T).
 
         Returns:
             (B, D).
@@ -244,8 +253,14 @@ class HybridAttention(nn.Module):
             value = value + probs.sum(-1, keepdim=True) * self._split_heads(self.value_layer.bias)
         return value.flatten(1)
 
-    def _output(self, context: Tensor, residual: Tensor) -> Tensor:
-        output: Tensor = self.LayerNorm(self.out_dropout(self.dense(context), residual))
+    def _output(self, context: Tensor, residual: Tensor, constant: Tensor | None = None) -> Tensor:
+        """Projection, residual and normalisation of contexts that yet lack a `constant` (D,)."""
+        bias: Tensor = self.dense.bias
+        if constant is not None:
+            bias = bias + self.dense.weight @ constant
+        # As rows: ONNX Runtime adds a bias within a product of two dimensions only.
+        projected = fn.linear(context.flatten(0, -2), self.dense.weight, bias).view_as(residual)
+        output: Tensor = self.LayerNorm(self.out_dropout(projected, residual))
         return output
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -32,8 +32,9 @@ def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor
     Returns:
         bool (B,).
     """
-    hidden = network.embed(item_seq)
-    mask = network.attention_mask(item_seq_len, hidden.dtype)
+    hidden = network.embed(item_seq, item_seq_len)
+    length = network.config.MAX_ITEM_LIST_LENGTH
+    mask = network.attention_mask(item_seq_len, length, hidden.dtype)
     tied = torch.zeros(len(item_seq), dtype=torch.bool)
     for block in network.item_encoder.blocks:
         attention = block.hybrid_attention

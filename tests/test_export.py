@@ -280,6 +280,8 @@ MATRIX: list[dict[str, Any]] = [
     {"MAX_ITEM_LIST_LENGTH": 50, "hidden_size": 64, "inner_size": 256, "initializer_range": 0.1},
     {"std": False, "hidden_act": "swish", "topk_factor": 2},
     {"hidden_act": "sigmoid", "spatial_ratio": 1.0},
+    {"padding": "cyclic", "hidden_act": "relu"},
+    {"padding": "reflect", "hidden_act": "tanh", "dual_domain": False},
 ]
 
 

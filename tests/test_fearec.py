@@ -178,6 +178,7 @@ FIELDS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "spatial_ratio": ({"dual_domain": True}, [0.0, 0.1, 1.0]),
     "topk_factor": ({}, [1, 2]),
     "delays": ({}, ["batch", "sequence"]),
+    "padding": ({}, ["zero", "cyclic", "reflect"]),
     "loss_type": ({}, ["CE", "BPR"]),
     "sample_num": ({"loss_type": "BPR"}, [1, 3]),
     "ce_chunk_size": ({"n_items": 100}, [0, 40, 70]),

@@ -35,9 +35,13 @@ BATCHES = {"onnx matmul": (16, 32, 64, 256), "onnx dft": (64,), "torch": (64, 25
 
 
 def sequences() -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded sequences of Beauty's lengths: 4 to 50, most of them short."""
+    """Right-padded sequences of Beauty's lengths: 4 to 50, most of them short, longest first.
+
+    `fearec-score` takes users in this order; all sides are given it.
+    """
     random = np.random.default_rng(0)
     lengths = torch.from_numpy(np.clip(random.geometric(1 / 6, USERS) + 3, 4, 50))
+    lengths = lengths.sort(descending=True).values
     items = torch.from_numpy(random.integers(1, CONFIG.n_items, (USERS, 50)))
     return items * (torch.arange(50) < lengths[:, None]), lengths
 
