@@ -7,11 +7,9 @@ the same weights in its own environment. CPU seconds on one thread; the best of 
 counts for each.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -23,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import onnxruntime
 import torch
-from machine import describe
+from machine import beside_recbole, describe
 
 from model.config import FEARecConfig
 from model.export import export_encoder
@@ -66,12 +64,7 @@ def onnx_side(path: Path):
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if not options.recbole_python.exists():
-        sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")
+    options = beside_recbole(__doc__)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = FEARec(CONFIG).eval()

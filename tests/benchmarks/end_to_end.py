@@ -7,10 +7,8 @@
 weights, one core each, CPU seconds.
 """
 
-import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -18,7 +16,7 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from machine import describe
+from machine import beside_recbole, describe
 from scoring import fearec_score, make_bundle
 
 from model.config import FEARecConfig
@@ -27,12 +25,7 @@ USERS, ITEMS, INTERACTIONS, TOP_K = 22_363, 12_101, 198_502, 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if not options.recbole_python.exists():
-        sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")
+    options = beside_recbole(__doc__)
     random = np.random.default_rng(0)
     config = FEARecConfig.from_preset("paper", n_items=ITEMS + 1)
     lengths = 5 + random.multinomial(INTERACTIONS - 5 * USERS, random.dirichlet([0.5] * USERS))

@@ -1,7 +1,9 @@
-"""What every benchmark prints about where and with what it ran."""
+"""What every benchmark prints about where and with what it ran, and where RecBole is."""
 
+import argparse
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,3 +21,16 @@ def describe(*packages: str) -> str:
         except PackageNotFoundError:
             found.append(f"{package} absent")
     return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}; " + ", ".join(found)
+
+
+def beside_recbole(doc: str | None) -> argparse.Namespace:
+    """The arguments of a benchmark that has RecBole as one of its sides."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if not options.recbole_python.exists():
+        sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")
+    return options

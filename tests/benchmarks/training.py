@@ -6,11 +6,9 @@ RecBole runs in its own environment, in turns with fearec, so that both meet the
 Both are timed in CPU seconds, which on one thread are wall seconds less what others took.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from machine import describe
+from machine import beside_recbole, describe
 
 from model.config import FEARecConfig, TrainingConfig
 from model.losses import training_loss
@@ -80,12 +78,7 @@ def recbole(python: Path, samples: Path, steps: int, mode: str) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if not options.recbole_python.exists():
-        sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")
+    options = beside_recbole(__doc__)
     histories = synthetic_histories()
     every = torch.ones(INTERACTIONS, dtype=torch.bool)
     every[histories.offsets[:-1]] = False
