@@ -163,6 +163,9 @@ class TrainingConfig(Frozen):
     train_batch_size: int = Field(256, ge=2)
     eval_batch_size: int = Field(512, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine falls to nothing by the last of `epochs`"
+    )
     weight_decay: float = Field(0.0, ge=0)
     stopping_step: int = Field(
         5, ge=1, description="epochs without a better NDCG@10 before training stops"

@@ -71,15 +71,22 @@ class FEARecModule(lightning.LightningModule):
         self._ranks.clear()
         self.log(MONITOR, metrics_at(ranks, (10,))[MONITOR], prog_bar=True, sync_dist=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as the reference."""
+    def configure_optimizers(self) -> Any:
+        """Adam, as the reference, and its schedule, one step an epoch.
+
+        The schedule is that of the configured epochs, so a refit, which ends at the best of them,
+        has the rates of the run that it repeats.
+        """
         training: Any = self.training_config
-        return torch.optim.Adam(
+        adam = torch.optim.Adam(
             self.network.parameters(),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
             fused=True,
         )
+        if training.learning_rate_schedule == "constant":
+            return adam
+        return [adam], [torch.optim.lr_scheduler.CosineAnnealingLR(adam, training.epochs)]
 
 
 def rank_positions(

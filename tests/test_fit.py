@@ -1,5 +1,6 @@
 """A training run: it learns, repeats itself, goes on after a kill, and stops at its best."""
 
+import math
 import os
 import re
 import signal
@@ -95,6 +96,25 @@ def test_it_learns_a_cyclic_catalogue(tmp_path: Path) -> None:
     assert metrics_at(ranks, (1,))["HR@1"] > 0.95
     assert fitted.valid_ndcg_at_10 > 0.95
     assert not fitted.network.training
+
+
+def test_a_cosine_falls_to_nothing_and_a_refit_takes_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        FEARecModule,
+        "on_train_epoch_start",
+        lambda self: rates.append(self.optimizers().param_groups[0]["lr"]),
+    )
+    cosine: dict[str, Any] = {"learning_rate_schedule": "cosine", "valid": None, "epochs": 4}
+    train(tmp_path / "whole", **cosine)
+    whole = [3e-3 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert rates == pytest.approx(whole)
+    rates.clear()
+    train(tmp_path / "refit", **cosine, epochs_instead=2)
+    train(tmp_path / "refit", **cosine, epochs_instead=3)  # goes on from a checkpoint
+    assert rates == pytest.approx(whole[:3])
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(tmp_path: Path, four_epochs: FEARec) -> None:

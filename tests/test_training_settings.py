@@ -130,6 +130,7 @@ FIELDS: dict[str, tuple[Effect, list[Any]]] = {
     "train_batch_size": (weights, [128, 64]),
     "eval_batch_size": (validation_batches, [7, 50]),
     "learning_rate": (weights, [3e-3, 1e-3]),
+    "learning_rate_schedule": (weights, ["constant", "cosine"]),
     "weight_decay": (weights, [0.0, 0.1]),
     "stopping_step": (epochs_trained, [1, 2, 3]),
     "clip_grad_norm": (weights, [None, 1e-3]),
