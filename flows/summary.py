@@ -1,19 +1,25 @@
 """What the commands print at their end."""
 
+import shlex
 from dataclasses import asdict
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import InputError
+from pipeline.importing import Imported
 from pipeline.lookup import Recommended, first_users, history_of, recommended_to
 from pipeline.nightly import NightResult
 from pipeline.records import Record
 from pipeline.settings import Settings
 from pipeline.storage import told_in_one_line
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluated
 
 _USERS, _TOP = 3, 5
 _HISTORY = 20
@@ -65,8 +71,60 @@ def print_stage(record: Record[Any]) -> None:
         if record.reused
         else f"{record.stage}: {record.seconds:.1f} seconds",
     )
+    if record.stage == "evaluate":
+        print_figures(record.result)
+        return
     for name, value in asdict(record.result).items():
         _plain(console, f"  {name}: {value}")
+
+
+def print_figures(evaluated: "Evaluated") -> None:
+    """The model's figures beside the baselines', under their protocol."""
+    console = Console()
+    _plain(console, f"protocol: {evaluated.protocol}")
+    served = evaluated.n_served / evaluated.n_users
+    _plain(console, f"users: {evaluated.n_users:,}, of whom the model can serve {served:.1%}")
+    unknown = evaluated.unknown_seen, evaluated.unknown_held_out
+    if any(unknown):
+        _plain(
+            console,
+            f"events with items unknown to the model: {unknown[0]:,} left out of histories, "
+            f"{unknown[1]:,} held out and missed",
+        )
+    sides = {
+        "model": evaluated.model,
+        "popularity": evaluated.popularity,
+        "co_occurrence": evaluated.co_occurrence,
+    }
+    names = [side.replace("_", "-") for side in sides]
+    table = Table("", *names, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in evaluated.model:
+        cells = [
+            f"{figures[name]:.4f}{_around(evaluated.intervals.get(side, {}).get(name))}"
+            for side, figures in sides.items()
+        ]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def print_import(imported: Imported) -> None:
+    """What was imported, and what to run next."""
+    console = Console()
+    days = "1 day" if imported.n_days == 1 else f"{imported.n_days:,} days"
+    lines = {
+        "users": f"{imported.n_users:,} ({imported.user_ids})",
+        "items": f"{imported.n_items:,} ({imported.item_ids})",
+        "interactions": f"{imported.n_interactions:,}",
+        "from": f"{imported.first_event:%Y-%m-%d %H:%M:%S} UTC",
+        "to": f"{imported.last_event:%Y-%m-%d %H:%M:%S} UTC, {days}",
+        "bad lines": f"{imported.n_bad_lines:,}"
+        + (f", in {imported.bad_lines}" if imported.bad_lines else ""),
+        "logs": str(imported.logs),
+    }
+    for name, value in lines.items():
+        _plain(console, f"{name:<14}{value}")
+    logs = shlex.quote(f"logs.path={imported.logs}")
+    _plain(console, f"\nNext: fearec nightly --set {logs} --date {imported.run_date}")
 
 
 def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
@@ -93,6 +151,13 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         console.print(ranks)
     if not recommended:
         _plain(console, "No recommendations for this user.")
+
+
+def _around(interval: tuple[float, float] | None) -> str:
+    """Short enough for three columns in a terminal."""
+    if interval is None:
+        return ""
+    return " ({}-{})".format(*(f"{end:.3f}".removeprefix("0") for end in interval))
 
 
 def _items(recommended: Recommended) -> str:

@@ -16,6 +16,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from model.codes import encode
 from model.errors import ConfigError
 from model.fearec import FEARec, Form
+from model.precision import float16_name, in_float16, to_float16
 from model.retrieval import TWO_PASS_FROM, add_retrieval
 from model.two_pass import CODES
 from model.warm_start import ITEM_TABLE
@@ -27,6 +28,8 @@ RECOMMENDER_FILE = "recommender.onnx"
 ITEM_TABLE_FILE = "items.bin"
 CPU_RECOMMENDER_FILE = "recommender_cpu.onnx"
 CODES_FILE = "items_int8.bin"
+FLOAT16_RECOMMENDER_FILE = "recommender_fp16.onnx"
+FLOAT16_TABLE_FILE = "items_fp16.bin"
 SELF_CONTAINED_BYTES = 10**9  # protobuf ends at 2 GB
 
 
@@ -54,11 +57,19 @@ def export_recommender(model: FEARec, path: Path | str, *, fft: Form = "matmul")
     _write(graph, model, Path(path))
 
 
-def export_both(model: FEARec, folder: Path) -> None:
+def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
     """Write the graphs of a bundle and the one item table they share.
 
     A large catalogue has a second recommender, faster on CPUs, which alone can run it: its first
     pass is over items of 8 bits, in a file of their own.
+
+    Args:
+        model: Its weights are exported as they are.
+        folder: Where to.
+        fp16: Whether to add a recommender in float16, for GPUs, with an item table of its own.
+
+    Raises:
+        ConfigError: a weight is NaN or infinite or, with `fp16`, beyond float16's range.
     """
     encoder = trace_encoder(model, "matmul")
     graphs = {ENCODER_FILE: encoder, RECOMMENDER_FILE: _copy(encoder)}
@@ -72,6 +83,11 @@ def export_both(model: FEARec, folder: Path) -> None:
         codes.code.tofile(folder / CODES_FILE)
         _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, CODES_FILE)
     _write_table(model, folder)
+    if fp16:
+        graph = _copy(graphs[RECOMMENDER_FILE])
+        to_float16(graph)
+        _write_float16_table(graph, model, folder)
+        _save(graph, folder / FLOAT16_RECOMMENDER_FILE)
     for name, graph in graphs.items():
         _refer_to_table(graph, model)
         _save(graph, folder / name)
@@ -169,6 +185,13 @@ def _refer_to_table(graph: onnx.ModelProto, model: FEARec) -> None:
     table = model.item_embedding.weight
     tensor = _initializer(graph, ITEM_TABLE)
     _refer(tensor, TensorProto.FLOAT, table.shape, 4 * table.numel(), ITEM_TABLE_FILE)
+
+
+def _write_float16_table(graph: onnx.ModelProto, model: FEARec, folder: Path) -> None:
+    table = in_float16(ITEM_TABLE, model.item_embedding.weight.detach().cpu().numpy())
+    table.tofile(folder / FLOAT16_TABLE_FILE)
+    tensor = _initializer(graph, float16_name(ITEM_TABLE))
+    _refer(tensor, TensorProto.FLOAT16, table.shape, table.nbytes, FLOAT16_TABLE_FILE)
 
 
 def _refer(tensor: onnx.TensorProto, kind: int, shape: Sequence[int], size: int, file: str) -> None:

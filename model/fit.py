@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,16 @@ class _EarlyStopping(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
+class _EpochReport(Callback):
+    def __init__(self, on_epoch: Callable[[int, float], None]) -> None:
+        self.on_epoch = on_epoch
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Hand the epoch's figure on; what is raised there ends the run."""
+        if not trainer.sanity_checking:
+            self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]))
+
+
 class _Progress(RichProgressBar):
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
         """Without the logger's version number, which says nothing here."""
@@ -107,6 +117,7 @@ def fit(
     start: FEARec | None = None,
     mask_seen: bool = True,
     progress: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Fitted:
     """Train a network; a run killed earlier in the same folder goes on where it stopped.
 
@@ -121,6 +132,8 @@ def fit(
         start: Weights to begin from (see `model.warm_start`); otherwise random ones.
         mask_seen: Whether validation leaves out what a user has already met.
         progress: Whether to draw a progress bar.
+        on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; what it
+            raises ends the run.
     """
     torch.set_float32_matmul_precision("high")
     module = FEARecModule(config, training, histories, mask_seen)
@@ -136,6 +149,8 @@ def fit(
     callbacks: list[Callback] = [best, newest]
     if validated:
         callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
+    if on_epoch:
+        callbacks.append(_EpochReport(on_epoch))
     if progress:
         callbacks.append(_Progress(leave=True))
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(

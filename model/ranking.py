@@ -1,4 +1,4 @@
-"""Ranks of held-out items among the whole catalogue, and the metrics of ranks."""
+"""Ranking the whole catalogue: where a held-out item comes, and which items come first."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,15 +18,41 @@ def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | N
     Returns:
         int64 (B,).
     """
-    scores[:, 0] = -torch.inf
-    if seen is not None:
-        scores[seen] = -torch.inf
+    _mask(scores, seen)
     own = scores.gather(1, target[:, None])
     above = (scores > own).sum(1)
     earlier = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
     ranks = 1 + above + ((scores == own) & earlier).sum(1)
     # Written so that the NaN of a diverged network ranks last, not first.
     return torch.where(own.squeeze(1) > -torch.inf, ranks, scores.shape[1])
+
+
+def top_items(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The k items that rank first, by the same rules as `target_ranks`.
+
+    Args:
+        scores: (B, V); changed in place.
+        k: At most V - 1.
+        seen: rows and items never to be ranked.
+
+    Returns:
+        int64 (B, k), best first; 0 where fewer can be ranked.
+    """
+    _mask(scores, seen)
+    scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    # One more than asked for, so that a tie across the end is seen.
+    best, items = scores.topk(k + 1)
+    # `topk` leaves the order of ties open; only rows that have any are worth a whole sort.
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(1)
+    if tied.any():
+        items[tied] = scores[tied].sort(descending=True, stable=True).indices[:, : k + 1]
+    return items.where(best > -torch.inf, 0)[:, :k]
+
+
+def _mask(scores: Tensor, seen: tuple[Tensor, Tensor] | None) -> None:
+    scores[:, 0] = -torch.inf
+    if seen is not None:
+        scores[seen] = -torch.inf
 
 
 METRICS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -24,6 +24,7 @@ DESCRIPTION = "bundle.json"
 ENCODER = "encoder.onnx"
 RECOMMENDER = "recommender.onnx"
 CPU_RECOMMENDER = "recommender_cpu.onnx"  # of large catalogues: the same answers, faster
+FLOAT16_RECOMMENDER = "recommender_fp16.onnx"  # where asked for: almost the same answers, for GPUs
 ITEM_TABLE = "items.bin"
 ITEMS = "items.parquet"
 WEIGHTS = "model.safetensors"
@@ -80,7 +81,7 @@ class Bundle:
                 is missing or changed.
         """
         path = Path(path)
-        bundle = cls(path, _read_description(path / DESCRIPTION))
+        bundle = cls(path, read_description(path / DESCRIPTION))
         files = bundle.description.files
         for name in (*REQUIRED, *files):
             if name not in files:
@@ -132,6 +133,23 @@ class Bundle:
     def recommender(self) -> Path:
         """Sequences to the best items."""
         return self.path / RECOMMENDER
+
+    @property
+    def float16_recommender(self) -> Path:
+        """The same in float16.
+
+        Raises:
+            ConfigError: the bundle was exported without.
+        """
+        path = self.path / FLOAT16_RECOMMENDER
+        if path.name not in self.description.files:
+            raise ConfigError(
+                "the bundle has no recommender in float16",
+                str(self.path),
+                expected=path.name,
+                remedy="Export with export.fp16 = true, or score with --precision fp32.",
+            )
+        return path
 
     @property
     def item_table(self) -> Path:
@@ -193,12 +211,17 @@ def publish_bundle(staging: Path, target: Path, description: BundleDescription) 
             fsync(target.parent)
             return Bundle(target, described)
     published = Bundle.load(target)
-    _refuse_other(target, published.description.files, files)
+    refuse_other(target, published.description.files, files)
     shutil.rmtree(staging)
     return published
 
 
-def _read_description(path: Path) -> BundleDescription:
+def read_description(path: Path) -> BundleDescription:
+    """A `bundle.json`.
+
+    Raises:
+        BundleError: there is none, or none that can be used.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -230,12 +253,22 @@ def _read_description(path: Path) -> BundleDescription:
     return description
 
 
-def _refuse_other(target: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+def refuse_other(target: str | Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Refuse to publish a bundle where another is.
+
+    Args:
+        target: Where that is.
+        found: Checksums of the files there, by name.
+        expected: Those of the bundle to be published.
+
+    Raises:
+        BundleError: they differ.
+    """
     for name in sorted({*found, *expected}):
         if found.get(name) != expected.get(name):
             raise BundleError(
                 "another bundle is already published here",
-                str(target / name),
+                f"{target}/{name}",
                 expected=f"sha256 {expected.get(name, 'of no such file')}",
                 found=found.get(name, "no such file"),
                 remedy="Bundles never change: publish under another model version.",

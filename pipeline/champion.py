@@ -6,10 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.config import Frozen
-from pipeline.durable import replace_text
+from pipeline.bundle_copies import download_bundle
 from pipeline.errors import BundleError, ConfigError
+from pipeline.folders import StoreFolder
 from pipeline.settings import Settings
-from pipeline.warehouse import models_folder
+from pipeline.warehouse import models, models_folder
 
 CHAMPION = "champion.json"
 
@@ -39,16 +40,23 @@ class Champion(Crowned):
 def read_champion(settings: Settings, *, before: date) -> Path | None:
     """The bundle of the newest night before a date, or None where there was none.
 
-    A night done again thereby begins from what it began from the first time.
+    A night done again thereby begins from what it began from the first time. A bundle in an
+    object store is copied to this machine.
 
     Raises:
-        BundleError: `champion.json` cannot be read.
+        BundleError: `champion.json` or the bundle in the store cannot be read.
+        StorageError: the store is away, or there is no room for the copy.
     """
     champion = _read(settings)
     nights = champion.nights if champion else ()
     paths = (night.path for night in nights if night.run_date < before)
     first = next(paths, None)
-    return models_folder(settings) / first if first else None
+    if first is None:
+        return None
+    bundle = models_folder(settings) / first
+    if isinstance(models(settings), StoreFolder):
+        download_bundle(models(settings, first), bundle)
+    return bundle
 
 
 def set_champion(settings: Settings, run_date: date, bundle: Path, model_version: str) -> None:
@@ -67,18 +75,18 @@ def set_champion(settings: Settings, run_date: date, bundle: Path, model_version
     newest, *previous = sorted([night, *others], key=lambda night: night.run_date, reverse=True)
     now = Champion(**newest.model_dump(), previous=tuple(previous))
     if now != champion:
-        replace_text(folder / CHAMPION, now.model_dump_json(indent=1) + "\n")
+        models(settings).put_text(CHAMPION, now.model_dump_json(indent=1) + "\n")
 
 
 def _read(settings: Settings) -> Champion | None:
-    path = models_folder(settings) / CHAMPION
-    if not path.exists():
-        return None
+    folder = models(settings)
     try:
-        return Champion.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, ConfigError, UnicodeDecodeError):
+        return Champion.model_validate_json(folder.read(CHAMPION))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, ConfigError):
         raise BundleError(
             "cannot be read as the list of published models",
-            str(path),
+            folder.told(CHAMPION),
             remedy="Move it away to start afresh: the next night trains from scratch.",
         ) from None

@@ -13,10 +13,15 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def hidden(name: str) -> str:
+    """What a file is called until it is finished."""
+    return f".{name}.tmp"
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a small file by rename: readers see the old text or the new, never a part of it."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    hidden.write_text(text, encoding="utf-8")
-    fsync(hidden)
-    hidden.replace(path)
+    unfinished = path.with_name(hidden(path.name))
+    unfinished.write_text(text, encoding="utf-8")
+    fsync(unfinished)
+    unfinished.replace(path)
     fsync(path.parent)

@@ -1,5 +1,8 @@
 """The errors of the data stages, under the model's `FearecError`."""
 
+import os
+import re
+
 from model.errors import ConfigError, ExportParityError, FearecError
 
 __all__ = [
@@ -13,7 +16,9 @@ __all__ = [
     "PublishError",
     "ResumeError",
     "SchemaError",
+    "SearchError",
     "StorageError",
+    "reason",
 ]
 
 
@@ -47,9 +52,20 @@ class PublishError(FearecError):
     """The recommendations could not be written to their table."""
 
 
+class SearchError(FearecError):
+    """A search for hyper-parameters was cut short, or none of its trials came to anything."""
+
+
 class StorageError(FearecError):
     """A file or table could not be read or written: no room, no permission, no network."""
 
 
 class BusyError(FearecError):
     """Another run is at work on the same night."""
+
+
+def reason(error: Exception) -> str:
+    """What a library says went wrong, in one line without colours."""
+    number = getattr(error, "errno", None)
+    text = os.strerror(number) if number else str(error)
+    return " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split()) or type(error).__name__

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,25 +23,28 @@ from pipeline.bundle import (
     DataSnapshot,
     publish_bundle,
 )
+from pipeline.bundle_copies import upload_bundle
 from pipeline.evaluate import Evaluated
+from pipeline.float16_loss import Float16Loss, measure_float16
 from pipeline.prepare import ITEMS_FILE, Prepared
 from pipeline.sequences import read_histories
 from pipeline.settings import Settings
 from pipeline.train import Trained
-from pipeline.warehouse import models_folder
+from pipeline.warehouse import models, models_folder
 
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The published bundle, and how closely its graph follows PyTorch."""
+    """The published bundle, how closely its graph follows PyTorch, and float16 follows both."""
 
     bundle: Path
     model_version: str
     parity_error: float
     parity_sequences: int
     near_ties: int
+    fp16: Float16Loss | None = None
 
 
 def export(
@@ -50,19 +53,21 @@ def export(
     """Export the night's weights, check them on real sequences, publish the bundle.
 
     Raises:
-        ExportParityError: the graph does not compute what PyTorch computes; nothing is published.
+        ExportParityError: the graph does not compute what PyTorch computes, or float16 computes
+            something else; nothing is published.
     """
     config = settings.model.config(prepared.n_items)
     network = load_network(config, trained.folder / WEIGHTS)
-    models = models_folder(settings)
-    staging = models / f".staging-{run_date}"
+    folder = models_folder(settings)
+    staging = folder / f".staging-{run_date}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    export_both(network, staging)
+    export_both(network, staging, fp16=settings.export.fp16)
     for name in (WEIGHTS, HELD_OUT_WEIGHTS):
         shutil.copyfile(trained.folder / name, staging / name)
     shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
     parity = measure_parity(settings, prepared, network, staging / ENCODER)
+    fp16 = measure_float16(settings, prepared, staging) if settings.export.fp16 else None
     described = BundleDescription(
         model_version=_model_version(run_date, staging, evaluated),
         created_at=datetime.now(UTC),
@@ -76,25 +81,27 @@ def export(
             n_items=prepared.n_items - 1,
             n_interactions=prepared.n_interactions,
         ),
-        metrics={
-            "protocol": evaluated.protocol,
-            "n_users": evaluated.n_users,
-            "model": evaluated.model,
-            "popularity": evaluated.popularity,
-        },
+        metrics=asdict(evaluated),
         refit=trained.refit,
         parity={
             "max_error": parity.max_error,
             "sequences": parity.sequences,
             "near_ties": parity.near_ties,
+            "fp16": asdict(fp16) if fp16 else None,
         },
         versions={name: version(name) for name in ("fearec", "torch", "onnx", "onnxscript")}
         | {"onnxruntime": onnxruntime.__version__},
         parent=trained.parent,
     )
-    bundle = publish_bundle(staging, models / described.model_version, described)
+    bundle = publish_bundle(staging, folder / described.model_version, described)
+    upload_bundle(bundle, models(settings, bundle.model_version))
     return Exported(
-        bundle.path, bundle.model_version, parity.max_error, parity.sequences, parity.near_ties
+        bundle.path,
+        bundle.model_version,
+        parity.max_error,
+        parity.sequences,
+        parity.near_ties,
+        fp16,
     )
 
 

@@ -1,13 +1,17 @@
 """User and item ids: reading files of them, and refusing to compare numbers with strings."""
 
 import codecs
-from pathlib import Path
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, SchemaError
+from pipeline.errors import InputError, SchemaError, reason
+from pipeline.folders import open_filesystem
 from pipeline.schema import is_id_type
 
 
@@ -27,13 +31,13 @@ def refuse_mixed(found: pa.DataType, where: str, expected: pa.DataType, origin: 
         )
 
 
-def read_ids(path: Path, column: str, kind: pa.DataType, origin: str) -> pa.Array:
+def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origin: str) -> pa.Array:
     """The distinct ids in a file, as `kind`.
 
     Args:
-        path: Parquet with a column of that name, or UTF-8 text with one id a line, the first of
-            which may be the column's name. A line is taken as it stands, quotes, commas and
-            spaces included; empty lines are skipped.
+        path: Local, or an object's URI. Parquet with a column of that name, or UTF-8 text with one
+            id a line, the first of which may be the column's name. A line is taken as it stands,
+            quotes, commas and spaces included; empty lines are skipped.
         column: `user_id` or `item_id`.
         kind: The ids' type.
         origin: Where that type comes from, for the error.
@@ -42,43 +46,57 @@ def read_ids(path: Path, column: str, kind: pa.DataType, origin: str) -> pa.Arra
         InputError: the file is missing or cannot be read.
         SchemaError: the column is missing or its ids are of another kind.
     """
-    try:
-        with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        ids = _from_parquet(path, column) if is_parquet else _from_text(path, column)
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"cannot be read: {reason}",
-            str(path),
-            expected=f"Parquet with a column {column}, or one id a line",
-        ) from None
+    where = os.fspath(path)
+    with _open(where, f"Parquet with a column {column}, or one id a line") as file:
+        is_parquet = file.read(4) == b"PAR1"
+        file.seek(0)
+        ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
     if is_parquet:
-        refuse_mixed(ids.type, str(path), kind, origin)
+        refuse_mixed(ids.type, where, kind, origin)
     try:
         return ids.cast(kind).drop_null().unique()
     except pa.ArrowInvalid as error:
         raise SchemaError(
             "an id is not of the type it must have",
-            str(path),
+            where,
             expected=f"{kind} as in {origin}",
             found=str(error).splitlines()[0],
         ) from None
 
 
-def _from_parquet(path: Path, column: str) -> pa.Array:
-    names = pq.read_schema(path)
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """What changes when a file of ids does: its sha256.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    with _open(os.fspath(path), "a file of ids") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _open(path: str, expected: str) -> Iterator[pa.NativeFile]:
+    try:
+        filesystem, inner = open_filesystem(path)
+        with filesystem.open_input_file(inner) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot be read: {reason(error)}", path, expected) from None
+
+
+def _from_parquet(file: pa.NativeFile, where: str, column: str) -> pa.Array:
+    names = pq.read_schema(file)
     if column not in names.names or not is_id_type(names.field(column).type):
         raise SchemaError(
             f"no column {column!r} of integers or strings",
-            str(path),
+            where,
             found=", ".join(f"{field.name} {field.type}" for field in names),
         )
-    return pq.read_table(path, columns=[column])[column].combine_chunks()
+    return pq.read_table(file, columns=[column])[column].combine_chunks()
 
 
-def _from_text(path: Path, column: str) -> pa.Array:
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+def _from_text(file: pa.NativeFile, column: str) -> pa.Array:
+    content = file.read().removeprefix(codecs.BOM_UTF8)
     text = pa.array([content], pa.large_binary()).cast(pa.large_string())
     lines = pc.split_pattern(text, "\n").flatten()
     lines = pc.replace_substring_regex(lines, r"\r\z", "")

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.folders import open_filesystem, resolved
 from pipeline.row_rules import IdTypes, check_columns, common_types, normalise_timestamps
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.settings import LogSettings
@@ -51,6 +53,24 @@ def list_log_files(
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     found = {file.path: file for path in several for file in _list(os.fspath(path))}
     return sorted(found.values())
+
+
+def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
+    """Whether a file would be among the Parquet files under a path, were it there.
+
+    Args:
+        path: As for `list_log_files`.
+        filesystem: Arrow's, of the file.
+        file: Its path in there, absolute.
+    """
+    asked = _understand(path)
+    if not asked.filesystem.equals(filesystem):
+        return False
+    try:
+        name = PurePosixPath(file).relative_to(resolved(filesystem, asked.root))
+    except ValueError:
+        return False
+    return _is_wanted(str(name), asked.pattern)
 
 
 def read_columns(file: LogFile) -> pa.Schema:
@@ -149,11 +169,27 @@ def _read(
             row += rows
 
 
-def _list(path: str) -> list[LogFile]:
+class _Asked(NamedTuple):
+    filesystem: pafs.FileSystem
+    root: str
+    pattern: re.Pattern[str]  # of the names below it
+
+
+def _understand(path: str) -> _Asked:
     wildcard = re.search(r"[*?]", path)
     cut = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
+    filesystem, root = open_filesystem(path[:cut])
+    return _Asked(filesystem, root, re.compile(_translate(path[cut:] or "**/*")))
+
+
+def _is_wanted(name: str, pattern: re.Pattern[str]) -> bool:
+    parquet = name.lower().endswith(".parquet") and not re.search(r"(^|/)[._]", name)
+    return parquet and pattern.fullmatch(name) is not None
+
+
+def _list(path: str) -> list[LogFile]:
     try:
-        filesystem, root = _open_filesystem(path[:cut])
+        filesystem, root, pattern = _understand(path)
         top = filesystem.get_file_info(root)
         if top.is_file:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
@@ -164,16 +200,12 @@ def _list(path: str) -> list[LogFile]:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot be listed: {_first_line(error)}", path) from None
 
-    wanted = re.compile(_translate(path[cut:] or "**/*"))
     named = {str(PurePosixPath(info.path).relative_to(root)): info for info in below}
     files = [
         _log_file(info, name, filesystem)
         for name, info in named.items()
         # A link that leads nowhere is a file that cannot be read, not one that is not there.
-        if info.type in (pafs.FileType.File, pafs.FileType.NotFound)
-        and name.lower().endswith(".parquet")
-        and not re.search(r"(^|/)[._]", name)
-        and wanted.fullmatch(name)
+        if info.type in (pafs.FileType.File, pafs.FileType.NotFound) and _is_wanted(name, pattern)
     ]
     if not files:
         raise InputError(
@@ -191,12 +223,6 @@ def _leading_nowhere(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileIn
         return []
     paths = (path for path in Path(root).rglob("*") if path.is_symlink() and not path.exists())
     return filesystem.get_file_info([str(path) for path in paths])
-
-
-def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    if "://" in path:
-        return pafs.FileSystem.from_uri(path)
-    return pafs.LocalFileSystem(), PurePosixPath(path or ".").as_posix()
 
 
 def _translate(pattern: str) -> str:

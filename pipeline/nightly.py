@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import takewhile
 from operator import attrgetter
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from pipeline.bundle import Bundle
 from pipeline.errors import BusyError, ConfigError
 from pipeline.logs import list_log_files
 from pipeline.publish import refuse_other_layout
@@ -27,6 +29,7 @@ from pipeline.runs import record_run
 from pipeline.settings import Settings
 from pipeline.stages import STAGES, Stage
 from pipeline.storage import told_in_one_line
+from pipeline.warehouse import models
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluated
@@ -89,7 +92,7 @@ def nightly(
     started_at = datetime.now(UTC)
     done: dict[str, Record[Any]] = {}
     with told_in_one_line(settings):
-        list_log_files(settings.logs.path)  # refused before anything is written
+        _refuse_absent(settings)
         refuse_other_layout(settings)
         with _alone(settings, run_date):
             for stage in STAGES:
@@ -110,14 +113,26 @@ def run_stage(settings: Settings, run_date: date, name: str, *, force: bool = Fa
         FearecError: the stage failed.
     """
     with told_in_one_line(settings):
-        list_log_files(settings.logs.path)  # refused before anything is written
+        _refuse_absent(settings)
         with _alone(settings, run_date):
-            done: dict[str, Record[Any]] = {}
-            for stage in takewhile(lambda stage: stage.name != name, STAGES):
-                needs = [done[need] for need in stage.needs]
-                done[stage.name] = _required(settings, run_date, stage, needs, name)
+            done = _done_before(settings, run_date, name, by=name)
             needs = [done[need] for need in _BY_NAME[name].needs]
             return do_stage(settings, run_date, name, needs, force)
+
+
+def evaluate_bundle_of(settings: Settings, run_date: date, bundle: Path) -> "Evaluated":
+    """Measure any bundle on a night's prepared events; nothing is recorded.
+
+    Raises:
+        ConfigError: the night's events are not prepared with these settings.
+        BusyError: another run is at work on the same night.
+        FearecError: the bundle cannot be read or measured.
+    """
+    from pipeline.evaluate_bundle import evaluate_bundle
+
+    with told_in_one_line(settings), _alone(settings, run_date):
+        prepared = _done_before(settings, run_date, "train", by="evaluate")["prepare"].result
+        return evaluate_bundle(settings, run_date, prepared, Bundle.load(bundle))
 
 
 def do_stage(
@@ -152,6 +167,12 @@ def do_stage(
         return record
 
 
+def _refuse_absent(settings: Settings) -> None:
+    """Before anything is written: the logs are there, and the warehouse's store answers."""
+    list_log_files(settings.logs.path)
+    models(settings).names()  # Arrow gives up in seconds, delta-rs in minutes
+
+
 @contextmanager
 def _alone(settings: Settings, run_date: date) -> Iterator[None]:
     """Hold the night's lock, which the system frees whatever way this process ends."""
@@ -170,6 +191,17 @@ def _alone(settings: Settings, run_date: date) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _done_before(
+    settings: Settings, run_date: date, name: str, *, by: str
+) -> dict[str, Record[Any]]:
+    """The records of the stages before one, needed by the stage that is asked for."""
+    done: dict[str, Record[Any]] = {}
+    for stage in takewhile(lambda stage: stage.name != name, STAGES):
+        needs = [done[need] for need in stage.needs]
+        done[stage.name] = _required(settings, run_date, stage, needs, by)
+    return done
 
 
 def _required(

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.ingest import IngestResult
+from pipeline.k_core import filter_events
 from pipeline.row_rules import run_end
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
-from pipeline.scratch import scratch_database
+from pipeline.scratch import number, scratch_database
 from pipeline.settings import Settings
 from pipeline.staging import INTERACTIONS
 from pipeline.warehouse import (
@@ -52,6 +53,10 @@ class Prepared:
         n_interactions: Events up to the run date.
         first_event: Time of the first of them.
         last_event: Time of the last of them.
+        left_out_users: Users of whom k-core filtering kept no event; the counts and times above
+            are of what it kept.
+        left_out_items: Items likewise. One that has an index keeps it.
+        left_out_interactions: Events it did not keep.
     """
 
     folder: Path
@@ -63,6 +68,9 @@ class Prepared:
     n_interactions: int
     first_event: datetime
     last_event: datetime
+    left_out_users: int = 0
+    left_out_items: int = 0
+    left_out_interactions: int = 0
 
 
 def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepared:
@@ -72,7 +80,7 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
     order of their first events.
 
     Raises:
-        InputError: there is no interaction up to the run date.
+        InputError: there is no interaction up to the run date, or k-core filtering leaves none.
     """
     version = ingested.interactions_version
     table = open_table(settings, INTERACTIONS, version)
@@ -93,16 +101,17 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
         db.register(INTERACTIONS, interactions)
         end = run_end(run_date, settings.time_zone)
         db.execute(
-            f"""CREATE TEMP VIEW events AS SELECT * FROM {INTERACTIONS}
+            f"""CREATE TEMP VIEW up_to_run_date AS SELECT * FROM {INTERACTIONS}
             WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}'"""
         )
+        if not number(db, "SELECT count(*) FROM up_to_run_date"):
+            raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
+        left_out = filter_events("up_to_run_date", settings.prepare, db)
         span = db.sql(
             f"""SELECT count(*) AS events, min({TIMESTAMP}) AS first, max({TIMESTAMP}) AS last
             FROM events"""
         )
         totals = span.to_arrow_table().to_pylist()[0]
-        if not totals["events"]:
-            raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
         n_items, vocabulary_id = _write_items(unfinished / ITEMS_FILE, settings, item_type, db)
         columns = schema.sequences(interactions.schema.field(USER_ID).type, item_type)
         n_users = _write_sequences(unfinished / SEQUENCES_FILE, columns, db)
@@ -118,6 +127,9 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
         totals["events"],
         first_event=totals["first"].astimezone(UTC),
         last_event=totals["last"].astimezone(UTC),
+        left_out_users=left_out.users,
+        left_out_items=left_out.items,
+        left_out_interactions=left_out.interactions,
     )
 
 

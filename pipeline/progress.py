@@ -1,4 +1,4 @@
-"""The progress bar of scoring; nothing where there is no terminal to draw it on."""
+"""Progress bars of scoring and importing; nothing where there is no terminal to draw on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -40,5 +42,34 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
             speed = bar.tasks[0].speed
             rate = f"{speed:,.0f} users/s" if speed else ""
             bar.update(task, description="scoring", completed=done, total=total, rate=rate)
+
+        yield progress
+
+
+@contextmanager
+def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Draw the share done of reading, then of writing, and the time left.
+
+    Yields:
+        What `pipeline.importing.import_logs` takes as `progress`.
+    """
+    console = Console()
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bar.add_task(doing)
+            bar.update(tasks[doing], completed=done, total=total)
 
         yield progress

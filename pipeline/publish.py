@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pydantic import ValidationError
 
-from pipeline.errors import ConfigError, PublishError
-from pipeline.parts import MANIFEST, Manifest
+from pipeline.errors import ConfigError, PublishError, ResumeError, reason
+from pipeline.folders import Folder, open_folder
+from pipeline.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.schema import RUN_DATE
 from pipeline.score import ScoreResult
 from pipeline.settings import Settings
@@ -59,8 +58,9 @@ def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Publishe
         PublishError: the parts are empty, incomplete or of another layout than the table, or
             the table could not be written; it is then as it was.
     """
-    manifest = _read_manifest(scored.folder)
-    parts = _open_parts(scored.folder, manifest)
+    folder = open_folder(scored.folder)
+    manifest = _read_manifest(folder)
+    parts = _open_parts(folder, manifest)
     counts = [part.n_users for part in manifest.parts.values()]
     transaction = f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
     scoring_run = (manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
@@ -119,34 +119,34 @@ def _replace(
     )
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
+def _read_manifest(folder: Folder) -> Manifest:
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError, ConfigError):
+        manifest = read_manifest(folder)
+    except ResumeError:
         raise PublishError(
-            "no scored parts", str(folder), expected=f"a {MANIFEST}", remedy=_SCORE_AGAIN
+            "no scored parts", folder.where, expected=f"a {MANIFEST}", remedy=_SCORE_AGAIN
         ) from None
     if not manifest.complete:
         raise PublishError(
             "the scoring run did not end",
-            str(path),
+            folder.told(MANIFEST),
             remedy="Run `fearec score` for this date: it goes on where it stopped.",
         )
     return manifest
 
 
-def _open_parts(folder: Path, manifest: Manifest) -> ds.Dataset:
-    missing = [name for name in manifest.parts if not (folder / name).is_file()]
+def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
+    missing = sorted(manifest.parts.keys() - folder.names())
     if missing:
-        raise PublishError("a part is missing", str(folder / missing[0]), remedy=_SCORE_AGAIN)
-    parts = ds.dataset([str(folder / name) for name in manifest.parts], format="parquet")
+        raise PublishError("a part is missing", folder.told(missing[0]), remedy=_SCORE_AGAIN)
+    paths = [folder.path(name) for name in manifest.parts]
+    parts = ds.dataset(paths, format="parquet", filesystem=folder.filesystem)
     expected = sum(part.n_rows for part in manifest.parts.values())
     found = parts.count_rows()
     if found != expected:
         raise PublishError(
             "the parts are not as they were written",
-            str(folder),
+            folder.where,
             expected=f"{expected} rows",
             found=str(found),
             remedy=_SCORE_AGAIN,
@@ -154,7 +154,7 @@ def _open_parts(folder: Path, manifest: Manifest) -> ds.Dataset:
     if not found:
         raise PublishError(
             "no recommendations",
-            str(folder),
+            folder.where,
             found=f"{len(manifest.parts)} parts without rows",
             remedy="The table is as it was. Check score.allow, score.deny and the logs.",
         )
@@ -208,13 +208,13 @@ def _told(uri: str) -> Iterator[None]:
         raise PublishError(
             "another run wrote to the table meanwhile",
             uri,
-            found=str(error).splitlines()[0],
+            found=reason(error),
             remedy="The table holds the other run's rows; publish again when it has ended.",
         ) from error
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise PublishError(
             "cannot be written",
             uri,
-            found=str(error).splitlines()[0],
+            found=reason(error),
             remedy="The table is as it was; publish again when the cause is gone.",
         ) from error

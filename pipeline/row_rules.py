@@ -18,6 +18,7 @@ _EPOCH = datetime(1970, 1, 1)
 _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 
+EARLIEST = "1990-01-01 00:00:00+00"  # before it, a clock or a unit is wrong
 AFTER_RUN_DATE = "timestamp after the run date"  # the one reason that time heals
 
 
@@ -108,7 +109,7 @@ def reason_sql(run_date: date, time_zone: str) -> str:
         WHEN {USER_ID} IS NULL THEN 'null user_id'
         WHEN {ITEM_ID} IS NULL THEN 'null item_id'
         WHEN {TIMESTAMP} IS NULL THEN 'null timestamp'
-        WHEN {TIMESTAMP} < TIMESTAMPTZ '1990-01-01 00:00:00+00' THEN 'timestamp before 1990'
+        WHEN {TIMESTAMP} < TIMESTAMPTZ '{EARLIEST}' THEN 'timestamp before 1990'
         WHEN {TIMESTAMP} >= TIMESTAMPTZ '{run_end(run_date, time_zone).isoformat(sep=" ")}'
             THEN '{AFTER_RUN_DATE}'
     END"""

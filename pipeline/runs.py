@@ -36,7 +36,10 @@ _SCHEMA = pa.schema(
         ("n_fallback", pa.int64()),
         ("protocol", pa.string()),
         ("metrics", _FIGURES),
+        ("metrics_low", _FIGURES),  # 95% intervals of the model's
+        ("metrics_high", _FIGURES),
         ("popularity_metrics", _FIGURES),
+        ("co_occurrence_metrics", _FIGURES),
     ]
 )
 
@@ -64,6 +67,7 @@ def record_run(
     seconds = {name: record.seconds for name, record in stages.items()}
     ingested, prepared, trained = results["ingest"], results["prepare"], results["train"]
     evaluated, exported = results["evaluate"], results["export"]
+    intervals = evaluated.intervals.get("model", {})
     row = {
         RUN_DATE: run_date,
         "started_at": started_at,
@@ -82,7 +86,10 @@ def record_run(
         "n_fallback": results["score"].n_fallback,
         "protocol": evaluated.protocol,
         "metrics": evaluated.model,
+        "metrics_low": {name: low for name, (low, _) in intervals.items()},
+        "metrics_high": {name: high for name, (_, high) in intervals.items()},
         "popularity_metrics": evaluated.popularity,
+        "co_occurrence_metrics": evaluated.co_occurrence,
     }
     uri = table_uri(settings, RUNS)
     write_deltalake(
@@ -90,6 +97,7 @@ def record_run(
         pa.Table.from_pylist([row], _SCHEMA),
         mode="overwrite",
         predicate=f"{RUN_DATE} = '{run_date}'",
+        schema_mode="merge",  # of a table from before some column was there
     )
     table = open_table(settings, RUNS)
     assert table is not None

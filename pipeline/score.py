@@ -1,26 +1,30 @@
 """Stage: a bundle and everybody's history to recommendations, in parts, with ONNX Runtime."""
 
-import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import ConfigError
 from pipeline.bundle import Bundle
+from pipeline.devices import Devices
 from pipeline.eligibility import eligible_items
 from pipeline.errors import BundleError
+from pipeline.folders import open_folder
 from pipeline.histories import Tally, Wanted
-from pipeline.ids import read_ids, refuse_mixed
+from pipeline.ids import digest_of, read_ids, refuse_mixed
 from pipeline.layouts import Layout, Stamp
-from pipeline.parts import Binding, local_folder, open_output
-from pipeline.providers import auto_batch_size, load_recommender
+from pipeline.manifest import Binding
+from pipeline.parts import open_output
+from pipeline.providers import n_devices
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.score_inputs import ScoreInputs, open_inputs, refuse_inputs_inside
-from pipeline.scorer import Scorer, write_parts
+from pipeline.score_inputs import ScoreInputs, open_inputs, refuse_overlap
+from pipeline.scorer import Ranker, open_scorer, write_parts
 from pipeline.settings import LogSettings, ScoreSettings
 
 # Users done and, where it can be told, of how many.
@@ -34,9 +38,11 @@ class ScoreResult:
     """Where the recommendations are, and what became of the input.
 
     Attributes:
-        folder: The output.
+        folder: The output's path or URI.
         model_version: Of the bundle.
         provider: The execution provider that did it.
+        precision: fp32 or fp16.
+        devices: How many of them.
         n_users: Users in the output, those of an earlier, resumed run included.
         n_rows: Rows in the output.
         n_fallback: Users without a known item, given popular items.
@@ -51,9 +57,11 @@ class ScoreResult:
         users_per_second: Users scored in this run, a second of scoring them.
     """
 
-    folder: Path
+    folder: str
     model_version: str
     provider: str
+    precision: str
+    devices: int
     n_users: int
     n_rows: int
     n_fallback: int
@@ -71,16 +79,17 @@ class ScoreResult:
 def score(
     inputs: Sequence[str],
     bundle: Bundle,
-    output: str | Path,
+    output: str | os.PathLike[str],
     settings: ScoreSettings,
     *,
     logs: LogSettings,
     run_date: date,
     time_zone: str,
-    users: Path | None = None,
+    users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     skip_bad_files: bool = False,
+    cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ScoreResult:
     """Recommend `top_k` items to every user.
@@ -90,7 +99,7 @@ def score(
     Args:
         inputs: Interaction logs or sequences: files, folders, globs, local or in object stores.
         bundle: The model.
-        output: A local folder for the parts.
+        output: A folder for the parts, local or in an object store.
         settings: What to recommend.
         logs: What the logs' columns are called.
         run_date: Whole histories up to the end of this day count.
@@ -99,19 +108,21 @@ def score(
         resume: Go on where a run that was cut short left off.
         overwrite: Replace an earlier run's output.
         skip_bad_files: Do without unreadable files instead of refusing them.
+        cache: Where TensorRT keeps what it builds; a folder that may be deleted.
         progress: Is called with the users done and of how many, after every batch.
 
     Raises:
         ConfigError: a setting contradicts the bundle or the input, the provider does not work,
-            or the output is no local folder, is not empty or holds an input.
+            or the output is no folder, is not empty, holds an input or lies in one.
         ResumeError: there is no run of this bundle, input and settings to resume.
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
         BundleError: the graph cannot be loaded, or computes what is no number.
         PublishError: the output cannot be written.
+        StorageError: the output cannot be looked at.
     """
     begun = time.perf_counter()
-    folder = local_folder(output)
+    folder = open_folder(output)
     if settings.top_k > bundle.n_items - 1:
         raise ConfigError(
             "more recommendations asked for than there are items",
@@ -133,25 +144,19 @@ def score(
         settings.active_within_days,
     )
     _refuse_nan(bundle)
-    recommender = load_recommender(
-        bundle.recommender,
-        settings.provider,
-        item_bias=eligibility.item_bias,
-        top_k=settings.top_k,
-    )
-    binding = _binding(bundle, opened, settings, logs, run_date, time_zone, users)
-    refuse_inputs_inside(folder, opened, [settings.allow, settings.deny, users])
+    make = partial(open_scorer, bundle, settings, eligibility, cache)
+    scorer = make(0)  # of several devices too: what does not work is told before all else
+    provider = scorer.recommender.provider
+    devices = n_devices(settings.devices, provider)
+    ranker: Ranker = scorer
+    nobody = scorer.nobody(types.user)
+    if devices > 1:
+        ranker = Devices(make, devices, settings.top_k)
+        del scorer  # its place on device 0 is for one of them
+    lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
+    binding = _binding(bundle, opened, lists, settings, logs, run_date, time_zone, users)
+    refuse_overlap(folder, inputs, opened, lists)
     out = open_output(folder, binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
-    scorer = Scorer(
-        recommender,
-        eligibility,
-        max_length=bundle.max_length,
-        top_k=settings.top_k,
-        batch_size=auto_batch_size(recommender.provider, bundle.n_items)
-        if settings.batch_size == "auto"
-        else settings.batch_size,
-        exclude_seen=settings.exclude_seen,
-    )
     stamp = Stamp(bundle.model_version, run_date, out.manifest.generated_at)
     layout = Layout(settings.layout, items[ITEM_ID].combine_chunks(), stamp)
     before = out.done.n_users
@@ -162,13 +167,15 @@ def score(
         ) as (total, histories),
     ):
         scoring = time.perf_counter()
-        write_parts(histories, scorer, layout, out, lambda done: progress(done, total))
-        out.finish(layout.rows(scorer.nobody(types.user)))
+        write_parts(histories, ranker, layout, out, lambda done: progress(done, total))
+        out.finish(layout.rows(nobody))
     ended = time.perf_counter()
     return ScoreResult(
-        folder=out.folder,
+        folder=folder.where,
         model_version=bundle.model_version,
-        provider=recommender.provider,
+        provider=provider,
+        precision=settings.precision,
+        devices=devices,
         n_users=out.done.n_users,
         n_rows=out.done.n_rows,
         n_fallback=out.done.n_fallback,
@@ -201,25 +208,24 @@ def _refuse_nan(bundle: Bundle) -> None:
 def _binding(
     bundle: Bundle,
     opened: ScoreInputs,
+    lists: Sequence[str],
     settings: ScoreSettings,
     logs: LogSettings,
     run_date: date,
     time_zone: str,
-    users: Path | None,
+    users: str | os.PathLike[str] | None,
 ) -> Binding:
     inputs = {file.path: file.stamp for file in opened.files}
-    for path in (settings.allow, settings.deny, users):
-        if path is not None:
-            inputs[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    inputs |= {path: digest_of(path) for path in lists}
     return Binding(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
         inputs=inputs,
         settings={
-            # The size of a batch changes no row.
-            **settings.model_dump(mode="json", exclude={"batch_size"}),
+            # Neither the size of a batch nor who takes it changes a row.
+            **settings.model_dump(mode="json", exclude={"batch_size", "devices"}),
             "logs": logs.model_dump(mode="json"),
-            "users": None if users is None else str(users),
+            "users": None if users is None else os.fspath(users),
             "run_date": run_date.isoformat(),
             "time_zone": time_zone,
         },

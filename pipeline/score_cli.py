@@ -33,8 +33,13 @@ def main(
             show_default=False,
         ),
     ],
-    model: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder of the model.")],
-    output: Annotated[str, typer.Option(metavar="OUT", help="Folder for the recommendations.")],
+    model: Annotated[
+        str, typer.Option(metavar="BUNDLE", help="Folder of the model, local or as INPUT.")
+    ],
+    output: Annotated[
+        str,
+        typer.Option(metavar="OUT", help="Folder for the recommendations, local or as INPUT."),
+    ],
     top_k: Annotated[
         int | None, typer.Option(help="Items a user. (default: 10)", show_default=False)
     ] = None,
@@ -44,6 +49,12 @@ def main(
     provider: Annotated[
         str | None, typer.Option(help="auto, cuda, tensorrt or cpu. (default: auto)")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, or fp16 for GPUs. (default: fp32)")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="GPUs, a process each, or auto for all. (default: 1)")
+    ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
@@ -52,17 +63,17 @@ def main(
         ),
     ] = None,
     allow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Recommend only the item ids in FILE.")
+        str | None, typer.Option(metavar="FILE", help="Recommend only the item ids in FILE.")
     ] = None,
     deny: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
+        str | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
     ] = None,
     layout: Annotated[
         str | None,
         typer.Option(help="long: a row a user and rank; list: a row a user. (default: long)"),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score only the user ids in FILE.")
+        str | None, typer.Option(metavar="FILE", help="Score only the user ids in FILE.")
     ] = None,
     run_date: Annotated[
         str | None,
@@ -89,22 +100,24 @@ def main(
         "top_k": top_k,
         "batch_size": batch_size,
         "provider": provider,
+        "precision": precision,
+        "devices": devices,
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
         "layout": layout,
     }
-    from pipeline.bundle import Bundle
+    from pipeline.bundle_copies import opened_bundle
     from pipeline.score import score
 
     console = Console()
     try:
         settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
         day = _date(run_date) if run_date else settings.today()
-        with scoring_progress() as progress:
+        with opened_bundle(model) as bundle, scoring_progress() as progress:
             result = score(
                 inputs,
-                Bundle.load(model),
+                bundle,
                 output,
                 settings.score,
                 logs=settings.logs,
@@ -114,6 +127,7 @@ def main(
                 resume=resume,
                 overwrite=overwrite,
                 skip_bad_files=skip_bad_files,
+                cache=settings.work_dir / "tensorrt",
                 progress=progress,
             )
     except FearecError as error:
@@ -137,7 +151,11 @@ def summary(result: "ScoreResult") -> list[str]:
     }
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
-    lines.append(f"model {result.model_version} on {result.provider}")
+    where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"
+    precision = "" if result.precision == "fp32" else f" in {result.precision}"
+    lines.append(f"model {result.model_version} on {where}{precision}")
+    if result.precision == "fp16" and result.provider.startswith("CPU"):
+        lines.append("fp16 brings nothing on a CPU: it computes in float32 there, after casts")
     lines.append(
         f"{result.n_users:,} users, {result.seconds:.1f} seconds, "
         f"{result.users_per_second:,.0f} users/s"
@@ -152,7 +170,7 @@ def _as_overrides(flags: dict[str, Any]) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, str) and value.isdecimal():
-        return value  # a batch size
+        return value  # a batch size, or devices
     return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 

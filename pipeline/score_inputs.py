@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow.fs import LocalFileSystem
 
 from pipeline.errors import ConfigError, InputError, SchemaError
+from pipeline.folders import Folder, open_filesystem
 from pipeline.histories import Histories, Tally, Wanted
 from pipeline.log_histories import log_histories
-from pipeline.logs import LogFile, list_log_files, read_columns
+from pipeline.logs import LogFile, list_log_files, read_columns, would_list
 from pipeline.row_rules import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_IDS
 from pipeline.scratch import scratch_database
@@ -114,19 +114,35 @@ def open_inputs(paths: Sequence[str], tally: Tally, *, skip_bad_files: bool) -> 
     return ScoreInputs(given, files, schemas, kinds[0])
 
 
-def refuse_inputs_inside(folder: Path, opened: ScoreInputs, lists: Sequence[Path | None]) -> None:
-    """Refuse an output folder that holds what is being read.
+def refuse_overlap(
+    folder: Folder, inputs: Sequence[str], opened: ScoreInputs, lists: Sequence[str]
+) -> None:
+    """Refuse an output folder that holds what is being read, or whose parts would be read next.
+
+    Args:
+        folder: Of the output.
+        inputs: As given to `open_inputs`.
+        opened: What it found there.
+        lists: The files of ids.
 
     Raises:
-        ConfigError: an input file or a list of ids lies in the folder, at any depth.
+        ConfigError: an input file or a list of ids lies in the folder, at any depth, or the
+            folder lies in an input.
     """
-    files = [file for file in opened.files if isinstance(file.filesystem, LocalFileSystem)]
-    output = folder.resolve()
-    for path in [*(Path(file.path) for file in files), *filter(None, lists)]:
-        if path.resolve().is_relative_to(output):
+    read = [(file.filesystem, file.path) for file in opened.files]
+    for filesystem, path in [*read, *map(open_filesystem, lists)]:
+        if folder.holds(filesystem, path):
             raise ConfigError(
                 "the output folder holds an input",
-                str(folder),
-                found=str(path),
+                folder.where,
+                found=path,
                 remedy="Give another folder.",
+            )
+    for path in inputs:
+        if would_list(path, folder.filesystem, folder.path("part-00000.parquet")):
+            raise ConfigError(
+                "the output folder lies in an input, of which its parts would become a part",
+                folder.where,
+                found=path,
+                remedy="Give a folder outside of it.",
             )

@@ -5,23 +5,40 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.bundle import Bundle
 from pipeline.eligibility import Eligibility
 from pipeline.errors import BundleError
 from pipeline.histories import PART_USERS, Batch, Histories, Integers, batches, cut
 from pipeline.layouts import Layout, Ranked
-from pipeline.parts import Output, PartCounts
-from pipeline.providers import Recommender
+from pipeline.manifest import PartCounts
+from pipeline.parts import Output
+from pipeline.recommender import Recommender, load_recommender
 from pipeline.schema import PAD
+from pipeline.settings import ScoreSettings
 
 _PART_ROWS = 4 * 2**20  # recommendations in one part, at most
 
 Item = TypeVar("Item")
+
+
+class Ranker(Protocol):
+    """Whatever ranks items for parts of the users, and gives the parts back in their order."""
+
+    @property
+    def top_k(self) -> int:
+        """K."""
+
+    def ranked(
+        self, parts: Iterable[Histories], scored: Callable[[int], None]
+    ) -> Generator[Ranked, None, None]:
+        """The best items of each part's users; `scored` is told of users done."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +49,13 @@ class Scorer:
     eligibility: Eligibility
     max_length: int
     top_k: int
-    batch_size: int
     exclude_seen: bool
+
+    def ranked(
+        self, parts: Iterable[Histories], scored: Callable[[int], None]
+    ) -> Generator[Ranked, None, None]:
+        """As `rank`, part by part."""
+        return (self.rank(part, scored) for part in parts)
 
     def rank(self, histories: Histories, scored: Callable[[int], None]) -> Ranked:
         """The best items of some users; those without a known item get the popular ones.
@@ -49,7 +71,7 @@ class Scorer:
         prepared = batches(
             histories,
             max_length=self.max_length,
-            batch_size=self.batch_size,
+            batch_size=self.recommender.batch_size,
             exclude_seen=self.exclude_seen,
         )
 
@@ -91,9 +113,45 @@ class Scorer:
         return Ranked(histories.user_id, item_index, score, popular)
 
 
+def open_scorer(
+    bundle: Bundle,
+    settings: ScoreSettings,
+    eligibility: Eligibility,
+    cache: Path | None,
+    device_id: int,
+) -> Scorer:
+    """A bundle's recommender on the provider, and in the precision, of the settings.
+
+    Args:
+        bundle: The model.
+        settings: What to recommend.
+        eligibility: Of its items.
+        cache: Where TensorRT keeps engines, of any model.
+        device_id: Which of several devices.
+
+    Raises:
+        ConfigError: the provider does not work here, or the bundle has no such precision.
+        BundleError: the graph cannot be loaded.
+    """
+    half = settings.precision == "fp16"
+    recommender = load_recommender(
+        bundle.float16_recommender if half else bundle.recommender,
+        settings.provider,
+        item_bias=eligibility.item_bias,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        device_id=device_id,
+        cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
+    )
+    return Scorer(
+        recommender, eligibility, bundle.max_length, settings.top_k, settings.exclude_seen
+    )
+
+
 def write_parts(
     histories: Iterable[Histories],
-    scorer: Scorer,
+    ranker: Ranker,
     layout: Layout,
     out: Output,
     progress: Callable[[int], None],
@@ -102,7 +160,7 @@ def write_parts(
 
     Args:
         histories: In the order of every run over the same input.
-        scorer: Ranks.
+        ranker: Ranks.
         layout: Makes rows.
         out: Takes the parts.
         progress: Is told the users done.
@@ -126,15 +184,18 @@ def write_parts(
             n_users=len(sizes),
             n_rows=table.num_rows,
             n_fallback=int(ranked.popular.sum()),
-            n_short=int((sizes < scorer.top_k).sum()),
+            n_short=int((sizes < ranker.top_k).sum()),
         )
         out.write(table, counts)
 
-    parts = cut(histories, min(PART_USERS, max(1, _PART_ROWS // scorer.top_k)))
+    parts = cut(histories, min(PART_USERS, max(1, _PART_ROWS // ranker.top_k)))
     writing: Future[None] | None = None
-    with ThreadPoolExecutor(1) as writer, closing(ahead(_after(parts, finished))) as upcoming:
-        for part in upcoming:
-            ranked = scorer.rank(part, scored)
+    with (
+        ThreadPoolExecutor(1) as writer,
+        closing(ahead(_after(parts, finished))) as upcoming,
+        closing(ranker.ranked(upcoming, scored)) as each,
+    ):
+        for ranked in each:
             if writing is not None:
                 writing.result()
             writing = writer.submit(write, ranked)

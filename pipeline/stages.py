@@ -1,24 +1,26 @@
 """The stages of a night: what each needs, and what decides whether it has to be done again."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bundle import Bundle
+from pipeline.bundle import DESCRIPTION, Bundle
 from pipeline.champion import set_champion
 from pipeline.errors import ResumeError
+from pipeline.folders import StoreFolder
+from pipeline.ids import digest_of
 from pipeline.logs import list_log_files
 from pipeline.progress import scoring_progress
 from pipeline.publish import RECOMMENDATIONS, Published, publish
 from pipeline.records import Record, night_folder
 from pipeline.score import ScoreResult, score
 from pipeline.settings import Settings
-from pipeline.warehouse import has_table
+from pipeline.warehouse import has_table, models
 
 if TYPE_CHECKING:
     from pipeline.export import Exported
@@ -46,6 +48,7 @@ def score_everyone(
         logs=settings.logs,
         run_date=run_date,
         time_zone=settings.time_zone,
+        cache=settings.work_dir / "tensorrt",
     )
     with scoring_progress() as progress:
         try:
@@ -79,9 +82,7 @@ def _log_stamps(settings: Settings) -> dict[str, str]:
 
 def _item_lists(settings: Settings) -> list[str]:
     lists = (settings.score.allow, settings.score.deny)
-    return [
-        hashlib.sha256(path.read_bytes()).hexdigest() for path in lists if path and path.exists()
-    ]
+    return [digest_of(path) for path in lists if path]
 
 
 def _always(settings: Settings, result: Any) -> bool:
@@ -95,6 +96,16 @@ def _interactions_exist(settings: Settings, ingested: "IngestResult") -> bool:
 
 def _vocabulary_exists(settings: Settings, prepared: "Prepared") -> bool:
     return has_table(settings, "vocabulary", prepared.vocabulary_id)
+
+
+def _bundle_exists(settings: Settings, exported: "Exported") -> bool:
+    folder = models(settings, exported.model_version)
+    # On a disk it is the very folder of the record, which is looked for anyway.
+    return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
+
+
+def _parts_exist(settings: Settings, scored: ScoreResult) -> bool:
+    return Path(scored.folder).exists()
 
 
 def _recommendations_exist(settings: Settings, published: Published) -> bool:
@@ -140,14 +151,14 @@ STAGES = (
         "prepare",
         "pipeline.prepare:prepare",
         needs=("ingest",),
-        settings=("warehouse", "time_zone"),
+        settings=("warehouse", "time_zone", "prepare"),
         intact=_vocabulary_exists,
     ),
     Stage(
         "train",
         "pipeline.train:train",
         needs=("prepare",),
-        settings=("model", "train", "evaluate.mask_seen"),
+        settings=("model", "train", "evaluate.mask_seen", "evaluate.held_out"),
         scratch="train",
     ),
     Stage(
@@ -161,6 +172,7 @@ STAGES = (
         "pipeline.export:export",
         needs=("prepare", "train", "evaluate"),
         settings=("export", "warehouse"),
+        intact=_bundle_exists,
     ),
     Stage(
         "score",
@@ -168,6 +180,7 @@ STAGES = (
         needs=("prepare", "export"),
         settings=("score",),
         watches=_item_lists,
+        intact=_parts_exist,
         scratch="parts",
     ),
     Stage(

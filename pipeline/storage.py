@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, reason
 from pipeline.settings import Settings
 
 
@@ -25,7 +25,7 @@ def told_in_one_line(settings: Settings) -> Iterator[None]:
         raise StorageError(
             "cannot be read or written",
             str(getattr(error, "filename", None) or f"{settings.warehouse} or {settings.work_dir}"),
-            found=" ".join((getattr(error, "strerror", None) or str(error)).split()),
+            found=reason(error),
             remedy="Make room, see to permissions or the network, and run the same command again:"
             " what is done stays done.",
         ) from error

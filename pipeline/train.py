@@ -7,23 +7,23 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from model.config import FEARecConfig, TrainingConfig
 from model.fearec import FEARec
 from model.fit import fit
-from model.sampling import Histories
 from model.warm_start import load_network, save_weights, warm_start
 from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.champion import read_champion
 from pipeline.durable import replace_text
 from pipeline.errors import InputError
-from pipeline.prepare import ITEMS_FILE, Prepared
+from pipeline.prepare import Prepared
+from pipeline.protocol import held_out_by, refuse_large_k
 from pipeline.schema import ITEM_ID
-from pipeline.sequences import Split, all_targets, leave_one_out, read_histories
+from pipeline.sequences import read_histories, read_vocabulary
 from pipeline.settings import Settings
+from pipeline.splits import Split, held_out
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +61,17 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     A run that was killed goes on from its last epoch.
 
     Raises:
-        InputError: no user has interactions to learn from.
+        InputError: no user has interactions to learn from, or to be evaluated on.
+        ConfigError: the evaluation asks for more items than there are.
     """
-    histories = read_histories(prepared.folder)
-    split = leave_one_out(histories)
+    # What the evaluation would refuse is refused before the hours of training.
+    refuse_large_k(settings.evaluate, prepared.n_items)
+    split = held_out(settings, run_date, prepared, read_histories(prepared.folder))
     if not len(split.train):
         raise InputError(
             "nothing to train on",
             str(prepared.folder),
-            expected="a user with at least four interactions",
+            expected="a user with at least two interactions before those held out",
             found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",
         )
     config = settings.model.config(prepared.n_items)
@@ -78,22 +80,26 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     if parent and not _same_items(parent, prepared):
         logger.warning("No warm start: items are numbered otherwise in %s", parent.model_version)
         parent = None
+    if parent and held_out_by(parent.description.settings) != settings.evaluate.held_out:
+        # Its evaluated weights may have learned from events that are held out tonight.
+        logger.warning("No warm start: %s was evaluated by another split", parent.model_version)
+        parent = None
     if parent and _start(config, settings, parent, HELD_OUT_WEIGHTS) is None:
         logger.warning("No warm start: another architecture than %s", parent.model_version)
         parent = None
-    night = _Night(settings, run_date, prepared, config, histories, parent)
+    night = _Night(settings, run_date, prepared, config, parent)
 
-    held_out = night.fit(split, HELD_OUT_WEIGHTS, epochs=None)
+    evaluated = night.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
     if settings.train.refit:
-        everything = Split(all_targets(histories), split.valid[:0], split.test[:0])
-        night.fit(everything, WEIGHTS, epochs=held_out.epoch)
+        everything = Split.nothing_held_out(split.histories)
+        night.fit(everything, WEIGHTS, epochs=evaluated.epoch)
     else:
         network = load_network(config, night.folder / HELD_OUT_WEIGHTS)
         save_weights(network, night.folder / WEIGHTS)
     return Trained(
         night.folder,
-        held_out.epoch,
-        held_out.valid_ndcg_at_10,
+        evaluated.epoch,
+        evaluated.valid_ndcg_at_10,
         parent.model_version if parent else None,
         settings.train.refit,
     )
@@ -105,7 +111,6 @@ class _Night:
     run_date: date
     prepared: Prepared
     config: FEARecConfig
-    histories: Histories
     parent: Bundle | None
 
     @property
@@ -114,7 +119,7 @@ class _Night:
         parts = (
             self.config.model_dump_json(),
             self.settings.train.model_dump_json(),
-            str(self.settings.evaluate.mask_seen),
+            str((self.settings.evaluate.mask_seen, *self.settings.evaluate.held_out)),
             self.prepared.fingerprint,
             self.parent.model_version if self.parent else "",
         )
@@ -132,7 +137,7 @@ class _Night:
         fitted = fit(
             self.config,
             training,
-            self.histories,
+            split.histories,
             split.train,
             split.valid,
             folder,
@@ -149,8 +154,7 @@ class _Night:
 def _same_items(parent: Bundle, prepared: Prepared) -> bool:
     """Whether the parent's items are the first of tonight's; a rebuilt vocabulary's are not."""
     old = parent.items()[ITEM_ID].combine_chunks()
-    items = pq.read_table(prepared.folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID]
-    first = items.combine_chunks().slice(0, len(old))
+    first = read_vocabulary(prepared.folder).slice(0, len(old))
     if pa.types.is_integer(old.type) and pa.types.is_integer(first.type):
         old = old.cast(first.type)  # ids widen over the nights
     return bool(first.equals(old))

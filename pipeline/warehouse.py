@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import FearecError
+from pipeline.errors import FearecError, reason
+from pipeline.folders import Folder, LocalFolder, open_folder
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,12 +111,17 @@ def _write(table: "DeltaTable", rows: pa.RecordBatchReader, **how: Any) -> None:
         raise FearecError(
             "another run wrote to the table meanwhile",
             table.table_uri,
-            found=str(error).splitlines()[0],
+            found=reason(error),
             remedy="Nothing was changed; run it again when the other has ended.",
         ) from error
 
 
+def models(settings: Settings, bundle: str = "") -> Folder:
+    """``models/`` of the warehouse, with `champion.json`; or the folder of a bundle in there."""
+    return open_folder(table_uri(settings, f"models/{bundle}".rstrip("/")))
+
+
 def models_folder(settings: Settings) -> Path:
-    """Where bundles are: ``models/`` of the warehouse, in `work_dir` beside an object store's."""
-    root = settings.work_dir if "://" in settings.warehouse else Path(settings.warehouse)
-    return root / "models"
+    """Where bundles are on this machine: an object store's are copied to `work_dir`."""
+    folder = models(settings)
+    return Path(folder.where) if isinstance(folder, LocalFolder) else settings.work_dir / "models"

@@ -91,6 +91,8 @@ def night(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
         [train]
         epochs = 1
         accelerator = "cpu"
+        [evaluate]
+        topk = [5, 10]
         [export]
         max_near_ties = 1.0
         [score]
@@ -196,6 +198,34 @@ def test_one_stage_with_other_settings_needs_the_night_as_it_was(night: Night) -
     assert night.fearec("nightly", "--date", str(DAY))[0] == 0
     undated = [{**row, "generated_at": None} for row in rows]
     assert [{**row, "generated_at": None} for row in night.rows("recommendations")] == undated
+
+
+def test_the_figures_stand_under_their_protocol(night: Night) -> None:
+    code, out, _ = night.fearec("evaluate", "--date", str(DAY))
+    assert code == 0
+    evaluated = night.state.result().stages["evaluate"].result
+    assert f"protocol: {evaluated.protocol}" in out
+    assert f"users: {USERS}, of whom the model can serve 100.0%" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if "@" in line}
+    for name in ("NDCG@10", "Coverage@5"):
+        assert rows[name][1] == f"{evaluated.model[name]:.4f}"
+    low, high = evaluated.intervals["model"]["NDCG@10"]
+    assert rows["NDCG@10"][2] == f"({low:.3f}-{high:.3f})".replace("0.", ".")
+
+
+def test_a_bundle_is_measured_by_hand(night: Night) -> None:
+    bundle = str(night.state.result().stages["export"].result.bundle)
+    record = night.folder / f"work/run_date={DAY}/evaluate.json"
+    before = record.read_bytes()
+    code, out, _ = night.fearec("evaluate", "--date", str(DAY), "--bundle", bundle)
+    assert code == 0
+    assert "ONNX bundle" in out
+    # It was refitted on this very night's events.
+    assert f"which {USERS} of {USERS} held-out events precede" in out
+    assert record.read_bytes() == before
+    code, _, err = night.fearec("evaluate", "--date", str(DAY), "--bundle", "nowhere")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "not a bundle" in err
 
 
 def test_a_user_can_be_looked_at(night: Night) -> None:

@@ -23,12 +23,12 @@ from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, Sto
 from pipeline.evaluate import Evaluated
 from pipeline.export import Exported
 from pipeline.ingest import IngestResult
-from pipeline.nightly import nightly, run_stage
+from pipeline.nightly import evaluate_bundle_of, nightly, run_stage
 from pipeline.prepare import Prepared
 from pipeline.publish import Published
 from pipeline.records import night_folder
 from pipeline.score import ScoreResult
-from pipeline.settings import LogSettings, ScoreSettings, Settings
+from pipeline.settings import EvaluateSettings, LogSettings, ScoreSettings, Settings
 from pipeline.stages import STAGES, score_everyone
 from pipeline.train import Trained
 from pipeline.warehouse import models_folder, open_table, table_id, table_uri
@@ -82,7 +82,10 @@ class Stages:
         self, settings: Settings, run_date: date, prepared: Prepared, trained: Trained
     ) -> Evaluated:
         self._made(settings, run_date, "evaluate")
-        return Evaluated("leave-one-out", 4, {"HR@5": 0.5, "NDCG@10": 0.3}, {"NDCG@10": 0.1})
+        return Evaluated(
+            "leave-one-out", 4, 3, {"HR@5": 0.5, "NDCG@10": 0.3}, {"NDCG@10": 0.1},
+            {"NDCG@10": 0.2}, {"model": {"NDCG@10": (0.25, 0.35)}, "popularity": {}},
+        )  # fmt: skip
 
     def export(
         self,
@@ -102,9 +105,10 @@ class Stages:
     ) -> ScoreResult:
         folder = self._made(settings, run_date, "parts")
         return ScoreResult(
-            folder, exported.model_version, "CPUExecutionProvider", n_users=4, n_rows=8,
-            n_fallback=1, n_short=0, dropped={}, duplicates=0, unknown_items=0, unknown_listed=0,
-            absent_users=0, skipped_files=(), seconds=1.0, users_per_second=4.0,
+            str(folder), exported.model_version, "CPUExecutionProvider", precision="fp32",
+            devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={}, duplicates=0,
+            unknown_items=0, unknown_listed=0, absent_users=0, skipped_files=(), seconds=1.0,
+            users_per_second=4.0,
         )  # fmt: skip
 
     def publish(self, settings: Settings, run_date: date, scored: ScoreResult) -> Published:
@@ -228,6 +232,9 @@ def test_a_night_killed_before_its_row_still_gets_one(
         ("export", {"parity_sequences": 5000}, "export"),
         ("evaluate", {"topk": (5,)}, "evaluate"),
         ("evaluate", {"mask_seen": False}, "train"),
+        ("evaluate", {"split": "time"}, "train"),
+        ("evaluate", {"bootstrap": 0}, "evaluate"),
+        ("evaluate", {"test_days": 3}, "evaluate"),  # of a split that has no days
         ("train", {"learning_rate": 0.01}, "train"),
     ],
 )
@@ -454,6 +461,10 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     assert (row["n_users"], row["n_items"], row["n_interactions"]) == (4, 5, 7)
     assert (row["n_added"], row["n_duplicates"], row["n_quarantined"]) == (7, 1, 1)
     assert dict(row["metrics"]) == {"HR@5": 0.5, "NDCG@10": 0.3}
+    assert dict(row["metrics_low"]) == {"NDCG@10": 0.25}
+    assert dict(row["metrics_high"]) == {"NDCG@10": 0.35}
+    assert dict(row["popularity_metrics"]) == {"NDCG@10": 0.1}
+    assert dict(row["co_occurrence_metrics"]) == {"NDCG@10": 0.2}
     assert [stage for stage, _ in row["stage_seconds"]] == NAMES
     assert row["seconds"] == pytest.approx(sum(seconds for _, seconds in row["stage_seconds"]))
     version = DeltaTable(table_uri(settings, "runs")).version()
@@ -461,6 +472,50 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     assert DeltaTable(table_uri(settings, "runs")).version() == version
     nightly(settings, DAY, force=True)
     assert len(runs_of(settings)) == 1
+
+
+def test_a_table_of_runs_gets_the_columns_it_lacks(settings: Settings, stages: Stages) -> None:
+    nightly(settings, DAY)
+    uri = table_uri(settings, "runs")
+    rows = DeltaTable(uri).to_pyarrow_table()
+    before = rows.drop_columns(["metrics_low", "metrics_high", "co_occurrence_metrics"])
+    write_deltalake(uri, before, mode="overwrite", schema_mode="overwrite")
+    nightly(settings, NEXT)
+    old, new = runs_of(settings)
+    assert (old["run_date"], old["co_occurrence_metrics"]) == (DAY, None)
+    assert dict(old["metrics"]) == {"HR@5": 0.5, "NDCG@10": 0.3}
+    assert dict(new["co_occurrence_metrics"]) == {"NDCG@10": 0.2}
+
+
+@pytest.mark.parametrize("change", [{"test_days": 3}, {"valid_days": 3}])
+def test_other_days_of_a_time_split_train_again(
+    change: dict[str, Any], settings: Settings, ran: Callable[..., list[str]]
+) -> None:
+    by_time = settings.model_copy(update={"evaluate": EvaluateSettings(split="time")})
+    ran(by_time)
+    changed = EvaluateSettings(split="time", **change)
+    redone = ran(by_time.model_copy(update={"evaluate": changed}))
+    assert redone == CALLS[CALLS.index("train") :]
+
+
+def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
+    settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(settings: Settings, run_date: date, prepared: Prepared, bundle: Any) -> str:
+        measured.append((run_date, prepared.n_users, bundle))
+        return "figures"
+
+    monkeypatch.setattr("pipeline.evaluate_bundle.evaluate_bundle", measure)
+    monkeypatch.setattr("pipeline.nightly.Bundle.load", lambda path: path)
+    with pytest.raises(ConfigError, match=r"evaluate needs ingest.*fearec ingest"):
+        evaluate_bundle_of(settings, DAY, Path("champion"))
+    run_stage(settings, DAY, "ingest")
+    run_stage(settings, DAY, "prepare")
+    assert evaluate_bundle_of(settings, DAY, Path("champion")) == "figures"
+    assert measured == [(DAY, 4, Path("champion"))]
+    assert not (night_folder(settings, DAY) / "evaluate.json").exists()
 
 
 def test_the_headline_is_ndcg_at_10(settings: Settings, stages: Stages) -> None:

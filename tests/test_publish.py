@@ -12,8 +12,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from pipeline.errors import ConfigError, InputError, PublishError
+from pipeline.folders import open_folder
 from pipeline.lookup import first_users, recommended_to
-from pipeline.parts import MANIFEST, Binding, PartCounts, open_output
+from pipeline.manifest import MANIFEST, Binding, PartCounts
+from pipeline.parts import open_output
 from pipeline.publish import publish, refuse_other_layout
 from pipeline.schema import recommendation_lists, recommendations
 from pipeline.score import ScoreResult
@@ -67,7 +69,7 @@ def scored(
     """Parts of so many users each, as a scoring run leaves them."""
     rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
     binding = Binding(model_version=version, bundle={}, inputs={}, settings={})
-    out = open_output(folder, binding, datetime.now(UTC), resume=False, overwrite=True)
+    out = open_output(open_folder(folder), binding, datetime.now(UTC), resume=False, overwrite=True)
     first = 0
     with out.begin():
         for n_users in users:
@@ -80,6 +82,8 @@ def scored(
         folder=folder,
         model_version=version,
         provider="CPUExecutionProvider",
+        precision="fp32",
+        devices=1,
         n_users=out.done.n_users,
         n_rows=out.done.n_rows,
         n_fallback=0,
@@ -209,8 +213,8 @@ def scored_again(folder: Path) -> ScoreResult:
     """What `scored` returned for parts that are there."""
     counts = json.loads((folder / MANIFEST).read_text())["parts"]["part-00000.parquet"]
     return ScoreResult(
-        folder, "v1", "CPUExecutionProvider", counts["n_users"], counts["n_rows"], 0, 0, {}, 0, 0,
-        0, 0, (), 1.0, 1.0,
+        str(folder), "v1", "CPUExecutionProvider", "fp32", 1, counts["n_users"], counts["n_rows"],
+        0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0,
     )  # fmt: skip
 
 

@@ -140,7 +140,8 @@ def test_files_of_ids_and_resuming_reach_the_run(
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--allow", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
         (["--resume", "--overwrite"], "contradict"),
-        (["--output", "s3://x/y"], "s3://x/y: the output must be a local folder"),
+        (["--output", "s3:///x"], "s3:///x: not a folder's URI"),
+        (["--output", "ftp://x/y"], "ftp://x/y: not a folder's URI"),
     ],
 )
 def test_bad_flags_are_told_in_one_line(

@@ -1,52 +1,50 @@
 """The training stage on a small prepared folder: whose weights it begins from, kills, records."""
 
-from datetime import UTC, date, datetime
+from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from prepared_folders import NOON, write_prepared
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 import model.fit
-from pipeline import schema, train
+from pipeline import train
 from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.errors import ConfigError, InputError
+from pipeline.prepare import ITEMS_FILE, Prepared
 from pipeline.settings import ModelSettings, Settings
 from pipeline.train import Trained
 
 DAY = date(2026, 11, 2)
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 N_ITEMS = 12
 
 
 def prepare(folder: Path, length: int = 6) -> Prepared:
-    """Users who go round the items, each from another one on."""
-    folder.mkdir(parents=True)
+    """Users who go round the items, each from another one on, a day a step until `DAY`."""
     histories = [[(user + step) % N_ITEMS for step in range(length)] for user in range(24)]
-    times = [[NOON] * length] * len(histories)
-    table = pa.table([range(24), histories, times], names=["user_id", "item_ids", "timestamps"])
-    pq.write_table(table.cast(schema.sequences(pa.int64(), pa.int64())), folder / SEQUENCES_FILE)
-    items = pa.table(
-        [range(1, N_ITEMS + 1), range(N_ITEMS), [1] * N_ITEMS, [NOON] * N_ITEMS],
-        names=schema.vocabulary(pa.int64()).names,
-    )
-    pq.write_table(items.cast(schema.vocabulary(pa.int64())), folder / ITEMS_FILE)
-    values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
-    values |= {"folder": folder, "n_items": N_ITEMS + 1, "fingerprint": f"of {length}"}
-    return Prepared(**values)
+    times = [[NOON - timedelta(days=length - 2 - step) for step in range(length)]] * len(histories)
+    return write_prepared(folder, histories, times, range(N_ITEMS))
 
 
-def quick(folder: Path, hidden_size: int = 8, **training: Any) -> Settings:
+def quick(
+    folder: Path, hidden_size: int = 8, evaluate: dict[str, Any] | None = None, **training: Any
+) -> Settings:
     network = ModelSettings(
         contrast="none", hidden_size=hidden_size, inner_size=8, MAX_ITEM_LIST_LENGTH=6, n_layers=1
     )
     given = {"epochs": 2, "accelerator": "cpu", **training}
     return Settings(
-        warehouse=str(folder / "warehouse"), work_dir=folder / "work", model=network, train=given
+        warehouse=str(folder / "warehouse"),
+        work_dir=folder / "work",
+        model=network,
+        train=given,
+        evaluate={"topk": (5,), **(evaluate or {})},
     )
 
 
@@ -56,6 +54,7 @@ class Champion:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.model_version = "yesterday"
+        self.description = SimpleNamespace(settings={"evaluate": {"topk": [5]}})
 
     def items(self) -> pa.Table:
         return pa.table({"item_id": range(N_ITEMS)})
@@ -92,7 +91,7 @@ def test_a_finished_run_is_read_back_without_training(
 def test_without_anybody_to_validate_on_the_result_can_be_recorded(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "prepared", length=2)
     # Two interactions a user: one trained on by the refit, one tested.
-    with pytest.raises(train.InputError, match="nothing to train on"):
+    with pytest.raises(InputError, match="nothing to train on"):
         train.train(quick(tmp_path), DAY, prepared)
 
 
@@ -118,6 +117,47 @@ def test_the_evaluated_weights_begin_from_the_champions_evaluated_ones(
     assert trained.parent == "yesterday"
     for start, name in zip(starts, (HELD_OUT_WEIGHTS, WEIGHTS), strict=True):
         assert torch.equal(start, load_file(champion / name)["item_embedding.weight"])
+
+
+def test_a_champion_evaluated_by_another_split_is_no_parent(
+    tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    by_time = quick(tmp_path, evaluate={"split": "time", "test_days": 1, "valid_days": 2})
+    assert train.train(by_time, DAY, prepare(tmp_path / "prepared")).parent is None
+    assert "evaluated by another split" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "time"])
+def test_training_is_given_nothing_of_the_test(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    real = train.fit
+
+    def watched(*args: Any, **options: Any) -> Any:
+        given.append(args[2:5])
+        return real(*args, **options)
+
+    monkeypatch.setattr(train, "fit", watched)
+    settings = quick(tmp_path, evaluate={"split": split, "test_days": 2, "valid_days": 2}, epochs=1)
+    train.train(settings, DAY, prepare(tmp_path / "prepared"))
+    (histories, targets, valid), (everything, refitted, none) = given
+    kept, trained = (4, 1) if split == "time" else (5, 3)  # items a user, and targets
+    assert histories.offsets.diff().tolist() == [kept] * 24
+    assert (len(targets), len(valid)) == (24 * trained, 24)
+    assert (valid - histories.offsets[:-1] == trained + 1).all()
+    assert everything.offsets.diff().tolist() == [6] * 24
+    assert (len(refitted), len(none)) == (24 * 5, 0)
+
+
+def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "prepared")
+    with pytest.raises(ConfigError, match=r"at most V-1 = 12; found 13"):
+        train.train(quick(tmp_path, evaluate={"topk": (13,)}), DAY, prepared)
+    late = quick(tmp_path, evaluate={"split": "time", "test_days": 1})
+    with pytest.raises(InputError, match="no event in the test's days"):
+        train.train(late, date(2026, 12, 24), prepared)
+    assert not (tmp_path / "work").exists()
 
 
 def test_another_architecture_has_no_parent(

@@ -1,0 +1,54 @@
+"""What `prepare` leaves behind, of histories written by hand."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def write_prepared(
+    folder: Path,
+    histories: Sequence[Sequence[int | str]],
+    times: Sequence[Sequence[datetime]] | None = None,
+    items: Sequence[int | str] | None = None,
+) -> Prepared:
+    """Users 0, 1, ... with these item ids, oldest first; without times all are of one noon."""
+    folder.mkdir(parents=True)
+    times = times or [[NOON] * len(history) for history in histories]
+    items = items or sorted({item for history in histories for item in history})
+    kind = pa.array(items).type
+    table = pa.table(
+        [
+            pa.array(range(len(histories)), pa.int64()),
+            pa.array(histories, pa.list_(kind)),
+            pa.array(times, pa.list_(schema.TIME)),
+        ],
+        schema.sequences(pa.int64(), kind),
+    )
+    pq.write_table(table, folder / SEQUENCES_FILE, row_group_size=5)
+    columns = schema.vocabulary(kind)
+    vocabulary = pa.table(
+        [range(1, len(items) + 1), items, [1] * len(items), [NOON] * len(items)],
+        names=columns.names,
+    )
+    pq.write_table(vocabulary.cast(columns), folder / ITEMS_FILE)
+    every = [time for row in times for time in row]
+    values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
+    values |= {
+        "folder": folder,
+        "fingerprint": str(folder),
+        "n_users": len(histories),
+        "n_items": len(items) + 1,
+        "n_interactions": len(every),
+        "first_event": min(every),
+        "last_event": max(every),
+    }
+    return Prepared(**values)

@@ -1,0 +1,505 @@
+"""Import: every format, every kind of bad line, all or nothing."""
+
+import codecs
+import csv
+import gzip
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import pipeline.importing
+import pipeline.text_lines
+from flows.cli import app
+from pipeline.errors import ConfigError, FearecError, InputError, SchemaError, StorageError
+from pipeline.import_choices import Columns
+from pipeline.importing import BAD_LINES_FILE, Imported, import_logs
+from pipeline.ingest import ingest
+from pipeline.logs import list_log_files
+from pipeline.prepare import SEQUENCES_FILE, prepare
+from pipeline.settings import Settings
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+PLAIN = Columns("user", "item", "time")
+
+
+def seconds(time: datetime) -> int:
+    return int(time.timestamp())
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "given"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "logs"
+
+
+def rows(imported: Imported) -> list[tuple[Any, Any, datetime]]:
+    """What a night would read, file by file."""
+    found: list[tuple[Any, Any, datetime]] = []
+    for log in list_log_files(imported.logs):
+        table = pq.read_table(log.path, partitioning=None)
+        assert table.column_names == ["user_id", "item_id", "timestamp"]
+        assert table.schema.field("timestamp").type == pa.timestamp("us", tz="UTC")
+        found += zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return found
+
+
+def aside(imported: Imported) -> list[tuple[int, str, str]]:
+    assert imported.bad_lines == imported.logs / BAD_LINES_FILE
+    with imported.bad_lines.open(newline="", encoding="utf-8") as bad:
+        header, *lines = csv.reader(bad)
+    assert header == ["line", "reason", "text"]
+    return [(int(line), reason, text) for line, reason, text in lines]
+
+
+def nothing_but(given: Path) -> bool:
+    return [path.name for path in given.parent.iterdir()] == [given.name]
+
+
+def test_recbole(file: Path, out: Path):
+    times = [NOON + timedelta(days=1), NOON, NOON + timedelta(hours=1)]
+    lines = [f"{user}\t{7 - user}\t3\t{seconds(time)}\n" for user, time in enumerate(times, 1)]
+    file.write_text(HEADER + "".join(lines))
+    imported = import_logs(file, out, "recbole")
+    assert rows(imported) == [(2, 5, times[1]), (3, 4, times[2]), (1, 6, times[0])]
+    assert sorted(path.name for path in out.iterdir()) == ["dt=2026-06-01", "dt=2026-06-02"]
+    assert imported == Imported(
+        logs=out,
+        n_users=3,
+        n_items=3,
+        n_interactions=3,
+        n_days=2,
+        first_event=times[1],
+        last_event=times[0],
+        user_ids="integers",
+        item_ids="integers",
+        n_bad_lines=0,
+        bad_lines=None,
+    )
+    assert imported.run_date == date(2026, 6, 3)
+
+
+def test_recbole_by_other_names_and_in_other_order(file: Path, out: Path):
+    file.write_text(
+        "when:float\tgenre:token_seq\tsku:token\tcustomer:token\n"
+        f'{seconds(NOON)}500.0\tAction "Drama\tx\t5\n'
+    )
+    named = Columns("customer", "sku", "when", "ms")
+    expected = NOON + timedelta(microseconds=500_000)
+    assert rows(import_logs(file, out, "recbole", named)) == [(5, "x", expected)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "196\t242\t3\t{0}\n22\t377\t1\t{1}\n",
+        "196::242::3::{0}\n22::377::1::{1}\n",
+        "userId,movieId,rating,timestamp\n196,242,3.0,{0}\n22,377,1.0,{1}\n",
+        '"userId","movieId","rating","timestamp"\r\n196,242,3.0,{0}\r\n"22",377,1.0,"{1}"',
+    ],
+    ids=["u.data", "ratings.dat", "ratings.csv", "quoted"],
+)
+def test_movielens_is_told_by_its_content(file: Path, out: Path, text: str):
+    later = NOON + timedelta(seconds=1)
+    file.write_text(text.format(seconds(NOON), seconds(later)), newline="")
+    imported = import_logs(file, out, "movielens")
+    assert rows(imported) == [(196, 242, NOON), (22, 377, later)]
+
+
+@pytest.mark.parametrize("text", ["a b c\n", "movieId,title,genres\n1,Toy Story,Comedy\n"])
+def test_what_is_not_movielens(file: Path, out: Path, text: str):
+    file.write_text(text)
+    with pytest.raises(SchemaError, match=r"line 1: not a file of MovieLens ratings.*u\.data"):
+        import_logs(file, out, "movielens")
+    assert nothing_but(file)
+
+
+def test_sequences(file: Path, out: Path):
+    file.write_text("u1 5 6  5\nu2\t7 \n")
+    imported = import_logs(file, out, "sequences")
+    start = datetime(2000, 1, 1, tzinfo=UTC)
+    at = [start + timedelta(seconds=n) for n in range(3)]
+    assert rows(imported) == [
+        ("u1", 5, at[0]),
+        ("u2", 7, at[0]),
+        ("u1", 6, at[1]),
+        ("u1", 5, at[2]),
+    ]
+    assert (imported.n_days, imported.run_date) == (1, date(2000, 1, 2))
+    assert (imported.user_ids, imported.item_ids) == ("strings", "integers")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (
+            f"time;x;item;user\n{seconds(NOON)};;b;a\n",
+            Columns("user", "item", "time", delimiter=";"),
+        ),
+        (f"a\tb\t{seconds(NOON)}000\n", Columns("1", "2", "3", "ms", r"\t", False)),
+        ("user,item,time\na,b,2026-06-01T12:00:00Z\n", Columns("user", "item", "time", "iso")),
+        ("user,item,time\na,b,2026-06-01 14:00:00+02\n", Columns("user", "item", "time", "iso")),
+        ("user,item,time\na,b,2026-06-01 12:00\n", Columns("user", "item", "time", "iso")),
+        (f"user||item||time\na||b||{seconds(NOON)}\n", Columns("user", "item", "time", None, "||")),
+        (f"user^item^time\na^b^{seconds(NOON)}\n", Columns("user", "item", "time", None, "^")),
+        (f"user]item]time\na]b]{seconds(NOON)}\n", Columns("user", "item", "time", None, "]")),
+        (f" user, item ,time\n\na,b, {seconds(NOON)}.0\n\n", PLAIN),
+        (f"user,item,time\r\na,b,{seconds(NOON):.9e}\r\n", PLAIN),
+        (f"\ufeffuser,item,time\na,b,{seconds(NOON)}", PLAIN),
+        (f'"user",item,"time"\n"a","b","{seconds(NOON)}"\n', PLAIN),
+    ],
+)
+def test_csv_by_flags(file: Path, out: Path, text: str, columns: Columns):
+    file.write_text(text, newline="", encoding="utf-8")
+    assert rows(import_logs(file, out, "csv", columns)) == [("a", "b", NOON)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "kept"),
+    [
+        (["1", "-2", "0"], "integers", [1, -2, 0]),
+        (["9223372036854775807", "1", "2"], "integers", [2**63 - 1, 1, 2]),
+        (["9223372036854775808", "1", "2"], "strings", None),
+        (["1", "02", "3"], "strings", None),
+        (["1", "2.0", "3"], "strings", None),
+        (["1", " 2", "3"], "strings", None),
+        (["+1", "1e3", "-0"], "strings", None),
+        (["é", "1", 'a "b"'], "strings", None),
+    ],
+)
+def test_ids_are_integers_only_where_all_are_written_so(
+    file: Path, out: Path, ids: list[str], kind: str, kept: list[int] | None
+):
+    lines = [f"{id_}\t{id_}\t1\t{seconds(NOON)}\n" for id_ in ids]
+    file.write_text(HEADER + "".join(lines), encoding="utf-8")
+    imported = import_logs(file, out, "recbole")
+    assert (imported.user_ids, imported.item_ids) == (kind, kind)
+    assert [row[0] for row in rows(imported)] == [row[1] for row in rows(imported)] == (kept or ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "what", "found"),
+    [
+        ("recbole", b"1\t2\t3", "wrong number of fields", "3 in"),
+        ("recbole", b"1\t2\t3\t{0}\t", "wrong number of fields", "5 in"),
+        ("recbole", b"\t2\t3\t{0}", "the user id is empty", "2"),
+        ("recbole", b"1\t \t3\t{0}", "the item id is empty", "1"),
+        ("recbole", b"1\t2\t3\t", "the timestamp is no time", "''"),
+        ("recbole", b"1\t2\t3\tnan", "the timestamp is no time", "'nan'"),
+        ("recbole", b"1\t2\t3\tinf", "the timestamp is no time", "'inf'"),
+        ("recbole", b"1\t2\t3\t-inf", "the timestamp is no time", "'-inf'"),
+        ("recbole", b"1\t2\t3\t1e400", "the timestamp is no time", "'1e400'"),
+        ("recbole", b"1\t2\t3\tnoon", "the timestamp is no time", "'noon'"),
+        ("recbole", b"1\t2\t3\t{0}000", "the timestamp is no time", "000'"),  # milliseconds
+        ("recbole", b"1\t2\t3\t999999999999", "the timestamp is no time", "99'"),
+        ("recbole", b"1\t2\t3\t-999999999999", "the timestamp is no time", "99'"),
+        ("recbole", b"1\t2\t3\t0", "the timestamp is no time", "'0'"),
+        ("recbole", b"1\t2\t3\t2026-06-01", "the timestamp is no time", "'2026-06-01'"),
+        ("recbole", b"caf\xe9\t2\t3\t{0}", "not UTF-8 text", "xE9"),
+        ("csv", b'"1,2,{0}', "a double quote out of place", '"1'),
+        ("csv", b'"1"x,2,{0}', "a double quote out of place", '"1"x'),
+        ("csv", b'"",2,{0}', "the user id is empty", '""'),
+        ("csv", b"1,2,3,{0}", "wrong number of fields", "4 in"),
+        ("iso", b"1,2,infinity", "the timestamp is no time", "'infinity'"),
+        ("iso", b"1,2,{0}", "the timestamp is no time", "'"),
+        ("iso", b"1,2,2026-02-30", "the timestamp is no time", "'2026-02-30'"),
+        ("sequences", b"7", "no item", "'7'"),
+        ("sequences", b"   ", "no item", "' "),
+        ("sequences", b"2 9 9", "the user has an earlier line", "on line 3"),
+        ("movielens", b"1\t2\t3", "wrong number of fields", "3 in"),
+    ],
+)
+def test_a_bad_line(file: Path, out: Path, kind: Any, line: bytes, what: str, found: str):
+    time = str(seconds(NOON)).encode()
+    bad = line.replace(b"{0}", time)
+    good = {
+        "recbole": [HEADER.encode().strip(), b"", b"1\t2\t3\t{0}", b"2\t2\t3\t{0}"],
+        "csv": [b"user,item,time", b"", b"1,2,{0}", b"2,2,{0}"],
+        "iso": [b"user,item,time", b"", b"1,2,2026-06-01T12:00:00Z", b"2,2,2026-06-01T12:00:00Z"],
+        "sequences": [b"1 2", b"", b"2 2", b"3 4"],
+        "movielens": [b"1\t2\t3\t{0}", b"", b"1\t2\t3\t{0}", b"2\t2\t3\t{0}"],
+    }[kind]
+    columns = {"csv": PLAIN, "iso": Columns("user", "item", "time", "iso")}.get(kind, Columns())
+    n_good = {"sequences": 3, "movielens": 3}.get(kind, 2)  # a header is the first line
+    kind = "csv" if kind == "iso" else kind
+    file.write_bytes(b"\n".join([*good, bad, b""]).replace(b"{0}", time))
+    with pytest.raises(InputError) as caught:
+        import_logs(file, out, kind, columns)
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.where == f"{file}, line 5"
+    assert error.what.startswith(what)
+    assert found in error.found
+    assert error.expected
+    assert error.remedy == "1 line is bad; --skip-bad-lines keeps the others."
+    assert nothing_but(file)
+
+    imported = import_logs(file, out, kind, columns, skip_bad_lines=True)
+    ((number, reason, text),) = aside(imported)
+    assert (number, reason) == (5, f"{error.what}; expected {error.expected}")
+    assert text == (
+        bad.decode() if what != "not UTF-8 text" else rf"caf\xE9\x092\x093\x09{seconds(NOON)}"
+    )
+    assert imported.n_bad_lines == 1
+    assert imported.n_interactions == len(rows(imported)) == n_good
+
+
+def test_bad_lines_are_all_counted_and_the_first_is_named(file: Path, out: Path):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n\n1\t2\n3\n\t\t\t\n")
+    with pytest.raises(InputError, match=r"line 3: wrong number.*3 lines are bad"):
+        import_logs(file, out, "movielens")
+    imported = import_logs(file, out, "movielens", skip_bad_lines=True)
+    assert [line for line, _, _ in aside(imported)] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_no_line_is_good(file: Path, out: Path, skip: bool):
+    file.write_text(f"user,item,time\n1,2,{seconds(NOON)}000\n1,3,{seconds(NOON)}000\n")
+    with pytest.raises(InputError, match=r"line 2: the timestamp.*No line is good"):
+        import_logs(file, out, "csv", PLAIN, skip_bad_lines=skip)
+    assert nothing_but(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "error", "message"),
+    [
+        ("recbole", b"", InputError, "the file is empty"),
+        ("sequences", codecs.BOM_UTF8 + b"\n \r\n", InputError, "the file is empty"),
+        ("recbole", HEADER.encode(), InputError, "no interaction; found a header only"),
+        ("csv", b"user,item,time", InputError, "no interaction; found a header only"),
+        ("recbole", b"1\t2\t3\t4\n", SchemaError, "line 1: not the header of a RecBole file"),
+        (
+            "recbole",
+            b"user_id:token\titem_id:token\trating:float\n1\t2\t3\n",
+            SchemaError,
+            "no column 'timestamp'; found columns 'user_id', 'item_id', 'rating'. Name the right "
+            "column with --timestamp",
+        ),
+        ("csv", b"user,user,item,time\n", SchemaError, "several columns 'user'"),
+        ("csv", b"\xff\xfeu\0s\0e\0r\0", InputError, "line 1: not UTF-8 text"),
+        (
+            "csv",
+            b"PK\x03\x04\0\n",
+            SchemaError,
+            r"no column 'user'; found columns 'PK\x03\x04\x00'",
+        ),
+    ],
+)
+def test_files_that_are_no_such_file(
+    file: Path, out: Path, kind: Any, content: bytes, error: type[FearecError], message: str
+):
+    file.write_bytes(content)
+    with pytest.raises(error) as caught:
+        import_logs(file, out, kind, PLAIN if kind == "csv" else Columns(), skip_bad_lines=True)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert nothing_but(file)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path, out: Path):
+    with pytest.raises(InputError, match="no such file"):
+        import_logs(tmp_path / "none", out, "recbole")
+    with pytest.raises(InputError, match=r"cannot be read; found .*directory"):
+        import_logs(tmp_path, out, "recbole")
+    assert not out.exists()
+
+
+def test_compressed_files(tmp_path: Path, out: Path):
+    text = "".join(f"{n}\t2\t3\t{seconds(NOON)}\n" for n in range(500)).encode()
+    whole = tmp_path / "u.data.gz"
+    whole.write_bytes(gzip.compress(text[:2000]) + gzip.compress(text[2000:]))
+    assert [user for user, _, _ in rows(import_logs(whole, out, "movielens"))] == list(range(500))
+    torn = tmp_path / "torn.gz"
+    torn.write_bytes(gzip.compress(text)[:-20])
+    with pytest.raises(InputError, match=r"torn\.gz: cannot be read; found"):
+        import_logs(torn, tmp_path / "other", "movielens")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "message"),
+    [
+        ("movielens", Columns(user="a"), "--user: not for the format movielens"),
+        ("sequences", Columns(unit="s", header=False), "--timestamp-unit, --no-header"),
+        ("recbole", Columns(delimiter=","), "--delimiter: not for the format recbole"),
+        ("csv", Columns(delimiter='"'), "--delimiter: cannot stand"),
+        ("csv", Columns("1", "2", header=False), "--no-header: without a header"),
+    ],
+)
+def test_flags_that_do_not_fit(file: Path, out: Path, kind: Any, columns: Columns, message: str):
+    file.write_text(HEADER)
+    with pytest.raises(ConfigError) as caught:
+        import_logs(file, out, kind, columns)
+    assert message in str(caught.value)
+
+
+def test_a_folder_that_holds_something_is_refused(file: Path, out: Path):
+    file.write_text("1 2\n")
+    out.mkdir()
+    import_logs(file, out, "sequences")
+    with pytest.raises(ConfigError, match="there already"):
+        import_logs(file, out, "sequences")
+    with pytest.raises(ConfigError, match="there already"):
+        import_logs(file, file, "sequences")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), StorageError),
+        (duckdb.OutOfMemoryException("full"), FearecError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_nothing_is_left_of_an_import_that_failed(
+    file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: Any
+):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n2\t2\t3\t{seconds(NOON) + 86_400}\n")
+
+    def fail(doing: str, done: int, total: int) -> None:
+        if doing == "writing":
+            assert [path.name for path in file.parent.glob(".*")] == [".logs.importing"]
+            raise error
+
+    with pytest.raises(told):
+        import_logs(file, out, "movielens", progress=fail)
+    assert nothing_but(file)
+
+
+def test_a_killed_import_leaves_no_logs_and_hinders_nobody(file: Path, out: Path):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from pipeline.importing import import_logs\n"
+        "def kill(doing, done, total):\n"
+        "    if doing == 'writing': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import_logs(Path(sys.argv[1]), Path(sys.argv[2]), 'movielens', progress=kill)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(file), str(out)],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert rows(import_logs(file, out, "movielens")) == [(1, 2, NOON)]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["given", "logs"]
+
+
+IDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1).filter(
+    lambda text: text.strip(" ") != ""
+)
+EVENTS = st.lists(
+    st.tuples(IDS, IDS, st.integers(631_152_000, 2_000_000_000), st.text("ab,\"; '", max_size=5)),
+    min_size=1,
+    max_size=30,
+)
+QUICK = hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@QUICK
+@given(events=EVENTS, delimiter=st.sampled_from(",;\t|^]-\\ "), block=st.integers(1, 200))
+def test_any_csv_comes_back_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, events: list[Any], delimiter: str, block: int
+):
+    monkeypatch.setattr(pipeline.text_lines, "_BLOCK", max(block, 100))
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerow(["user", "note", "item", "time"])
+    writer.writerows([user, note, item, time] for user, item, time, note in events)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "given.csv"
+        file.write_bytes(text.getvalue().encode())
+        columns = Columns("user", "item", "time", delimiter=delimiter)
+        imported = import_logs(file, Path(folder) / "logs", "csv", columns)
+        found = [(str(user), str(item), seconds(time)) for user, item, time in rows(imported)]
+        days = len(list(imported.logs.iterdir()))
+    # By time, and within one time as in the file: Python's sort is stable.
+    expected = sorted(events, key=lambda event: event[2])
+    assert found == [event[:3] for event in expected]
+    assert days == imported.n_days == len({time // 86_400 for _, _, time, _ in events})
+    assert imported.n_users == len({user for user, *_ in events})
+    assert imported.n_items == len({item for _, item, *_ in events})
+
+
+@QUICK
+@given(
+    st.dictionaries(
+        st.integers(1, 10**6), st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=1
+    )
+)
+def test_any_sequences_come_back_as_they_were(sequences: dict[int, list[int]]):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "given.txt"
+        lines = [" ".join(map(str, [user, *items])) for user, items in sequences.items()]
+        file.write_text("\n".join(lines))
+        imported = import_logs(file, Path(folder) / "logs", "sequences")
+        found: dict[int, list[int]] = {}
+        for user, item, _ in rows(imported):
+            found.setdefault(user, []).append(item)
+    assert found == sequences
+    assert imported.n_interactions == sum(map(len, sequences.values()))
+
+
+def test_lines_are_numbered_across_blocks(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline.text_lines, "_BLOCK", 64)
+    time = seconds(NOON)
+    lines = [f"{n}\t{n}\t1\t{time}" if n % 10 else "" if n % 20 else "bad" for n in range(1, 101)]
+    file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    imported = import_logs(file, out, "movielens", skip_bad_lines=True)
+    assert [line for line, _, _ in aside(imported)] == [20, 40, 60, 80, 100]
+    assert [user for user, _, _ in rows(imported)] == [n for n in range(1, 101) if n % 10]
+
+
+def test_the_night_reads_what_was_imported(file: Path, out: Path, tmp_path: Path):
+    time = seconds(NOON)
+    file.write_text(f"1\t8\t3\t{time}\n1\t9\t3\t{time}\nx\t3\n1\t7\t3\t{time}\n2\t7\t3\t{time}\n")
+    imported = import_logs(file, out, "movielens", skip_bad_lines=True)
+    settings = Settings(
+        warehouse=str(tmp_path / "warehouse"), work_dir=tmp_path / "work", logs={"path": str(out)}
+    )
+    ingested = ingest(settings, imported.run_date)
+    assert (ingested.files, ingested.added, ingested.quarantined) == (1, 4, 0)
+    prepared = prepare(settings, imported.run_date, ingested)
+    histories = pq.read_table(prepared.folder / SEQUENCES_FILE)["item_ids"].to_pylist()
+    assert histories == [[8, 9, 7], [7]]
+
+
+def test_the_command(file: Path, out: Path):
+    time = seconds(NOON)
+    file.write_text(f"a|b|t\n1|x|{time}\n2|y|{time}\n|y|{time}\n")
+    flags = ["--user", "a", "--item", "b", "--timestamp", "t", "--delimiter", "|"]
+    command = ["import", str(file), "--format", "csv", "--out", str(out), *flags]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: {file}, line 4: the user id is empty; expected")
+    done = CliRunner().invoke(app, [*command, "--skip-bad-lines"])
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    assert "users 2 (integers) items 2 (strings) interactions 2 " in words
+    assert f"bad lines 1, in {out / BAD_LINES_FILE}" in words
+    assert words.endswith(f"Next: fearec nightly --set logs.path={out} --date 2026-06-02")
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2
+    assert "there already" in again.stderr

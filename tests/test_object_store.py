@@ -1,0 +1,506 @@
+"""An S3 API instead of a disk: moto's server, in a process of its own."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scoring_cases import (
+    START,
+    Killed,
+    events,
+    kill_after,
+    random_histories,
+    rows,
+    run,
+    write_log,
+    write_sequences,
+)
+from typer.testing import CliRunner, Result
+
+from pipeline import scorer, warehouse
+from pipeline.bundle import DESCRIPTION, Bundle
+from pipeline.bundle_copies import download_bundle, opened_bundle, upload_bundle
+from pipeline.champion import CHAMPION, read_champion
+from pipeline.errors import BundleError, ConfigError, FearecError, PublishError
+from pipeline.folders import Folder, StoreFolder, open_folder
+from pipeline.lookup import recommended_to
+from pipeline.score_cli import app
+from pipeline.settings import Settings
+from pipeline.stages import STAGES
+
+pytest.importorskip("moto", reason="the S3 server of the tests, moto, is not installed")
+pytest.importorskip("flask_cors", reason="moto's server needs it")
+
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The server's address, and an environment by which Arrow and delta-rs find it."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        # Not a thread of ours: delta-rs holds the interpreter while it waits for an answer.
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as server,
+    ):
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ALLOW_HTTP", "true")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield url
+        server.communicate()
+
+
+@pytest.fixture
+def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
+    """The URI of a new bucket."""
+    name = f"bucket-{abs(hash(request.node.nodeid))}"
+    urlopen(Request(f"{endpoint}/{name}", method="PUT")).close()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "PART_USERS", 16)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_sequences(tmp_path / "s.parquet", random_histories(70))
+
+
+def store(uri: str) -> StoreFolder:
+    folder = open_folder(uri)
+    assert isinstance(folder, StoreFolder)
+    return folder
+
+
+def contents(uri: str) -> dict[str, bytes]:
+    folder = store(uri)
+    return {name: folder.read(name) for name in folder.names()}
+
+
+def call(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments), "--provider", "cpu"])
+
+
+def assert_told(result: Result, exit_code: int, *messages: str) -> None:
+    assert result.exit_code == exit_code, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    for message in messages:
+        assert message in result.stderr
+
+
+# --- the output
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_store_gets_the_table_of_a_disk(
+    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    local = run(source, tiny_bundle, tmp_path / "out")
+    stored = run(source, tiny_bundle, f"{bucket}/a/out")
+
+    assert rows(f"{bucket}/a/out") == rows(tmp_path / "out")
+    assert store(f"{bucket}/a/out").names() == {path.name for path in (tmp_path / "out").iterdir()}
+    assert stored.folder == f"{bucket}/a/out"
+    assert (stored.n_users, stored.n_rows) == (local.n_users, local.n_rows)
+    before = contents(f"{bucket}/a/out")
+    run(source, tiny_bundle, f"{bucket}/a/out", resume=True)
+    assert contents(f"{bucket}/a/out") == before
+    with pytest.raises(ConfigError, match=r"not empty.*--overwrite"):
+        run(source, tiny_bundle, f"{bucket}/a/out")
+    run(source, tiny_bundle, f"{bucket}/a/out", top_k=2, overwrite=True)
+    assert all(len(mine) == 2 for mine in rows(f"{bucket}/a/out").values())
+    store(f"{bucket}/a/out").put_text("theirs.parquet", "theirs")
+    with pytest.raises(ConfigError, match=r"did not write.*theirs\.parquet"):
+        run(source, tiny_bundle, f"{bucket}/a/out", overwrite=True)
+    assert store(f"{bucket}/a/out").read("theirs.parquet") == b"theirs"
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(
+    ("parts", "when"), [(0, "write"), (2, "write"), (0, "_record"), (3, "_record")]
+)
+def test_a_killed_run_is_resumed(
+    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path, parts: int, when: str
+) -> None:
+    run(source, tiny_bundle, tmp_path / "whole")
+    out = f"{bucket}/out"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_after(monkeypatch, parts, when=when)  # `_record`: the part is there, and not entered
+        with pytest.raises(Killed):
+            run(source, tiny_bundle, out)
+    names = store(out).names()
+    if names:
+        manifest = json.loads(store(out).read("_manifest.json"))
+        assert not manifest["complete"]
+        assert len(manifest["parts"]) == parts
+        assert len(names) == 1 + parts + (when == "_record")
+    kept = {name: store(out).read(name) for name in sorted(names) if name.startswith("part")}
+
+    run(source, tiny_bundle, out, resume=True)
+
+    assert rows(out) == rows(tmp_path / "whole")
+    assert {name: store(out).read(name) for name in kept} == kept
+    assert len(store(out).names()) == 6
+    assert json.loads(store(out).read("_manifest.json"))["complete"]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
+    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path, flag: str
+) -> None:
+    settings = {"top_k": 5 if flag == "resume" else 4}
+    run(source, tiny_bundle, tmp_path / "whole", **settings)
+    for step in (1, 4, 8, 9):  # of two manifests, six removals, a part and its manifest
+        out = f"{bucket}/{step}"
+        run(source, tiny_bundle, out)
+        store(out).put_text("part-00000.parquet", "")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            kill_at(monkeypatch, step)
+            with pytest.raises(Killed):
+                run(source, tiny_bundle, out, **settings, **{flag: True})
+        assert json.loads(store(out).read("_manifest.json"))["complete"] is False
+
+        run(source, tiny_bundle, out, **settings, **{flag: True})
+
+        assert rows(out) == rows(tmp_path / "whole")
+        assert len(store(out).names()) == 6
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    left = iter(range(step))
+
+    def counted(original: Callable[..., None]) -> Callable[..., None]:
+        def change(*args: Any) -> None:
+            if next(left, None) is None:
+                raise Killed
+            original(*args)
+
+        return change
+
+    monkeypatch.setattr(StoreFolder, "upload", counted(StoreFolder.upload))
+    monkeypatch.setattr(Folder, "remove", counted(Folder.remove))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_network_that_fails_on_the_way_is_told_and_the_run_resumed(
+    tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StoreFolder.upload
+    left = iter(range(4))
+
+    def fail(*args: Any) -> None:
+        if next(left, None) is None:
+            raise OSError("AWS Error NETWORK_CONNECTION\nduring UploadPart")
+        original(*args)
+
+    monkeypatch.setattr(StoreFolder, "upload", fail)
+    with pytest.raises(PublishError, match=r"NETWORK_CONNECTION during.*--resume") as refusal:
+        run(source, tiny_bundle, f"{bucket}/out")
+    assert "\n" not in str(refusal.value)
+    monkeypatch.setattr(StoreFolder, "upload", original)
+    assert run(source, tiny_bundle, f"{bucket}/out", resume=True).n_users == 70
+
+
+def test_an_output_that_overlaps_an_input_is_refused(tiny_bundle: Bundle, bucket: str) -> None:
+    log = pa.table({"user_id": ["u"], "item_id": ["item1"], "timestamp": [START]})
+    folder = store(f"{bucket}/logs")
+    pq.write_table(log, folder.path("dt=1/a.parquet"), filesystem=folder.filesystem)
+    pq.write_table(log, folder.path("dt=1/ids.parquet"), filesystem=folder.filesystem)
+    one = f"{bucket}/logs/dt=1/a.parquet"
+    with pytest.raises(ConfigError, match="the output folder holds an input"):
+        run(f"{bucket}/logs", tiny_bundle, f"{bucket}/logs")
+    with pytest.raises(ConfigError, match="the output folder holds an input"):
+        run(one, tiny_bundle, bucket)
+    with pytest.raises(ConfigError, match="lies in an input"):
+        run(f"{bucket}/logs", tiny_bundle, f"{bucket}/logs/out")
+    with pytest.raises(ConfigError, match="lies in an input"):
+        run(f"{bucket}/logs/*", tiny_bundle, f"{bucket}/logs/out")
+    assert run(one, tiny_bundle, f"{bucket}/logs/out").n_users == 1
+
+
+# --- what is told
+
+
+def test_what_is_not_there_is_told_in_one_line(
+    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    good, out = tiny_bundle.path, tmp_path / "out"
+    nowhere = "s3://no-such-bucket/x"
+    told = "no bucket no-such-bucket"
+    assert_told(call(source, "--model", good, "--output", nowhere), 1, nowhere, told)
+    assert_told(call(nowhere, "--model", good, "--output", out), 2, nowhere, "no such file")
+    assert_told(call(f"{bucket}/x", "--model", good, "--output", out), 2, f"{bucket}/x: no such")
+    for model in (nowhere, f"{bucket}/x"):
+        assert_told(call(source, "--model", model, "--output", out), 2, f"{model}: not a bundle")
+    for flag in ("--allow", "--deny", "--users"):
+        result = call(source, "--model", good, "--output", out, flag, f"{bucket}/x")
+        assert_told(result, 2, f"{bucket}/x: cannot be read: No such file or directory")
+    for unusable in ("s3:///x", "s3:/bucket/x", f"{bucket}/a b", "abfs://container/x"):
+        result = call(source, "--model", good, "--output", unusable)
+        assert_told(result, 2, f"{unusable}: not a folder's URI; expected a path, s3://")
+    store(bucket).put_text("object", "no folder")
+    result = call(source, "--model", good, "--output", f"{bucket}/object")
+    assert_told(result, 2, f"{bucket}/object: the output must be a folder; found a file")
+    assert not out.exists()
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """What S3 answers to a request that is not signed."""
+
+    signed: ClassVar[list[bool]] = []
+
+    def do_GET(self) -> None:
+        self.signed.append("Authorization" in self.headers)
+        self.send_error(403)
+
+    do_HEAD = do_PUT = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_want_of_credentials_is_told_in_one_line(
+    tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(source.with_name("none")))
+    out = f"{bucket}/out"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            results = [
+                call(source, "--model", tiny_bundle.path, "--output", out),
+                call(out, "--model", tiny_bundle.path, "--output", source.with_name("out")),
+                call(source, "--model", out, "--output", source.with_name("out")),
+            ]
+        finally:
+            server.shutdown()
+            thread.join()
+    assert_told(results[0], 1, f"{out}: cannot be read or written", "ACCESS_DENIED", "credentials")
+    assert_told(results[1], 2, f"{out}: cannot be listed", "ACCESS_DENIED")
+    assert_told(results[2], 1, f"{out}: cannot be read or written", "ACCESS_DENIED")
+    assert Refusal.signed
+    assert not any(Refusal.signed)
+
+
+def test_a_network_that_is_down_is_told_in_one_line(
+    tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        result = call(source, "--model", tiny_bundle.path, "--output", f"{bucket}/out")
+    assert_told(result, 1, f"{bucket}/out: cannot be read or written", "NETWORK_CONNECTION")
+
+
+# --- everything from a store to a store, without torch
+
+
+def test_logs_bundle_lists_and_output_may_all_be_in_a_store(
+    tiny_bundle: Bundle, bucket: str, tmp_path: Path
+) -> None:
+    history = random_histories(30)
+    log = write_log(tmp_path / "a.parquet", events(history))
+    store(f"{bucket}/logs/dt=1").upload(log, "a.parquet")
+    upload_bundle(tiny_bundle, open_folder(f"{bucket}/models/tiny-1"))
+    store(bucket).put_text("users.txt", "user003\nuser011\n")
+    pq.write_table(pa.table({"item_id": ["item1", "item7"]}), tmp_path / "deny.parquet")
+    store(bucket).upload(tmp_path / "deny.parquet", "deny.parquet")
+    (tmp_path / "users.txt").write_text("user003\nuser011\n")
+    local = {"deny": tmp_path / "deny.parquet", "users": tmp_path / "users.txt"}
+    run(log, tiny_bundle, tmp_path / "local", top_k=10, **local)
+
+    blocked = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        heavy = ("torch", "lightning", "prefect", "deltalake", "safetensors", "onnx", "boto3")
+        if name.split(".")[0] in heavy:
+            raise ImportError(f"{name} must not be imported by the scoring path")
+sys.meta_path.insert(0, Blocked())
+from pipeline.score_cli import app
+app()
+"""
+    command = [sys.executable, "-c", blocked, f"{bucket}/logs/*/a.parquet"]
+    command += [f"--model={bucket}/models/tiny-1", f"--output={bucket}/out", "--provider=cpu"]
+    command += [f"--deny={bucket}/deny.parquet", f"--users={bucket}/users.txt"]
+    command += ["--run-date=2026-11-20"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"20 rows in {bucket}/out" in done.stdout
+    assert rows(f"{bucket}/out") == rows(tmp_path / "local")
+    assert set(rows(f"{bucket}/out")) == {"user003", "user011"}
+    store(bucket).put_text("users.txt", "user003\nuser012\n")
+    command.append("--resume")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "users.txt is not what it was" in done.stderr
+
+
+# --- bundles
+
+
+def test_a_bundle_is_one_only_when_all_of_it_is_there(
+    tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], bucket: str, tmp_path: Path
+) -> None:
+    folder = store(f"{bucket}/models/tiny")
+    for uploads in range(len(tiny_bundle.description.files) + 1):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            kill_at(monkeypatch, uploads)
+            with pytest.raises(Killed):
+                upload_bundle(tiny_bundle, folder)
+        with pytest.raises(BundleError, match="not a bundle"), opened_bundle(folder.where):
+            pass
+    upload_bundle(tiny_bundle, folder)
+    upload_bundle(tiny_bundle, folder)
+    download_bundle(folder, tmp_path / "models" / "copy")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["copy"]
+    assert Bundle.load(tmp_path / "models" / "copy").description == tiny_bundle.description
+
+    other = make_bundle(tmp_path / "other", popularity=[1] * 40)
+    with pytest.raises(BundleError, match=f"{folder.where}/items.parquet: another bundle"):
+        upload_bundle(other, folder)
+    folder.put_text("items.bin", "spoilt")
+    with (
+        pytest.raises(BundleError, match=f"^{folder.where}/items.bin: wrong checksum"),
+        opened_bundle(folder.where),
+    ):
+        pass
+    with pytest.raises(BundleError, match="wrong checksum"):
+        download_bundle(folder, tmp_path / "models" / "spoilt")
+    folder.remove("items.bin")
+    with pytest.raises(BundleError, match=f"^{folder.where}/items.bin: a file"):
+        download_bundle(folder, tmp_path / "models" / "spoilt")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["copy"]
+
+
+# --- the warehouse
+
+
+def write_logs(folder: Path) -> None:
+    """Forty users walk round fifteen items until June 30."""
+    folder.mkdir()
+    user, step = np.divmod(np.arange(40 * 8), 8)
+    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
+    times = [end - timedelta(hours=int(8 - s)) for s in step]
+    items = [f"item-{(u * 3 + s) % 15:02d}" for u, s in zip(user, step, strict=True)]
+    log = pa.table({"user_id": user, "item_id": items, "timestamp": times})
+    pq.write_table(log, folder / "a.parquet")
+
+
+def settings_of(bucket: str, work_dir: Path, logs: str) -> Settings:
+    small = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 6}
+    return Settings.model_validate(
+        {
+            "warehouse": f"{bucket}/warehouse",
+            "work_dir": work_dir,
+            "logs": {"path": logs},
+            "model": {**small, "contrast": "none"},
+            "evaluate": {"topk": [10], "bootstrap": 0},
+            "train": {"epochs": 1, "accelerator": "cpu"},
+            "export": {"max_near_ties": 1.0},
+            "score": {"top_k": 4, "provider": "cpu"},
+        }
+    )
+
+
+def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> None:
+    from pipeline.nightly import nightly
+
+    write_logs(tmp_path / "logs")
+    store(f"{bucket}/logs").upload(tmp_path / "logs" / "a.parquet", "a.parquet")
+    here = settings_of(bucket, tmp_path / "here", f"{bucket}/logs")
+    elsewhere = settings_of(bucket, tmp_path / "elsewhere", f"{bucket}/logs")
+
+    first = nightly(here, DAY)
+    exported = first.stages["export"].result
+    models = store(f"{bucket}/warehouse/models")
+    assert models.names() == {CHAMPION, exported.model_version}
+    stored = contents(f"{models.where}/{exported.model_version}")
+    assert stored == {path.name: path.read_bytes() for path in exported.bundle.iterdir()}
+    assert first.stages["publish"].result.table == f"{bucket}/warehouse/recommendations"
+
+    again = nightly(here, DAY)
+    assert all(record.reused for record in again.stages.values())
+    assert again.stages["publish"].result == first.stages["publish"].result
+
+    second = nightly(elsewhere, NEXT)  # another machine, which knows the warehouse alone
+    assert second.stages["train"].result.parent == exported.model_version
+    assert second.stages["ingest"].result.added == 0
+    champion = json.loads(models.read(CHAMPION))
+    assert champion["model_version"] == second.stages["export"].result.model_version
+    assert [night["model_version"] for night in champion["previous"]] == [exported.model_version]
+    for day, night in ((DAY, first), (NEXT, second)):
+        found = recommended_to(elsewhere, [7], day)
+        assert found[0].model_version == night.stages["export"].result.model_version
+        assert len(found[0].items) == 4
+    assert read_champion(here, before=NEXT) == exported.bundle
+
+    (export,) = (stage for stage in STAGES if stage.name == "export")
+    assert export.intact(here, exported)
+    store(f"{models.where}/{exported.model_version}").remove(DESCRIPTION)
+    assert not export.intact(here, exported)  # so it is done again
+
+
+def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None:
+    settings = settings_of(bucket, tmp_path, "logs")
+    batch = pa.table({"a": [1]})
+    mine = warehouse.open_or_create_table(settings, "interactions", batch.schema)
+    theirs = warehouse.open_table(settings, "interactions")
+    assert theirs is not None
+    warehouse.append(theirs, batch.to_reader())
+    with pytest.raises(FearecError, match="another run wrote to the table meanwhile") as refusal:
+        warehouse.append(mine, batch.to_reader())
+    assert "\n" not in str(refusal.value)
+    assert warehouse.dataset_of(theirs).count_rows() == 1
+
+
+def test_a_warehouse_without_a_bucket_is_told_in_one_line(endpoint: str, tmp_path: Path) -> None:
+    from pipeline.nightly import nightly
+
+    write_logs(tmp_path / "logs")
+    settings = settings_of("s3://no-such-bucket", tmp_path / "work", str(tmp_path / "logs"))
+    with pytest.raises(FearecError, match="there is no bucket no-such-bucket") as refusal:
+        nightly(settings, DAY)
+    assert "\n" not in str(refusal.value)
+    assert "\x1b" not in str(refusal.value)
+    assert refusal.value.exit_code == 1

@@ -1,0 +1,267 @@
+"""What is scored: the rows, files and users of the input that count."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scoring_cases import (
+    START,
+    Log,
+    assert_rows,
+    brute_force,
+    events,
+    random_histories,
+    rows,
+    run,
+    write_log,
+    write_sequences,
+)
+
+from model.errors import ConfigError
+from pipeline.bundle import Bundle
+from pipeline.errors import InputError, SchemaError
+from pipeline.settings import LogSettings
+
+
+def test_bad_rows_repeats_and_later_events_are_counted_by_reason(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    good = [("u", "item1", START), ("u", "item2", START + timedelta(hours=1))]
+    end = datetime(2026, 11, 20, 23, tzinfo=UTC)  # midnight in Paris
+    bad = [
+        (None, "item1", START),
+        ("u", None, START),
+        ("u", None, START),
+        ("u", "item3", None),
+        ("u", "item3", datetime(1980, 1, 1, tzinfo=UTC)),
+        ("u", "item3", end),
+    ]
+    write_log(tmp_path / "a.parquet", [*bad, *good, good[0]])
+
+    result = run(tmp_path / "a.parquet", tiny_bundle, tmp_path / "out", time_zone="Europe/Paris")
+
+    assert result.dropped == {
+        "null user_id": 1,
+        "null item_id": 2,
+        "null timestamp": 1,
+        "timestamp before 1990": 1,
+        "timestamp after the run date": 1,
+    }
+    assert result.duplicates == 1
+    assert_rows(rows(tmp_path / "out"), {"u": brute_force(tiny_bundle, ["item1", "item2"])})
+
+
+def test_events_of_equal_time_keep_the_order_of_files_and_rows(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    order = [f"item{index}" for index in (9, 4, 17, 2, 33, 8, 21, 5)]
+    write_log(tmp_path / "logs/b.parquet", [("u", item, START) for item in order[4:]])
+    write_log(tmp_path / "logs/a.parquet", [("u", item, START) for item in order[:4]])
+
+    run(tmp_path / "logs", tiny_bundle, tmp_path / "out")
+
+    assert_rows(rows(tmp_path / "out"), {"u": brute_force(tiny_bundle, order)})
+
+
+def test_column_names_are_mapped_and_integer_ids_keep_their_type(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "numbers", item_ids=pa.array(range(100, 140)).to_pylist())
+    log = pa.table(
+        {
+            "who": pa.array([7, 7, -3], pa.int32()),
+            "what": pa.array([101, 102, 139], pa.int16()),
+            "when": [1_790_000_000_000, 1_790_000_001_000, 1_790_000_002_000],
+        }
+    )
+    pq.write_table(log, tmp_path / "log.parquet")
+    names = LogSettings(user_id="who", item_id="what", timestamp="when", timestamp_unit="ms")
+
+    run(tmp_path / "log.parquet", bundle, tmp_path / "out", logs=names)
+
+    table = pq.read_table(tmp_path / "out")
+    assert table.schema.field("user_id").type == pa.int32()
+    assert table.schema.field("item_id").type == pa.int64()
+    assert set(table["user_id"].to_pylist()) == {-3, 7}
+
+
+def test_only_the_users_asked_for_are_scored(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    history = random_histories(20)
+    write_log(tmp_path / "log.parquet", events(history))
+    write_sequences(tmp_path / "s.parquet", history)
+    (tmp_path / "users.txt").write_text("user_id\nuser003\nuser011\nmissing\n")
+
+    for name in ("log", "s"):
+        result = run(
+            tmp_path / f"{name}.parquet", tiny_bundle, tmp_path / name, users=tmp_path / "users.txt"
+        )
+        assert result.absent_users == 1
+        assert result.n_users == 2
+        assert_rows(
+            rows(tmp_path / name),
+            {user: brute_force(tiny_bundle, history[user]) for user in ("user003", "user011")},
+        )
+
+
+def test_only_active_users_are_scored_by_their_whole_history(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    ago = {
+        days: datetime(2026, 11, 20, 12, tzinfo=UTC) - timedelta(days=days) for days in range(30)
+    }
+    log: Log = [("new", "item1", ago[20]), ("new", "item2", ago[6]), ("old", "item3", ago[7])]
+    write_log(tmp_path / "log.parquet", log)
+    write_sequences(
+        tmp_path / "s.parquet",
+        {"new": ["item1", "item2"], "old": ["item3"], "later": ["item4"], "empty": []},
+        timestamps=[[ago[20], ago[6]], [ago[7]], [ago[0] + timedelta(days=1)], []],
+    )
+
+    for name in ("log", "s"):
+        result = run(
+            tmp_path / f"{name}.parquet", tiny_bundle, tmp_path / name, active_within_days=7
+        )
+        assert result.n_users == 1
+        assert_rows(rows(tmp_path / name), {"new": brute_force(tiny_bundle, ["item1", "item2"])})
+    write_sequences(tmp_path / "timeless.parquet", {"u": ["item1"]})
+    with pytest.raises(ConfigError, match="timestamps"):
+        run(tmp_path / "timeless.parquet", tiny_bundle, tmp_path / "x", active_within_days=7)
+
+
+def test_a_line_of_a_file_of_ids_is_taken_as_it_stands(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    odd = ['"item1', 'it"em', "a,b", " spaced ", "tab\tbed", "'q'", "\\n", "é", "item_id"]
+    bundle = make_bundle(tmp_path / "odd", item_ids=[*odd, "plain", "last"])
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["last"]})
+    for number, (start, end) in enumerate([("", "\n"), ("\ufeff", "\r\n"), ("", "\n\r\n\n")]):
+        deny = tmp_path / f"deny{number}.txt"
+        deny.write_bytes((start + end.join(["item_id", *odd])).encode())
+        result = run(path, bundle, tmp_path / f"out{number}", deny=deny)
+        assert [item for item, _ in rows(tmp_path / f"out{number}")["u"]] == ["plain"]
+        assert result.unknown_listed == 0
+    deny.write_bytes(b"plain\n\xff\n")
+    with pytest.raises(InputError, match=r"deny2\.txt: cannot be read: .*UTF8"):
+        run(path, bundle, tmp_path / "out", deny=deny)
+
+
+def test_ids_of_another_kind_are_refused(
+    tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    numbers = write_log(tmp_path / "n.parquet", [(1, 2, START)])
+    with pytest.raises(SchemaError, match=r"n\.parquet.*expected string.*found int64.*Cast"):
+        run(numbers, tiny_bundle, tmp_path / "out")
+    of_numbers = make_bundle(tmp_path / "numbers", item_ids=list(range(1, 41)))
+    (tmp_path / "deny.txt").write_text("item1\n")
+    with pytest.raises(SchemaError, match=r"deny\.txt.*expected int64"):
+        run(numbers, of_numbers, tmp_path / "out", deny=tmp_path / "deny.txt")
+    pq.write_table(pa.table({"user_id": ["1"]}), tmp_path / "users.parquet")
+    with pytest.raises(SchemaError, match=r"users\.parquet.*expected int64.*found string"):
+        run(numbers, of_numbers, tmp_path / "out", users=tmp_path / "users.parquet")
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def bad_pages(content: bytes) -> bytes:
+    return content[:4] + b"\xff" * 76 + content[80:]  # behind a good footer
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+@pytest.mark.parametrize("spoil", [truncated, bad_pages])
+def test_a_file_that_cannot_be_read_is_named_or_skipped_and_counted(
+    tiny_bundle: Bundle, tmp_path: Path, kind: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        mine = {f"{name}-user": ["item1", "item2"]}
+        path = tmp_path / "in" / f"{name}.parquet"
+        write_log(path, events(mine)) if kind == "log" else write_sequences(path, mine)
+    path.write_bytes(spoil(path.read_bytes()))
+
+    with pytest.raises(InputError, match=r"b\.parquet: not a readable Parquet file") as refusal:
+        run(tmp_path / "in", tiny_bundle, tmp_path / "out")
+    assert refusal.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+    result = run(tmp_path / "in", tiny_bundle, tmp_path / "out", skip_bad_files=True)
+    assert result.skipped_files == (str(path),)
+    assert set(rows(tmp_path / "out")) == {"a-user"}
+
+
+def test_bad_sequences_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"user_id": ["u", "u"], "item_ids": [["item1"], ["item2"]]}), path)
+    with pytest.raises(InputError, match="'u': a user has more than one row"):
+        run(path, tiny_bundle, tmp_path / "out")
+    pq.write_table(pa.table({"user_id": ["u"], "item_ids": ["item1"]}), path)
+    with pytest.raises(SchemaError, match="not usable as sequences"):
+        run(path, tiny_bundle, tmp_path / "out")
+    write_sequences(path, {"u": ["item1", "item2"]}, timestamps=[[START]])
+    with pytest.raises(InputError, match=r"'u'.*differ in length; expected 2; found 1"):
+        run(path, tiny_bundle, tmp_path / "out")
+    write_log(tmp_path / "both" / "log.parquet", [("u", "item1", START)])
+    write_sequences(tmp_path / "both" / "s.parquet", {"u": ["item1"]})
+    with pytest.raises(SchemaError, match="cannot be scored together"):
+        run(tmp_path / "both", tiny_bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_null_ids_in_sequences_are_counted(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", None], None: ["item2"]})
+    result = run(path, tiny_bundle, tmp_path / "out")
+    assert result.dropped == {"null user_id": 1, "null item_id": 1}
+    assert_rows(rows(tmp_path / "out"), {"u": brute_force(tiny_bundle, ["item1"])})
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_an_output_folder_that_holds_an_input_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, flags: dict[str, bool]
+) -> None:
+    log = write_log(tmp_path / "logs" / "dt=1" / "a.parquet", [("u", "item1", START)])
+    (tmp_path / "alias").symlink_to(tmp_path / "logs")
+    sequences = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]})
+    run(sequences, tiny_bundle, tmp_path / "out")
+    (tmp_path / "out" / "deny.txt").write_text("item1")
+    taken = write_log(tmp_path / "out" / "part-00000.parquet", [("u", "item1", START)])
+
+    for source, out, options in (
+        (log.parent.parent, "logs", {}),
+        (log, "alias", {}),
+        (taken, "out", {}),
+        (sequences, "out", {"deny": tmp_path / "out" / "deny.txt"}),
+    ):
+        with pytest.raises(ConfigError, match="the output folder holds an input"):
+            run(source, tiny_bundle, tmp_path / out, **options, **flags)
+    assert pq.read_table(log).num_rows == pq.read_table(taken).num_rows == 1
+
+
+def test_an_output_folder_whose_parts_would_be_read_next_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "logs"
+    log = write_log(logs / "dt=1" / "a.parquet", [("u", "item1", START)])
+    (tmp_path / "alias").symlink_to(logs)
+    monkeypatch.chdir(tmp_path)
+    for source, out in (
+        (logs, logs / "out"),
+        ("logs", tmp_path / "alias" / "dt=1" / "out"),
+        (logs.as_uri(), "logs/out"),
+        ("logs/*", logs / "out"),
+        ("logs/**/*.parquet", logs / "out"),
+    ):
+        with pytest.raises(ConfigError, match=r"lies in an input.*outside of it"):
+            run(source, tiny_bundle, out)
+    assert [path for path in logs.rglob("*") if path.is_file()] == [log]
+    for source, out in (
+        (log, logs / "out1"),
+        ("logs/dt=*/*.parquet", logs / "out2"),
+        ("logs/dt=1", logs / "dt=2"),
+        (logs / "dt=1", logs / "dt=1" / "_out"),  # listings leave out what begins like this
+    ):
+        assert run(source, tiny_bundle, out).n_users == 1
+        assert run(source, tiny_bundle, out, overwrite=True).n_users == 1

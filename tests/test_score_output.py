@@ -1,0 +1,273 @@
+"""The output folder: parts that are whole, kills, resuming and replacing."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from scoring_cases import (
+    START,
+    Killed,
+    events,
+    kill_after,
+    random_histories,
+    rows,
+    run,
+    write_log,
+    write_sequences,
+)
+
+from model.errors import ConfigError
+from pipeline import scorer
+from pipeline.bundle import Bundle
+from pipeline.errors import InputError, PublishError, ResumeError
+from pipeline.folders import Folder, LocalFolder
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "PART_USERS", 16)
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop a run after so many changes to its folder."""
+    left = iter(range(step))
+
+    def counted(original: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            if next(left, None) is None:
+                raise Killed
+            original(*args)
+
+        return call
+
+    for owner, name in ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(
+    ("parts", "when"), [(0, "write"), (2, "write"), (1, "_record"), (3, "_record")]
+)
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_a_resumed_run_leaves_the_table_of_an_undisturbed_one(
+    tiny_bundle: Bundle, tmp_path: Path, parts: int, when: str, kind: str
+) -> None:
+    history = random_histories(70)
+    path = tmp_path / f"{kind}.parquet"
+    write_log(path, events(history)) if kind == "log" else write_sequences(path, history)
+    whole = run(path, tiny_bundle, tmp_path / "whole")
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_after(monkeypatch, parts, when=when)
+        with pytest.raises(Killed):
+            run(path, tiny_bundle, tmp_path / "out")
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("part-*")}
+    if kept:
+        assert not json.loads((tmp_path / "out/_manifest.json").read_text())["complete"]
+    resumed = run(path, tiny_bundle, tmp_path / "out", resume=True)
+
+    assert pq.read_table(tmp_path / "out").drop(["generated_at"]) == (
+        pq.read_table(tmp_path / "whole").drop(["generated_at"])
+    )
+    assert len(pc.unique(pq.read_table(tmp_path / "out")["generated_at"])) == 1
+    assert (resumed.n_users, resumed.n_rows) == (whole.n_users, whole.n_rows)
+    assert (resumed.n_fallback, resumed.n_short) == (whole.n_fallback, whole.n_short)
+    assert resumed.unknown_items == whole.unknown_items
+    if when == "write" and parts:
+        assert all(file.stat().st_mtime_ns == before for file, before in kept.items())
+        assert len(kept) == parts
+    manifest = json.loads((tmp_path / "out/_manifest.json").read_text())
+    assert manifest["complete"]
+    assert len(manifest["parts"]) == 5
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_file_uri_is_a_folder_on_the_disk(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    out = tmp_path / "an out"
+    result = run(path, tiny_bundle, out.as_uri())
+    assert result.folder == str(out)
+    assert len(rows(out)) == 9
+    assert sorted(file.name for file in out.iterdir()) == ["_manifest.json", "part-00000.parquet"]
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    first = run(path, tiny_bundle, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+
+    again = run(path, tiny_bundle, tmp_path / "out", resume=True)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert (again.n_users, again.n_rows) == (first.n_users, first.n_rows)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda part: part.write_bytes(b"")])
+def test_resuming_scores_again_from_the_first_part_that_is_not_as_it_was(
+    tiny_bundle: Bundle, tmp_path: Path, spoil: Callable[[Path], Any]
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(70))
+    whole = run(path, tiny_bundle, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    files = sorted((tmp_path / "out").glob("part-*"))
+    first = files[0].stat().st_mtime_ns
+    spoil(files[2])
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_after(monkeypatch, 0, when="write")
+        with pytest.raises(Killed):
+            run(path, tiny_bundle, tmp_path / "out", resume=True)
+    assert all(file.exists() for file in files if file != files[2])  # until one is replaced
+    resumed = run(path, tiny_bundle, tmp_path / "out", resume=True)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert (resumed.n_users, resumed.n_rows) == (whole.n_users, whole.n_rows)
+    assert files[0].stat().st_mtime_ns == first
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(70))
+    settings = {"top_k": 5 if flag == "resume" else 4}
+    run(path, tiny_bundle, tmp_path / "whole", **settings)
+    for step in range(10):  # the last of them after the first new part
+        out = tmp_path / str(step)
+        run(path, tiny_bundle, out)
+        (out / "part-00000.parquet").write_bytes(b"")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            kill_at(monkeypatch, step)
+            with pytest.raises(Killed):
+                run(path, tiny_bundle, out, **settings, **{flag: True})
+        manifest = json.loads((out / "_manifest.json").read_text())
+        assert manifest["complete"] == (step == 0)
+
+        run(path, tiny_bundle, out, **settings, **{flag: True})
+
+        assert rows(out) == rows(tmp_path / "whole")
+        assert len(list(out.iterdir())) == 6
+
+
+def test_a_run_is_not_resumed_with_another_bundle_input_or_settings(
+    tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    (tmp_path / "deny.txt").write_text("item1\n")
+    deny = {"deny": tmp_path / "deny.txt", "resume": True}
+    run(path, tiny_bundle, tmp_path / "out", deny=tmp_path / "deny.txt")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+
+    other = make_bundle(tmp_path / "other", popularity=[1] * 40)
+    with pytest.raises(ResumeError, match=r"bundle items\.parquet is not what it was"):
+        run(path, other, tmp_path / "out", **deny)
+    with pytest.raises(ResumeError, match="settings top_k is not what it was; expected 5; found 6"):
+        run(path, tiny_bundle, tmp_path / "out", top_k=6, **deny)
+    with pytest.raises(ResumeError, match="settings run_date"):
+        run(path, tiny_bundle, tmp_path / "out", run_date=date(2026, 11, 21), **deny)
+    (tmp_path / "deny.txt").write_text("item2\n")
+    with pytest.raises(ResumeError, match=r"inputs .*deny\.txt"):
+        run(path, tiny_bundle, tmp_path / "out", **deny)
+    (tmp_path / "deny.txt").write_text("item1\n")
+    write_sequences(path, random_histories(10))
+    with pytest.raises(ResumeError, match=r"inputs .*s\.parquet"):
+        run(path, tiny_bundle, tmp_path / "out", **deny)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_output_folder_that_is_not_empty_needs_a_flag(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    run(path, tiny_bundle, tmp_path / "out")
+
+    with pytest.raises(ConfigError, match=r"not empty.*--overwrite"):
+        run(path, tiny_bundle, tmp_path / "out")
+    run(path, tiny_bundle, tmp_path / "out", top_k=2, overwrite=True)
+
+    assert all(len(mine) == 2 for mine in rows(tmp_path / "out").values())
+    (tmp_path / "out" / "mine.parquet").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"did not write.*mine\.parquet"):
+        run(path, tiny_bundle, tmp_path / "out", overwrite=True)
+    with pytest.raises(ConfigError, match="contradict"):
+        run(path, tiny_bundle, tmp_path / "out", overwrite=True, resume=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "x").write_text("x")
+    with pytest.raises(ResumeError, match="no run to resume"):
+        run(path, tiny_bundle, tmp_path / "foreign", resume=True)
+
+
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_only_what_the_manifest_lists_is_replaced(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = write_log(out / "part-0.parquet", [("u", "item1", START)])
+    with pytest.raises(ConfigError, match="no run to resume" if flag == "resume" else "did not"):
+        run(path, tiny_bundle, out, **{flag: True})  # there is no manifest
+    assert pq.read_table(theirs).num_rows == 1
+    theirs.unlink()
+
+    run(path, tiny_bundle, out)
+    for name in ("part-0.parquet", "part-00002.parquet"):
+        theirs = write_log(out / name, [("u", "item1", START)])
+        with pytest.raises(ConfigError, match=rf"did not write.*found {name}\."):
+            run(path, tiny_bundle, out, **{flag: True})
+        assert pq.read_table(theirs).num_rows == 1
+        theirs.unlink()
+
+    (out / "_manifest.json").write_text("{")
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ConfigError, match=r"_manifest\.json"):
+        run(path, tiny_bundle, out, **{flag: True})
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    run(path, tiny_bundle, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+
+    empty = write_log(tmp_path / "empty.parquet", [])
+    with pytest.raises(InputError, match=r"empty\.parquet: no usable row.*found no rows at all"):
+        run(empty, tiny_bundle, tmp_path / "out", overwrite=True)
+    nobody = tmp_path / "nobody.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), nobody)
+    with pytest.raises(InputError, match=r"nobody\.parquet: no rows in the sequences"):
+        run(nobody, tiny_bundle, tmp_path / "out", overwrite=True)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_full_disk_is_told_and_can_be_resumed(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(40))
+    original = pq.write_table
+    written = 0
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > 1:
+            raise OSError(28, "No space left on device")
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(PublishError, match="No space left on device") as refusal:
+        run(path, tiny_bundle, tmp_path / "out")
+    assert refusal.value.exit_code == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(scorer, "PART_USERS", 16)
+    assert run(path, tiny_bundle, tmp_path / "out", resume=True).n_users == 40

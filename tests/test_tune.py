@@ -1,0 +1,547 @@
+"""A search: every combination once, a kill survived, several workers, the best one's settings."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flows import cli
+from model.module import rank_positions
+from model.ranking import metrics_at
+from model.warm_start import load_network
+from pipeline import tune as search
+from pipeline import tune_trial
+from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
+from pipeline.prepare import Prepared
+from pipeline.sequences import read_histories
+from pipeline.settings import Settings, load_settings
+from pipeline.splits import held_out
+from pipeline.tune import Tuned, tune
+
+DAY = date(2026, 7, 1)
+USERS, ITEMS, EVENTS = 40, 15, 8
+GRID = "learning_rate choice [0.001,0.03]\ntopk_factor choice [1,2,3]\n"
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every user walks round the items."""
+    folder = tmp_path_factory.mktemp("logs")
+    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
+    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
+    times = [end - timedelta(hours=int(EVENTS - s)) for s in step]
+    items = [f"item-{(u * 3 + s) % ITEMS:02d}" for u, s in zip(user, step, strict=True)]
+    table = pa.table({"user_id": user, "item_id": items, "timestamp": times})
+    pq.write_table(table, folder / "a.parquet")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, logs: Path) -> Path:
+    """Settings of a search over six combinations."""
+    (tmp_path / "hyper.test").write_text(GRID)
+    path = tmp_path / "given.toml"
+    path.write_text(
+        f"""
+        warehouse = "{tmp_path}/warehouse"
+        work_dir = "{tmp_path}/work"
+        [logs]
+        path = "{logs}"
+        [model]
+        hidden_size = 8
+        inner_size = 8
+        n_layers = 1
+        MAX_ITEM_LIST_LENGTH = 6
+        contrast = "none"
+        [train]
+        epochs = 2
+        clip_grad_norm = 5
+        accelerator = "cpu"
+        [evaluate]
+        topk = [5, 10]
+        bootstrap = 0
+        [tune]
+        params_file = "{tmp_path}/hyper.test"
+        out = "{tmp_path}/tune"
+        """
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """PyTorch's and Lightning's settings of a process are put back."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+def run(config: Path, *overrides: str, **options: Any) -> Tuned:
+    return tune(load_settings(config, overrides), DAY, **options)
+
+
+def rows(tuned: Tuned) -> list[dict[str, Any]]:
+    return pq.read_table(tuned.trials).to_pylist()
+
+
+def watch(patch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """The combinations that are trained from now on."""
+    trained: list[tuple[float, float]] = []
+    real = search.train_here
+
+    def watched(run: tune_trial.Run, on_epoch: Any) -> Any:
+        config = run.settings.model.config(99)
+        trained.append((run.settings.train.learning_rate, config.topk_factor))
+        return real(run, on_epoch)
+
+    patch.setattr(search, "train_here", watched)
+    return trained
+
+
+def test_an_exhaustive_search_runs_every_combination_once(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, bars = watch(monkeypatch), []
+    tuned = run(config, progress=lambda *bar: bars.append(bar))
+    assert sorted(trained) == sorted(product([0.001, 0.03], [1, 2, 3]))
+    found = rows(tuned)
+    assert [row["number"] for row in found] == list(range(6))
+    assert [(row["learning_rate"], row["topk_factor"]) for row in found] == trained
+    assert {row["state"] for row in found} == {"complete"}
+    assert {row["epochs"] for row in found} == {2}
+    assert (tuned.n_complete, tuned.n_pruned, tuned.n_failed) == (6, 0, 0)
+    best = max(found, key=lambda row: (row["ndcg_at_10"], -row["number"]))
+    assert tuned.best == best["number"]
+    assert tuned.valid_ndcg_at_10 == best["ndcg_at_10"]
+    assert tuned.parameters == {name: best[name] for name in ("learning_rate", "topk_factor")}
+    assert [bar[:2] for bar in bars] == [(done, 6) for done in range(7)]
+    assert bars[-1][2] == tuned.valid_ndcg_at_10
+    # Of the checkpoints only the best trial's stay.
+    assert [folder.name for folder in (tuned.trials.parent / "trials").iterdir()] == [
+        f"{tuned.best:05d}"
+    ]
+    page = tuned.plots.read_text()
+    for name in ("history", "epochs", "slice", "parallel-coordinate", "importances"):
+        assert f'id="{name}"' in page
+    assert "<script src=" not in page
+
+
+def test_the_best_settings_are_ready_for_use(config: Path) -> None:
+    tuned = run(config, "tune.max_evals=2", "score.top_k=3")
+    best, given = load_settings(tuned.settings), load_settings(config)
+    assert best.train.learning_rate == tuned.parameters["learning_rate"]
+    assert best.model.overrides["topk_factor"] == tuned.parameters["topk_factor"]
+    assert best.score.top_k == 3
+    assert best.logs == given.logs
+    assert best.train.model_copy(update={"learning_rate": 1e-3}) == given.train
+    assert {**best.model.overrides, "topk_factor": 1} == {**given.model.overrides, "topk_factor": 1}
+    assert best.model.preset == given.model.preset
+    assert f"trial {tuned.best}" in tuned.settings.read_text().splitlines()[0]
+
+
+def test_a_value_of_none_comes_back_as_none(config: Path) -> None:
+    (config.parent / "hyper.test").write_text("clip_grad_norm choice [None]\n")
+    tuned = run(config)
+    assert tuned.parameters == {"clip_grad_norm": None}
+    assert load_settings(tuned.settings).train.clip_grad_norm is None
+
+
+def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, evaluated = [], []
+    real_fit, real_evaluate = tune_trial.fit, search.evaluate
+
+    def fit(network: Any, training: Any, histories: Any, *args: Any, **options: Any) -> Any:
+        assert not evaluated
+        seen.append(histories.items)
+        return real_fit(network, training, histories, *args, **options)
+
+    def evaluate(settings: Settings, *args: Any) -> Any:
+        evaluated.append((settings.train.learning_rate, settings.model.config(9).topk_factor))
+        return real_evaluate(settings, *args)
+
+    monkeypatch.setattr(tune_trial, "fit", fit)
+    monkeypatch.setattr(search, "evaluate", evaluate)
+    tuned = run(config, "tune.max_evals=3")
+    assert evaluated == [tuple(tuned.parameters.values())]
+    assert [len(items) for items in seen] == [USERS * (EVENTS - 1)] * 3
+    assert tuned.test.n_users == USERS
+    assert set(tuned.test.model) > {"NDCG@5", "NDCG@10"}
+
+
+def test_the_figures_are_those_of_the_best_weights(config: Path) -> None:
+    tuned = run(config, "tune.max_evals=2")
+    settings, out = load_settings(tuned.settings), tuned.trials.parent
+    histories = read_histories(out / "data")
+    values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
+    split = held_out(settings, DAY, Prepared(**{**values, "folder": out / "data"}), histories)
+    weights = out / "trials" / f"{tuned.best:05d}" / "held_out.safetensors"
+    network = load_network(settings.model.config(ITEMS + 1), weights)
+    with torch.inference_mode():
+        valid = rank_positions(network, histories, split.valid, mask_seen=True)
+        test = rank_positions(network, histories, split.test_from, mask_seen=True)
+    assert metrics_at(valid, (10,))["NDCG@10"] == pytest.approx(tuned.valid_ndcg_at_10)
+    assert metrics_at(test, (10,))["NDCG@10"] == pytest.approx(tuned.test.model["NDCG@10"])
+
+
+KILL = """
+import os, signal, sys
+from datetime import date
+from pathlib import Path
+from pipeline import tune_trial
+from pipeline.settings import load_settings
+from pipeline.tune import tune
+
+report = tune_trial.Pruning.__call__
+
+def killed(self, epoch, ndcg):
+    report(self, epoch, ndcg)
+    if (self.trial.number, epoch) == (2, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+tune_trial.Pruning.__call__ = killed
+tune(load_settings(Path(sys.argv[1]), sys.argv[2:]), date(2026, 7, 1))
+"""
+
+
+def test_a_killed_search_goes_on_where_it_was(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = ("train.epochs=3",)
+    command = [sys.executable, "-c", KILL, str(config), *three]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    out = config.parent / "tune"
+    assert (out / "trials/00002/last.ckpt").exists()
+
+    trained, epochs = watch(monkeypatch), []
+    report = tune_trial.Pruning.__call__
+    monkeypatch.setattr(
+        tune_trial.Pruning,
+        "__call__",
+        lambda self, epoch, ndcg: (epochs.append(epoch), report(self, epoch, ndcg))[1],
+    )
+    tuned = run(config, *three)
+    # Two were finished; the third goes on from its last checkpoint, after the first epoch.
+    assert len(trained) == 4
+    assert sorted(epochs) == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert sorted((row["learning_rate"], row["topk_factor"]) for row in rows(tuned)) == sorted(
+        product([0.001, 0.03], [1, 2, 3])
+    )
+    assert [row["number"] for row in rows(tuned)] == list(range(6))
+    whole = run(config, *three, f"tune.out={config.parent}/whole")
+    assert [row["ndcg_at_10"] for row in rows(whole)] == [row["ndcg_at_10"] for row in rows(tuned)]
+    assert replace(tuned, trials=whole.trials, plots=whole.plots, settings=whole.settings) == whole
+
+
+def test_a_finished_search_trains_nothing_and_can_be_extended(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = run(config, "tune.max_evals=2")
+    trained = watch(monkeypatch)
+    assert run(config, "tune.max_evals=2") == two
+    assert trained == []
+    assert len(rows(run(config, "tune.max_evals=5"))) == 5
+    assert len(trained) == 3
+
+
+def test_another_search_is_not_taken_up(config: Path, tmp_path: Path, logs: Path) -> None:
+    one = "tune.max_evals=1"
+    run(config, one)
+    other = tmp_path / "other"
+    other.mkdir()
+    pq.write_table(pq.read_table(logs / "a.parquet").slice(8), other / "b.parquet")
+    space = tmp_path / "space"
+    space.write_text(GRID.replace("[1,2,3]", "[1,2]"))
+    changes = {
+        "train.weight_decay": ["train.weight_decay=0.1"],
+        "model.tau": ["model.tau=0.5"],
+        "evaluate.mask_seen": ["evaluate.mask_seen=false"],
+        "evaluate.split": ["evaluate.split=time", "evaluate.test_days=1", "evaluate.valid_days=1"],
+        "tune.algo": ["tune.algo=random"],
+        "the params file's topk_factor": [f"tune.params_file={space}"],
+        "the data": [f"logs.path={other}", f"warehouse={tmp_path}/another"],
+    }
+    for named, changed in changes.items():
+        with pytest.raises(ResumeError, match=f"{named} is not what it was; expected"):
+            run(config, one, *changed)
+    # What no trial depends on may change.
+    assert run(config, one, "train.refit=false", "score.top_k=7").n_complete == 1
+    assert run(config, one, "model.tau=0.5", overwrite=True).n_complete == 1
+
+
+def test_a_hopeless_trial_is_pruned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config.parent / "hyper.test").write_text(
+        "seed choice [1,2,3,4,5,6]\nlearning_rate choice [0.03]\n"
+    )
+    real = search.train_here
+    order: list[int] = []
+
+    def worse_and_worse(run: tune_trial.Run, on_epoch: Any) -> Any:
+        order.append(run.settings.train.seed)
+        return real(run, lambda epoch, ndcg: on_epoch(epoch, ndcg / len(order)))
+
+    monkeypatch.setattr(search, "train_here", worse_and_worse)
+    settings = ("train.epochs=4", "train.stopping_step=2")
+    tuned = run(config, *settings)
+    # Five are needed before any can be worse than their median; and not before stopping_step.
+    assert [row["state"] for row in rows(tuned)] == ["complete"] * 5 + ["pruned"]
+    assert [row["epochs"] for row in rows(tuned)][5] == 2
+    assert tuned.n_pruned == 1
+    order.clear()
+    unpruned = run(config, *settings, "tune.prune=false", f"tune.out={config.parent}/all")
+    assert unpruned.n_complete == 6
+
+
+def test_a_failed_trial_is_recorded_and_the_search_goes_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = search.train_here
+
+    def failing(run: tune_trial.Run, on_epoch: Any) -> Any:
+        if run.settings.model.config(9).topk_factor == 2:
+            raise RuntimeError("DefaultCPUAllocator:\ncan't allocate memory")
+        return real(run, on_epoch)
+
+    monkeypatch.setattr(search, "train_here", failing)
+    tuned = run(config)
+    assert (tuned.n_complete, tuned.n_failed) == (4, 2)
+    failed = [row for row in rows(tuned) if row["state"] == "failed"]
+    assert {row["topk_factor"] for row in failed} == {2}
+    assert {row["error"] for row in failed} == {
+        "RuntimeError: DefaultCPUAllocator: can't allocate memory"
+    }
+    assert all(row["ndcg_at_10"] is None for row in failed)
+    monkeypatch.setattr(search, "train_here", real)
+    assert run(config) == tuned  # failed is finished
+
+
+def test_a_search_without_any_completed_trial_is_an_error(config: Path) -> None:
+    # Weights that are not numbers after the first step.
+    (config.parent / "hyper.test").write_text("learning_rate choice [1e38]\n")
+    with pytest.raises(SearchError, match=r"no trial was completed.*diverged") as error:
+        run(config)
+    assert error.value.exit_code == 1
+
+
+def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = search.train_here, []
+
+    def full(run: tune_trial.Run, on_epoch: Any) -> Any:
+        calls.append(run.folder.name)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return real(run, on_epoch)
+
+    monkeypatch.setattr(search, "train_here", full)
+    with pytest.raises(search.FearecError, match="No space left"):
+        run(config)
+    tuned = run(config)
+    assert tuned.n_complete == 6
+    assert sorted(calls) == sorted([*(f"{number:05d}" for number in range(6)), "00001"])
+
+
+@pytest.mark.parametrize("algo", ["random", "tpe"])
+def test_a_sampled_search_has_as_many_trials_as_asked_for(config: Path, algo: str) -> None:
+    (config.parent / "hyper.test").write_text(
+        "learning_rate loguniform -8,-3\nhidden_dropout_prob quniform 0.1,0.5,0.1\n"
+    )
+    settings = (f"tune.algo={algo}", "train.epochs=1")
+    first = rows(run(config, *settings, "tune.max_evals=2"))
+    more = rows(run(config, *settings, "tune.max_evals=4"))
+    assert more[:2] == first
+    rates = {row["learning_rate"] for row in more}
+    assert len(rates) == 4
+    assert all(np.exp(-8) <= rate <= np.exp(-3) for rate in rates)
+    assert {row["hidden_dropout_prob"] for row in more} <= {0.1, 0.2, 0.3, 0.4, 0.5}
+    if algo == "random":
+        at_once = run(config, *settings, "tune.max_evals=4", f"tune.out={config.parent}/at-once")
+        assert {row["learning_rate"] for row in rows(at_once)} == rates
+
+
+def test_a_random_search_of_few_combinations_repeats_none(config: Path) -> None:
+    tuned = run(config, "tune.algo=random", "train.epochs=1")
+    combinations = [(row["learning_rate"], row["topk_factor"]) for row in rows(tuned)]
+    assert len(combinations) == len(set(combinations)) == 6
+
+
+def test_two_workers_share_the_search(config: Path) -> None:
+    (config.parent / "hyper.test").write_text("learning_rate choice [0.03,1e38]\n")
+    two = run(config, "tune.workers=2")
+    assert two.n_complete == 1
+    (failed,) = (row for row in rows(two) if row["state"] == "failed")
+    assert failed["learning_rate"] == 1e38
+    assert "diverged" in failed["error"]
+    one = run(config, f"tune.out={config.parent}/one")
+    assert [row["ndcg_at_10"] for row in rows(two)] == [row["ndcg_at_10"] for row in rows(one)]
+    assert {row["epochs"] for row in rows(two)} == {2}  # reported from the processes
+
+
+def test_a_worker_that_the_system_kills_fails_its_trial_alone(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(run: tune_trial.Run, *args: Any) -> tune_trial.Judged:
+        if run.settings.train.learning_rate == 0.001:
+            raise BrokenProcessPool("terminated abruptly")
+        return search.train_here(run, lambda epoch, ndcg: None)
+
+    monkeypatch.setattr(search, "train_apart", apart)
+    (config.parent / "hyper.test").write_text("learning_rate choice [0.001,0.03]\n")
+    # One after the other: two threads cannot train in one process.
+    monkeypatch.setattr(search.optuna.Study, "optimize", one_by_one(optuna.Study.optimize))
+    tuned = run(config, "tune.workers=2")
+    assert (tuned.n_complete, tuned.n_failed) == (1, 1)
+
+
+def one_by_one(optimize: Any) -> Any:
+    return lambda self, *args, n_jobs, **options: optimize(self, *args, n_jobs=1, **options)
+
+
+PARENT = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from pipeline.own_process import in_own_process
+
+pid = Path(sys.argv[1])
+
+def child():
+    pid.write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    threading.Thread(target=in_own_process, args=(child,), daemon=True).start()
+    while not (pid.exists() and pid.read_text()):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_no_worker_outlives_a_killed_search(tmp_path: Path) -> None:
+    script, pid = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(PARENT)
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(script), str(pid)], env=env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    for _ in range(200):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    pytest.fail("the worker goes on")
+
+
+def test_a_search_at_work_is_left_alone(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train_here", again)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    with (
+        search.alone(config.parent / "tune"),
+        pytest.raises(BusyError, match="another process is at work on this search"),
+    ):
+        run(config)
+    # And what was interrupted is run.
+    assert run(config, "tune.max_evals=1").n_complete == 1
+
+
+def test_a_folder_of_something_else_is_refused(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tune"
+    out.mkdir()
+    (out / "fearec.toml").write_text("# mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"no search's; found fearec.toml"):
+            run(config, overwrite=overwrite)
+    assert (out / "fearec.toml").read_text() == "# mine"
+    (out / "fearec.toml").unlink()
+    run(config, "tune.max_evals=1")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"found notes.txt"):
+        run(config, "tune.max_evals=1", overwrite=True)
+
+
+def test_a_broken_study_is_told_in_one_line(config: Path, tmp_path: Path) -> None:
+    run(config, "tune.max_evals=1")
+    (tmp_path / "tune/study.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(search.FearecError, match=r"study.db: the study cannot be read") as error:
+        run(config, "tune.max_evals=1")
+    assert "\n" not in str(error.value)
+
+
+def test_endless_spaces_are_not_searched_exhaustively(config: Path) -> None:
+    (config.parent / "hyper.test").write_text("tau choice [1]\nlearning_rate uniform 0.1,0.2\n")
+    with pytest.raises(ConfigError, match=r"hyper.test:2: too many combinations.*--algo random"):
+        run(config)
+
+
+def test_users_too_short_to_validate_on_are_told_before_any_trial(
+    config: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    short.mkdir()
+    noon = datetime(2026, 6, 1, tzinfo=UTC)
+    times = [noon, noon + timedelta(hours=1)] * 20
+    table = {"user_id": np.arange(40) // 2, "item_id": np.arange(40) % 15, "timestamp": times}
+    pq.write_table(pa.table(table), short / "a.parquet")
+    with pytest.raises(InputError, match="nothing to train on"):
+        run(config, f"logs.path={short}")
+
+
+def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
+    space = tmp_path / "other.test"
+    space.write_text("topk_factor choice [1,2]\nlearning_rate choice [0.001,1e38]\n")
+    out = tmp_path / "elsewhere"
+    flags = ["--params-file", str(space), "--max-evals", "4", "--algo", "random", "--workers", "1"]
+    arguments = ["tune", "--config", str(config), "--date", str(DAY), "--out", str(out), *flags]
+    done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("complete") == 2 + 1
+    assert done.stdout.count("diverged") == 2
+    assert "NDCG@10" in done.stdout
+    assert f"settings: {out}/fearec.toml" in done.stdout
+    assert "protocol: " in done.stdout
+    space.write_text("topk_factr choice [1,2]\n")
+    done = CliRunner().invoke(cli.app, arguments)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{space}:1: unknown hyper-parameter" in done.stderr
+
+
+def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(config.parent / "prefect"))
+    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from prefect.artifacts import Artifact
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.tune import tune as flow
+
+    with prefect_test_harness(server_startup_timeout=120):
+        two = ["tune.max_evals=2"]
+        state = flow(str(config), DAY, two, return_state=True)
+        assert state.is_completed()
+        assert run(config, *two) == state.result()
+        artifact = Artifact.get("tune")
+        assert artifact is not None
+        assert "on validation" in str(artifact.data)
+        bad = flow(str(config), DAY, ["tune.params_file=nowhere"], return_state=True)
+        assert bad.is_failed()
+        assert "no such params file" in str(bad.message)
