@@ -54,7 +54,9 @@ def print_search(tuned: Tuned) -> None:
     console = Console()
     trials = pq.read_table(tuned.trials).to_pylist()
     names = list(tuned.parameters)
-    table = Table("trial", *names, "epochs", "NDCG@10", "state", "seconds")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("#", *names, "epochs", "NDCG@10", "state", "seconds"):
+        table.add_column(heading, overflow="fold")
     for trial in trials:
         cells = [trial["number"], *(trial[name] for name in names), trial["epochs"]]
         ndcg = "" if trial["ndcg_at_10"] is None else f"{trial['ndcg_at_10']:.4f}"

@@ -22,11 +22,12 @@ from pipeline.settings import ModelSettings, Settings
 
 Value = str | int | float | bool | None
 
-_OF_THE_NETWORK = FEARecConfig.model_fields.keys() - {"n_items"}
-_OF_TRAINING = {
-    "epochs", "train_batch_size", "learning_rate", "weight_decay", "stopping_step",
-    "clip_grad_norm", "seed",
+# What a training run needs of its machine and its night, or only shows.
+_NOT_SEARCHED = {
+    "n_items", "eval_batch_size", "refit", "warm_start",
+    "accelerator", "devices", "strategy", "precision", "logger",
 }  # fmt: skip
+_KNOWN = sorted({*FEARecConfig.model_fields, *TrainingConfig.model_fields} - _NOT_SEARCHED)
 _BOUNDS = {"uniform": "LOW,HIGH", "quniform": "LOW,HIGH,STEP", "loguniform": "LOW,HIGH"}
 _COMBINATIONS_TRIED = 10_000
 
@@ -142,7 +143,7 @@ def with_values(settings: Settings, values: Mapping[str, Value]) -> Settings:
     Raises:
         ConfigError: a value, or the combination, is refused.
     """
-    training = {name: value for name, value in values.items() if name in _OF_TRAINING}
+    training = {name: values[name] for name in TrainingConfig.model_fields if name in values}
     network = {name: value for name, value in values.items() if name not in training}
     return settings.model_copy(
         update={
@@ -158,7 +159,8 @@ def values_of(settings: Settings, names: Iterable[str]) -> dict[str, Value]:
     """Hyper-parameters as the settings have them, in the type they are used in."""
     network = settings.model.config(n_items=2)
     return {
-        name: getattr(settings.train if name in _OF_TRAINING else network, name) for name in names
+        name: getattr(settings.train if name in TrainingConfig.model_fields else network, name)
+        for name in names
     }
 
 
@@ -207,15 +209,14 @@ def _parse(path: Path) -> Space:
 
 def _parse_line(text: str, place: str) -> tuple[str, Choice | Interval]:
     name, distribution, values = [*text.split(maxsplit=2), "", ""][:3]
-    known = sorted(_OF_THE_NETWORK | _OF_TRAINING)
-    if name not in known:
-        lower = {each.lower(): each for each in known}
+    if name not in _KNOWN:
+        lower = {each.lower(): each for each in _KNOWN}
         near = difflib.get_close_matches(name.lower(), lower, n=1)
         raise ConfigError(
             "unknown hyper-parameter",
             place,
             found=repr(name),
-            remedy=f"Did you mean {lower[near[0]]}?" if near else f"Known: {', '.join(known)}.",
+            remedy=f"Did you mean {lower[near[0]]}?" if near else f"Known: {', '.join(_KNOWN)}.",
         )
     if distribution == "choice":
         return name, _parse_choice(values, place)

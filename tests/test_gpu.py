@@ -6,6 +6,9 @@ The reader of ONNX Runtime's profiles is tested everywhere.
 """
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -157,6 +160,34 @@ def profiled(folder: Path) -> onnxruntime.SessionOptions:
     options.profile_file_prefix = str(folder / "profile")
     options.log_severity_level = 3
     return options
+
+
+# The benchmark
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parent / "benchmarks" / "gpu.py"
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+
+
+def test_the_benchmark_can_be_tried_on_a_cpu() -> None:
+    done = benchmark(
+        "--device", "cpu", "--items", "300", "--top-k", "10", "--batch-sizes", "128",
+        "--rounds", "1", "--seconds", "0.01",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for side in ("fearec, cpu, fp32", "fearec, cpu, fp16", "torch, fp32", "torch, fp16"):
+        assert re.search(rf"{side} +[\d,]+ users/s +batch +128 .*% of the bandwidth", done.stdout)
+    assert re.search(r"same ids as torch for \d+\.\d+% of users", done.stdout)
+    assert re.search(r"fearec fp16: \d+\.\d\dx torch fp16 \(target 1.5x\)", done.stdout)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_benchmark_says_so_in_one_line() -> None:
+    done = benchmark()
+    assert done.returncode == 1
+    assert done.stderr.startswith("No CUDA device")
+    assert done.stderr.count("\n") == 1
 
 
 # On the device

@@ -1,6 +1,7 @@
 """Sessions on execution providers, buffers on devices, and a process a device."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
@@ -14,19 +15,27 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from model.errors import ConfigError
 from pipeline import providers, recommender
-from pipeline.bundle import Bundle
+from pipeline.bundle import (
+    DESCRIPTION,
+    FLOAT16_RECOMMENDER,
+    RECOMMENDER,
+    Bundle,
+    publish_bundle,
+)
 from pipeline.devices import Devices, MakeScorer
 from pipeline.eligibility import eligible_items
-from pipeline.errors import BundleError, PublishError
+from pipeline.errors import BundleError, PublishError, ResumeError
 from pipeline.histories import Batch, Histories
 from pipeline.layouts import Ranked
 from pipeline.providers import CPU, CUDA, TENSORRT, auto_batch_size, n_devices, open_session
 from pipeline.recommender import Buffers, Recommender, load_recommender
 from pipeline.schema import PAD
 from pipeline.score import score
+from pipeline.score_cli import app
 from pipeline.scorer import open_scorer
 from pipeline.settings import LogSettings, ScoreSettings
 
@@ -286,11 +295,11 @@ def write_sequences(path: Path, users: int) -> Path:
     return path
 
 
-def run(inputs: Path, bundle: Bundle, out: Path, **options: Any) -> Any:
+def run(inputs: Path, bundle: Bundle, out: Path, resume: bool = False, **options: Any) -> Any:
     settings = ScoreSettings(provider="cpu", top_k=TOP_K, batch_size=8, **options)
     return score(
         [str(inputs)], bundle, out, settings,
-        logs=LogSettings(), run_date=date(2026, 11, 20), time_zone="UTC",
+        logs=LogSettings(), run_date=date(2026, 11, 20), time_zone="UTC", resume=resume,
     )  # fmt: skip
 
 
@@ -310,6 +319,50 @@ def test_two_processes_write_what_one_writes(
             pq.read_table(tmp_path / count / name).drop(["generated_at"]) for count in "12"
         )
         assert found.equals(expected)
+
+
+@pytest.fixture
+def both(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle with a float16 recommender, which is the float32 one under its name."""
+    staging = tmp_path / "staging"
+    shutil.copytree(tiny_bundle.path, staging)
+    shutil.copyfile(staging / RECOMMENDER, staging / FLOAT16_RECOMMENDER)
+    (staging / DESCRIPTION).unlink()
+    return publish_bundle(staging, tmp_path / "both", tiny_bundle.description)
+
+
+def test_a_run_may_be_resumed_on_other_devices_but_not_in_another_precision(
+    both: Bundle, tmp_path: Path
+) -> None:
+    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    run(inputs, both, tmp_path / "out", devices=1)
+    assert run(inputs, both, tmp_path / "out", devices=2, resume=True).devices == 2
+    with pytest.raises(ResumeError, match="precision"):
+        run(inputs, both, tmp_path / "out", precision="fp16", resume=True)
+
+
+def test_the_command_says_that_float16_is_not_for_cpus(both: Bundle, tmp_path: Path) -> None:
+    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    command = [str(inputs), "--model", str(both.path), "--output", str(tmp_path / "out")]
+    command += ["--provider", "cpu", "--run-date", "2026-11-20"]
+    done = CliRunner().invoke(app, [*command, "--precision", "fp16"])
+    assert done.exit_code == 0, done.output
+    assert "model tiny-1 on CPUExecutionProvider in fp16" in done.stdout
+    assert "fp16 brings nothing on a CPU" in done.stdout
+    done = CliRunner().invoke(app, [*command, "--overwrite", "--devices", "2"])
+    assert done.exit_code == 0, done.output
+    assert "model tiny-1 on 2 x CPUExecutionProvider" in done.stdout
+    assert "fp16" not in done.stdout
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--precision", "fp8"), ("--devices", "0")])
+def test_an_impossible_flag_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str, value: str
+) -> None:
+    command = ["s.parquet", "--model", str(tiny_bundle.path), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, flag, value])
+    assert done.exit_code == 2
+    assert flag.strip("-") in done.stderr
 
 
 def ranked(make: MakeScorer) -> list[Ranked]:

@@ -34,7 +34,7 @@ from pipeline.histories import Batch
 from pipeline.recommender import load_recommender
 
 TARGET = 1.5
-SCORES = 2**30  # elements of a batch's (B, V) scores, at most
+SCORES = 2**29  # elements of a batch's (B, V) scores, at most
 SAME, USERS_ALIKE = 1e-3, 0.99  # relative; delays tied to rounding let a few users differ
 
 Found = tuple[Any, Any]  # item_index (B, K) and score (B, K)
@@ -82,6 +82,7 @@ def ours(folder: Path, device: str, n_items: int, top_k: int, users: int) -> Ite
                 break
             size = 4 if precision == "fp32" else 2
             yield Side(f"fearec, {provider}, {precision}", size, recommender)
+            del recommender
 
 
 def torch_sides(network: FEARec, device: str, mode: str, top_k: int) -> Iterator[Side]:
@@ -200,6 +201,7 @@ def compare(n_items: int, arguments: argparse.Namespace, moved: float, folder: P
                 f"{tried[best] * (table + matrix) / best / moved:6.1%} with scores",
                 flush=True,
             )
+            del side
         report(rates, found)
 
 
