@@ -2,7 +2,7 @@
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from model.codes import Codes
 from model.nodes import Nodes
@@ -60,8 +60,11 @@ def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
         table = add("Pad", table, add.constant([0, 0, padding, 0]))
         bias = add("Pad", bias, add.constant([0, padding]), never)
     score = add("Gemm", "user_embedding", table, bias, transB=1)
-    # One more column of 0 excludes PAD, also where nothing else is excluded.
-    excluded = add("Pad", "exclude", add.constant([0, 1]), zero, add.constant([1]))
+    # One more column of 0 excludes PAD, also where nothing else is excluded. (CUDA has no Pad of
+    # integers.)
+    rows = add("Concat", add("Shape", "exclude", end=1), add.constant([1]), axis=0)
+    column = add("ConstantOfShape", rows, value=numpy_helper.from_array(np.zeros(1, np.int64)))
+    excluded = add("Concat", "exclude", column, axis=1)
     exclusions = add("Expand", never, add("Shape", excluded))
     score = add("ScatterElements", score, excluded, exclusions, axis=1)
     if block_items:
