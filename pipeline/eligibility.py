@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.errors import ConfigError
 from pipeline.ids import read_ids
 from pipeline.schema import ITEM_ID, PAD
-from pipeline.settings import ScoreSettings
+from pipeline.sections import ScoreSettings
 
 
 @dataclass(frozen=True)

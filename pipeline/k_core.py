@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.intervals import parse_intervals
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scratch import number
-from pipeline.settings import PrepareSettings
+from pipeline.sections import PrepareSettings
 
 
 @dataclass(frozen=True)

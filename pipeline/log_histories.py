@@ -14,7 +14,7 @@ from pipeline.logs import LogFile, log_rows
 from pipeline.row_rules import IdTypes, reason_sql
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
 from pipeline.scratch import number
-from pipeline.settings import LogSettings
+from pipeline.sections import LogSettings
 
 _ROWS_A_BATCH = 2**20
 

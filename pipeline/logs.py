@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.folders import open_filesystem, resolved
 from pipeline.row_rules import IdTypes, check_columns, common_types, normalise_timestamps
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
-from pipeline.settings import LogSettings
+from pipeline.sections import LogSettings
 
 _ROWS_A_BATCH = 1 << 18
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from model.config import FEARecConfig, TrainingConfig
 from pipeline.errors import ConfigError
-from pipeline.settings import ModelSettings, Settings
+from pipeline.sections import ModelSettings
+from pipeline.settings import Settings
 
 Value = str | int | float | bool | None
 

@@ -5,7 +5,8 @@ from datetime import date, timedelta
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.settings import EvaluateSettings, Settings
+from pipeline.sections import EvaluateSettings
+from pipeline.settings import Settings
 
 
 def describe(settings: Settings, run_date: date, length: int, weights: str) -> str:

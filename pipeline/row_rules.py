@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import SchemaError
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
-from pipeline.settings import LogSettings
+from pipeline.sections import LogSettings
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
 _EPOCH = datetime(1970, 1, 1)

@@ -25,7 +25,7 @@ from pipeline.providers import n_devices
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.score_inputs import ScoreInputs, open_inputs, refuse_overlap
 from pipeline.scorer import Ranker, open_scorer, write_parts
-from pipeline.settings import LogSettings, ScoreSettings
+from pipeline.sections import LogSettings, ScoreSettings
 
 # Users done and, where it can be told, of how many.
 Progress = Callable[[int, int | None], None]

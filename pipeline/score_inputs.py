@@ -15,8 +15,8 @@ from pipeline.logs import LogFile, list_log_files, read_columns, would_list
 from pipeline.row_rules import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_IDS
 from pipeline.scratch import scratch_database
+from pipeline.sections import LogSettings
 from pipeline.sequence_histories import check_sequence_columns, sequence_histories
-from pipeline.settings import LogSettings
 
 
 @dataclass(frozen=True)

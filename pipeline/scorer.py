@@ -21,7 +21,7 @@ from pipeline.manifest import PartCounts
 from pipeline.parts import Output
 from pipeline.recommender import Recommender, load_recommender
 from pipeline.schema import PAD
-from pipeline.settings import ScoreSettings
+from pipeline.sections import ScoreSettings
 
 _PART_ROWS = 4 * 2**20  # recommendations in one part, at most
 

@@ -17,7 +17,7 @@ from pipeline.logs import LogFile, unreadable
 from pipeline.row_rules import AFTER_RUN_DATE, IdTypes, normalise_timestamps
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID, is_id_type
 from pipeline.scratch import number
-from pipeline.settings import LogSettings
+from pipeline.sections import LogSettings
 
 TIMESTAMPS = "timestamps"
 

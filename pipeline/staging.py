@@ -15,7 +15,8 @@ from pipeline.logs import LogFile, log_rows
 from pipeline.row_rules import AFTER_RUN_DATE, IdTypes, reason_sql, run_end
 from pipeline.schema import ITEM_ID, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.scratch import number
-from pipeline.settings import LogSettings, Settings
+from pipeline.sections import LogSettings
+from pipeline.settings import Settings
 from pipeline.warehouse import dataset_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.errors import ConfigError, ResumeError
 from pipeline.params_file import Space, Value
-from pipeline.settings import Settings, TuneSettings
+from pipeline.sections import TuneSettings
+from pipeline.settings import Settings
 
 STUDY_FILE = "study.db"
 ERROR = "error"  # why a trial failed; without it, a failed trial was cut short

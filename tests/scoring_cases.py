@@ -12,7 +12,7 @@ import pytest
 from pipeline.bundle import Bundle
 from pipeline.parts import Output
 from pipeline.score import ScoreResult, score
-from pipeline.settings import LogSettings, ScoreSettings
+from pipeline.sections import LogSettings, ScoreSettings
 
 RUN_DATE = date(2026, 11, 20)
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -39,8 +39,9 @@ from pipeline.evaluate_bundle import evaluate_bundle
 from pipeline.measure import Ranking, measure
 from pipeline.metrics import user_figures
 from pipeline.prepare import ITEMS_FILE, Prepared
+from pipeline.sections import ModelSettings
 from pipeline.sequences import read_histories
-from pipeline.settings import ModelSettings, Settings
+from pipeline.settings import Settings
 from pipeline.splits import Split, leave_one_out
 from pipeline.train import Trained
 

@@ -37,7 +37,7 @@ from pipeline.histories import Batch
 from pipeline.providers import CPU, CUDA, TENSORRT, Precision, Provider, n_devices
 from pipeline.recommender import Recommender, load_recommender
 from pipeline.score import score
-from pipeline.settings import LogSettings, ScoreSettings
+from pipeline.sections import LogSettings, ScoreSettings
 
 Array = npt.NDArray[Any]
 

@@ -22,7 +22,8 @@ from pipeline.ingest import IngestResult, ingest
 from pipeline.logs import list_log_files
 from pipeline.row_rules import normalise_timestamps, run_end
 from pipeline.schema import TIME
-from pipeline.settings import LogSettings, Settings
+from pipeline.sections import LogSettings
+from pipeline.settings import Settings
 from pipeline.warehouse import append, open_or_create_table, open_table, table_id
 
 TODAY = date(2026, 6, 10)

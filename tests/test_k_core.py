@@ -21,7 +21,8 @@ from pipeline.ingest import ingest
 from pipeline.intervals import Interval, parse_intervals
 from pipeline.k_core import Counts, filter_events
 from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
-from pipeline.settings import PrepareSettings, Settings, load_settings
+from pipeline.sections import PrepareSettings
+from pipeline.settings import Settings, load_settings
 from pipeline.stages import STAGES
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)

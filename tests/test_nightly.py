@@ -28,7 +28,8 @@ from pipeline.prepare import Prepared
 from pipeline.publish import Published
 from pipeline.records import night_folder
 from pipeline.score import ScoreResult
-from pipeline.settings import EvaluateSettings, LogSettings, ScoreSettings, Settings
+from pipeline.sections import EvaluateSettings, LogSettings, ScoreSettings
+from pipeline.settings import Settings
 from pipeline.stages import STAGES, score_everyone
 from pipeline.train import Trained
 from pipeline.warehouse import models_folder, open_table, table_id, table_uri

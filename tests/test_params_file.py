@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from model.config import TrainingConfig
 from pipeline.errors import ConfigError
 from pipeline.params_file import Choice, Interval, Space, read_space, values_of, with_values
-from pipeline.settings import ModelSettings, Settings
+from pipeline.sections import ModelSettings
+from pipeline.settings import Settings
 
 SETTINGS = Settings()
 

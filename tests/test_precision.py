@@ -28,7 +28,8 @@ from pipeline import schema
 from pipeline.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
 from pipeline.float16_loss import measure_float16
 from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
-from pipeline.settings import ExportSettings, ModelSettings, Settings
+from pipeline.sections import ExportSettings, ModelSettings
+from pipeline.settings import Settings
 
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16

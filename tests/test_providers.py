@@ -37,7 +37,7 @@ from pipeline.schema import PAD
 from pipeline.score import score
 from pipeline.score_cli import app
 from pipeline.scorer import open_scorer
-from pipeline.settings import LogSettings, ScoreSettings
+from pipeline.sections import LogSettings, ScoreSettings
 
 TOP_K = 5
 

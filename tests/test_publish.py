@@ -19,7 +19,8 @@ from pipeline.parts import open_output
 from pipeline.publish import publish, refuse_other_layout
 from pipeline.schema import recommendation_lists, recommendations
 from pipeline.score import ScoreResult
-from pipeline.settings import ScoreSettings, Settings
+from pipeline.sections import ScoreSettings
+from pipeline.settings import Settings
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 LONG = recommendations(pa.int64(), pa.string())

@@ -23,7 +23,7 @@ from scoring_cases import (
 from model.errors import ConfigError
 from pipeline.bundle import Bundle
 from pipeline.errors import InputError, SchemaError
-from pipeline.settings import LogSettings
+from pipeline.sections import LogSettings
 
 
 def test_bad_rows_repeats_and_later_events_are_counted_by_reason(

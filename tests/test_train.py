@@ -18,7 +18,8 @@ from pipeline import train
 from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.errors import ConfigError, InputError
 from pipeline.prepare import ITEMS_FILE, Prepared
-from pipeline.settings import ModelSettings, Settings
+from pipeline.sections import ModelSettings
+from pipeline.settings import Settings
 from pipeline.train import Trained
 
 DAY = date(2026, 11, 2)
