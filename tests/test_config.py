@@ -62,9 +62,17 @@ def test_the_defaults_are_the_recbole_preset() -> None:
 
 
 def test_the_paper_preset_is_the_authors_script_over_the_page() -> None:
-    assert set(PRESETS) == {"recbole", "paper"}
     config = FEARecConfig.from_preset("paper", n_items=10)
     assert values(config, {**PAGE, **SCRIPT}) == {**PAGE, **SCRIPT}
+
+
+def test_the_best_preset_is_the_papers_architecture_trained_otherwise() -> None:
+    assert set(PRESETS) == {"recbole", "paper", "best"}
+    paper, best = (FEARecConfig.from_preset(name, n_items=10) for name in ("paper", "best"))
+    other = {
+        name for name in FEARecConfig.model_fields if getattr(paper, name) != getattr(best, name)
+    }
+    assert other == {"contrast", "spatial_ratio", "delays", "padding"}
 
 
 def test_overrides_win_over_the_preset() -> None:
@@ -73,7 +81,7 @@ def test_overrides_win_over_the_preset() -> None:
 
 
 def test_an_unknown_preset_is_refused_by_naming_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"unknown preset.*recbole or paper.*'papr'"):
+    with pytest.raises(ConfigError, match=r"unknown preset.*recbole or paper or best.*'papr'"):
         FEARecConfig.from_preset("papr", n_items=10)
 
 

@@ -109,7 +109,7 @@ def test_unknown_names_are_refused_in_all_three(
         ("score.top_k=0", "score.top_k"),
         ("time_zone=Mars/Olympus", "time_zone"),
         ("model.n_items=5", "n_items"),
-        ("model.preset=best", "preset"),
+        ("model.preset=finest", "preset"),
         ("model.hidden_size=63", "divisible"),
         ("score.batch_size=0", "batch_size"),
         ("evaluate.topk=[]", "topk"),
