@@ -60,7 +60,7 @@ def _evaluate(
     overrides: Overrides = None,
     force: Force = False,
     bundle: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FOLDER",
             help="Measure this bundle in ONNX Runtime instead; nothing is recorded.",

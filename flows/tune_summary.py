@@ -77,7 +77,7 @@ def print_search(tuned: Tuned) -> None:
 
 def headlines(tuned: Tuned) -> list[str]:
     """How the search ended, its best, and where everything is."""
-    best = ", ".join(f"{name} {_cell(value)}" for name, value in tuned.parameters.items())
+    best = ", ".join(f"{name} {_cell(value) or None}" for name, value in tuned.parameters.items())
     return [
         f"{tuned.n_complete} trials complete, {tuned.n_pruned} pruned, {tuned.n_failed} failed",
         f"best: trial {tuned.best} ({best}), NDCG@10 {tuned.valid_ndcg_at_10:.4f} on validation",

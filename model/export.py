@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from model import files
 from model.codes import encode
 from model.errors import ConfigError
 from model.fearec import FEARec, Form
@@ -22,14 +23,6 @@ from model.two_pass import CODES
 from model.warm_start import ITEM_TABLE
 
 OPSET = 20  # the first with DFT over a run-time axis, as the exporter writes it
-FORMAT_VERSION = 1
-ENCODER_FILE = "encoder.onnx"
-RECOMMENDER_FILE = "recommender.onnx"
-ITEM_TABLE_FILE = "items.bin"
-CPU_RECOMMENDER_FILE = "recommender_cpu.onnx"
-CODES_FILE = "items_int8.bin"
-FLOAT16_RECOMMENDER_FILE = "recommender_fp16.onnx"
-FLOAT16_TABLE_FILE = "items_fp16.bin"
 SELF_CONTAINED_BYTES = 10**9  # protobuf ends at 2 GB
 
 
@@ -72,22 +65,22 @@ def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
         ConfigError: a weight is NaN or infinite or, with `fp16`, beyond float16's range.
     """
     encoder = trace_encoder(model, "matmul")
-    graphs = {ENCODER_FILE: encoder, RECOMMENDER_FILE: _copy(encoder)}
+    graphs = {files.ENCODER: encoder, files.RECOMMENDER: _copy(encoder)}
     n_items = model.config.n_items
-    add_retrieval(graphs[RECOMMENDER_FILE], n_items)
+    add_retrieval(graphs[files.RECOMMENDER], n_items)
     if n_items >= TWO_PASS_FROM:
         codes = encode(model.item_embedding.weight.detach().cpu().numpy())
-        graphs[CPU_RECOMMENDER_FILE] = _copy(encoder)
-        add_retrieval(graphs[CPU_RECOMMENDER_FILE], n_items, codes)
-        tensor = _initializer(graphs[CPU_RECOMMENDER_FILE], CODES)
-        codes.code.tofile(folder / CODES_FILE)
-        _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, CODES_FILE)
+        graphs[files.CPU_RECOMMENDER] = _copy(encoder)
+        add_retrieval(graphs[files.CPU_RECOMMENDER], n_items, codes)
+        tensor = _initializer(graphs[files.CPU_RECOMMENDER], CODES)
+        codes.code.tofile(folder / files.CODES)
+        _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, files.CODES)
     _write_table(model, folder)
     if fp16:
-        graph = _copy(graphs[RECOMMENDER_FILE])
+        graph = _copy(graphs[files.RECOMMENDER])
         to_float16(graph)
         _write_float16_table(graph, model, folder)
-        _save(graph, folder / FLOAT16_RECOMMENDER_FILE)
+        _save(graph, folder / files.FLOAT16_RECOMMENDER)
     for name, graph in graphs.items():
         _refer_to_table(graph, model)
         _save(graph, folder / name)
@@ -125,7 +118,7 @@ def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
     graph = program.model_proto
     _strip(graph)
     metadata = {
-        "fearec_format_version": str(FORMAT_VERSION),
+        "fearec_format_version": str(files.FORMAT_VERSION),
         "hyper_parameters": config.model_dump_json(),
         "fft": fft,
         "L": str(length),
@@ -139,7 +132,7 @@ def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
 
 def _strip(graph: onnx.ModelProto) -> None:
     """Drop what depends on the machine and the exporter's version of itself."""
-    graph.producer_name, graph.producer_version = "fearec", str(FORMAT_VERSION)
+    graph.producer_name, graph.producer_version = "fearec", str(files.FORMAT_VERSION)
     graph.doc_string = ""
     graph.graph.name = "fearec"
     parts: list[Iterable[onnx.NodeProto | onnx.ValueInfoProto | onnx.TensorProto]] = [
@@ -178,20 +171,20 @@ def _write(graph: onnx.ModelProto, model: FEARec, path: Path) -> None:
 
 
 def _write_table(model: FEARec, folder: Path) -> None:
-    model.item_embedding.weight.detach().cpu().numpy().tofile(folder / ITEM_TABLE_FILE)
+    model.item_embedding.weight.detach().cpu().numpy().tofile(folder / files.ITEM_TABLE)
 
 
 def _refer_to_table(graph: onnx.ModelProto, model: FEARec) -> None:
     table = model.item_embedding.weight
     tensor = _initializer(graph, ITEM_TABLE)
-    _refer(tensor, TensorProto.FLOAT, table.shape, 4 * table.numel(), ITEM_TABLE_FILE)
+    _refer(tensor, TensorProto.FLOAT, table.shape, 4 * table.numel(), files.ITEM_TABLE)
 
 
 def _write_float16_table(graph: onnx.ModelProto, model: FEARec, folder: Path) -> None:
     table = in_float16(ITEM_TABLE, model.item_embedding.weight.detach().cpu().numpy())
-    table.tofile(folder / FLOAT16_TABLE_FILE)
+    table.tofile(folder / files.FLOAT16_TABLE)
     tensor = _initializer(graph, float16_name(ITEM_TABLE))
-    _refer(tensor, TensorProto.FLOAT16, table.shape, table.nbytes, FLOAT16_TABLE_FILE)
+    _refer(tensor, TensorProto.FLOAT16, table.shape, table.nbytes, files.FLOAT16_TABLE)
 
 
 def _refer(tensor: onnx.TensorProto, kind: int, shape: Sequence[int], size: int, file: str) -> None:

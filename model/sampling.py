@@ -66,10 +66,15 @@ class Histories:
     def seen(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Every item before each position, as pairs: row of `positions`, item index."""
         begin = self.starts(positions)
-        counts = positions - begin
-        rows = torch.repeat_interleave(torch.arange(len(positions)), counts)
-        first = torch.repeat_interleave(begin - counts.cumsum(0) + counts, counts)
-        return rows, self.items[first + torch.arange(len(rows))].long()
+        rows, before = spread(begin, positions - begin)
+        return rows, self.items[before].long()
+
+
+def spread(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Every position of B ranges, one range after the other: the range's number, the position."""
+    rows = torch.repeat_interleave(torch.arange(len(begins)), lengths)
+    shift = torch.repeat_interleave(begins - lengths.cumsum(0) + lengths, lengths)
+    return rows, shift + torch.arange(len(rows))
 
 
 class TrainingSet(Dataset[Batch]):

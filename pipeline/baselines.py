@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.sampling import Histories
-from pipeline.splits import spread
+from model.sampling import Histories, spread
 
 
 @dataclass(frozen=True)

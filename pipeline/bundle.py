@@ -12,20 +12,14 @@ from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from model.errors import ConfigError
+from model.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
 from pipeline.durable import fsync
 from pipeline.errors import BundleError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION: Literal[1] = 1
-
 DESCRIPTION = "bundle.json"
-ENCODER = "encoder.onnx"
-RECOMMENDER = "recommender.onnx"
-CPU_RECOMMENDER = "recommender_cpu.onnx"  # of large catalogues: the same answers, faster
-FLOAT16_RECOMMENDER = "recommender_fp16.onnx"  # where asked for: almost the same answers, for GPUs
-ITEM_TABLE = "items.bin"
 ITEMS = "items.parquet"
 WEIGHTS = "model.safetensors"
 # From before the refit; the next night starts from these, so that its evaluation is honest.

@@ -5,7 +5,7 @@ ONNX Runtime maps a bundle's item table from local files, so a bundle is always 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,16 +100,8 @@ def _copy(folder: Folder, target: Path) -> Bundle:
 
 def _copy_description(folder: Folder, target: Path) -> dict[str, str]:
     """Copy `bundle.json`; the checksums of the files that it lists."""
-    try:
-        content = folder.read(DESCRIPTION)
-    except FileNotFoundError:
-        raise BundleError(
-            "not a bundle",
-            folder.where,
-            expected=f"a folder with a {DESCRIPTION}",
-            remedy="Give the folder that the export stage wrote.",
-        ) from None
-    (target / DESCRIPTION).write_bytes(content)
+    with suppress(FileNotFoundError):  # `read_description` tells of it
+        (target / DESCRIPTION).write_bytes(folder.read(DESCRIPTION))
     return read_description(target / DESCRIPTION).files
 
 

@@ -12,6 +12,7 @@ from multiprocessing.queues import SimpleQueue
 from pipeline.errors import PublishError
 from pipeline.histories import Histories
 from pipeline.layouts import Ranked
+from pipeline.own_process import end_with_parent
 from pipeline.scorer import Scorer
 
 # Takes a device's id.
@@ -74,6 +75,7 @@ class Devices:
 
 def _begin(make: MakeScorer, free: "SimpleQueue[int]") -> None:
     global _open
+    end_with_parent()  # a killed run must not leave its devices taken
 
     @cache
     def opened() -> Scorer:  # where an error reaches the caller, unlike here

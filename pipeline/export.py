@@ -12,10 +12,10 @@ import torch
 
 from model.export import export_both
 from model.fearec import FEARec
+from model.files import ENCODER
 from model.parity import Parity, check_parity, near_ties
 from model.warm_start import load_network
 from pipeline.bundle import (
-    ENCODER,
     HELD_OUT_WEIGHTS,
     ITEMS,
     WEIGHTS,

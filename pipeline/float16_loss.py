@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from model.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.precision import with_every_rounding
-from pipeline.bundle import FLOAT16_RECOMMENDER, RECOMMENDER
 from pipeline.errors import ExportParityError
 from pipeline.prepare import Prepared
 from pipeline.providers import open_session

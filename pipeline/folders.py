@@ -158,9 +158,11 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     """The folder of a local path or of a URI such as ``s3://bucket/folder``.
 
     Raises:
-        ConfigError: the URI cannot be used.
+        ConfigError: the path is empty, or the URI cannot be used.
     """
     text = os.fspath(where)
+    if not text:  # an unset shell variable, which must not mean the current folder
+        raise _unusable(text, "an empty path")
     if re.match(r"[A-Za-z][\w+.-]+:/", text) is None:
         return LocalFolder(text)
     try:

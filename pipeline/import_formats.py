@@ -147,8 +147,8 @@ def _movielens(number: int, line: str, where: str) -> Reading:
 
 
 def _csv(number: int, line: str, columns: Columns, where: str) -> Reading:
-    delimiter = "\t" if columns.delimiter == r"\t" else columns.delimiter or ","
-    if '"' in delimiter or "\n" in delimiter or "\r" in delimiter:
+    delimiter = "," if columns.delimiter is None else columns.delimiter.replace(r"\t", "\t")
+    if not delimiter or any(each in delimiter for each in '"\n\r'):
         raise ConfigError("cannot stand between fields", "--delimiter", found=repr(delimiter))
     quoted = len(delimiter) == 1
     fields = line.split(delimiter)
@@ -192,6 +192,9 @@ def _wanted(header: list[str], columns: Columns, where: str) -> list[int]:
                 found="columns " + _short(", ".join(map(repr, header))),
                 remedy=f"Name the right column with {flag}.",
             )
+    if len(set(flags.values())) < len(flags):
+        found = ", ".join(map(repr, flags.values()))
+        raise ConfigError("one column named twice", ", ".join(flags), found=found)
     return [header.index(name) + 1 for name in flags.values()]
 
 

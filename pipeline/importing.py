@@ -16,8 +16,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from pipeline.errors import ConfigError, InputError, StorageError
+from pipeline.errors import BusyError, ConfigError, InputError, StorageError
 from pipeline.import_choices import Columns, Format
 from pipeline.import_formats import Reading, reading
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
@@ -100,6 +101,7 @@ def import_logs(
         SchemaError: its header lacks a column, or it is of another format.
         ConfigError: `out` holds something, or `columns` does not fit the format.
         StorageError: the logs cannot be written.
+        BusyError: another import is at work on `out`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
@@ -109,10 +111,7 @@ def import_logs(
             remedy="Name another with --out, or take this one away.",
         )
     plan = reading(kind, columns, *first_line(path), str(path))
-    with _unfinished(out) as folder:
-        scratch, logs = folder / "scratch", folder / "logs"
-        scratch.mkdir()
-        logs.mkdir()
+    with _unfinished(out) as (scratch, logs):
         with scratch_database(scratch) as db:
             _read(path, plan, progress, db)
             if kind == "sequences":
@@ -146,14 +145,23 @@ def import_logs(
 
 
 @contextmanager
-def _unfinished(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, gone at the end; one that a kill left is made anew."""
+def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders for scratch and logs, hidden beside `out`; those a kill left are made anew."""
     out = out.absolute()
     folder = out.with_name(f".{out.name}.importing")
+    parts = folder / "scratch", folder / "logs"
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        yield folder
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+        yield parts
+    except Timeout:
+        raise BusyError(
+            "another import is at work on this", str(out), remedy="Wait for it to end."
+        ) from None
     except (OSError, pa.ArrowException) as error:
         raise StorageError(
             "cannot be written",
@@ -162,7 +170,9 @@ def _unfinished(out: Path) -> Iterator[Path]:
             remedy="Make room or see to the permissions.",
         ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if lock.is_locked:  # or it is another's
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
 
 def _read(path: Path, plan: Reading, progress: Progress, db: duckdb.DuckDBPyConnection) -> None:

@@ -188,6 +188,8 @@ def _is_wanted(name: str, pattern: re.Pattern[str]) -> bool:
 
 
 def _list(path: str) -> list[LogFile]:
+    if not path:  # an unset shell variable, which must not mean the current folder
+        raise InputError("an empty path", expected="a file, a folder or a glob")
     try:
         filesystem, root, pattern = _understand(path)
         top = filesystem.get_file_info(root)

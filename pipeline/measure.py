@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from model.ranking import top_items
+from model.sampling import spread
 from pipeline.baselines import Popularity
 from pipeline.metrics import bootstrap_intervals, catalogue_figures, user_figures
-from pipeline.splits import Split, spread
+from pipeline.splits import Split
 
 # item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -72,10 +73,10 @@ class Tally:
         """Every figure by its name, given popularity int64 (V,) in training."""
         rows, counts = self._distinct()
         means = counts @ rows / counts.sum()
-        spread = {k: catalogue_figures(times, popularity) for k, times in self._listed.items()}
+        of_lists = {k: catalogue_figures(times, popularity) for k, times in self._listed.items()}
         return dict(zip(self._names, means.tolist(), strict=True)) | {
-            f"{name}@{k}": spread[k][name]
-            for name in next(iter(spread.values()))
+            f"{name}@{k}": of_lists[k][name]
+            for name in next(iter(of_lists.values()))
             for k in self._ranking.topk
         }
 

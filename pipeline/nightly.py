@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from pipeline.bundle import Bundle
+from pipeline.bundle_copies import opened_bundle
 from pipeline.errors import BusyError, ConfigError
 from pipeline.logs import list_log_files
 from pipeline.publish import refuse_other_layout
@@ -120,7 +120,7 @@ def run_stage(settings: Settings, run_date: date, name: str, *, force: bool = Fa
             return do_stage(settings, run_date, name, needs, force)
 
 
-def evaluate_bundle_of(settings: Settings, run_date: date, bundle: Path) -> "Evaluated":
+def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -> "Evaluated":
     """Measure any bundle on a night's prepared events; nothing is recorded.
 
     Raises:
@@ -132,7 +132,8 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: Path) -> "Eva
 
     with told_in_one_line(settings), _alone(settings, run_date):
         prepared = _done_before(settings, run_date, "train", by="evaluate")["prepare"].result
-        return evaluate_bundle(settings, run_date, prepared, Bundle.load(bundle))
+        with opened_bundle(bundle) as opened:
+            return evaluate_bundle(settings, run_date, prepared, opened)
 
 
 def do_stage(

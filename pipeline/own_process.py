@@ -24,7 +24,8 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
         return process.submit(function, *arguments).result()
 
 
-def _begin() -> None:
+def end_with_parent() -> None:
+    """Make this process of a pool end when its parent does; by itself it would wait for ever."""
     parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -32,5 +33,9 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin() -> None:
+    end_with_parent()
     # What DuckDB and PyTorch make of a process's end is slow and noisy.
     atexit.register(os._exit, 0)

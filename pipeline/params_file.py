@@ -10,18 +10,15 @@
 import ast
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Protocol
 
 from model.config import FEARecConfig, TrainingConfig
 from pipeline.errors import ConfigError
+from pipeline.search_space import Choice, Interval, Space, Value, clean
 from pipeline.sections import ModelSettings
 from pipeline.settings import Settings
-
-Value = str | int | float | bool | None
 
 # What a training run needs of its machine and its night, or only shows.
 _NOT_SEARCHED = {
@@ -31,111 +28,6 @@ _NOT_SEARCHED = {
 _KNOWN = sorted({*FEARecConfig.model_fields, *TrainingConfig.model_fields} - _NOT_SEARCHED)
 _BOUNDS = {"uniform": "LOW,HIGH", "quniform": "LOW,HIGH,STEP", "loguniform": "LOW,HIGH"}
 _COMBINATIONS_TRIED = 10_000
-
-
-class Suggests(Protocol):
-    """As much of `optuna.Trial` as is needed here."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number within bounds, both included."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[Value, ...]
-
-    def __str__(self) -> str:
-        return f"choice {list(self.values)}"
-
-    @property
-    def size(self) -> int:
-        """How many."""
-        return len(self.values)
-
-    @property
-    def samples(self) -> tuple[Value, ...]:
-        """Values that stand for all of them where a configuration is tried."""
-        return self.values
-
-    def suggest(self, trial: Suggests, name: str) -> Value:
-        """A value for a trial."""
-        return trial.suggest_categorical(name, self.values)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Numbers from `low` to `high`: multiples of `step`, or any; evenly, or in their logarithm."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    def __str__(self) -> str:
-        step = f" in steps of {self.step}" if self.step else ""
-        return f"{self.low} to {self.high}{step}{', logarithmic' if self.log else ''}"
-
-    @property
-    def size(self) -> float:
-        """How many: infinity without a step."""
-        return math.inf if self.step is None else round((self.high - self.low) / self.step) + 1
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Each of them, where there is a step."""
-        assert self.step is not None
-        return tuple(_clean(self.low + i * self.step) for i in range(int(self.size)))
-
-    @property
-    def samples(self) -> tuple[float, ...]:
-        """Values that stand for all of them: the bounds, and one between them."""
-        between = self.low + (self.step or (self.high - self.low) / math.e)  # no integer
-        return tuple(sorted({self.low, min(_clean(between), self.high), self.high}))
-
-    def suggest(self, trial: Suggests, name: str) -> float:
-        """A value for a trial."""
-        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-        return value if self.step is None else _clean(value)
-
-
-@dataclass(frozen=True)
-class Space:
-    """What a search chooses from.
-
-    Attributes:
-        parameters: Each hyper-parameter's distribution, in the file's order.
-        places: Where each stands, as ``file:line``.
-    """
-
-    parameters: Mapping[str, Choice | Interval]
-    places: Mapping[str, str]
-
-    @property
-    def size(self) -> float:
-        """How many combinations; infinity where a parameter has no end of values."""
-        return math.prod(each.size for each in self.parameters.values())
-
-    @property
-    def endless(self) -> str | None:
-        """A parameter with no end of values, where there is one."""
-        endless = (name for name, each in self.parameters.items() if each.size == math.inf)
-        return next(endless, None)
-
-    @property
-    def grid(self) -> dict[str, tuple[Value, ...]]:
-        """Every parameter's values; not for an endless space."""
-        return {name: each.values for name, each in self.parameters.items()}
-
-    def suggest(self, trial: Suggests) -> dict[str, Value]:
-        """A value of every parameter for a trial."""
-        return {name: each.suggest(trial, name) for name, each in self.parameters.items()}
 
 
 def with_values(settings: Settings, values: Mapping[str, Value]) -> Settings:
@@ -182,7 +74,7 @@ def read_space(path: Path, settings: Settings) -> Space:
 
 def _parse(path: Path) -> Space:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise ConfigError("no such params file", str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -260,24 +152,21 @@ def _parse_bounds(distribution: str, text: str, place: str) -> Interval:
     if low >= high:
         raise ConfigError("LOW must be below HIGH", place, expected=expected, found=repr(text))
     if distribution == "loguniform":
-        try:
-            return Interval(math.exp(low), math.exp(high), log=True)
-        except OverflowError:
+        # Beyond these a float is infinite, or zero.
+        if not -700 < low < high < 700:
             raise ConfigError(
                 "the bounds are logarithms", place, expected="e.g. -8,0", found=repr(text)
-            ) from None
+            )
+        return Interval(math.exp(low), math.exp(high), log=True)
     if not rest:
         return Interval(low, high)
     step = rest[0]
     if step <= 0:
         raise ConfigError("STEP must be above 0", place, expected=expected, found=repr(text))
+    if math.isinf(max(-low, high) / step):
+        raise ConfigError("STEP is too small", place, expected=expected, found=repr(text))
     # As hyperopt: multiples of the step, the bounds rounded to them.
-    return Interval(_clean(round(low / step) * step), _clean(round(high / step) * step), step)
-
-
-def _clean(multiple: float) -> float:
-    """Without what makes 3 * 0.1 not 0.3."""
-    return float(f"{multiple:.12g}")
+    return Interval(clean(round(low / step) * step), clean(round(high / step) * step), step)
 
 
 def _tried(settings: Settings, space: Space, name: str) -> Iterator[Value]:

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.errors import ConfigError
-from pipeline.bundle import CPU_RECOMMENDER, RECOMMENDER
+from model.files import CPU_RECOMMENDER, RECOMMENDER
 from pipeline.errors import BundleError
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]

@@ -111,8 +111,8 @@ class EvaluateSettings(Frozen):
     def _list(cls, topk: Any) -> Any:
         if isinstance(topk, int):
             return (topk,)
-        if isinstance(topk, str):
-            raise ValueError("must be a number or a list of numbers, such as [5, 10]")
+        if isinstance(topk, str | float):
+            raise ValueError("must be a whole number or a list of them, such as [5, 10]")
         return topk
 
     @field_validator("topk")

@@ -97,13 +97,6 @@ class Split:
         return change.cumsum(0, dtype=torch.int8)[:-1].bool()
 
 
-def spread(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Every position of B ranges, one range after the other: the range's number, the position."""
-    rows = torch.repeat_interleave(torch.arange(len(begins)), lengths)
-    shift = torch.repeat_interleave(begins - lengths.cumsum(0) + lengths, lengths)
-    return rows, shift + torch.arange(len(rows))
-
-
 def leave_one_out(histories: Histories) -> Split:
     """The last item of each user for the test, the one before for validation, as RecBole.
 

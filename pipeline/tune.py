@@ -20,8 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import FearecError, SearchError
 from pipeline.evaluate import Evaluated, evaluate
 from pipeline.nightly import run_stage
-from pipeline.params_file import Space, read_space, values_of, with_values
+from pipeline.params_file import read_space, values_of, with_values
 from pipeline.prepare import Prepared
+from pipeline.search_space import Space
 from pipeline.settings import Settings
 from pipeline.storage import told_in_one_line
 from pipeline.train import Trained
@@ -159,10 +160,13 @@ class _Search:
             progress(*_so_far(study, wanted))
         if lacking:
             workers = min(self.settings.tune.workers, lacking)
-            objective = partial(self._objective, workers=workers)
+            stops: list[Exception] = []
+            objective = partial(self._objective, workers=workers, stops=stops)
             study.optimize(
                 objective, lacking, n_jobs=workers, catch=(_FailedError,), callbacks=[ended]
             )
+            if stops:
+                raise stops[0]  # which Optuna may forget where there are several workers
         finished = sum(trial.state.is_finished() for trial in attempts(study))
         if finished < wanted:
             raise SearchError(
@@ -173,7 +177,7 @@ class _Search:
                 remedy="Run the same command to go on.",
             )
 
-    def _objective(self, trial: optuna.Trial, workers: int) -> float:
+    def _objective(self, trial: optuna.Trial, workers: int, stops: list[Exception]) -> float:
         try:
             settings = with_values(self.settings, self.space.suggest(trial))
             frozen = trial.study.get_trials(deepcopy=False)[trial.number]
@@ -183,7 +187,10 @@ class _Search:
             else:
                 threads = max(1, torch.get_num_threads() // workers)
                 judged = train_apart(run, self.out, trial, threads)
-        except (optuna.TrialPruned, OSError, SQLAlchemyError):
+        except optuna.TrialPruned:
+            raise
+        except (OSError, SQLAlchemyError) as error:
+            stops.append(error)
             raise  # a full disk is nothing that a trial is to blame for
         except Exception as error:
             told = (

@@ -13,7 +13,7 @@ from optuna import visualization
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from pipeline.durable import replace_text
-from pipeline.params_file import Space, Value
+from pipeline.search_space import Space, Value
 from pipeline.settings import Settings
 from pipeline.tune_study import EPOCH, ERROR, original_number
 

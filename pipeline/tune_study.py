@@ -12,9 +12,10 @@ from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
+from sqlalchemy import URL
 
 from pipeline.errors import ConfigError, ResumeError
-from pipeline.params_file import Space, Value
+from pipeline.search_space import Space, Value
 from pipeline.sections import TuneSettings
 from pipeline.settings import Settings
 
@@ -35,7 +36,7 @@ def trials_wanted(space: Space, tune: TuneSettings) -> int:
         ConfigError: an exhaustive search would have no end.
     """
     if tune.algo == "exhaustive" and space.size > _LARGEST_GRID:
-        where, found = str(tune.params_file), f"{space.size:,}"
+        where, found = str(tune.params_file), f"{space.size:,.6g}"
         if space.endless:
             where, found = space.places[space.endless], f"endlessly many, of {space.endless}"
         raise ConfigError(
@@ -55,9 +56,9 @@ def load_study(out: Path, settings: Settings) -> optuna.Study:
     if settings.tune.prune:
         # No sooner than a run that gets no better would be ended.
         pruner = optuna.pruners.MedianPruner(n_warmup_steps=settings.train.stopping_step)
-    storage = RDBStorage(
-        f"sqlite:///{out / STUDY_FILE}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}}
-    )
+    # Quoted, for in an address `?` and braces have a meaning.
+    address = URL.create("sqlite", database=str(out / STUDY_FILE)).render_as_string()
+    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
     return optuna.create_study(
         study_name="fearec",
         storage=storage,

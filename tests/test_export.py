@@ -24,6 +24,7 @@ from model.config import FEARecConfig
 from model.errors import ConfigError
 from model.export import export_both, export_encoder, export_recommender, trace_encoder
 from model.fearec import FEARec, Form
+from model.files import CODES, CPU_RECOMMENDER, RECOMMENDER
 from model.parity import near_ties
 
 V, L = 37, 11
@@ -408,7 +409,7 @@ def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
 ) -> None:
     monkeypatch.setattr(model.export, "TWO_PASS_FROM", NETWORK.config.n_items)
     model.export.export_both(NETWORK, tmp_path)
-    assert (tmp_path / model.export.CODES_FILE).stat().st_size % NETWORK.config.hidden_size == 0
+    assert (tmp_path / CODES).stat().st_size % NETWORK.config.hidden_size == 0
     item_seq, item_seq_len = sequences(each=2)
     feeds = {
         "item_seq": item_seq.numpy(),
@@ -419,7 +420,7 @@ def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
     }
     plain, fast = (
         session(tmp_path / name).run(["item_index", "score"], feeds)
-        for name in (model.export.RECOMMENDER_FILE, model.export.CPU_RECOMMENDER_FILE)
+        for name in (RECOMMENDER, CPU_RECOMMENDER)
     )
     np.testing.assert_allclose(fast[1], plain[1], rtol=1e-5, atol=1e-5)
     assert (fast[0] == plain[0]).mean() > 0.99  # rounding may swap what is tied to it

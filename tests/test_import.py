@@ -25,7 +25,14 @@ from typer.testing import CliRunner
 import pipeline.importing
 import pipeline.text_lines
 from flows.cli import app
-from pipeline.errors import ConfigError, FearecError, InputError, SchemaError, StorageError
+from pipeline.errors import (
+    BusyError,
+    ConfigError,
+    FearecError,
+    InputError,
+    SchemaError,
+    StorageError,
+)
 from pipeline.import_choices import Columns
 from pipeline.importing import BAD_LINES_FILE, Imported, import_logs
 from pipeline.ingest import ingest
@@ -342,6 +349,8 @@ def test_compressed_files(tmp_path: Path, out: Path):
         ("sequences", Columns(unit="s", header=False), "--timestamp-unit, --no-header"),
         ("recbole", Columns(delimiter=","), "--delimiter: not for the format recbole"),
         ("csv", Columns(delimiter='"'), "--delimiter: cannot stand"),
+        ("csv", Columns(delimiter=""), "--delimiter: cannot stand"),
+        ("csv", Columns("1", "1", "3", header=False, delimiter="\t"), "one column named twice"),
         ("csv", Columns("1", "2", header=False), "--no-header: without a header"),
     ],
 )
@@ -383,6 +392,20 @@ def test_nothing_is_left_of_an_import_that_failed(
     with pytest.raises(told):
         import_logs(file, out, "movielens", progress=fail)
     assert nothing_but(file)
+
+
+def test_two_imports_into_one_folder(file: Path, out: Path):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    refused = []
+
+    def second(doing: str, done: int, total: int) -> None:
+        if doing == "reading":
+            with pytest.raises(BusyError, match="another import") as caught:
+                import_logs(file, out, "movielens")
+            refused.append(caught.value.exit_code)
+
+    assert rows(import_logs(file, out, "movielens", progress=second)) == [(1, 2, NOON)]
+    assert refused == [1]
 
 
 def test_a_killed_import_leaves_no_logs_and_hinders_nobody(file: Path, out: Path):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from model.config import TrainingConfig
 from pipeline.errors import ConfigError
-from pipeline.params_file import Choice, Interval, Space, read_space, values_of, with_values
+from pipeline.params_file import read_space, values_of, with_values
+from pipeline.search_space import Choice, Interval, Space
 from pipeline.sections import ModelSettings
 from pipeline.settings import Settings
 
@@ -60,7 +61,7 @@ def test_the_file_of_recboles_documentation(tmp_path: Path) -> None:
 def test_fearecs_own_example_has_18_combinations(tmp_path: Path) -> None:
     space = read(
         tmp_path,
-        "# FEARec\n\nglobal_ratio choice [0.6,0.8,1.0]\n"
+        "\ufeff# FEARec\n\nglobal_ratio choice [0.6,0.8,1.0]\n"
         "topk_factor\tchoice  [1,3,5]   # delays\n   \nspatial_ratio choice [0.1,0.9]",
     )
     assert space.size == 18
@@ -149,8 +150,10 @@ def test_uniform_stays_within_its_bounds() -> None:
         ("learning_rate uniform 0.2,0.1", ["LOW must be below HIGH"]),
         ("learning_rate uniform -1,1", ["greater than 0", "-1"]),
         ("learning_rate loguniform 0,900", ["logarithms"]),
+        ("weight_decay loguniform -900,-2", ["logarithms"]),
         ("hidden_dropout_prob quniform 0.1,0.5", ["LOW,HIGH,STEP"]),
         ("hidden_dropout_prob quniform 0.1,0.5,0", ["STEP must be above 0"]),
+        ("weight_decay quniform 0,1e308,1e-300", ["STEP is too small"]),
         ("hidden_dropout_prob quniform 0.1,1.0,0.1", ["less than 1", "1.0"]),
         ("n_layers uniform 1,4", ["integer"]),
         ("hidden_size quniform 64,128,0.5", ["integer", "64.5"]),

@@ -22,10 +22,10 @@ from model.config import FEARecConfig
 from model.errors import ConfigError, ExportParityError
 from model.export import export_both, trace_encoder
 from model.fearec import FEARec
+from model.files import FLOAT16_RECOMMENDER, FLOAT16_TABLE, RECOMMENDER
 from model.precision import _delay_choice, to_float16, with_every_rounding
-from model.warm_start import ITEM_TABLE
 from pipeline import schema
-from pipeline.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
+from pipeline.bundle import Bundle
 from pipeline.float16_loss import measure_float16
 from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
 from pipeline.sections import ExportSettings, ModelSettings
@@ -33,7 +33,6 @@ from pipeline.settings import Settings
 
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
-TABLE = "items_fp16.bin"
 
 Array = npt.NDArray[Any]
 
@@ -118,8 +117,8 @@ def test_the_item_table_is_stored_once_in_half_the_bytes(exported: Path) -> None
     graph = onnx.load(exported / FLOAT16_RECOMMENDER, load_external_data=False).graph
     (table,) = (each for each in graph.initializer if each.external_data)
     assert list(table.dims) == [V, D]
-    assert {entry.key: entry.value for entry in table.external_data}["location"] == TABLE
-    stored = np.fromfile(exported / TABLE, np.float16).reshape(V, D)
+    assert {entry.key: entry.value for entry in table.external_data}["location"] == FLOAT16_TABLE
+    stored = np.fromfile(exported / FLOAT16_TABLE, np.float16).reshape(V, D)
     whole = np.fromfile(exported / "items.bin", np.float32).reshape(V, D)
     np.testing.assert_array_equal(stored, whole.astype(np.float16))
     # Nothing of the float32 weights is left beside their float16 forms.
@@ -145,7 +144,7 @@ def test_delays_are_chosen_in_float32_and_the_rest_is_float16(exported: Path) ->
 @pytest.mark.usefixtures("traced")
 def test_the_same_weights_give_the_same_bytes_anywhere(exported: Path, tmp_path: Path) -> None:
     export_both(network(), tmp_path, fp16=True)
-    for name in (FLOAT16_RECOMMENDER, TABLE):
+    for name in (FLOAT16_RECOMMENDER, FLOAT16_TABLE):
         content = (tmp_path / name).read_bytes()
         assert content == (exported / name).read_bytes()
         assert str(Path(model.export.__file__).parent).encode() not in content
@@ -347,7 +346,7 @@ def test_a_recommender_of_something_else_is_refused(
 ) -> None:
     for path in exported.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    np.random.default_rng(0).normal(size=(V, D)).astype(np.float16).tofile(tmp_path / TABLE)
+    np.random.default_rng(0).normal(size=(V, D)).astype(np.float16).tofile(tmp_path / FLOAT16_TABLE)
     with pytest.raises(ExportParityError, match="differs from the float32 one"):
         measure_float16(settings(), prepared, tmp_path)
 
@@ -376,7 +375,3 @@ def test_a_bundle_with_float16_gives_its_path(
     described = bundle.description.model_copy(update={"files": files})
     found = replace(bundle, description=described).float16_recommender
     assert found == bundle.path / "recommender_fp16.onnx"
-
-
-def test_the_item_tables_float16_name_is_its_own() -> None:
-    assert model.export.float16_name(ITEM_TABLE) != ITEM_TABLE

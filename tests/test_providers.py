@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
@@ -18,14 +20,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from model.errors import ConfigError
+from model.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from pipeline import providers, recommender
-from pipeline.bundle import (
-    DESCRIPTION,
-    FLOAT16_RECOMMENDER,
-    RECOMMENDER,
-    Bundle,
-    publish_bundle,
-)
+from pipeline.bundle import DESCRIPTION, Bundle, publish_bundle
 from pipeline.devices import Devices, MakeScorer
 from pipeline.eligibility import eligible_items
 from pipeline.errors import BundleError, PublishError, ResumeError
@@ -386,6 +383,33 @@ def test_an_error_in_a_process_is_told_as_itself(
         make = partial(open_scorer, bundle, settings, eligibility, None)
         with pytest.raises(error, match=told):
             ranked(make)
+
+
+WAITING = """
+import time
+import numpy as np
+import pyarrow as pa
+from pipeline.devices import Devices
+from pipeline.histories import Histories
+
+def make(device):
+    print("begun", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    part = Histories(pa.array(["u"]), np.array([1]), np.array([0, 1]))
+    list(Devices(make, 1, 1).ranked([part], print))
+"""
+
+
+def test_a_killed_run_leaves_no_process_on_a_device(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    command = [sys.executable, str(tmp_path / "waiting.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        parent.kill()
+        parent.communicate(timeout=30)  # ends when nobody holds the other end of the pipe
 
 
 def test_a_process_that_dies_is_told() -> None:

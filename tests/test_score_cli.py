@@ -140,6 +140,8 @@ def test_files_of_ids_and_resuming_reach_the_run(
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--allow", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
         (["--resume", "--overwrite"], "contradict"),
+        (["--output", ""], "found an empty path"),
+        (["--model", ""], "found an empty path"),
         (["--output", "s3:///x"], "s3:///x: not a folder's URI"),
         (["--output", "ftp://x/y"], "ftp://x/y: not a folder's URI"),
     ],
@@ -160,6 +162,7 @@ def test_bad_inputs_and_bundles_are_told_in_one_line(tiny_bundle: Bundle, tmp_pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
     for source, model, message in (
+        ("", good, "an empty path"),
         (nowhere, good, "nowhere"),
         (str(tmp_path / "empty"), good, "no Parquet files"),
         (str(tmp_path / "bad.parquet"), good, "bad.parquet"),

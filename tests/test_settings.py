@@ -117,7 +117,7 @@ def test_unknown_names_are_refused_in_all_three(
         ("no-equals-sign", "section.key=value"),
         ("model=x", "settings.model"),
         ("train=3", "settings.train"),
-        ("evaluate.topk=5 and 10", r"evaluate.topk: must be a number or a list .*\[5, 10\]"),
+        ("evaluate.topk=5 and 10", r"evaluate.topk: must be a whole number or a list .*\[5, 10\]"),
     ],
 )
 def test_impossible_values_are_one_line(override: str, message: str) -> None:

@@ -28,11 +28,13 @@ from model.warm_start import load_network
 from pipeline import tune as search
 from pipeline import tune_trial
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
+from pipeline.params_file import read_space
 from pipeline.prepare import Prepared
 from pipeline.sequences import read_histories
 from pipeline.settings import Settings, load_settings
 from pipeline.splits import held_out
 from pipeline.tune import Tuned, tune
+from pipeline.tune_study import fill_queue
 
 DAY = date(2026, 7, 1)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -223,6 +225,7 @@ def test_a_killed_search_goes_on_where_it_was(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = ("train.epochs=3",)
+    (config.parent / "hyper.test").write_text(GRID.replace("[1,2,3]", "[1,2]"))
     command = [sys.executable, "-c", KILL, str(config), *three]
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
@@ -239,12 +242,12 @@ def test_a_killed_search_goes_on_where_it_was(
     )
     tuned = run(config, *three)
     # Two were finished; the third goes on from its last checkpoint, after the first epoch.
-    assert len(trained) == 4
-    assert sorted(epochs) == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert len(trained) == 2
+    assert sorted(epochs) == [1, 2, 2, 3, 3]
     assert sorted((row["learning_rate"], row["topk_factor"]) for row in rows(tuned)) == sorted(
-        product([0.001, 0.03], [1, 2, 3])
+        product([0.001, 0.03], [1, 2])
     )
-    assert [row["number"] for row in rows(tuned)] == list(range(6))
+    assert [row["number"] for row in rows(tuned)] == list(range(4))
     whole = run(config, *three, f"tune.out={config.parent}/whole")
     assert [row["ndcg_at_10"] for row in rows(whole)] == [row["ndcg_at_10"] for row in rows(tuned)]
     assert replace(tuned, trials=whole.trials, plots=whole.plots, settings=whole.settings) == whole
@@ -295,7 +298,11 @@ def test_a_hopeless_trial_is_pruned(config: Path, monkeypatch: pytest.MonkeyPatc
 
     def worse_and_worse(run: tune_trial.Run, on_epoch: Any) -> Any:
         order.append(run.settings.train.seed)
-        return real(run, lambda epoch, ndcg: on_epoch(epoch, ndcg / len(order)))
+        if len(order) == 1:  # the best, whose weights are needed
+            return real(run, on_epoch)
+        for epoch in range(1, 5):
+            on_epoch(epoch, 1e-3 / len(order))
+        return tune_trial.Judged(4, 1e-3 / len(order))
 
     monkeypatch.setattr(search, "train_here", worse_and_worse)
     settings = ("train.epochs=4", "train.stopping_step=2")
@@ -313,6 +320,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = search.train_here
+    (config.parent / "hyper.test").write_text("topk_factor choice [1,2]\n")
 
     def failing(run: tune_trial.Run, on_epoch: Any) -> Any:
         if run.settings.model.config(9).topk_factor == 2:
@@ -321,13 +329,11 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(
 
     monkeypatch.setattr(search, "train_here", failing)
     tuned = run(config)
-    assert (tuned.n_complete, tuned.n_failed) == (4, 2)
-    failed = [row for row in rows(tuned) if row["state"] == "failed"]
-    assert {row["topk_factor"] for row in failed} == {2}
-    assert {row["error"] for row in failed} == {
-        "RuntimeError: DefaultCPUAllocator: can't allocate memory"
-    }
-    assert all(row["ndcg_at_10"] is None for row in failed)
+    assert (tuned.n_complete, tuned.n_failed) == (1, 1)
+    (failed,) = (row for row in rows(tuned) if row["state"] == "failed")
+    assert failed["topk_factor"] == 2
+    assert failed["error"] == "RuntimeError: DefaultCPUAllocator: can't allocate memory"
+    assert failed["ndcg_at_10"] is None
     monkeypatch.setattr(search, "train_here", real)
     assert run(config) == tuned  # failed is finished
 
@@ -342,6 +348,7 @@ def test_a_search_without_any_completed_trial_is_an_error(config: Path) -> None:
 
 def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = search.train_here, []
+    (config.parent / "hyper.test").write_text("topk_factor choice [1,2,3]\n")
 
     def full(run: tune_trial.Run, on_epoch: Any) -> Any:
         calls.append(run.folder.name)
@@ -353,8 +360,8 @@ def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.Monkey
     with pytest.raises(search.FearecError, match="No space left"):
         run(config)
     tuned = run(config)
-    assert tuned.n_complete == 6
-    assert sorted(calls) == sorted([*(f"{number:05d}" for number in range(6)), "00001"])
+    assert tuned.n_complete == 3
+    assert sorted(calls) == ["00000", "00001", "00001", "00002"]
 
 
 @pytest.mark.parametrize("algo", ["random", "tpe"])
@@ -376,9 +383,12 @@ def test_a_sampled_search_has_as_many_trials_as_asked_for(config: Path, algo: st
 
 
 def test_a_random_search_of_few_combinations_repeats_none(config: Path) -> None:
-    tuned = run(config, "tune.algo=random", "train.epochs=1")
-    combinations = [(row["learning_rate"], row["topk_factor"]) for row in rows(tuned)]
-    assert len(combinations) == len(set(combinations)) == 6
+    settings = load_settings(config, ["tune.algo=random"])
+    space = read_space(settings.tune.params_file, settings)
+    study = optuna.create_study()
+    assert fill_queue(study, space, settings, 6) == 6
+    queued = [tuple(trial.system_attrs["fixed_params"].values()) for trial in study.trials]
+    assert sorted(queued) == sorted(product([0.001, 0.03], [1, 2, 3]))
 
 
 def test_two_workers_share_the_search(config: Path) -> None:
@@ -510,7 +520,7 @@ def test_users_too_short_to_validate_on_are_told_before_any_trial(
 def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
     space = tmp_path / "other.test"
     space.write_text("topk_factor choice [1,2]\nlearning_rate choice [0.001,1e38]\n")
-    out = tmp_path / "elsewhere"
+    out = tmp_path / "else where? {x} 50%25 #é"
     flags = ["--params-file", str(space), "--max-evals", "4", "--algo", "random", "--workers", "1"]
     arguments = ["tune", "--config", str(config), "--date", str(DAY), "--out", str(out), *flags]
     done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200"})

@@ -28,8 +28,9 @@ from machine import describe
 
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export import FLOAT16_RECOMMENDER_FILE, RECOMMENDER_FILE, export_both
+from model.export import export_both
 from model.fearec import FEARec
+from model.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from pipeline.histories import Batch
 from pipeline.recommender import load_recommender
 
@@ -67,7 +68,7 @@ def first(batch: Batch, users: int) -> Batch:
 
 def ours(folder: Path, device: str, n_items: int, top_k: int, users: int) -> Iterator[Side]:
     bias = np.zeros(n_items, np.float32)
-    graphs = {"fp32": RECOMMENDER_FILE, "fp16": FLOAT16_RECOMMENDER_FILE}
+    graphs = {"fp32": RECOMMENDER, "fp16": FLOAT16_RECOMMENDER}
     for provider in ("cuda", "tensorrt") if device == "cuda" else ("cpu",):
         for precision, name in graphs.items():
             try:
