@@ -16,11 +16,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from pipeline.errors import BusyError, ConfigError, InputError, StorageError
+from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.import_choices import Columns, Format
 from pipeline.import_formats import Reading, reading
+from pipeline.locks import alone
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.scratch import number, scratch_database
 from pipeline.text_lines import first_line, line_blocks
@@ -150,18 +150,15 @@ def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
     out = out.absolute()
     folder = out.with_name(f".{out.name}.importing")
     parts = folder / "scratch", folder / "logs"
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-        yield parts
-    except Timeout:
-        raise BusyError(
-            "another import is at work on this", str(out), remedy="Wait for it to end."
-        ) from None
+        with alone(folder / ".lock", "another import is at work on this", out):
+            try:
+                for part in parts:
+                    shutil.rmtree(part, ignore_errors=True)
+                    part.mkdir()
+                yield parts
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(
             "cannot be written",
@@ -169,10 +166,6 @@ def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
             found=getattr(error, "strerror", None) or str(error).splitlines()[0],
             remedy="Make room or see to the permissions.",
         ) from error
-    finally:
-        if lock.is_locked:  # or it is another's
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
 
 
 def _read(path: Path, plan: Reading, progress: Progress, db: duckdb.DuckDBPyConnection) -> None:

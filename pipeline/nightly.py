@@ -8,8 +8,8 @@ running it again.
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import takewhile
@@ -18,10 +18,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from pipeline.bundle_copies import opened_bundle
-from pipeline.errors import BusyError, ConfigError
+from pipeline.errors import ConfigError
+from pipeline.locks import alone
 from pipeline.logs import list_log_files
 from pipeline.publish import refuse_other_layout
 from pipeline.records import Record, fingerprint, night_folder, read_record, write_record
@@ -174,24 +173,10 @@ def _refuse_absent(settings: Settings) -> None:
     models(settings).names()  # Arrow gives up in seconds, delta-rs in minutes
 
 
-@contextmanager
-def _alone(settings: Settings, run_date: date) -> Iterator[None]:
-    """Hold the night's lock, which the system frees whatever way this process ends."""
+def _alone(settings: Settings, run_date: date) -> AbstractContextManager[None]:
+    """Hold the night's lock."""
     folder = night_folder(settings, run_date)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BusyError(
-            "another run is at work on this night",
-            str(folder),
-            remedy="Wait for it to end, then run this again.",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return alone(folder / ".lock", "another run is at work on this night", folder)
 
 
 def _done_before(

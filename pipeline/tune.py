@@ -26,7 +26,7 @@ from pipeline.search_space import Space
 from pipeline.settings import Settings
 from pipeline.storage import told_in_one_line
 from pipeline.train import Trained
-from pipeline.tune_folder import DATA, RUNS, alone, clear, quiet_optuna, refuse_foreign
+from pipeline.tune_folder import DATA, RUNS, alone_on, clear, quiet_optuna, refuse_foreign
 from pipeline.tune_report import parameters_of, write_plots, write_settings, write_trials
 from pipeline.tune_study import (
     EPOCH,
@@ -116,7 +116,7 @@ def tune(
         refuse_foreign(tune.out)
         run_stage(settings, run_date, "ingest")
         prepared: Prepared = run_stage(settings, run_date, "prepare").result
-        with alone(tune.out), quiet_optuna(tune.out):
+        with alone_on(tune.out), quiet_optuna(tune.out):
             if overwrite:
                 clear(tune.out)
             study = load_study(tune.out, settings)

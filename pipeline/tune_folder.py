@@ -2,15 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import BusyError, ConfigError, StorageError
+from pipeline.errors import ConfigError, StorageError
+from pipeline.locks import alone
 from pipeline.tune_report import BEST_FILE, PLOTS_FILE, TRIALS_FILE
 from pipeline.tune_study import STUDY_FILE
 
@@ -51,27 +51,13 @@ def clear(out: Path) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold the search's lock, which the system frees whatever way this process ends.
+def alone_on(out: Path) -> AbstractContextManager[None]:
+    """Hold the search's lock.
 
     Raises:
         BusyError: another process holds it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BusyError(
-            "another process is at work on this search",
-            str(out),
-            remedy="Wait for it to end, then run this again.",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return alone(out / _LOCK, "another process is at work on this search", out)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The Optuna study of a search: what it is of, its queue of trials, and how it goes on."""
 
 import math
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def trials_wanted(space: Space, tune: TuneSettings) -> int:
     return int(min(tune.max_evals or default, space.size))
 
 
+class _Storage(RDBStorage):
+    taking = threading.Lock()
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """One worker at a time: SQLite locks no row, and two would take the same trial."""
+        with self.taking:
+            return super().set_trial_state_values(trial_id, state, values)
+
+
 def load_study(out: Path, settings: Settings) -> optuna.Study:
     """The study in a search's folder, begun if there is none."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -58,7 +70,7 @@ def load_study(out: Path, settings: Settings) -> optuna.Study:
         pruner = optuna.pruners.MedianPruner(n_warmup_steps=settings.train.stopping_step)
     # Quoted, for in an address `?` and braces have a meaning.
     address = URL.create("sqlite", database=str(out / STUDY_FILE)).render_as_string()
-    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
+    storage = _Storage(address, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
     return optuna.create_study(
         study_name="fearec",
         storage=storage,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +35,7 @@ from pipeline.sequences import read_histories
 from pipeline.settings import Settings, load_settings
 from pipeline.splits import held_out
 from pipeline.tune import Tuned, tune
-from pipeline.tune_study import fill_queue
+from pipeline.tune_study import fill_queue, load_study
 
 DAY = date(2026, 7, 1)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -364,6 +365,17 @@ def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.Monkey
     assert sorted(calls) == ["00000", "00001", "00001", "00002"]
 
 
+def test_several_workers_tell_of_a_full_disk_too(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(search, "train_apart", full)
+    with pytest.raises(search.FearecError, match="No space left"):
+        run(config, "tune.workers=2", "tune.max_evals=2")
+
+
 @pytest.mark.parametrize("algo", ["random", "tpe"])
 def test_a_sampled_search_has_as_many_trials_as_asked_for(config: Path, algo: str) -> None:
     (config.parent / "hyper.test").write_text(
@@ -389,6 +401,17 @@ def test_a_random_search_of_few_combinations_repeats_none(config: Path) -> None:
     assert fill_queue(study, space, settings, 6) == 6
     queued = [tuple(trial.system_attrs["fixed_params"].values()) for trial in study.trials]
     assert sorted(queued) == sorted(product([0.001, 0.03], [1, 2, 3]))
+
+
+def test_no_two_workers_take_the_same_trial(config: Path) -> None:
+    out = config.parent / "tune"
+    out.mkdir()
+    study = load_study(out, load_settings(config))
+    for _ in range(60):
+        study.enqueue_trial({})
+    with ThreadPoolExecutor(6) as workers:
+        taken = list(workers.map(lambda _: study.ask().number, range(60)))
+    assert sorted(taken) == list(range(60))
 
 
 def test_two_workers_share_the_search(config: Path) -> None:
