@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -509,7 +510,7 @@ def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
         return "figures"
 
     monkeypatch.setattr("pipeline.evaluate_bundle.evaluate_bundle", measure)
-    monkeypatch.setattr("pipeline.nightly.Bundle.load", lambda path: path)
+    monkeypatch.setattr("pipeline.nightly.opened_bundle", nullcontext)
     with pytest.raises(ConfigError, match=r"evaluate needs ingest.*fearec ingest"):
         evaluate_bundle_of(settings, DAY, Path("champion"))
     run_stage(settings, DAY, "ingest")

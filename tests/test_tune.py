@@ -490,7 +490,7 @@ def test_a_search_at_work_is_left_alone(config: Path, monkeypatch: pytest.Monkey
         run(config)
     monkeypatch.undo()
     with (
-        search.alone(config.parent / "tune"),
+        search.alone_on(config.parent / "tune"),
         pytest.raises(BusyError, match="another process is at work on this search"),
     ):
         run(config)
