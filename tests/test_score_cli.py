@@ -225,8 +225,9 @@ def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
     source = tmp_path / "sequences.parquet"
     pq.write_table(pa.table({"user_id": users, "item_ids": items}), source)
     slow = (
-        "import time, pipeline.scorer as s; from pipeline.parts import Output; write = Output.write;"
-        "Output.write = lambda *part: (time.sleep(0.05), write(*part)); s.PART_USERS = 512;"
+        "import time, pipeline.scorer as s; from pipeline.parts import Output\n"
+        "write = Output.write\n"
+        "Output.write = lambda *part: (time.sleep(0.05), write(*part)); s.PART_USERS = 512\n"
         "from pipeline.score_cli import app; app()"
     )
     command = [sys.executable, "-c", slow, str(source), "--model", str(tiny_bundle.path)]
