@@ -8,6 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TaskProgressColumn,
@@ -23,19 +24,7 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
     Yields:
         What `pipeline.score.score` takes as `progress`.
     """
-    console = Console()
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as bar:
         task = bar.add_task("reading", total=None, rate="")
 
         def progress(done: int, total: int | None) -> None:
@@ -53,18 +42,7 @@ def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
     Yields:
         What `pipeline.importing.import_logs` takes as `progress`.
     """
-    console = Console()
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with _bar(TaskProgressColumn()) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(doing: str, done: int, total: int) -> None:
@@ -73,3 +51,17 @@ def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[doing], completed=done, total=total)
 
         yield progress
+
+
+def _bar(*figures: ProgressColumn) -> Progress:
+    console = Console()
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *figures,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,5 +1,6 @@
 """What the tests of scoring start from: small logs, and the answers by brute force."""
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,21 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> Non
         original(*args, **kwargs)
 
     monkeypatch.setattr(Output, when, stop)
+
+
+def kill_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, changes: Iterable[tuple[type, str]]
+) -> None:
+    """Stop a run after so many changes to its folder, counted over all these methods."""
+    left = iter(range(step))
+
+    def counted(original: Callable[..., None]) -> Callable[..., None]:
+        def change(*args: Any) -> None:
+            if next(left, None) is None:
+                raise Killed
+            original(*args)
+
+        return change
+
+    for owner, name in changes:
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))

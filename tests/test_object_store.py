@@ -21,6 +21,7 @@ from scoring_cases import (
     Killed,
     events,
     kill_after,
+    kill_at,
     random_histories,
     rows,
     run,
@@ -52,6 +53,8 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
+
+CHANGES = ((StoreFolder, "upload"), (Folder, "remove"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +192,7 @@ def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
         run(source, tiny_bundle, out)
         store(out).put_text("part-00000.parquet", "")
         with pytest.MonkeyPatch.context() as monkeypatch:
-            kill_at(monkeypatch, step)
+            kill_at(monkeypatch, step, CHANGES)
             with pytest.raises(Killed):
                 run(source, tiny_bundle, out, **settings, **{flag: True})
         assert json.loads(store(out).read("_manifest.json"))["complete"] is False
@@ -198,21 +201,6 @@ def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
 
         assert rows(out) == rows(tmp_path / "whole")
         assert len(store(out).names()) == 6
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    left = iter(range(step))
-
-    def counted(original: Callable[..., None]) -> Callable[..., None]:
-        def change(*args: Any) -> None:
-            if next(left, None) is None:
-                raise Killed
-            original(*args)
-
-        return change
-
-    monkeypatch.setattr(StoreFolder, "upload", counted(StoreFolder.upload))
-    monkeypatch.setattr(Folder, "remove", counted(Folder.remove))
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -385,7 +373,7 @@ def test_a_bundle_is_one_only_when_all_of_it_is_there(
     folder = store(f"{bucket}/models/tiny")
     for uploads in range(len(tiny_bundle.description.files) + 1):
         with pytest.MonkeyPatch.context() as monkeypatch:
-            kill_at(monkeypatch, uploads)
+            kill_at(monkeypatch, uploads, CHANGES)
             with pytest.raises(Killed):
                 upload_bundle(tiny_bundle, folder)
         with pytest.raises(BundleError, match="not a bundle"), opened_bundle(folder.where):

@@ -14,6 +14,7 @@ from scoring_cases import (
     Killed,
     events,
     kill_after,
+    kill_at,
     random_histories,
     rows,
     run,
@@ -27,26 +28,12 @@ from pipeline.bundle import Bundle
 from pipeline.errors import InputError, PublishError, ResumeError
 from pipeline.folders import Folder, LocalFolder
 
+CHANGES = ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove"))
+
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "PART_USERS", 16)
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Stop a run after so many changes to its folder."""
-    left = iter(range(step))
-
-    def counted(original: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: Any) -> None:
-            if next(left, None) is None:
-                raise Killed
-            original(*args)
-
-        return call
-
-    for owner, name in ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove")):
-        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -144,7 +131,7 @@ def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
         run(path, tiny_bundle, out)
         (out / "part-00000.parquet").write_bytes(b"")
         with pytest.MonkeyPatch.context() as monkeypatch:
-            kill_at(monkeypatch, step)
+            kill_at(monkeypatch, step, CHANGES)
             with pytest.raises(Killed):
                 run(path, tiny_bundle, out, **settings, **{flag: True})
         manifest = json.loads((out / "_manifest.json").read_text())
