@@ -61,7 +61,7 @@ class StorageError(FearecError):
 
 
 class BusyError(FearecError):
-    """Another run is at work on the same night."""
+    """Another process is at work on the same night, search or folder."""
 
 
 def reason(error: Exception) -> str:

@@ -18,8 +18,11 @@ import pyarrow.fs as pafs
 
 from pipeline.durable import fsync, replace_text
 from pipeline.errors import ConfigError, StorageError, reason
+from pipeline.locks import alone
 
-SCRATCH = ".spill"  # what a killed run may leave in a folder on a disk
+# What a killed run may leave in a folder on a disk.
+SCRATCH = ".spill"
+LOCK = ".lock"
 
 _LOCAL = pafs.LocalFileSystem()
 
@@ -104,16 +107,23 @@ class LocalFolder(Folder):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Folder`; in the folder itself, on its disk. An empty folder goes with it."""
-        scratch = Path(self.path(SCRATCH))
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-        finally:
+        """See `Folder`; in the folder itself, locked meanwhile. An empty folder goes with it.
+
+        Raises:
+            BusyError: another process is at it.
+        """
+        root = Path(self.root)
+        scratch, lock = root / SCRATCH, root / LOCK
+        with alone(lock, "another run writes here", Path(self.where)):
             shutil.rmtree(scratch, ignore_errors=True)
-            if not any(scratch.parent.iterdir()):
-                scratch.parent.rmdir()
+            scratch.mkdir()
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+                lock.unlink(missing_ok=True)  # a lock held; filelock takes none that is gone
+                if not any(root.iterdir()):
+                    root.rmdir()
 
 
 class StoreFolder(Folder):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from model.errors import ConfigError
 from pipeline.durable import fsync, hidden
 from pipeline.errors import PublishError, ResumeError, reason
-from pipeline.folders import SCRATCH, Folder, storage_errors
+from pipeline.folders import LOCK, SCRATCH, Folder, storage_errors
 from pipeline.manifest import (
     MANIFEST,
     Binding,
@@ -30,7 +30,7 @@ from pipeline.manifest import (
 )
 from pipeline.schema import ITEM_ID, SCORE
 
-_UNFINISHED = {SCRATCH, hidden(MANIFEST)}
+_UNFINISHED = {LOCK, SCRATCH, hidden(MANIFEST)}
 
 
 class Output:
@@ -59,6 +59,10 @@ class Output:
         """Make room for temporary files, in the local folder that this yields.
 
         A run that fails before its first part leaves everything as it was.
+
+        Raises:
+            BusyError: another process writes to the folder, on a disk; a store tells nobody.
+            PublishError: there is no room.
         """
         with ExitStack() as stack:
             with self._told(SCRATCH):

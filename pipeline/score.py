@@ -118,6 +118,7 @@ def score(
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
         BundleError: the graph cannot be loaded, or computes what is no number.
+        BusyError: another run writes to the output.
         PublishError: the output cannot be written.
         StorageError: the output cannot be looked at.
     """

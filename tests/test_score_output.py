@@ -25,7 +25,7 @@ from scoring_cases import (
 from model.errors import ConfigError
 from pipeline import scorer
 from pipeline.bundle import Bundle
-from pipeline.errors import InputError, PublishError, ResumeError
+from pipeline.errors import BusyError, InputError, PublishError, ResumeError
 from pipeline.folders import Folder, LocalFolder
 
 CHANGES = ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove"))
@@ -141,6 +141,28 @@ def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
 
         assert rows(out) == rows(tmp_path / "whole")
         assert len(list(out.iterdir())) == 6
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_two_runs_do_not_write_to_one_folder(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(70))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(path, tiny_bundle, whole)
+    refused = []
+
+    def meanwhile(done: int, total: int | None) -> None:
+        with pytest.raises(BusyError, match="another run writes here"):
+            run(path, tiny_bundle, out, **{flag: True})
+        refused.append(done)
+
+    run(path, tiny_bundle, out, progress=meanwhile)
+
+    assert refused
+    assert rows(out) == rows(whole)
+    assert {file.name for file in out.iterdir()} == {file.name for file in whole.iterdir()}
 
 
 def test_a_run_is_not_resumed_with_another_bundle_input_or_settings(
