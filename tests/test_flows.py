@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+import yaml
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
@@ -30,6 +31,7 @@ from pipeline.stages import STAGES
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 USERS, ITEMS, EVENTS = 40, 15, 8
 NAMES = list(cli.STAGES)
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,31 @@ def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
     assert err.startswith("error: ")
     assert f"fearec ingest --date {NEXT}" in err
     assert err.count("\n") == 1
+
+
+def test_the_deployed_schedule_makes_runs(prefect: None) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    from flows.nightly import nightly
+
+    deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
+    schedules = [
+        DeploymentScheduleCreate(schedule=CronSchedule(**schedule))
+        for schedule in deployment["schedules"]
+    ]
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(nightly)
+        deployed = client.create_deployment(flow_id, deployment["name"], schedules=schedules)
+        # What the server's scheduler does every minute, asked for here.
+        client.request(
+            "POST", "/deployments/{id}/schedule", path_params={"id": deployed}, json={"min_runs": 2}
+        ).raise_for_status()
+        runs = client.read_flow_runs()
+    due = [run.expected_start_time for run in runs if run.deployment_id == deployed]
+    assert len(due) >= 2
+    assert {(time.hour, time.minute) for time in due} == {(2, 0)}
 
 
 def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Path) -> None:
