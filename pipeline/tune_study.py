@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -13,7 +14,6 @@ from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
-from sqlalchemy import URL
 
 from pipeline.errors import ConfigError, ResumeError
 from pipeline.search_space import Space, Value
@@ -69,7 +69,7 @@ def load_study(out: Path, settings: Settings) -> optuna.Study:
         # No sooner than a run that gets no better would be ended.
         pruner = optuna.pruners.MedianPruner(n_warmup_steps=settings.train.stopping_step)
     # Quoted, for in an address `?` and braces have a meaning.
-    address = URL.create("sqlite", database=str(out / STUDY_FILE)).render_as_string()
+    address = f"sqlite:///file:{quote(str(out / STUDY_FILE))}?uri=true"
     storage = _Storage(address, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
     return optuna.create_study(
         study_name="fearec",
