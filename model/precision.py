@@ -54,6 +54,8 @@ def to_float16(model: onnx.ModelProto) -> None:
                 nodes.append(helper.make_node("Cast", [node.output[i]], [name], to=FLOAT))
             else:
                 kinds[name] = FLOAT16
+    for value in graph.value_info:
+        value.type.tensor_type.elem_type = kinds[value.name]
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}

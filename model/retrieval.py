@@ -41,6 +41,8 @@ def add_retrieval(model: onnx.ModelProto, n_items: int, codes: Codes | None = No
             helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
         ]
     )
+    # Its shape stays known, so that ONNX Runtime writes over the scores instead of copying them.
+    graph.value_info.extend(graph.output)
     del graph.output[:]
     graph.output.extend(
         [

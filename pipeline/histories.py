@@ -195,7 +195,11 @@ def _distinct(histories: Histories) -> tuple[Integers, Integers, Integers]:
     """The distinct items of each user: flat items, ends (N,), counts (N,)."""
     span = int(histories.items.max(initial=0)) + 1
     user = np.repeat(np.arange(len(histories)), histories.lengths)
-    user, items = np.divmod(np.unique(user * span + histories.items), span)
+    # One sort of both together; it leaves every user's events where they are, in `user` too.
+    both = np.sort(user * span + histories.items)
+    first = np.diff(both, prepend=-1) > 0
+    user = user[first]
+    items = both[first] - user * span
     counts = np.bincount(user, minlength=len(histories))
     return items, np.cumsum(counts), counts
 

@@ -10,11 +10,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 @contextmanager
@@ -24,13 +26,11 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
     Yields:
         What `pipeline.score.score` takes as `progress`.
     """
-    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as bar:
-        task = bar.add_task("reading", total=None, rate="")
+    with _bar(MofNCompleteColumn(), UserRateColumn()) as bar:
+        task = bar.add_task("reading", total=None)
 
         def progress(done: int, total: int | None) -> None:
-            speed = bar.tasks[0].speed
-            rate = f"{speed:,.0f} users/s" if speed else ""
-            bar.update(task, description="scoring", completed=done, total=total, rate=rate)
+            bar.update(task, description="scoring", completed=done, total=total)
 
         yield progress
 
@@ -51,6 +51,14 @@ def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[doing], completed=done, total=total)
 
         yield progress
+
+
+class UserRateColumn(ProgressColumn):
+    """Users a second, worked out when it is drawn."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
 
 
 def _bar(*figures: ProgressColumn) -> Progress:

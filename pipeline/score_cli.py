@@ -3,6 +3,7 @@
 Nothing heavy is imported before the command runs, so that ``--help`` answers at once.
 """
 
+import gc
 import json
 from datetime import date
 from pathlib import Path
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from pipeline.score import ScoreResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def command() -> None:
+    """`fearec-score`, as a process of its own."""
+    # What is loaded by now stays to the end: the collector need not go over it again and again.
+    gc.freeze()
+    app()
 
 
 @app.command()
