@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.row_rules import run_end
 from pipeline.schema import PAD
 
@@ -49,6 +50,20 @@ class Wanted:
     time_zone: str
     users: pa.Array | None
     active_within_days: int | None
+
+    def refuse_absent(self, absent: int, where: str) -> None:
+        """Refuse a list of users of whom so many have no row in the input.
+
+        Raises:
+            InputError: that is all of them: the list is another input's.
+        """
+        if self.users is not None and absent == len(self.users):
+            raise InputError(
+                "none of the users asked for is in the input",
+                where,
+                found=f"{absent} others",
+                remedy="Give the list of ids that belongs to it.",
+            )
 
     @property
     def end(self) -> datetime:

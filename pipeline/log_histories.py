@@ -45,7 +45,7 @@ def log_histories(
         skip_bad_files: Do without files that turn out to be unreadable.
 
     Raises:
-        InputError: a file cannot be read, or no file has a good row.
+        InputError: a file cannot be read, or no file has a good row, or one of a wanted user.
     """
     files = list(files)
     while True:
@@ -102,6 +102,7 @@ def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, wh
         tally.absent_users = number(
             base, f"SELECT count(*) FROM wanted_users ANTI JOIN events USING ({USER_ID})"
         )
+        wanted.refuse_absent(tally.absent_users, where)
     elif not good:
         raise InputError(
             "no usable row in the logs",

@@ -46,13 +46,27 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
     item = _column_type(columns, logs.item_id, ITEM_ID, ids, where)
     times = "timestamps, or integers or floats since the epoch"
     kind = _column_type(columns, logs.timestamp, TIMESTAMP, times, where)
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if not (number or pa.types.is_timestamp(kind)):
+    if not is_time_type(kind):
         raise _wrong_type(where, logs.timestamp, times, kind)
     return IdTypes(
         _plain_id_type(user, logs.user_id, ids, where),
         _plain_id_type(item, logs.item_id, ids, where),
     )
+
+
+def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type of `IdTypes` that holds ids of this one, if there is one."""
+    if not is_id_type(kind) or pa.types.is_uint64(kind):
+        return None
+    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not know
+        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
+    return kind if pa.types.is_integer(kind) else pa.string()
+
+
+def is_time_type(kind: pa.DataType) -> bool:
+    """Whether `normalise_timestamps` takes it."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return bool(number or pa.types.is_timestamp(kind))
 
 
 def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
@@ -131,12 +145,10 @@ def _column_type(
 
 
 def _plain_id_type(kind: pa.DataType, name: str, expected: str, where: str) -> pa.DataType:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not is_id_type(value) or pa.types.is_uint64(value):
+    plain = plain_id_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    if plain is None:
         raise _wrong_type(where, name, expected, kind)
-    if pa.types.is_unsigned_integer(value):  # which Delta tables do not know
-        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[value.bit_width]
-    return value if pa.types.is_integer(value) else pa.string()
+    return plain
 
 
 def _wrong_type(where: str, name: str, expected: str, kind: pa.DataType) -> SchemaError:

@@ -142,7 +142,7 @@ def main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
     for line in summary(result):
-        console.print(escape(line), soft_wrap=True, highlight=False)
+        console.print(escape(line), soft_wrap=True, highlight=False, emoji=False)
 
 
 def summary(result: "ScoreResult") -> list[str]:

@@ -77,7 +77,7 @@ class Scorer:
 
         def take(batch: Batch, run: Future[tuple[Integers, NDArray[np.float32]]]) -> None:
             item_index, score = run.result()
-            if np.isnan(score).any():
+            if not (score < np.inf).all():  # nor is a NaN
                 raise BundleError(
                     "the model computes scores that are no numbers",
                     remedy="Training went astray: train and export the model again.",

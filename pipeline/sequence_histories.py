@@ -1,6 +1,6 @@
 """Sequences, one row a user, to histories: a stream of Arrow batches, in the order they come."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import duckdb
@@ -14,14 +14,21 @@ from model.errors import ConfigError
 from pipeline.errors import InputError, SchemaError
 from pipeline.histories import Histories, Tally, Wanted
 from pipeline.logs import LogFile, unreadable
-from pipeline.row_rules import AFTER_RUN_DATE, IdTypes, normalise_timestamps
-from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID, is_id_type
+from pipeline.row_rules import (
+    AFTER_RUN_DATE,
+    IdTypes,
+    is_time_type,
+    normalise_timestamps,
+    plain_id_type,
+)
+from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scratch import number
 from pipeline.sections import LogSettings
 
 TIMESTAMPS = "timestamps"
 
 _ROWS_A_BATCH = 2**15
+_UNREADABLE = (OSError, pa.ArrowException)
 
 
 def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool) -> IdTypes:
@@ -36,11 +43,13 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
         SchemaError: a column is missing or has a type that cannot be used.
         ConfigError: the times that are needed are not there.
     """
-    expected = "user_id: integers or strings, item_ids: lists of integers or strings"
+    ids = "integers (at most 64 bits, signed) or strings"
+    expected = f"{USER_ID}: {ids}, {ITEM_IDS}: lists of such, and if there are {TIMESTAMPS}: lists"
     kinds = dict(zip(columns.names, columns.types, strict=True))
-    user, lists = kinds.get(USER_ID), kinds.get(ITEM_IDS)
-    item = lists.value_type if lists is not None and _is_list(lists) else None
-    if user is None or item is None or not (is_id_type(user) and is_id_type(item)):
+    lists, times = _listed(kinds, ITEM_IDS), _listed(kinds, TIMESTAMPS)
+    user = plain_id_type(kinds.get(USER_ID, pa.null()))
+    item = plain_id_type(lists)
+    if user is None or item is None or not (TIMESTAMPS not in kinds or is_time_type(times)):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise SchemaError("not usable as sequences", where, expected=expected, found=found)
     if times_needed and TIMESTAMPS not in kinds:
@@ -50,7 +59,7 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
             expected=f"a column {TIMESTAMPS}: lists as long as {ITEM_IDS}",
             remedy="Score interaction logs instead, or leave the setting out.",
         )
-    return IdTypes(_plain(user), _plain(item))
+    return IdTypes(user, item)
 
 
 def sequence_histories(
@@ -65,7 +74,9 @@ def sequence_histories(
     where: str,
     skip_bad_files: bool,
 ) -> tuple[int | None, Iterator[Histories]]:
-    """Count the users, where their rows tell, and begin to read their histories.
+    """Read everything once, count the users, where that tells, and begin to read their histories.
+
+    What is wrong with a file is so found out before anything is written.
 
     Args:
         base: An empty scratch database.
@@ -76,51 +87,60 @@ def sequence_histories(
         wanted: Whose histories, until when.
         tally: Is filled in while the histories are read.
         where: The sequences, for the error.
-        skip_bad_files: Leave a file at the point where it turns out to be unreadable.
+        skip_bad_files: Do without files that turn out to be unreadable.
 
     Raises:
-        InputError: a user has two rows, or there are no rows; later: a file cannot be read.
+        InputError: a file cannot be read, a user has two rows or as many times as items not, or
+            there are no rows, or none of a wanted user.
     """
-    everybody = _batches(files, [USER_ID], tally, skip_bad_files)
-    users = _count_users(base, everybody, types, wanted, tally, where)
-    rows = _batches(files, [USER_ID, ITEM_IDS, TIMESTAMPS], tally, skip_bad_files)
-    ids = items[ITEM_ID].combine_chunks()
-    return users, (_known(batch, types, logs, ids, wanted, tally) for batch in rows)
-
-
-def _batches(
-    files: Sequence[LogFile], columns: Sequence[str], tally: Tally, skip_bad_files: bool
-) -> Iterator[pa.RecordBatch]:
+    base.register("batch", pa.schema([(USER_ID, types.user)]).empty_table())
+    base.execute("CREATE TABLE rows AS FROM batch")
+    good: list[LogFile] = []
     for file in files:
+        base.begin()
         try:
-            with (
-                file.filesystem.open_input_file(file.path) as source,
-                pq.ParquetFile(source, pre_buffer=True) as parquet,
-            ):
-                present = [name for name in columns if name in parquet.schema_arrow.names]
-                yield from parquet.iter_batches(_ROWS_A_BATCH, columns=present)
-        except (OSError, pa.ArrowException) as error:
+            for batch in _batches(file):
+                _refuse_other_lengths(batch, file.path)
+                base.register("batch", pa.table({USER_ID: batch[USER_ID].cast(types.user)}))
+                base.execute("INSERT INTO rows FROM batch")
+        except _UNREADABLE as error:
             if not skip_bad_files:
                 raise unreadable(file, error) from None
             tally.skipped_files.add(file.path)
+            base.rollback()
+        else:
+            base.commit()
+            good.append(file)
+    users = _count_users(base, wanted, tally, where)
+    ids = items[ITEM_ID].combine_chunks()
+    batches = (batch for file in good for batch in _batches(file))
+    return users, (_known(batch, types, logs, ids, wanted, tally) for batch in batches)
+
+
+def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
+    columns = (USER_ID, ITEM_IDS, TIMESTAMPS)
+    with (
+        file.filesystem.open_input_file(file.path) as source,
+        pq.ParquetFile(source, pre_buffer=True) as parquet,
+    ):
+        present = [name for name in columns if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(_ROWS_A_BATCH, columns=present):
+            batch.validate(full=True)  # text may be no UTF-8
+            yield batch
 
 
 def _count_users(
-    base: duckdb.DuckDBPyConnection,
-    batches: Iterator[pa.RecordBatch],
-    types: IdTypes,
-    wanted: Wanted,
-    tally: Tally,
-    where: str,
+    base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, where: str
 ) -> int | None:
-    base.register("batch", pa.schema([(USER_ID, types.user)]).empty_table())
-    base.execute("CREATE TABLE rows AS FROM batch")
-    for batch in batches:
-        base.register("batch", pa.table({USER_ID: batch[USER_ID].cast(types.user)}))
-        base.execute("INSERT INTO rows FROM batch")
     base.execute(f"CREATE TABLE users AS SELECT {USER_ID}, count(*) AS n FROM rows GROUP BY ALL")
-    if not number(base, "SELECT count(*) FROM users"):
-        raise InputError("no rows in the sequences", where)
+    users = number(base, f"SELECT count({USER_ID}) FROM users")
+    if not users:
+        rows = number(base, "SELECT count(*) FROM rows")
+        raise InputError(
+            "no usable row in the sequences",
+            where,
+            found=f"{rows} with null {USER_ID}" if rows else "no rows at all",
+        )
     repeated = base.execute(
         f"SELECT {USER_ID}, n FROM users WHERE n > 1 AND {USER_ID} IS NOT NULL ORDER BY 1 LIMIT 1"
     ).fetchone()
@@ -135,9 +155,8 @@ def _count_users(
         base.register("wanted_users", pa.table({USER_ID: wanted.users}))
         join = f"FROM wanted_users {{}} JOIN users USING ({USER_ID})"
         tally.absent_users = number(base, "SELECT count(*) " + join.format("ANTI"))
+        wanted.refuse_absent(tally.absent_users, where)
         users = number(base, "SELECT count(*) " + join.format("SEMI"))
-    else:
-        users = number(base, f"SELECT count({USER_ID}) FROM users")
     return None if wanted.active_within_days else users
 
 
@@ -164,7 +183,6 @@ def _known(
     active = np.ones(len(user_id), np.bool_)
     late = np.zeros(len(items), np.bool_)
     if TIMESTAMPS in batch.schema.names:
-        _refuse_other_lengths(user_id, offsets, _offsets(batch[TIMESTAMPS]))
         times = normalise_timestamps(batch[TIMESTAMPS].flatten(), logs.timestamp_unit)
         late = _from(times, wanted.end)
         if wanted.active_since is not None:
@@ -184,17 +202,18 @@ def _offsets(lists: pa.Array) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _refuse_other_lengths(
-    user_id: pa.Array, items: NDArray[np.int64], times: NDArray[np.int64]
-) -> None:
-    different = np.flatnonzero(np.diff(items) != np.diff(times))
+def _refuse_other_lengths(batch: pa.RecordBatch, where: str) -> None:
+    if TIMESTAMPS not in batch.schema.names:
+        return
+    items, times = (np.diff(_offsets(batch[name])) for name in (ITEM_IDS, TIMESTAMPS))
+    different = np.flatnonzero(items != times)
     if len(different):
         row = int(different[0])
         raise InputError(
             f"{TIMESTAMPS} and {ITEM_IDS} differ in length",
-            f"{USER_ID} {user_id[row].as_py()!r}",
-            expected=str(items[row + 1] - items[row]),
-            found=str(times[row + 1] - times[row]),
+            f"{where}, {USER_ID} {batch[USER_ID][row].as_py()!r}",
+            expected=str(items[row]),
+            found=str(times[row]),
         )
 
 
@@ -205,9 +224,9 @@ def _from(times: pa.Array, instant: datetime) -> NDArray[np.bool_]:
     return found
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind if pa.types.is_integer(kind) else pa.string()
+def _listed(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
+    """What a column's lists hold; null if there is no such column or it holds no lists."""
+    kind = kinds.get(name)
+    if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return pa.null()
+    return kind.value_type

@@ -246,6 +246,18 @@ def test_scores_that_are_no_numbers_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_that_are_infinite_are_refused(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    embedding = np.ones((41, 16), np.float32)
+    # One dimension each, of either sign: some product is positive and too large, none is a NaN.
+    embedding[9:] = np.concatenate([np.eye(16), -np.eye(16)]) * 3.4e38
+    bundle = make_bundle(tmp_path / "huge", embedding=embedding)
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", "item2"]})
+    with pytest.raises(BundleError, match="no numbers"):
+        run(path, bundle, tmp_path / "out")
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_does_not_work_is_an_error_and_no_fallback(
     tiny_bundle: Bundle, tmp_path: Path, provider: str, capfd: pytest.CaptureFixture[str]

@@ -211,6 +211,72 @@ def test_bad_sequences_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1_790_000_000],
+        pa.array([None]),
+        [["noon"]],
+        pa.array([[0]], pa.list_(pa.date32())),
+    ],
+    ids=["no lists", "nulls", "texts", "dates"],
+)
+def test_times_of_sequences_that_are_no_lists_of_times_are_refused(
+    tiny_bundle: Bundle, tmp_path: Path, times: object
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]}, timestamps=times)
+    with pytest.raises(SchemaError, match=r"s\.parquet: not usable as sequences.*timestamps"):
+        run(path, tiny_bundle, tmp_path / "out")
+
+
+def test_unsigned_ids_of_64_bits_are_refused_in_sequences_too(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    for name, kind in (("a", pa.int64()), ("b", pa.uint64())):
+        table = pa.table({"user_id": pa.array([1], kind), "item_ids": [["item1"]]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(SchemaError, match=r"b\.parquet.*at most 64 bits, signed"):
+        run(tmp_path, tiny_bundle, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_text_that_is_no_utf8_makes_a_file_unreadable(
+    tiny_bundle: Bundle, tmp_path: Path, kind: str
+) -> None:
+    folder, good = tmp_path / "in", {"good": ["item1"]}
+    folder.mkdir()
+    a = folder / "a.parquet"
+    write_log(a, events(good)) if kind == "log" else write_sequences(a, good)
+    table = pq.read_table(a)
+    user = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(0, "user_id", user), folder / "b.parquet")
+
+    with pytest.raises(InputError, match=r"b\.parquet: not a readable Parquet file.*UTF8"):
+        run(folder, tiny_bundle, tmp_path / "out")
+    result = run(folder, tiny_bundle, tmp_path / "out", skip_bad_files=True)
+    assert result.skipped_files == (str(folder / "b.parquet"),)
+    assert set(rows(tmp_path / "out")) == {"good"}
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_a_list_of_users_of_whom_none_is_there_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, kind: str
+) -> None:
+    path, history = tmp_path / "in.parquet", {"u": ["item1"]}
+    write_log(path, events(history)) if kind == "log" else write_sequences(path, history)
+    (tmp_path / "users.txt").write_text("user_id\nv\nw\n")
+    with pytest.raises(InputError, match="none of the users asked for is in the input; found 2"):
+        run(path, tiny_bundle, tmp_path / "out", users=tmp_path / "users.txt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sequences_of_nobody_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    nobody = pa.table({"user_id": pa.array([None, None], pa.string()), "item_ids": [["item1"]] * 2})
+    pq.write_table(nobody, tmp_path / "s.parquet")
+    with pytest.raises(InputError, match="no usable row in the sequences; found 2 with null user_"):
+        run(tmp_path / "s.parquet", tiny_bundle, tmp_path / "out")
+
+
 def test_null_ids_in_sequences_are_counted(tiny_bundle: Bundle, tmp_path: Path) -> None:
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", None], None: ["item2"]})
     result = run(path, tiny_bundle, tmp_path / "out")

@@ -252,10 +252,68 @@ def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) 
         run(empty, tiny_bundle, tmp_path / "out", overwrite=True)
     nobody = tmp_path / "nobody.parquet"
     pq.write_table(pq.read_table(path).slice(0, 0), nobody)
-    with pytest.raises(InputError, match=r"nobody\.parquet: no rows in the sequences"):
+    with pytest.raises(InputError, match=r"nobody\.parquet: no usable row in the sequences"):
         run(nobody, tiny_bundle, tmp_path / "out", overwrite=True)
 
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def bad_items(path: Path) -> None:
+    """Spoil the pages of the items alone, behind a good footer and good users."""
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    assert chunk.path_in_schema.startswith("item_ids")
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 40] = b"\xff" * 40
+    path.write_bytes(content)
+
+
+def bad_times(path: Path) -> None:
+    """Give the last user one time too few."""
+    table = pq.read_table(path)
+    times = [[START] * len(items) for items in table["item_ids"].to_pylist()]
+    times[-1].pop()
+    pq.write_table(table.append_column("timestamps", [times]), path)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("spoil", [bad_items, bad_times])
+def test_sequences_found_to_be_bad_late_touch_no_output(
+    tiny_bundle: Bundle, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, seed in (("a", 0), ("b", 1)):
+        history = {f"{name}{user}": items for user, items in random_histories(30, seed).items()}
+        last = write_sequences(tmp_path / "in" / f"{name}.parquet", history)
+    run(tmp_path / "in", tiny_bundle, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    spoil(last)
+
+    with pytest.raises(InputError, match=r"b\.parquet"):
+        run(tmp_path / "in", tiny_bundle, tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match=r"b\.parquet"):
+        run(tmp_path / "in", tiny_bundle, tmp_path / "other")
+
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_file_of_sequences_is_skipped_as_a_whole(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_sequences(tmp_path / "in" / "a.parquet", {"a": ["item1"]})
+    # More than one batch of rows; the last ones' page is the bad one.
+    many = {f"b{user}": ["item1"] for user in range(40_000)}
+    path = write_sequences(tmp_path / "in" / "b.parquet", many)
+    pq.write_table(pq.read_table(path), path, row_group_size=20_000)
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[begin : begin + 20] = b"\xff" * 20
+    path.write_bytes(content)
+
+    result = run(tmp_path / "in", tiny_bundle, tmp_path / "out", skip_bad_files=True)
+    assert result.skipped_files == (str(path),)
+    assert set(rows(tmp_path / "out")) == {"a"}
 
 
 @pytest.mark.usefixtures("small_parts")
