@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import ConfigError
 
@@ -188,6 +188,13 @@ class TrainingConfig(Frozen):
     warm_start: bool = Field(True, description="begin from the champion's weights")
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | Literal["auto"] = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     logger: Literal["csv", "tensorboard"] = "csv"
+
+    @field_validator("devices")
+    @classmethod
+    def _some(cls, devices: int | str) -> int | str:
+        if isinstance(devices, int) and devices < 1:
+            raise ValueError("devices must be at least 1, or auto")
+        return devices

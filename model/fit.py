@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -18,15 +20,20 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model.config import FEARecConfig, TrainingConfig
+from model.errors import ConfigError
 from model.fearec import FEARec
 from model.module import MONITOR, FEARecModule
 from model.sampling import Histories, ShuffledBatches, TrainingSet
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+_PRECISION = "high"
+_LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,31 @@ class Fitted:
     valid_ndcg_at_10: float | None
 
 
-def _strategy(training: TrainingConfig) -> str:
-    """Lightning's name of the strategy.
+class _Processes(DDPStrategy):
+    """DDP in processes that do nothing but train; Lightning's default is the command once more."""
 
-    Some biases have no effect and so no gradient (a softmax's keys'), which plain DDP refuses.
-    """
-    if training.devices != 1 and training.strategy in ("auto", "ddp"):
-        return "ddp_find_unused_parameters_true"
-    return training.strategy
+    def __init__(self) -> None:
+        # Some biases have no effect and so no gradient (a softmax's keys'), which plain DDP
+        # refuses.
+        super().__init__(start_method="spawn", find_unused_parameters=True)
+
+    def connect(self, model: LightningModule) -> None:
+        """Comes first in each of them, where nothing is set yet of what `fit` sets in its own."""
+        torch.set_float32_matmul_precision(_PRECISION)
+        _hush()
+        super().connect(model)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """An interrupted run ends; by themselves they would be waited for until they are done."""
+        if self.launcher is not None:
+            self.launcher.kill(signal.SIGKILL)
+        super().on_exception(exception)
+
+
+class _Generator(torch.Generator):
+    def __reduce__(self) -> Any:
+        """Begins anew in another process; the state of PyTorch's own is lost on the way there."""
+        return _Generator, ()
 
 
 class _WholeCheckpoints(TorchCheckpointIO):
@@ -90,19 +114,22 @@ class _Progress(RichProgressBar):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's remarks on hardware, tips, and folders that a resumed run finds."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    levels = [logger.level for logger in _LOGGERS]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        # Batches are gathered from arrays in memory; worker processes would only copy them.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        _hush()
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in zip(_LOGGERS, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _hush() -> None:
+    for logger in _LOGGERS:
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    # Batches are gathered from arrays in memory; worker processes would only copy them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
 
 
 def fit(
@@ -134,14 +161,17 @@ def fit(
         progress: Whether to draw a progress bar.
         on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; what it
             raises ends the run.
+
+    Raises:
+        ConfigError: the machine lacks the accelerator or so many devices.
     """
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(_PRECISION)
     module = FEARecModule(config, training, histories, mask_seen)
     if start is not None:
         module.network.load_state_dict(start.state_dict())
     validated = valid is not None and len(valid) > 0
     best = ModelCheckpoint(
-        folder, "best", monitor=MONITOR if validated else None, mode="max",
+        folder, Path(BEST).stem, monitor=MONITOR if validated else None, mode="max",
         enable_version_counter=False,
     )  # fmt: skip
     # After `best`, whose state it holds; Lightning's own `save_last` only follows a new best.
@@ -162,33 +192,43 @@ def fit(
         sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
         # Of its own: the loader's first draw comes after an epoch's seeding, or before in a
         # resumed run.
-        generator=torch.Generator(),
+        generator=_Generator(),
     )
     held_out: DataLoader[Any] | None = None
     if validated and valid is not None:
         batches: Any = valid.split(training.eval_batch_size)
         held_out = DataLoader(batches, batch_size=None)
+    several = training.devices != 1 or training.strategy != "auto"
     last = folder / LAST
     with _quiet():
-        trainer = Trainer(
-            accelerator=training.accelerator,
-            devices=training.devices,
-            strategy=_strategy(training),
-            precision=training.precision,
-            max_epochs=epochs or training.epochs,
-            gradient_clip_val=training.clip_grad_norm,
-            logger=logger,
-            callbacks=callbacks,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
-            default_root_dir=folder,
-            plugins=[_WholeCheckpoints()],
-        )
+        try:
+            trainer = Trainer(
+                accelerator=training.accelerator,
+                devices=training.devices,
+                strategy=_Processes() if several else "auto",
+                precision=training.precision,
+                max_epochs=epochs or training.epochs,
+                gradient_clip_val=training.clip_grad_norm,
+                logger=logger,
+                callbacks=callbacks,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
+                default_root_dir=folder,
+                plugins=[_WholeCheckpoints()],
+            )
+        except MisconfigurationException as error:
+            raise ConfigError(
+                f"this machine cannot train so ({' '.join(str(error).split())})",
+                "train.accelerator",
+                expected=f"train.devices = {training.devices} of {training.accelerator}",
+                remedy="Choose what it has, or auto.",
+            ) from None
         trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    # Of several processes, callbacks keep to themselves what they know: all is read from the file.
+    state = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
-    score = best.best_model_score
+    score = state["callbacks"][best.state_key]["best_model_score"]
     return Fitted(
         module.network.cpu().eval(),
         state["epoch"] + 1,

@@ -1,6 +1,7 @@
 """The bundle: everything scoring needs of one model, in a folder that never changes again."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from model.config import Frozen
 from model.errors import ConfigError
 from model.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
 from pipeline.durable import fsync
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +73,7 @@ class Bundle:
 
         Raises:
             BundleError: the folder is no bundle, is of another format version, or a file of it
-                is missing or changed.
+                is missing, changed or unreadable.
         """
         path = Path(path)
         bundle = cls(path, read_description(path / DESCRIPTION))
@@ -85,14 +86,17 @@ class Bundle:
                     expected=name,
                     remedy="Export the model again.",
                 )
-            if not (path / name).is_file():
+            if not os.path.isfile(path / name):  # Path.is_file raises where the name is too long
                 raise BundleError(
                     "a file of the bundle is missing",
                     str(path / name),
                     remedy="Copy the whole folder again, or export the model again.",
                 )
         for name, expected in files.items():
-            found = _sha256(path / name)
+            try:
+                found = _sha256(path / name)
+            except OSError as error:
+                raise _unreadable(path / name, error) from None
             if found != expected:
                 raise BundleError(
                     "wrong checksum",
@@ -156,10 +160,18 @@ class Bundle:
         return self.path / WEIGHTS
 
     def items(self) -> "pa.Table":
-        """`items.parquet`: item_index, item_id, popularity, last_seen, in index order from 1."""
+        """`items.parquet`: item_index, item_id, popularity, last_seen, in index order from 1.
+
+        Raises:
+            BundleError: it cannot be read, or is of another vocabulary than the model's.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pq.read_table(self.path / ITEMS)
+        try:
+            table = pq.read_table(self.path / ITEMS)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.path / ITEMS, error) from None
         if table.num_rows != self.n_items - 1:
             raise BundleError(
                 "the vocabulary does not fit the model",
@@ -225,17 +237,19 @@ def read_description(path: Path) -> BundleDescription:
             expected=f"a folder with a {DESCRIPTION}",
             remedy="Give the folder that the export stage wrote.",
         ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError:
         text = ""
     try:
         description = BundleDescription.model_validate_json(text)
     except (ValidationError, ConfigError) as error:
-        reason = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
         raise BundleError(
             "cannot be read as the description of a bundle",
             str(path),
             expected=f"format version {FORMAT_VERSION}",
-            found=str(reason["msg"]) if reason else str(error),
+            found=str(first["msg"]) if first else str(error),
             remedy="Export the model again with this version of fearec.",
         ) from None
     for name in ("n_items", "MAX_ITEM_LIST_LENGTH"):
@@ -267,6 +281,15 @@ def refuse_other(target: str | Path, found: Mapping[str, str], expected: Mapping
                 found=found.get(name, "no such file"),
                 remedy="Bundles never change: publish under another model version.",
             )
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(
+        "cannot be read",
+        str(path),
+        found=reason(error),
+        remedy="See to the path and the permissions, or export the model again.",
+    )
 
 
 def _sha256(path: Path) -> str:

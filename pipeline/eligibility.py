@@ -38,10 +38,17 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
         settings: With `allow`, `deny` and `top_k`.
 
     Raises:
-        ConfigError: nothing is left to recommend.
+        ConfigError: more is asked for than there are items, or nothing is left to recommend.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
+    if settings.top_k > len(items):
+        raise ConfigError(
+            "more recommendations asked for than there are items",
+            "score.top_k",
+            expected=f"at most {len(items)}",
+            found=str(settings.top_k),
+        )
     ids = items[ITEM_ID]
     popularity = items["popularity"].to_numpy()
     eligible = popularity > 0

@@ -107,23 +107,27 @@ class LocalFolder(Folder):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Folder`; in the folder itself, locked meanwhile. An empty folder goes with it.
+        """See `Folder`; in the folder itself, locked meanwhile.
+
+        A folder that was made for it, and is empty afterwards, goes with it.
 
         Raises:
             BusyError: another process is at it.
         """
         root = Path(self.root)
         scratch, lock = root / SCRATCH, root / LOCK
+        made = not root.exists()
         with alone(lock, "another run writes here", Path(self.where)):
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
             try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
                 yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-                lock.unlink(missing_ok=True)  # a lock held; filelock takes none that is gone
-                if not any(root.iterdir()):
-                    root.rmdir()
+                with suppress(OSError):  # would hide what went wrong before
+                    lock.unlink(missing_ok=True)  # a lock held; filelock takes none that is gone
+                    if made:
+                        root.rmdir()  # fails where it holds something
 
 
 class StoreFolder(Folder):
@@ -173,7 +177,7 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     text = os.fspath(where)
     if not text:  # an unset shell variable, which must not mean the current folder
         raise _unusable(text, "an empty path")
-    if re.match(r"[A-Za-z][\w+.-]+:/", text) is None:
+    if not is_uri(text):
         return LocalFolder(text)
     try:
         filesystem, root = open_filesystem(text)
@@ -186,6 +190,11 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     return StoreFolder(text, filesystem, root.rstrip("/"))
 
 
+def is_uri(path: str) -> bool:
+    """Whether a path has a scheme, such as ``s3:``."""
+    return re.match(r"[A-Za-z][\w+.-]+:/", path) is not None
+
+
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system for a local path or a URI, and the path in it.
 
@@ -193,7 +202,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         pa.ArrowInvalid: the URI cannot be used.
         OSError: the store is away.
     """
-    if re.match(r"[A-Za-z][\w+.-]+:/", path):
+    if is_uri(path):
         return pafs.FileSystem.from_uri(path)
     return _LOCAL, PurePosixPath(path or ".").as_posix()
 

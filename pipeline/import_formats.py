@@ -154,7 +154,9 @@ def _csv(number: int, line: str, columns: Columns, where: str) -> Reading:
     fields = line.split(delimiter)
     if quoted:
         found = re.findall(_field(delimiter), delimiter + line)
-        fields = [field[1:].strip().strip('"') for field in found]
+        if "".join(found) == delimiter + line:
+            fields = [field[1:] for field in found]
+        fields = [field.strip().strip('"') for field in fields]
     header = [field.strip() for field in fields]
     if not columns.header:
         header = [str(position) for position in range(1, len(fields) + 1)]
@@ -262,9 +264,9 @@ def _unquoted(delimiter: str) -> str:
 
 
 def _field(delimiter: str) -> str:
-    """The regular expression of a field, quoted or not, with the delimiter before it."""
+    """The regular expression of a field, quoted or without a quote, after the delimiter."""
     end = re.escape(delimiter)
-    return rf'{end}(?:"(?:[^"]|"")*"|(?:[^"{end}][^{end}]*)?)'
+    return rf'{end}(?:"(?:[^"]|"")*"|[^"{end}]*)'
 
 
 def _sequences(first: int) -> Reading:

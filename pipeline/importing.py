@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, InputError, StorageError
+from pipeline.errors import ConfigError, InputError, StorageError, reason
+from pipeline.folders import is_uri, storage_errors
 from pipeline.import_choices import Columns, Format
 from pipeline.import_formats import Reading, reading
 from pipeline.locks import alone
@@ -90,7 +91,7 @@ def import_logs(
 
     Args:
         path: A text file, perhaps compressed.
-        out: Folder to make; it may be there if it is empty.
+        out: Local folder to make; it may be there if it is empty and can be replaced.
         kind: The file's format.
         columns: What has to be said of its columns.
         skip_bad_lines: Leave bad lines out and write them aside, instead of refusing the file.
@@ -99,19 +100,16 @@ def import_logs(
     Raises:
         InputError: the file is missing, empty or unreadable, has a bad line, or no good one.
         SchemaError: its header lacks a column, or it is of another format.
-        ConfigError: `out` holds something, or `columns` does not fit the format.
+        ConfigError: `out` is no local path, holds something or cannot be replaced, or `columns`
+            does not fit the format.
         StorageError: the logs cannot be written.
         BusyError: another import is at work on `out`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            "the output is there already",
-            str(out),
-            expected="a new or empty folder",
-            remedy="Name another with --out, or take this one away.",
-        )
+    with storage_errors(str(out)):
+        _refuse(out)
+    target = Path(os.path.realpath(out))  # a link stays one
     plan = reading(kind, columns, *first_line(path), str(path))
-    with _unfinished(out) as (scratch, logs):
+    with _unfinished(target) as (scratch, logs):
         with scratch_database(scratch) as db:
             _read(path, plan, progress, db)
             if kind == "sequences":
@@ -126,9 +124,9 @@ def import_logs(
             found = _totals(db)
             n_days = _write(logs, found, progress, db)
         os.sync()
-        if out.exists():
-            out.rmdir()
-        logs.rename(out)
+        if target.exists():
+            target.rmdir()
+        logs.rename(target)
     return Imported(
         out,
         found["n_users"],
@@ -144,10 +142,41 @@ def import_logs(
     )
 
 
+def _refuse(out: Path) -> None:
+    """Refuse an output that the logs cannot become."""
+    if is_uri(str(out)):
+        raise ConfigError(
+            "the logs are written to a local folder only",
+            str(out),
+            expected="a path",
+            remedy="Name a folder with --out, and copy it to the store afterwards.",
+        )
+    if not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise ConfigError(
+            "the output is there already",
+            str(out),
+            expected="a new or empty folder",
+            remedy="Name another with --out, or take this one away.",
+        )
+    if out.samefile(os.curdir):  # whoever stands in it would be left in a folder that is gone
+        raise _irreplaceable(out, "the current folder")
+
+
+def _irreplaceable(out: Path, found: str) -> ConfigError:
+    return ConfigError(
+        "the output cannot be replaced by the folder of logs",
+        str(out),
+        expected="a new folder, or an empty one that is neither a mount point nor the current one",
+        found=found,
+        remedy="Name a new folder in it with --out.",
+    )
+
+
 @contextmanager
 def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
     """Folders for scratch and logs, hidden beside `out`; those a kill left are made anew."""
-    out = out.absolute()
     folder = out.with_name(f".{out.name}.importing")
     parts = folder / "scratch", folder / "logs"
     try:
@@ -156,6 +185,8 @@ def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
                 for part in parts:
                     shutil.rmtree(part, ignore_errors=True)
                     part.mkdir()
+                if out.exists():
+                    _try_to_move(out, folder / "moved")
                 yield parts
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -166,6 +197,14 @@ def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
             found=getattr(error, "strerror", None) or str(error).splitlines()[0],
             remedy="Make room or see to the permissions.",
         ) from error
+
+
+def _try_to_move(out: Path, elsewhere: Path) -> None:
+    """There and back: only the system knows all mount points, and it tells after the work."""
+    try:
+        out.rename(elsewhere).rename(out)
+    except OSError as error:
+        raise _irreplaceable(out, reason(error)) from None
 
 
 def _read(path: Path, plan: Reading, progress: Progress, db: duckdb.DuckDBPyConnection) -> None:

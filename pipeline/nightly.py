@@ -26,7 +26,7 @@ from pipeline.publish import refuse_other_layout
 from pipeline.records import Record, fingerprint, night_folder, read_record, write_record
 from pipeline.runs import record_run
 from pipeline.settings import Settings
-from pipeline.stages import STAGES, Stage
+from pipeline.stages import STAGES, Stage, refuse_unscorable
 from pipeline.storage import told_in_one_line
 from pipeline.warehouse import models
 
@@ -84,7 +84,7 @@ def nightly(
         call: How each stage is executed.
 
     Raises:
-        ConfigError: what the night would come to could not be published.
+        ConfigError: what the night would come to could not be scored or published.
         BusyError: another run is at work on the same night.
         FearecError: a stage failed; those before it stay done.
     """
@@ -95,6 +95,8 @@ def nightly(
         refuse_other_layout(settings)
         with _alone(settings, run_date):
             for stage in STAGES:
+                if stage.name == "train":
+                    refuse_unscorable(settings, done["prepare"].result)
                 needs = [done[name] for name in stage.needs]
                 done[stage.name] = call(
                     stage.name, do_stage, settings, run_date, stage.name, needs, force

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import SchemaError
+from pipeline.errors import ConfigError, SchemaError
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
 from pipeline.sections import LogSettings
 
@@ -109,9 +109,20 @@ def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
 
 
 def run_end(run_date: date, time_zone: str) -> datetime:
-    """The first instant after a run date's calendar day in `time_zone`, in UTC."""
-    midnight = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(time_zone))
-    return midnight.astimezone(UTC)
+    """The first instant after a run date's calendar day in `time_zone`, in UTC.
+
+    Raises:
+        ConfigError: there is none before the year 10000, or after the year 0.
+    """
+    try:
+        midnight = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(time_zone))
+        return midnight.astimezone(UTC)
+    except OverflowError:
+        raise ConfigError(
+            "not a day that a night can be of",
+            f"run date {run_date}",
+            expected="one of the years 2 to 9998",
+        ) from None
 
 
 def reason_sql(run_date: date, time_zone: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import ConfigError
 from pipeline.bundle import Bundle
 from pipeline.devices import Devices
 from pipeline.eligibility import eligible_items
@@ -124,13 +123,6 @@ def score(
     """
     begun = time.perf_counter()
     folder = open_folder(output)
-    if settings.top_k > bundle.n_items - 1:
-        raise ConfigError(
-            "more recommendations asked for than there are items",
-            "score.top_k",
-            expected=f"at most {bundle.n_items - 1}",
-            found=str(settings.top_k),
-        )
     items = bundle.items()
     eligibility = eligible_items(items, settings)
     tally = Tally()
@@ -194,6 +186,16 @@ def score(
 
 def _refuse_nan(bundle: Bundle) -> None:
     """A NaN would sort before every score."""
+    size = bundle.item_table.stat().st_size
+    column = bundle.n_items * np.dtype(np.float32).itemsize
+    if not size or size % column:
+        raise BundleError(
+            "the item table does not fit the model",
+            str(bundle.item_table),
+            expected=f"a multiple of {column:,} bytes",
+            found=f"{size:,}",
+            remedy="Export the model again.",
+        )
     table = np.memmap(bundle.item_table, np.float32, "r")
     for begin in range(0, len(table), _CHUNK):
         bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))

@@ -163,7 +163,10 @@ class ScoreSettings(Frozen):
     deny: str | None = Field(None, description="file of item ids never recommended")
     layout: Literal["long", "list"] = "long"
     active_within_days: int | None = Field(
-        None, ge=1, description="only users with an event in so many days; default all"
+        None,
+        ge=1,
+        le=36_500,
+        description="only users with an event in so many days; default all",
     )
 
     @field_validator("allow", "deny", mode="before")

@@ -9,8 +9,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from pipeline.bundle import DESCRIPTION, Bundle
 from pipeline.champion import set_champion
+from pipeline.eligibility import eligible_items
 from pipeline.errors import ResumeError
 from pipeline.folders import StoreFolder
 from pipeline.ids import digest_of
@@ -56,6 +59,20 @@ def score_everyone(
         except ResumeError:  # what is there is of another model, input or settings, or broken
             shutil.rmtree(folder)
             return run(progress=progress)
+
+
+def refuse_unscorable(settings: Settings, prepared: "Prepared") -> None:
+    """What the score stage would refuse is refused before the hours of training.
+
+    Raises:
+        ConfigError: it asks for more items than there are, or leaves none to recommend.
+        InputError: a file of ids cannot be read.
+        SchemaError: its ids are of another kind than the items'.
+    """
+    from pipeline.prepare import ITEMS_FILE
+
+    # The very table that the bundle will have.
+    eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), settings.score)
 
 
 def publish_champion(

@@ -1,6 +1,9 @@
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -90,6 +93,51 @@ def test_a_description_that_is_no_json_is_refused(bundle: Bundle, content: bytes
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a bundle"):
         Bundle.load(tmp_path / "nowhere")
+
+
+def test_a_path_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be read; found File name too long"):
+        Bundle.load(tmp_path / ("x" * 300))
+
+
+def test_a_description_that_is_a_folder_is_refused(bundle: Bundle) -> None:
+    (bundle.path / "bundle.json").unlink()
+    (bundle.path / "bundle.json").mkdir()
+    with pytest.raises(BundleError, match=r"bundle\.json: cannot be read; found Is a directory"):
+        Bundle.load(bundle.path)
+
+
+def test_a_listed_name_that_cannot_be_one_is_a_missing_file(bundle: Bundle) -> None:
+    path = bundle.path / "bundle.json"
+    described = json.loads(path.read_text())
+    described["files"]["x" * 300] = "0" * 64
+    path.write_text(json.dumps(described))
+    with pytest.raises(BundleError, match="missing"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "items.parquet"])
+def test_a_file_that_is_not_permitted_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    original = Path.open  # the permissions themselves do not stop root
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError, match=rf"{name}: cannot be read; found Permission denied"):
+        Bundle.load(bundle.path)
+
+
+@pytest.mark.parametrize("kept", [0, 10, -10])
+def test_a_vocabulary_that_is_no_parquet_is_refused(bundle: Bundle, kept: int) -> None:
+    path = bundle.path / "items.parquet"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BundleError, match=r"items\.parquet: cannot be read"):
+        bundle.items()  # as if the checksum were of the file cut
 
 
 def test_publishing_the_same_files_again_keeps_the_first_bundle(

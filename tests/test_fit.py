@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import FEARecConfig, TrainingConfig
+from model.errors import ConfigError
 from model.fearec import FEARec
 from model.fit import Fitted, fit
 from model.module import FEARecModule, rank_positions
@@ -211,9 +212,9 @@ test_fit.train(Path({str(tmp_path)!r}), epochs=4, valid=None)
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "recbole"])
 def test_several_devices_train_together(tmp_path: Path, preset: str) -> None:
-    """Two processes on the CPU, by Lightning's own strategy; the last batch is of one sample."""
+    """Two processes on the CPU, by Lightning's DDP; the last batch is of one sample."""
     (tmp_path / "run.py").write_text(f"""
-import importlib.util, os
+import importlib.util
 from pathlib import Path
 spec = importlib.util.spec_from_file_location("test_fit", {str(Path(__file__))!r})
 test_fit = importlib.util.module_from_spec(spec)
@@ -221,10 +222,10 @@ spec.loader.exec_module(test_fit)
 config = test_fit.FEARecConfig.from_preset({preset!r}, **{{
     **test_fit.CONFIG.model_dump(include={{"n_items", "MAX_ITEM_LIST_LENGTH", "hidden_size"}}),
 }})
-fitted = test_fit.train(
-    Path({str(tmp_path)!r}), config, epochs=3, train_batch_size=49, devices=2, strategy="ddp"
-)
-if os.environ.get("LOCAL_RANK", "0") == "0":
+if __name__ == "__main__":
+    fitted = test_fit.train(
+        Path({str(tmp_path)!r}), config, epochs=3, train_batch_size=49, devices=2, strategy="ddp"
+    )
     finite = all(p.isfinite().all() for p in fitted.network.parameters())
     print("trained", fitted.epoch, finite, fitted.valid_ndcg_at_10 > 0)
 """)
@@ -233,7 +234,14 @@ if os.environ.get("LOCAL_RANK", "0") == "0":
         timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"trained \d True True", done.stdout)
+    assert re.fullmatch(r"trained \d True True\n", done.stdout)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_an_accelerator_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.accelerator: .* expected .* 1 of gpu"):
+        train(tmp_path, accelerator="gpu")
 
 
 def test_the_best_epoch_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import gzip
 import io
 import os
@@ -224,6 +225,9 @@ def test_ids_are_integers_only_where_all_are_written_so(
         ("recbole", b"caf\xe9\t2\t3\t{0}", "not UTF-8 text", "xE9"),
         ("csv", b'"1,2,{0}', "a double quote out of place", '"1'),
         ("csv", b'"1"x,2,{0}', "a double quote out of place", '"1"x'),
+        ("csv", b'1"x,2,{0}', "a double quote out of place", '1"x'),
+        ("csv", b'1,2",{0}', "a double quote out of place", '2"'),
+        ("csv", b'1, "2",{0}', "a double quote out of place", ' "2"'),
         ("csv", b'"",2,{0}', "the user id is empty", '""'),
         ("csv", b"1,2,3,{0}", "wrong number of fields", "4 in"),
         ("iso", b"1,2,infinity", "the timestamp is no time", "'infinity'"),
@@ -369,6 +373,89 @@ def test_a_folder_that_holds_something_is_refused(file: Path, out: Path):
         import_logs(file, out, "sequences")
     with pytest.raises(ConfigError, match="there already"):
         import_logs(file, file, "sequences")
+
+
+def test_only_a_local_folder_is_written(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("s3://bucket/y", "file:///y"):
+        with pytest.raises(ConfigError, match=r"\w+:/.*y: the logs are written to a local folder"):
+            import_logs(file, Path(uri), "movielens")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("long", ["x" * 250, "x" * 300, "x" * 300 + "/logs"])
+def test_a_folder_of_too_long_a_name_is_refused(file: Path, long: str):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    with pytest.raises(StorageError, match="File name too long"):
+        import_logs(file, file.parent / long, "movielens")
+    assert nothing_but(file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_under_one_that_is_not_permitted_is_refused(file: Path, out: Path):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    out.mkdir(mode=0)
+    with pytest.raises(StorageError, match="Permission denied"):
+        import_logs(file, out / "below", "movielens")
+    out.chmod(0o700)
+
+
+def test_an_empty_folder_is_replaced_and_a_link_to_one_stays_a_link(file: Path, out: Path):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    out.mkdir()
+    link = out.with_name("link")
+    link.symlink_to(out)
+    assert rows(import_logs(file, link, "movielens")) == [(1, 2, NOON)]
+    assert link.is_symlink()
+    assert [path.name for path in out.iterdir()] == ["dt=2026-06-01"]
+
+
+def untouched(doing: str, done: int, total: int) -> None:
+    pytest.fail("the work began")
+
+
+def test_the_current_folder_is_refused_before_the_work(
+    file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    out.mkdir()
+    monkeypatch.chdir(out)
+    for current in (Path(), Path("../logs"), out):
+        with pytest.raises(ConfigError, match=r"cannot be replaced.*found the current folder"):
+            import_logs(file, current, "movielens", progress=untouched)
+    assert not list(out.iterdir())
+
+
+def test_a_mount_point_is_refused_before_the_work(
+    file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
+    out.mkdir()
+    original = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if out in (path, target):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(ConfigError, match=r"cannot be replaced.*mount point.*busy"):
+        import_logs(file, out, "movielens", progress=untouched)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["given", "logs"]
+
+
+def test_a_quoted_line_break_makes_no_event_of_its_second_half(file: Path, out: Path):
+    file.write_text(f'user,item,time\n1,2,{seconds(NOON)}\n"a\nb",5,{seconds(NOON)}\n')
+    imported = import_logs(file, out, "csv", PLAIN, skip_bad_lines=True)
+    assert rows(imported) == [(1, 2, NOON)]
+    assert [line for line, _, _ in aside(imported)] == [3, 4]
+
+
+def test_a_header_with_quotes_after_spaces(file: Path, out: Path):
+    file.write_text(f'user, "item", "time"\na,b,{seconds(NOON)}\n')
+    assert rows(import_logs(file, out, "csv", PLAIN)) == [("a", "b", NOON)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from pipeline.evaluate import Evaluated
 from pipeline.export import Exported
 from pipeline.ingest import IngestResult
 from pipeline.nightly import evaluate_bundle_of, nightly, run_stage
-from pipeline.prepare import Prepared
+from pipeline.prepare import ITEMS_FILE, Prepared
 from pipeline.publish import Published
 from pipeline.records import night_folder
 from pipeline.score import ScoreResult
@@ -67,6 +68,9 @@ class Stages:
 
     def prepare(self, settings: Settings, run_date: date, ingested: IngestResult) -> Prepared:
         folder = self._made(settings, run_date, "prepared")
+        pq.write_table(
+            pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
+        )
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(settings, "vocabulary") or self._append(settings, "vocabulary")
         return Prepared(
@@ -150,6 +154,7 @@ def settings(tmp_path: Path) -> Settings:
         warehouse=str(tmp_path / "warehouse"),
         work_dir=tmp_path / "work",
         logs=LogSettings(path=str(logs)),
+        score=ScoreSettings(top_k=5),
     )
 
 
@@ -296,7 +301,7 @@ def test_lost_outputs_are_made_again(
     gone: str, redone: list[str], settings: Settings, ran: Callable[..., list[str]]
 ) -> None:
     ran()
-    (night_folder(settings, DAY) / gone).rmdir()
+    shutil.rmtree(night_folder(settings, DAY) / gone)
     assert ran() == redone  # they came out the same, so nothing after them has changed
 
 
@@ -338,6 +343,37 @@ def test_another_layout_is_refused_before_anything_is_done(
     with pytest.raises(ConfigError, match=r"score\.layout"):
         nightly(lists, NEXT, force=True)
     assert stages.calls == []
+
+
+@pytest.mark.parametrize(
+    ("score", "kind", "message"),
+    [
+        ({"top_k": 6}, ConfigError, r"score\.top_k: .* expected at most 5; found 6"),
+        ({"deny": "nofile"}, InputError, "nofile: cannot be read"),
+        ({"allow": "nofile"}, InputError, "nofile: cannot be read"),
+        ({"allow": os.devnull}, ConfigError, "no item is left to recommend"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_the_training(
+    score: dict[str, Any], kind: type[Exception], message: str, settings: Settings, stages: Stages
+) -> None:
+    unscorable = settings.model_copy(update={"score": ScoreSettings(**{"top_k": 5, **score})})
+    with pytest.raises(kind, match=message):
+        nightly(unscorable, DAY)
+    assert stages.calls == ["ingest", "prepared"]
+    assert run_stage(unscorable, DAY, "train").result.refit  # by itself it asks for no scores
+
+
+def test_a_day_without_an_end_is_refused(tmp_path: Path) -> None:
+    row = {"user_id": [1], "item_id": [1], "timestamp": [datetime(2026, 6, 1)]}
+    pq.write_table(pa.table(row), tmp_path / "log.parquet")
+    settings = Settings(
+        warehouse=str(tmp_path / "warehouse"),
+        work_dir=tmp_path / "work",
+        logs=LogSettings(path=str(tmp_path / "log.parquet")),
+    )
+    with pytest.raises(ConfigError, match=r"run date 9999-12-31: not a day .* 2 to 9998"):
+        nightly(settings, date.max)
 
 
 def test_two_at_once_on_one_date_are_refused(

@@ -25,7 +25,7 @@ from scoring_cases import (
 from model.errors import ConfigError
 from pipeline import scorer
 from pipeline.bundle import Bundle
-from pipeline.errors import BusyError, InputError, PublishError, ResumeError
+from pipeline.errors import BundleError, BusyError, InputError, PublishError, ResumeError
 from pipeline.folders import Folder, LocalFolder
 
 CHANGES = ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove"))
@@ -338,3 +338,45 @@ def test_a_full_disk_is_told_and_can_be_resumed(
     monkeypatch.undo()
     monkeypatch.setattr(scorer, "PART_USERS", 16)
     assert run(path, tiny_bundle, tmp_path / "out", resume=True).n_users == 40
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_early_leaves_the_output_folder_as_it_was(
+    tmp_path: Path, there: bool
+) -> None:
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    with pytest.raises(Killed), LocalFolder(out).scratch():
+        raise Killed
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if there else [])
+    assert not there or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("broken", ["rmdir", "unlink"])
+def test_tidying_that_fails_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, there: bool
+) -> None:
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+
+    def busy(path: Path, **options: Any) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, broken, busy)
+    with pytest.raises(Killed), LocalFolder(out).scratch():
+        raise Killed
+
+
+@pytest.mark.parametrize("content", [b"", b"123", bytes(41 * 16 * 4 - 4), bytes(41 * 16 * 4 + 1)])
+def test_an_item_table_of_the_wrong_size_is_refused(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, content: bytes
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    bundle.item_table.write_bytes(content)  # as if the checksum were of this one
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    with pytest.raises(BundleError, match=r"items\.bin: the item table does not fit the model"):
+        run(path, bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

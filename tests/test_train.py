@@ -1,5 +1,7 @@
 """The training stage on a small prepared folder: whose weights it begins from, kills, records."""
 
+import subprocess
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from deltalake import DeltaTable
 from prepared_folders import NOON, write_prepared
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
@@ -18,6 +21,7 @@ from pipeline import train
 from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.errors import ConfigError, InputError
 from pipeline.prepare import ITEMS_FILE, Prepared
+from pipeline.records import read_record
 from pipeline.sections import ModelSettings
 from pipeline.settings import Settings
 from pipeline.train import Trained
@@ -196,3 +200,51 @@ def test_a_vocabulary_numbered_otherwise_has_no_parent(
     pq.write_table(other, prepared.folder / ITEMS_FILE)
     assert train.train(quick(tmp_path), DAY, prepared).parent is None
     assert "numbered otherwise" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_devices_train_what_one_does_and_the_night_is_done_once(tmp_path: Path) -> None:
+    logs = {
+        "user_id": [user for user in range(24) for _ in range(6)],
+        "item_id": [(user + step) % N_ITEMS for user in range(24) for step in range(6)],
+        "timestamp": [NOON - timedelta(days=6 - step) for _ in range(24) for step in range(6)],
+    }
+    pq.write_table(pa.table(logs), tmp_path / "logs.parquet")
+    # Without chance, and with even batches, whose halves have the mean that the whole has.
+    (tmp_path / "fearec.toml").write_text("""
+logs.path = "logs.parquet"
+score.top_k = 5
+evaluate.topk = 5
+train = {accelerator = "cpu", epochs = 3, train_batch_size = 24}
+[model]
+contrast = "none"
+delays = "sequence"
+MAX_ITEM_LIST_LENGTH = 6
+hidden_size = 8
+hidden_dropout_prob = 0.0
+attn_dropout_prob = 0.0
+""")
+    trained = []
+    for devices in (1, 2):
+        night = tmp_path / str(devices)
+        values = {
+            "train.devices": devices, "warehouse": night / "warehouse", "work_dir": night / "work"
+        }  # fmt: skip
+        given = [f"{name}={value}" for name, value in values.items()]
+        done = subprocess.run(
+            [Path(sys.executable).with_name("fearec"), "nightly", "--date", str(DAY)]
+            + [part for override in given for part in ("--set", override)],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count(f"Night of {DAY}") == 1
+        for table in ("runs", "recommendations"):
+            assert DeltaTable(str(night / "warehouse" / table)).version() == 0
+        record = read_record(Settings(work_dir=night / "work"), DAY, "train", Trained)
+        assert record
+        trained.append((record.result, load_file(record.result.folder / WEIGHTS)))
+    (one, alone), (two, together) = trained
+    assert (two.best_epoch, two.valid_ndcg_at_10) == (one.best_epoch, one.valid_ndcg_at_10)
+    torch.testing.assert_close(
+        together["item_embedding.weight"], alone["item_embedding.weight"], rtol=0, atol=1e-5
+    )
