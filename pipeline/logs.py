@@ -157,9 +157,7 @@ def _read(
         pq.ParquetFile(source, pre_buffer=True) as parquet,
     ):
         for batch in parquet.iter_batches(_ROWS_A_BATCH, columns=names):
-            batch.validate(
-                full=True
-            )  # text that is no UTF-8, which DuckDB would not say the file of
+            batch.validate(full=True)  # text may be no UTF-8; DuckDB would not name the file
             rows = len(batch)
             columns = [
                 batch[logs.user_id].cast(schema.field(USER_ID).type),

@@ -19,6 +19,7 @@ _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 
 EARLIEST = "1990-01-01 00:00:00+00"  # before it, a clock or a unit is wrong
+ID_TYPES = "integers (at most 64 bits, signed) or strings"  # as an error tells what it expected
 AFTER_RUN_DATE = "timestamp after the run date"  # the one reason that time heals
 
 
@@ -41,16 +42,15 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
     Raises:
         SchemaError: a column is missing or has another type.
     """
-    ids = "integers (at most 64 bits, signed) or strings"
-    user = _column_type(columns, logs.user_id, USER_ID, ids, where)
-    item = _column_type(columns, logs.item_id, ITEM_ID, ids, where)
+    user = _column_type(columns, logs.user_id, USER_ID, ID_TYPES, where)
+    item = _column_type(columns, logs.item_id, ITEM_ID, ID_TYPES, where)
     times = "timestamps, or integers or floats since the epoch"
     kind = _column_type(columns, logs.timestamp, TIMESTAMP, times, where)
     if not is_time_type(kind):
         raise _wrong_type(where, logs.timestamp, times, kind)
     return IdTypes(
-        _plain_id_type(user, logs.user_id, ids, where),
-        _plain_id_type(item, logs.item_id, ids, where),
+        _plain_id_type(user, logs.user_id, ID_TYPES, where),
+        _plain_id_type(item, logs.item_id, ID_TYPES, where),
     )
 
 

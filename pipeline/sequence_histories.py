@@ -16,6 +16,7 @@ from pipeline.histories import Histories, Tally, Wanted
 from pipeline.logs import LogFile, unreadable
 from pipeline.row_rules import (
     AFTER_RUN_DATE,
+    ID_TYPES,
     IdTypes,
     is_time_type,
     normalise_timestamps,
@@ -28,7 +29,6 @@ from pipeline.sections import LogSettings
 TIMESTAMPS = "timestamps"
 
 _ROWS_A_BATCH = 2**15
-_UNREADABLE = (OSError, pa.ArrowException)
 
 
 def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool) -> IdTypes:
@@ -43,8 +43,9 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
         SchemaError: a column is missing or has a type that cannot be used.
         ConfigError: the times that are needed are not there.
     """
-    ids = "integers (at most 64 bits, signed) or strings"
-    expected = f"{USER_ID}: {ids}, {ITEM_IDS}: lists of such, and if there are {TIMESTAMPS}: lists"
+    expected = (
+        f"{USER_ID}: {ID_TYPES}, {ITEM_IDS}: lists of such, and if there are {TIMESTAMPS}: lists"
+    )
     kinds = dict(zip(columns.names, columns.types, strict=True))
     lists, times = _listed(kinds, ITEM_IDS), _listed(kinds, TIMESTAMPS)
     user = plain_id_type(kinds.get(USER_ID, pa.null()))
@@ -103,7 +104,7 @@ def sequence_histories(
                 _refuse_other_lengths(batch, file.path)
                 base.register("batch", pa.table({USER_ID: batch[USER_ID].cast(types.user)}))
                 base.execute("INSERT INTO rows FROM batch")
-        except _UNREADABLE as error:
+        except (OSError, pa.ArrowException) as error:
             if not skip_bad_files:
                 raise unreadable(file, error) from None
             tally.skipped_files.add(file.path)

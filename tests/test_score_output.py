@@ -258,9 +258,9 @@ def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) 
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
-def bad_items(path: Path) -> None:
+def bad_items(path: Path, row_group: int = 0) -> None:
     """Spoil the pages of the items alone, behind a good footer and good users."""
-    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    chunk = pq.ParquetFile(path).metadata.row_group(row_group).column(1)
     assert chunk.path_in_schema.startswith("item_ids")
     begin = chunk.dictionary_page_offset or chunk.data_page_offset
     content = bytearray(path.read_bytes())
@@ -305,11 +305,7 @@ def test_a_file_of_sequences_is_skipped_as_a_whole(tiny_bundle: Bundle, tmp_path
     many = {f"b{user}": ["item1"] for user in range(40_000)}
     path = write_sequences(tmp_path / "in" / "b.parquet", many)
     pq.write_table(pq.read_table(path), path, row_group_size=20_000)
-    chunk = pq.ParquetFile(path).metadata.row_group(1).column(1)
-    content = bytearray(path.read_bytes())
-    begin = chunk.dictionary_page_offset or chunk.data_page_offset
-    content[begin : begin + 20] = b"\xff" * 20
-    path.write_bytes(content)
+    bad_items(path, row_group=1)
 
     result = run(tmp_path / "in", tiny_bundle, tmp_path / "out", skip_bad_files=True)
     assert result.skipped_files == (str(path),)
