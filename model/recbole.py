@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.fearec import FEARec
+from model.network.fearec import FEARec
 
 
 def from_recbole(

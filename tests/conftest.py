@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.bundle import Bundle, BundleDescription, DataSnapshot, publish_bundle
+from pipeline.bundles.bundle import Bundle, BundleDescription, DataSnapshot, publish_bundle
 from pipeline.schema import vocabulary
 
 MAX_LENGTH = 5

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.bundle import Bundle
-from pipeline.parts import Output
-from pipeline.score import ScoreResult, score
-from pipeline.sections import LogSettings, ScoreSettings
+from pipeline.bundles.bundle import Bundle
+from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.scoring.output import Output
+from pipeline.scoring.run import ScoreResult, score
 
 RUN_DATE = date(2026, 11, 20)
 START = datetime(2026, 11, 1, tzinfo=UTC)

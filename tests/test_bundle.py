@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pipeline.bundle import REQUIRED, Bundle, publish_bundle
+from pipeline.bundles.bundle import REQUIRED, Bundle, publish_bundle
 from pipeline.errors import BundleError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from model.config import PRESETS, FEARecConfig, TrainingConfig
 from model.errors import ConfigError, FearecError
-from model.fearec import FEARec
+from model.network.fearec import FEARec
 from model.recbole import from_recbole
 
 # RecBole's FEARec page, and what its yaml forgets.

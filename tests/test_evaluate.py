@@ -17,14 +17,13 @@ from prepared_folders import write_prepared
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from model.export import export_both
-from model.fearec import FEARec
-from model.module import rank_positions
+from model.export.graphs import export_both
+from model.network.fearec import FEARec
 from model.ranking import metrics_at
-from model.sampling import Histories
-from model.warm_start import save_weights
-from pipeline.baselines import CoOccurrence, Popularity
-from pipeline.bundle import (
+from model.training.lightning_module import rank_positions
+from model.training.samples import Histories
+from model.training.weights import save_weights
+from pipeline.bundles.bundle import (
     HELD_OUT_WEIGHTS,
     ITEMS,
     WEIGHTS,
@@ -33,17 +32,18 @@ from pipeline.bundle import (
     DataSnapshot,
     publish_bundle,
 )
+from pipeline.config.sections import ModelSettings
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import ITEMS_FILE, Prepared
+from pipeline.data.prepared import read_histories
+from pipeline.data.splits import Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
-from pipeline.evaluate import Evaluated, evaluate
-from pipeline.evaluate_bundle import evaluate_bundle
-from pipeline.measure import Ranking, measure
-from pipeline.metrics import user_figures
-from pipeline.prepare import ITEMS_FILE, Prepared
-from pipeline.sections import ModelSettings
-from pipeline.sequences import read_histories
-from pipeline.settings import Settings
-from pipeline.splits import Split, leave_one_out
-from pipeline.train import Trained
+from pipeline.evaluation.baselines import CoOccurrence, Popularity
+from pipeline.evaluation.evaluate import Evaluated, evaluate
+from pipeline.evaluation.evaluate_bundle import evaluate_bundle
+from pipeline.evaluation.evaluator import Ranking, measure
+from pipeline.evaluation.metrics import user_figures
+from pipeline.training.train import Trained
 
 DAY = date(2026, 11, 10)
 END = datetime(2026, 11, 11, tzinfo=UTC)

@@ -19,13 +19,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import model.export
+import model.export.graphs
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export import export_both, export_encoder, export_recommender, trace_encoder
-from model.fearec import FEARec, Form
-from model.files import CODES, CPU_RECOMMENDER, RECOMMENDER
-from model.parity import near_ties
+from model.export.files import CODES, CPU_RECOMMENDER, RECOMMENDER
+from model.export.graphs import export_both, export_encoder, export_recommender, trace_encoder
+from model.export.parity import near_ties
+from model.network.fearec import FEARec, Form
 
 V, L = 37, 11
 FORMS: tuple[Form, ...] = ("matmul", "dft")
@@ -70,7 +70,7 @@ def traced(
         return copy
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.export, "trace_encoder", take)
+        patch.setattr(model.export.graphs, "trace_encoder", take)
         yield
 
 
@@ -162,7 +162,7 @@ def test_the_file_is_a_valid_model(tmp_path: Path, export: Any) -> None:
 def test_a_large_table_lies_beside_its_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model.export, "SELF_CONTAINED_BYTES", 100)
+    monkeypatch.setattr(model.export.graphs, "SELF_CONTAINED_BYTES", 100)
     (tmp_path / "made").mkdir()
     export_encoder(NETWORK, tmp_path / "made" / "encoder.onnx")
     moved = shutil.move(tmp_path / "made", tmp_path / "moved")
@@ -210,12 +210,12 @@ def test_exporting_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_same_weights_give_the_same_bytes_anywhere(tmp_path: Path) -> None:
     """Another process, another folder, another place of the sources."""
-    sources = Path(model.export.__file__).parent
+    sources = Path(model.export.graphs.__file__).parent
     code = """
 import sys, torch
 from model.config import FEARecConfig
-from model.export import export_both
-from model.fearec import FEARec
+from model.export.graphs import export_both
+from model.network.fearec import FEARec
 from pathlib import Path
 torch.manual_seed(0)
 export_both(FEARec(FEARecConfig.from_preset("paper", n_items=30)), Path(sys.argv[1]))
@@ -347,7 +347,7 @@ def recommender(
     with pytest.MonkeyPatch.context() as patch:
         copy = onnx.ModelProto()
         copy.CopyFrom(graphs["matmul"])
-        patch.setattr(model.export, "trace_encoder", lambda given, fft: copy)
+        patch.setattr(model.export.graphs, "trace_encoder", lambda given, fft: copy)
         export_recommender(NETWORK, path)
     return path
 
@@ -424,8 +424,8 @@ def test_ties_go_to_the_smaller_index(recommender: Path) -> None:
 def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model.export, "TWO_PASS_FROM", NETWORK.config.n_items)
-    model.export.export_both(NETWORK, tmp_path)
+    monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", NETWORK.config.n_items)
+    model.export.graphs.export_both(NETWORK, tmp_path)
     assert (tmp_path / CODES).stat().st_size % NETWORK.config.hidden_size == 0
     item_seq, item_seq_len = sequences(each=2)
     feeds = {

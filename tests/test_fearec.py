@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import FEARecConfig
-from model.dropout import Dropout
 from model.errors import ConfigError
-from model.fearec import FEARec, Form
-from model.losses import training_loss
-from model.sampling import Histories, TrainingSet
+from model.kernels.dropout import Dropout
+from model.network.fearec import FEARec, Form
+from model.training.losses import training_loss
+from model.training.samples import Histories, TrainingSet
 
 V, L = 29, 12
 SMALL: dict[str, Any] = {

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
-from model.fearec import FEARec
-from model.fit import Fitted, fit
-from model.module import FEARecModule, rank_positions
+from model.network.fearec import FEARec
 from model.ranking import metrics_at
-from model.sampling import Batch, Histories
+from model.training.lightning_module import FEARecModule, rank_positions
+from model.training.samples import Batch, Histories
+from model.training.trainer import Fitted, fit
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12
 

@@ -19,14 +19,14 @@ import yaml
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
-from flows import cli
-from flows.options import one_line_errors
-from flows.summary import print_user
-from pipeline.bundle import Bundle
+from flows.cli import main as cli
+from flows.cli.options import one_line_errors
+from flows.console.night import print_user
+from pipeline.bundles.bundle import Bundle
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError, PublishError
-from pipeline.lookup import Event, Recommended
-from pipeline.settings import Settings
-from pipeline.stages import STAGES
+from pipeline.runner.stages import STAGES
+from pipeline.warehouse.lookup import Event, Recommended
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -73,7 +73,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def night(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
     """One whole night, run by Prefect."""
-    from flows.nightly import nightly
+    from flows.scheduled.nightly import nightly
 
     folder = tmp_path_factory.mktemp("night")
     write_logs(folder / "logs")
@@ -179,7 +179,7 @@ def test_fearec_nightly_finds_all_of_it_done(night: Night) -> None:
 
 
 def test_a_flow_run_again_completes_and_changes_nothing(night: Night) -> None:
-    from flows.nightly import nightly
+    from flows.scheduled.nightly import nightly
 
     versions = night.versions()
     state = nightly(str(night.config), DAY, return_state=True)
@@ -251,8 +251,8 @@ def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: An
     user, item = "[/x]:smile:", "[red]x[/]\\"
     found = Recommended(user, DAY, "v1", "model", ((item, 0.5),))
     event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
-    monkeypatch.setattr("flows.summary.history_of", lambda *args: [event])
-    monkeypatch.setattr("flows.summary.recommended_to", lambda *args: [found])
+    monkeypatch.setattr("flows.console.night.history_of", lambda *args: [event])
+    monkeypatch.setattr("flows.console.night.recommended_to", lambda *args: [found])
     print_user(Settings(), user, None)
     out = capsys.readouterr().out
     assert f"Last events of {user}" in out
@@ -284,7 +284,7 @@ def test_another_exit_is_left_alone() -> None:
 
 def test_nobody_is_called(tmp_path: Path) -> None:
     code = (
-        "import flows.nightly, prefect.settings as s;"
+        "import flows.scheduled.nightly, prefect.settings as s;"
         "from prefect._internal.analytics.enabled import is_telemetry_enabled as sdk;"
         "print(s.get_current_settings().server.analytics_enabled, sdk())"
     )
@@ -309,7 +309,7 @@ def test_the_deployed_schedule_makes_runs(prefect: None) -> None:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    from flows.nightly import nightly
+    from flows.scheduled.nightly import nightly
 
     deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
     schedules = [
@@ -330,7 +330,7 @@ def test_the_deployed_schedule_makes_runs(prefect: None) -> None:
 
 
 def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Path) -> None:
-    from flows.nightly import nightly
+    from flows.scheduled.nightly import nightly
 
     nowhere = tmp_path / "nowhere"
     overrides = [
@@ -352,7 +352,7 @@ def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Pat
 
 
 def test_unknown_settings_fail_the_flow(prefect: None) -> None:
-    from flows.nightly import nightly
+    from flows.scheduled.nightly import nightly
 
     state = nightly(None, DAY, ["score.topk=3"], return_state=True)
     assert state.is_failed()
@@ -362,7 +362,7 @@ def test_unknown_settings_fail_the_flow(prefect: None) -> None:
 def test_only_what_may_pass_is_tried_again() -> None:
     from prefect.states import Failed
 
-    from flows.nightly import _may_pass
+    from flows.scheduled.nightly import _may_pass
 
     def may_pass(error: Exception) -> bool:
         return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
@@ -379,9 +379,12 @@ def test_commands_are_the_stages() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("flows.cli", {"torch", "prefect", "deltalake", "pyarrow", "onnxruntime", "duckdb"}),
-        ("pipeline.nightly, flows.summary", {"torch", "lightning", "prefect", "deltalake"}),
-        ("pipeline.train, pipeline.export", {"prefect"}),
+        ("flows.cli.main", {"torch", "prefect", "deltalake", "pyarrow", "onnxruntime", "duckdb"}),
+        (
+            "pipeline.runner.nightly, flows.console.night",
+            {"torch", "lightning", "prefect", "deltalake"},
+        ),
+        ("pipeline.training.train, pipeline.training.export", {"prefect"}),
     ],
 )
 def test_nothing_heavy_is_imported_before_its_time(module: str, absent: set[str]) -> None:

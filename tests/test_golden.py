@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.fearec import FEARec, Form
-from model.losses import training_loss
+from model.network.fearec import FEARec, Form
 from model.recbole import from_recbole
+from model.training.losses import training_loss
 
 COMMITTED = Path(__file__).parent / "golden"
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "golden"

@@ -25,19 +25,19 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-import model.retrieval
+import model.export.retrieval
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export import OPSET, export_both
-from model.fearec import FEARec
-from model.retrieval import add_retrieval
-from model.warm_start import ITEM_TABLE
-from pipeline.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
-from pipeline.histories import Batch
-from pipeline.providers import CPU, CUDA, TENSORRT, Precision, Provider, n_devices
-from pipeline.recommender import Recommender, load_recommender
-from pipeline.score import score
-from pipeline.sections import LogSettings, ScoreSettings
+from model.export.graphs import OPSET, export_both
+from model.export.retrieval import add_retrieval
+from model.network.fearec import FEARec
+from model.training.weights import ITEM_TABLE
+from pipeline.bundles.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
+from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, n_devices
+from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.scoring.recommender import Recommender, load_recommender
+from pipeline.scoring.run import score
+from pipeline.scoring.user_histories import Batch
 
 Array = npt.NDArray[Any]
 
@@ -283,7 +283,7 @@ def test_ties_go_to_the_smaller_index_on_a_gpu(blocks: bool, k: int, tmp_path: P
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.retrieval, "BLOCKS_FROM", 0 if blocks else 10**9)
+        patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if blocks else 10**9)
         add_retrieval(built, len(table))
     session = onnxruntime.InferenceSession(
         built.SerializeToString(), providers=[(CUDA, {"use_tf32": 0}), CPU]
@@ -341,7 +341,7 @@ def test_every_gpu_together_writes_what_one_writes(
 ) -> None:
     if n_devices("auto", CUDA) == 1:
         pytest.skip("one GPU only")
-    monkeypatch.setattr("pipeline.scorer.PART_USERS", 50)
+    monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 50)
     tables = []
     for devices in (1, "auto"):
         out = tmp_path / str(devices)

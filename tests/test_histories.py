@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import histories
-from pipeline.histories import Histories, batches, cut, pad
+from pipeline.scoring import user_histories as histories
+from pipeline.scoring.user_histories import Histories, batches, cut, pad
 
 
 @st.composite

@@ -23,9 +23,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import pipeline.importing
-import pipeline.text_lines
-from flows.cli import app
+import pipeline.logs.imports.importer
+import pipeline.logs.imports.text_lines
+from flows.cli.main import app
+from pipeline.config.settings import Settings
+from pipeline.data.ingest import ingest
+from pipeline.data.prepare import SEQUENCES_FILE, prepare
 from pipeline.errors import (
     BusyError,
     ConfigError,
@@ -34,12 +37,9 @@ from pipeline.errors import (
     SchemaError,
     StorageError,
 )
-from pipeline.import_choices import Columns
-from pipeline.importing import BAD_LINES_FILE, Imported, import_logs
-from pipeline.ingest import ingest
-from pipeline.logs import list_log_files
-from pipeline.prepare import SEQUENCES_FILE, prepare
-from pipeline.settings import Settings
+from pipeline.logs.imports.importer import BAD_LINES_FILE, Imported, import_logs
+from pipeline.logs.imports.options import Columns
+from pipeline.logs.log_files import list_log_files
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -499,7 +499,7 @@ def test_a_killed_import_leaves_no_logs_and_hinders_nobody(file: Path, out: Path
     file.write_text(f"1\t2\t3\t{seconds(NOON)}\n")
     script = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from pipeline.importing import import_logs\n"
+        "from pipeline.logs.imports.importer import import_logs\n"
         "def kill(doing, done, total):\n"
         "    if doing == 'writing': os.kill(os.getpid(), signal.SIGKILL)\n"
         "import_logs(Path(sys.argv[1]), Path(sys.argv[2]), 'movielens', progress=kill)\n"
@@ -533,7 +533,7 @@ QUICK = hypothesis_settings(
 def test_any_csv_comes_back_as_it_was(
     monkeypatch: pytest.MonkeyPatch, events: list[Any], delimiter: str, block: int
 ):
-    monkeypatch.setattr(pipeline.text_lines, "_BLOCK", max(block, 100))
+    monkeypatch.setattr(pipeline.logs.imports.text_lines, "_BLOCK", max(block, 100))
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter)
     writer.writerow(["user", "note", "item", "time"])
@@ -573,7 +573,7 @@ def test_any_sequences_come_back_as_they_were(sequences: dict[int, list[int]]):
 
 
 def test_lines_are_numbered_across_blocks(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pipeline.text_lines, "_BLOCK", 64)
+    monkeypatch.setattr(pipeline.logs.imports.text_lines, "_BLOCK", 64)
     time = seconds(NOON)
     lines = [f"{n}\t{n}\t1\t{time}" if n % 10 else "" if n % 20 else "bad" for n in range(1, 101)]
     file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")

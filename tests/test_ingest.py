@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import pipeline.ingest
+import pipeline.data.ingest
+from pipeline.config.sections import LogSettings
+from pipeline.config.settings import Settings
+from pipeline.data.ingest import IngestResult, ingest
 from pipeline.errors import FearecError, InputError, SchemaError
-from pipeline.ingest import IngestResult, ingest
-from pipeline.logs import list_log_files
-from pipeline.row_rules import normalise_timestamps, run_end
+from pipeline.logs.log_files import list_log_files
+from pipeline.logs.validation import normalise_timestamps, run_end
 from pipeline.schema import TIME
-from pipeline.sections import LogSettings
-from pipeline.settings import Settings
-from pipeline.warehouse import append, open_or_create_table, open_table, table_id
+from pipeline.warehouse.tables import append, open_or_create_table, open_table, table_id
 
 TODAY = date(2026, 6, 10)
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -201,7 +201,7 @@ def test_a_killed_run_is_completed_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.ingest, "append", dies_at)
+        patch.setattr(pipeline.data.ingest, "append", dies_at)
         if killed_at == "delete":
             patch.setattr(DeltaTable, "delete", dies)
         with pytest.raises(KeyboardInterrupt):

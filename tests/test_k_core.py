@@ -16,14 +16,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import schema
+from pipeline.config.count_range import Interval, parse_intervals
+from pipeline.config.sections import PrepareSettings
+from pipeline.config.settings import Settings, load_settings
+from pipeline.data.ingest import ingest
+from pipeline.data.k_core import Counts, filter_events
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
 from pipeline.errors import ConfigError, InputError
-from pipeline.ingest import ingest
-from pipeline.intervals import Interval, parse_intervals
-from pipeline.k_core import Counts, filter_events
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
-from pipeline.sections import PrepareSettings
-from pipeline.settings import Settings, load_settings
-from pipeline.stages import STAGES
+from pipeline.runner.stages import STAGES
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 TODAY = NOON.date()

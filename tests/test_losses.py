@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import FEARecConfig
-from model.fearec import FEARec
-from model.losses import ChunkedCrossEntropy, info_nce, spectral_distance, training_loss
+from model.network.fearec import FEARec
+from model.training.losses import ChunkedCrossEntropy, info_nce, spectral_distance, training_loss
 
 V, L, D, B = 31, 10, 8, 7
 steady = settings(deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.ranking import metrics_at, top_items
-from pipeline.metrics import bootstrap_intervals, catalogue_figures, user_figures
+from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_figures, user_figures
 
 TOPK = (1, 3, 5, 10)
 N_ITEMS = 14
@@ -159,7 +159,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 def test_intervals_in_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, counts = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([30, 70])
     whole = bootstrap_intervals(rows, counts, 500, seed=1)
-    monkeypatch.setattr("pipeline.metrics._WEIGHTS", 2 * 7)
+    monkeypatch.setattr("pipeline.evaluation.metrics._WEIGHTS", 2 * 7)
     assert np.allclose(bootstrap_intervals(rows, counts, 500, seed=1), whole)
     assert (whole[0] < [0.7, 0.3]).all()
     assert (whole[1] > [0.7, 0.3]).all()

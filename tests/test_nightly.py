@@ -20,21 +20,21 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from pipeline.champion import read_champion
+from pipeline.bundles.registry import read_champion
+from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
+from pipeline.config.settings import Settings
+from pipeline.data.ingest import IngestResult
+from pipeline.data.prepare import ITEMS_FILE, Prepared
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
-from pipeline.evaluate import Evaluated
-from pipeline.export import Exported
-from pipeline.ingest import IngestResult
-from pipeline.nightly import evaluate_bundle_of, nightly, run_stage
-from pipeline.prepare import ITEMS_FILE, Prepared
-from pipeline.publish import Published
-from pipeline.records import night_folder
-from pipeline.score import ScoreResult
-from pipeline.sections import EvaluateSettings, LogSettings, ScoreSettings
-from pipeline.settings import Settings
-from pipeline.stages import STAGES, score_everyone
-from pipeline.train import Trained
-from pipeline.warehouse import models_folder, open_table, table_id, table_uri
+from pipeline.evaluation.evaluate import Evaluated
+from pipeline.publishing.publish import Published
+from pipeline.runner.cache import night_folder
+from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
+from pipeline.runner.stages import STAGES, score_everyone
+from pipeline.scoring.run import ScoreResult
+from pipeline.training.export import Exported
+from pipeline.training.train import Trained
+from pipeline.warehouse.tables import models_folder, open_table, table_id, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = [stage.name for stage in STAGES]
@@ -126,13 +126,13 @@ class Stages:
 
 
 FUNCTIONS = {
-    "ingest": "pipeline.ingest.ingest",
-    "prepare": "pipeline.prepare.prepare",
-    "train": "pipeline.train.train",
-    "evaluate": "pipeline.evaluate.evaluate",
-    "export": "pipeline.export.export",
-    "score": "pipeline.stages.score_everyone",
-    "publish": "pipeline.stages.publish",
+    "ingest": "pipeline.data.ingest.ingest",
+    "prepare": "pipeline.data.prepare.prepare",
+    "train": "pipeline.training.train.train",
+    "evaluate": "pipeline.evaluation.evaluate.evaluate",
+    "export": "pipeline.training.export.export",
+    "score": "pipeline.runner.stages.score_everyone",
+    "publish": "pipeline.runner.stages.publish",
 }
 CALLS = ["ingest", "prepared", "train", "evaluate", "export", "parts", "publish"]
 
@@ -225,7 +225,7 @@ def test_a_night_killed_before_its_row_still_gets_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.nightly.record_run", die)
+        patch.setattr("pipeline.runner.nightly.record_run", die)
         with pytest.raises(KeyboardInterrupt):
             ran()
     assert ran() == []
@@ -277,7 +277,7 @@ def test_log_files_without_news_redo_the_ingest_only(
         table = open_table(settings, "interactions")
         return IngestResult(table_id(table), table.version(), 1, 0, 0, 0, 0, 0)
 
-    monkeypatch.setattr("pipeline.ingest.ingest", ingest)
+    monkeypatch.setattr("pipeline.data.ingest.ingest", ingest)
     pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
     assert ran() == ["ingest"]
 
@@ -388,7 +388,7 @@ def test_two_at_once_on_one_date_are_refused(
             refusals.append(caught.value)
         return stages.ingest(settings, run_date)
 
-    monkeypatch.setattr("pipeline.ingest.ingest", another_comes)
+    monkeypatch.setattr("pipeline.data.ingest.ingest", another_comes)
     nightly(settings, DAY)
     assert len(refusals) == 2
     assert stages.calls == CALLS
@@ -398,7 +398,7 @@ def test_two_at_once_on_one_date_are_refused(
 def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., list[str]]) -> None:
     code = (
         "import os, sys; from datetime import date; from pathlib import Path\n"
-        "from pipeline import nightly; from pipeline.settings import Settings\n"
+        "from pipeline.runner import nightly; from pipeline.config.settings import Settings\n"
         "with nightly._alone(Settings(work_dir=Path(sys.argv[1])), date(2026, 7, 1)): os._exit(9)"
     )
     arguments = [sys.executable, "-c", code, str(settings.work_dir)]
@@ -416,7 +416,9 @@ def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., li
         DeltaError("disk\nfull"),
     ],
 )
-@pytest.mark.parametrize("place", ["pipeline.prepare.prepare", "pipeline.nightly.record_run"])
+@pytest.mark.parametrize(
+    "place", ["pipeline.data.prepare.prepare", "pipeline.runner.nightly.record_run"]
+)
 def test_a_full_disk_is_told_in_one_line(
     error: Exception, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch,
     ran: Callable[..., list[str]],
@@ -455,7 +457,7 @@ def test_only_parts_of_another_run_are_scored_anew(
     event = datetime(2026, 6, 1, tzinfo=UTC)
     prepared = Prepared(Path("prepared"), "sha256", 1, "id", 4, 6, 7, event, event)
     folder = night_folder(settings, DAY) / "parts"
-    monkeypatch.setattr("pipeline.stages.Bundle.load", lambda path: path)
+    monkeypatch.setattr("pipeline.runner.stages.Bundle.load", lambda path: path)
 
     def resumes_to(error: Exception) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -466,7 +468,7 @@ def test_only_parts_of_another_run_are_scored_anew(
                 raise error
 
         folder.mkdir(parents=True, exist_ok=True)
-        monkeypatch.setattr("pipeline.stages.score", score)
+        monkeypatch.setattr("pipeline.runner.stages.score", score)
         score_everyone(settings, DAY, prepared, exported)
         return calls
 
@@ -545,8 +547,8 @@ def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
         measured.append((run_date, prepared.n_users, bundle))
         return "figures"
 
-    monkeypatch.setattr("pipeline.evaluate_bundle.evaluate_bundle", measure)
-    monkeypatch.setattr("pipeline.nightly.opened_bundle", nullcontext)
+    monkeypatch.setattr("pipeline.evaluation.evaluate_bundle.evaluate_bundle", measure)
+    monkeypatch.setattr("pipeline.runner.nightly.opened_bundle", nullcontext)
     with pytest.raises(ConfigError, match=r"evaluate needs ingest.*fearec ingest"):
         evaluate_bundle_of(settings, DAY, Path("champion"))
     run_stage(settings, DAY, "ingest")

@@ -30,16 +30,17 @@ from scoring_cases import (
 )
 from typer.testing import CliRunner, Result
 
-from pipeline import scorer, warehouse
-from pipeline.bundle import DESCRIPTION, Bundle
-from pipeline.bundle_copies import download_bundle, opened_bundle, upload_bundle
-from pipeline.champion import CHAMPION, read_champion
+from pipeline.bundles.bundle import DESCRIPTION, Bundle
+from pipeline.bundles.registry import CHAMPION, read_champion
+from pipeline.bundles.transfer import download_bundle, opened_bundle, upload_bundle
+from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, ConfigError, FearecError, PublishError
-from pipeline.folders import Folder, StoreFolder, open_folder
-from pipeline.lookup import recommended_to
-from pipeline.score_cli import app
-from pipeline.settings import Settings
-from pipeline.stages import STAGES
+from pipeline.runner.stages import STAGES
+from pipeline.scoring import scorer
+from pipeline.scoring.cli import app
+from pipeline.storage.folders import Folder, StoreFolder, open_folder
+from pipeline.warehouse import tables as warehouse
+from pipeline.warehouse.lookup import recommended_to
 
 pytest.importorskip("moto", reason="the S3 server of the tests, moto, is not installed")
 pytest.importorskip("flask_cors", reason="moto's server needs it")
@@ -344,7 +345,7 @@ class Blocked:
         if name.split(".")[0] in heavy:
             raise ImportError(f"{name} must not be imported by the scoring path")
 sys.meta_path.insert(0, Blocked())
-from pipeline.score_cli import app
+from pipeline.scoring.cli import app
 app()
 """
     command = [sys.executable, "-c", blocked, f"{bucket}/logs/*/a.parquet"]
@@ -432,7 +433,7 @@ def settings_of(bucket: str, work_dir: Path, logs: str) -> Settings:
 
 
 def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> None:
-    from pipeline.nightly import nightly
+    from pipeline.runner.nightly import nightly
 
     write_logs(tmp_path / "logs")
     store(f"{bucket}/logs").upload(tmp_path / "logs" / "a.parquet", "a.parquet")
@@ -483,7 +484,7 @@ def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None
 
 
 def test_a_warehouse_without_a_bucket_is_told_in_one_line(endpoint: str, tmp_path: Path) -> None:
-    from pipeline.nightly import nightly
+    from pipeline.runner.nightly import nightly
 
     write_logs(tmp_path / "logs")
     settings = settings_of("s3://no-such-bucket", tmp_path / "work", str(tmp_path / "logs"))

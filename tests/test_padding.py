@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import FEARecConfig
-from model.fearec import FEARec
-from model.padding import padding_index
+from model.network.fearec import FEARec
+from model.network.padding import padding_index
 
 L = 12
 

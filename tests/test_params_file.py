@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import TrainingConfig
+from pipeline.config.sections import ModelSettings
+from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
-from pipeline.params_file import read_space, values_of, with_values
-from pipeline.search_space import Choice, Interval, Space
-from pipeline.sections import ModelSettings
-from pipeline.settings import Settings
+from pipeline.tuning.params_file import read_space, values_of, with_values
+from pipeline.tuning.search_space import Choice, Interval, Space
 
 SETTINGS = Settings()
 

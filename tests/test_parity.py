@@ -5,8 +5,8 @@ import torch
 
 from model.config import FEARecConfig
 from model.errors import ExportParityError
-from model.fearec import FEARec
-from model.parity import check_parity, near_ties
+from model.export.parity import check_parity, near_ties
+from model.network.fearec import FEARec
 
 
 def test_near_ties_are_found() -> None:

@@ -16,20 +16,20 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-import model.export
-import model.retrieval
+import model.export.graphs
+import model.export.retrieval
 from model.config import FEARecConfig
 from model.errors import ConfigError, ExportParityError
-from model.export import export_both, trace_encoder
-from model.fearec import FEARec
-from model.files import FLOAT16_RECOMMENDER, FLOAT16_TABLE, RECOMMENDER
-from model.precision import _delay_choice, to_float16, with_every_rounding
+from model.export.files import FLOAT16_RECOMMENDER, FLOAT16_TABLE, RECOMMENDER
+from model.export.float16 import _delay_choice, to_float16, with_every_rounding
+from model.export.graphs import export_both, trace_encoder
+from model.network.fearec import FEARec
 from pipeline import schema
-from pipeline.bundle import Bundle
-from pipeline.float16_loss import measure_float16
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
-from pipeline.sections import ExportSettings, ModelSettings
-from pipeline.settings import Settings
+from pipeline.bundles.bundle import Bundle
+from pipeline.config.sections import ExportSettings, ModelSettings
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.training.float16_check import measure_float16
 
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -62,8 +62,8 @@ def take_trace(trace: onnx.ModelProto, patch: pytest.MonkeyPatch) -> None:
         copy.CopyFrom(trace)
         return copy
 
-    patch.setattr(model.export, "trace_encoder", take)
-    patch.setattr(model.retrieval, "BLOCKS_FROM", 1)
+    patch.setattr(model.export.graphs, "trace_encoder", take)
+    patch.setattr(model.export.retrieval, "BLOCKS_FROM", 1)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_the_same_weights_give_the_same_bytes_anywhere(exported: Path, tmp_path:
     for name in (FLOAT16_RECOMMENDER, FLOAT16_TABLE):
         content = (tmp_path / name).read_bytes()
         assert content == (exported / name).read_bytes()
-        assert str(Path(model.export.__file__).parent).encode() not in content
+        assert str(Path(model.export.graphs.__file__).parent).encode() not in content
 
 
 def test_recommendations_are_nearly_those_of_float32(exported: Path) -> None:
@@ -218,7 +218,7 @@ def test_correlations_beyond_float16_choose_the_delays_of_float32(
     naive.CopyFrom(graph)
     to_float16(half)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.precision._delay_choice", lambda graph: set())
+        patch.setattr("model.export.float16._delay_choice", lambda graph: set())
         to_float16(naive)
     random = np.random.default_rng(0)
     feeds = {"item_seq": np.zeros((60, L), np.int64), "item_seq_len": random.integers(1, L, 60)}

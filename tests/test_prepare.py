@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import pipeline.prepare
+import pipeline.data.prepare
 from pipeline import schema
+from pipeline.config.settings import Settings
+from pipeline.data.ingest import ingest
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
 from pipeline.errors import InputError
-from pipeline.ingest import ingest
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
-from pipeline.settings import Settings
-from pipeline.warehouse import open_table
+from pipeline.warehouse.tables import open_table
 
 TODAY = date(2026, 6, 10)
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -170,7 +170,7 @@ def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.prepare, "_write_sequences", dies)
+        patch.setattr(pipeline.data.prepare, "_write_sequences", dies)
         with pytest.raises(KeyboardInterrupt):
             night(settings, TODAY)
     folder = settings.work_dir / "run_date=2026-06-10" / "prepared"
@@ -218,7 +218,7 @@ def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int)
     ]
     # Users that span batches, batches that span users.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.prepare, "_ROWS_A_BATCH", rows_a_batch)
+        patch.setattr(pipeline.data.prepare, "_ROWS_A_BATCH", rows_a_batch)
         settings = settings_in(Path(folder))
         for number, file in enumerate(files):
             write_log(settings, f"{number}.parquet", file)

@@ -20,21 +20,22 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from model.errors import ConfigError
-from model.files import FLOAT16_RECOMMENDER, RECOMMENDER
-from pipeline import providers, recommender
-from pipeline.bundle import DESCRIPTION, Bundle, publish_bundle
-from pipeline.devices import Devices, MakeScorer
-from pipeline.eligibility import eligible_items
+from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
+from pipeline.bundles import sessions as providers
+from pipeline.bundles.bundle import DESCRIPTION, Bundle, publish_bundle
+from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, auto_batch_size, n_devices, open_session
+from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.engines.process_pool import Devices, MakeScorer
 from pipeline.errors import BundleError, PublishError, ResumeError
-from pipeline.histories import Batch, Histories
-from pipeline.layouts import Ranked
-from pipeline.providers import CPU, CUDA, TENSORRT, auto_batch_size, n_devices, open_session
-from pipeline.recommender import Buffers, Recommender, load_recommender
 from pipeline.schema import PAD
-from pipeline.score import score
-from pipeline.score_cli import app
-from pipeline.scorer import open_scorer
-from pipeline.sections import LogSettings, ScoreSettings
+from pipeline.scoring import recommender
+from pipeline.scoring.cli import app
+from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.recommender import Buffers, Recommender, load_recommender
+from pipeline.scoring.run import score
+from pipeline.scoring.scorer import open_scorer
+from pipeline.scoring.user_histories import Batch, Histories
 
 TOP_K = 5
 
@@ -303,7 +304,7 @@ def run(inputs: Path, bundle: Bundle, out: Path, resume: bool = False, **options
 def test_two_processes_write_what_one_writes(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.scorer.PART_USERS", 10)
+    monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 10)
     inputs = write_sequences(tmp_path / "s.parquet", 75)
     one, two = (run(inputs, tiny_bundle, tmp_path / str(count), devices=count) for count in (1, 2))
     assert (one.devices, two.devices) == (1, 2)
@@ -389,8 +390,8 @@ WAITING = """
 import time
 import numpy as np
 import pyarrow as pa
-from pipeline.devices import Devices
-from pipeline.histories import Histories
+from pipeline.engines.process_pool import Devices
+from pipeline.scoring.user_histories import Histories
 
 def make(device):
     print("begun", flush=True)

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from pipeline.config.sections import ScoreSettings
+from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
-from pipeline.folders import open_folder
-from pipeline.lookup import first_users, recommended_to
-from pipeline.manifest import MANIFEST, Binding, PartCounts
-from pipeline.parts import open_output
-from pipeline.publish import publish, refuse_other_layout
+from pipeline.publishing.publish import publish, refuse_other_layout
 from pipeline.schema import recommendation_lists, recommendations
-from pipeline.score import ScoreResult
-from pipeline.sections import ScoreSettings
-from pipeline.settings import Settings
+from pipeline.scoring.manifest import MANIFEST, Binding, PartCounts
+from pipeline.scoring.output import open_output
+from pipeline.scoring.run import ScoreResult
+from pipeline.storage.folders import open_folder
+from pipeline.warehouse.lookup import first_users, recommended_to
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 LONG = recommendations(pa.int64(), pa.string())

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import FEARecConfig
-from model.fearec import FEARec
-from model.module import rank_positions
+from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
-from model.sampling import Histories
+from model.training.lightning_module import rank_positions
+from model.training.samples import Histories
 
 steady = settings(deadline=None)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from model.config import FEARecConfig
-from pipeline.settings import Settings
+from pipeline.config.settings import Settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import settings as tuned
 from hypothesis import strategies as st
 
-from pipeline.champion import CHAMPION, read_champion, set_champion
+from pipeline.bundles.registry import CHAMPION, read_champion, set_champion
+from pipeline.config.settings import Settings
 from pipeline.errors import BundleError
-from pipeline.records import Record, fingerprint, night_folder, read_record, write_record
-from pipeline.settings import Settings
+from pipeline.runner.cache import Record, fingerprint, night_folder, read_record, write_record
 
 DAY = date(2026, 7, 1)
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import model.retrieval
-from model.codes import BLOCK_ITEMS, ITEM_LEVELS, TILE_ITEMS, USER_LEVELS, encode
-from model.export import OPSET
-from model.retrieval import add_retrieval
-from model.warm_start import ITEM_TABLE
+import model.export.retrieval
+from model.export.graphs import OPSET
+from model.export.quantize import BLOCK_ITEMS, ITEM_LEVELS, TILE_ITEMS, USER_LEVELS, encode
+from model.export.retrieval import add_retrieval
+from model.training.weights import ITEM_TABLE
 
 Array = npt.NDArray[Any]
 FORMS = ("plain", "blocks", "two-pass")
@@ -34,7 +34,7 @@ def retrieval(table: Array, form: str) -> Run:
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.retrieval, "BLOCKS_FROM", 0 if form == "blocks" else 10**9)
+        patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if form == "blocks" else 10**9)
         add_retrieval(built, len(table), encode(table) if form == "two-pass" else None)
     onnx.checker.check_model(built, full_check=True)
     options = onnxruntime.SessionOptions()

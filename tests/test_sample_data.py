@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.ingest import ingest
-from pipeline.prepare import SEQUENCES_FILE, prepare
-from pipeline.settings import Settings, load_settings
-from pipeline.warehouse import open_table
+from pipeline.config.settings import Settings, load_settings
+from pipeline.data.ingest import ingest
+from pipeline.data.prepare import SEQUENCES_FILE, prepare
+from pipeline.warehouse.tables import open_table
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 DIRTY = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.sampling import Histories, Negatives, SameTarget, ShuffledBatches, TrainingSet
+from model.training.samples import Histories, Negatives, SameTarget, ShuffledBatches, TrainingSet
 
 steady = settings(deadline=None)
 users_of_items = st.lists(

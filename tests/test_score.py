@@ -20,8 +20,8 @@ from scoring_cases import (
 )
 
 from model.errors import ConfigError
-from pipeline import providers
-from pipeline.bundle import Bundle
+from pipeline.bundles import sessions as providers
+from pipeline.bundles.bundle import Bundle
 from pipeline.errors import BundleError
 
 

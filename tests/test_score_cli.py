@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.bundle import Bundle
-from pipeline.score_cli import app
+from pipeline.bundles.bundle import Bundle
+from pipeline.scoring.cli import app
 
-COMMAND = [sys.executable, "-c", "from pipeline.score_cli import app; app()"]
+COMMAND = [sys.executable, "-c", "from pipeline.scoring.cli import app; app()"]
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ class Blocked:
         if name.split(".")[0] in heavy:
             raise ImportError(f"{name} must not be imported by the scoring path")
 sys.meta_path.insert(0, Blocked())
-from pipeline.score_cli import app
+from pipeline.scoring.cli import app
 app()
 """
     done = subprocess.run(
@@ -210,7 +210,7 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
 
     assert "--skip-bad-files" in done.stdout
     assert seconds < 1.5  # 0.3 on an idle machine; the promise is 0.5
-    loaded = "import sys, pipeline.score_cli; print(*sys.modules)"
+    loaded = "import sys, pipeline.scoring.cli; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
     )
@@ -226,7 +226,8 @@ def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
     source = tmp_path / "sequences.parquet"
     pq.write_table(pa.table({"user_id": users, "item_ids": items}), source)
     small = (
-        "import pipeline.scorer as s; s.PART_USERS = 256; from pipeline.score_cli import app; app()"
+        "import pipeline.scoring.scorer as s; s.PART_USERS = 256; "
+        "from pipeline.scoring.cli import app; app()"
     )
     command = [sys.executable, "-c", small, str(source), "--model", str(tiny_bundle.path)]
     command += ["--run-date", "2026-11-20", "--batch-size", "8", "--provider", "cpu"]

@@ -21,9 +21,9 @@ from scoring_cases import (
 )
 
 from model.errors import ConfigError
-from pipeline.bundle import Bundle
+from pipeline.bundles.bundle import Bundle
+from pipeline.config.sections import LogSettings
 from pipeline.errors import InputError, SchemaError
-from pipeline.sections import LogSettings
 
 
 def test_bad_rows_repeats_and_later_events_are_counted_by_reason(

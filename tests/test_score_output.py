@@ -23,10 +23,10 @@ from scoring_cases import (
 )
 
 from model.errors import ConfigError
-from pipeline import scorer
-from pipeline.bundle import Bundle
+from pipeline.bundles.bundle import Bundle
 from pipeline.errors import BundleError, BusyError, InputError, PublishError, ResumeError
-from pipeline.folders import Folder, LocalFolder
+from pipeline.scoring import scorer
+from pipeline.storage.folders import Folder, LocalFolder
 
 CHANGES = ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove"))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.errors import ConfigError, ExportParityError, FearecError
+from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import (
     BundleError,
     BusyError,
@@ -19,7 +20,6 @@ from pipeline.errors import (
     SchemaError,
     StorageError,
 )
-from pipeline.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import spectral
 from model.config import FEARecConfig
-from model.fearec import FEARec
-from model.layers import HybridAttention
-from model.parity import near_ties
+from model.export.parity import near_ties
+from model.network import spectral
+from model.network.attention import HybridAttention
+from model.network.fearec import FEARec
 
 steady = settings(deadline=None)  # the machine may be busy
 

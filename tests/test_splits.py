@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from prepared_folders import write_prepared
 from torch import Tensor
 
-from model.sampling import Histories, spread
+from model.training.samples import Histories, spread
+from pipeline.config.settings import Settings
+from pipeline.data.prepared import events_before, read_histories
+from pipeline.data.splits import Split, held_out, leave_one_out, window_begins
 from pipeline.errors import InputError
-from pipeline.sequences import events_before, read_histories
-from pipeline.settings import Settings
-from pipeline.splits import Split, held_out, leave_one_out, window_begins
 
 DAY = date(2026, 3, 31)
 END = datetime(2026, 4, 1, tzinfo=UTC)

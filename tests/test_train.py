@@ -16,15 +16,15 @@ from prepared_folders import NOON, write_prepared
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-import model.fit
-from pipeline import train
-from pipeline.bundle import HELD_OUT_WEIGHTS, WEIGHTS
+import model.training.trainer
+from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
+from pipeline.config.sections import ModelSettings
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import ITEMS_FILE, Prepared
 from pipeline.errors import ConfigError, InputError
-from pipeline.prepare import ITEMS_FILE, Prepared
-from pipeline.records import read_record
-from pipeline.sections import ModelSettings
-from pipeline.settings import Settings
-from pipeline.train import Trained
+from pipeline.runner.cache import read_record
+from pipeline.training import train
+from pipeline.training.train import Trained
 
 DAY = date(2026, 11, 2)
 N_ITEMS = 12
@@ -176,14 +176,14 @@ def test_another_architecture_has_no_parent(
 def test_a_checkpoint_cut_short_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    io = model.fit._WholeCheckpoints()
+    io = model.training.trainer._WholeCheckpoints()
     io.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
 
     def full_disk(self: Any, checkpoint: Any, path: Path, storage_options: Any = None) -> None:
         Path(path).write_bytes(b"half a")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model.fit.TorchCheckpointIO, "save_checkpoint", full_disk)
+    monkeypatch.setattr(model.training.trainer.TorchCheckpointIO, "save_checkpoint", full_disk)
     with pytest.raises(OSError, match="No space left"):
         io.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}

@@ -10,16 +10,16 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-import model.fit
-import model.module
-import pipeline.train
+import model.training.lightning_module
+import model.training.trainer
+import pipeline.training.train
 from model.config import FEARecConfig, TrainingConfig
-from model.fearec import FEARec
-from model.fit import Fitted, fit
-from model.module import FEARecModule
-from model.sampling import Histories
-from pipeline.prepare import Prepared
-from pipeline.settings import Settings
+from model.network.fearec import FEARec
+from model.training.lightning_module import FEARecModule
+from model.training.samples import Histories
+from model.training.trainer import Fitted, fit
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import Prepared
 
 CONFIG = FEARecConfig.from_preset(
     "paper", n_items=30, MAX_ITEM_LIST_LENGTH=8, hidden_size=8, inner_size=16
@@ -66,13 +66,13 @@ def epochs_trained(folder: Path, name: str, value: Any) -> Any:
 def validation_batches(folder: Path, name: str, value: Any) -> Any:
     sizes = []
     with pytest.MonkeyPatch.context() as patch:
-        rank = model.module.rank_positions
+        rank = model.training.lightning_module.rank_positions
 
         def watch(network: FEARec, histories: Histories, at: Tensor, mask_seen: bool) -> Tensor:
             sizes.append(len(at))
             return rank(network, histories, at, mask_seen)
 
-        patch.setattr(model.module, "rank_positions", watch)
+        patch.setattr(model.training.lightning_module, "rank_positions", watch)
         train(folder, **{name: value})
     return max(sizes)
 
@@ -91,7 +91,7 @@ def trainer_argument(folder: Path, name: str, value: Any) -> Any:
         raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.fit, "Trainer", record)
+        patch.setattr(model.training.trainer, "Trainer", record)
         with pytest.raises(StoppedError):
             train(folder, **{name: value})
     return told[0]
@@ -115,12 +115,12 @@ def night(folder: Path, name: str, value: Any) -> Any:
         return Fitted(FEARec(CONFIG), 3, 0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.train, "read_histories", lambda folder: HISTORIES)
-        patch.setattr(pipeline.train, "read_champion", no_champion)
-        patch.setattr(pipeline.train, "fit", run)
-        patch.setattr(pipeline.train, "load_network", lambda config, path: FEARec(config))
-        patch.setattr(pipeline.train, "save_weights", lambda network, path: None)
-        pipeline.train.train(settings, date(2026, 11, 1), prepared)
+        patch.setattr(pipeline.training.train, "read_histories", lambda folder: HISTORIES)
+        patch.setattr(pipeline.training.train, "read_champion", no_champion)
+        patch.setattr(pipeline.training.train, "fit", run)
+        patch.setattr(pipeline.training.train, "load_network", lambda config, path: FEARec(config))
+        patch.setattr(pipeline.training.train, "save_weights", lambda network, path: None)
+        pipeline.training.train.train(settings, date(2026, 11, 1), prepared)
     return tuple(done)
 
 

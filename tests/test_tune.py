@@ -22,20 +22,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows import cli
-from model.module import rank_positions
+from flows.cli import main as cli
 from model.ranking import metrics_at
-from model.warm_start import load_network
-from pipeline import tune as search
-from pipeline import tune_trial
+from model.training.lightning_module import rank_positions
+from model.training.weights import load_network
+from pipeline.config.settings import Settings, load_settings
+from pipeline.data.prepare import Prepared
+from pipeline.data.prepared import read_histories
+from pipeline.data.splits import held_out
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
-from pipeline.params_file import read_space
-from pipeline.prepare import Prepared
-from pipeline.sequences import read_histories
-from pipeline.settings import Settings, load_settings
-from pipeline.splits import held_out
-from pipeline.tune import Tuned, tune
-from pipeline.tune_study import fill_queue, load_study
+from pipeline.tuning import trial as tune_trial
+from pipeline.tuning import tune as search
+from pipeline.tuning.params_file import read_space
+from pipeline.tuning.study import fill_queue, load_study
+from pipeline.tuning.tune import Tuned, tune
 
 DAY = date(2026, 7, 1)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -206,9 +206,9 @@ KILL = """
 import os, signal, sys
 from datetime import date
 from pathlib import Path
-from pipeline import tune_trial
-from pipeline.settings import load_settings
-from pipeline.tune import tune
+from pipeline.tuning import trial as tune_trial
+from pipeline.config.settings import load_settings
+from pipeline.tuning.tune import tune
 
 report = tune_trial.Pruning.__call__
 
@@ -449,7 +449,7 @@ def one_by_one(optimize: Any) -> Any:
 PARENT = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from pipeline.own_process import in_own_process
+from pipeline.engines.own_process import in_own_process
 
 pid = Path(sys.argv[1])
 
@@ -565,7 +565,7 @@ def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -
     from prefect.artifacts import Artifact
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows.tune import tune as flow
+    from flows.scheduled.tune import tune as flow
 
     with prefect_test_harness(server_startup_timeout=120):
         two = ["tune.max_evals=2"]

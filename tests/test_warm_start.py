@@ -8,10 +8,10 @@ import torch
 
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
-from model.fearec import FEARec
-from model.fit import fit
-from model.sampling import Histories
-from model.warm_start import ITEM_TABLE, load_network, save_weights, warm_start
+from model.network.fearec import FEARec
+from model.training.samples import Histories
+from model.training.trainer import fit
+from model.training.weights import ITEM_TABLE, load_network, save_weights, warm_start
 
 SMALL: dict[str, Any] = {
     "MAX_ITEM_LIST_LENGTH": 10,

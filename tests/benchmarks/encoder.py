@@ -24,8 +24,8 @@ import torch
 from machine import beside_recbole, describe
 
 from model.config import FEARecConfig
-from model.export import export_encoder
-from model.fearec import FEARec
+from model.export.graphs import export_encoder
+from model.network.fearec import FEARec
 
 CONFIG = FEARecConfig.from_preset("paper", n_items=12_102)
 USERS = 2048

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import torch
 from machine import describe
 
-from model.fearec import FEARec
-from model.warm_start import save_weights
+from model.network.fearec import FEARec
+from model.training.weights import save_weights
 from pipeline import schema
-from pipeline.bundle import HELD_OUT_WEIGHTS
-from pipeline.evaluate import evaluate
-from pipeline.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
-from pipeline.settings import Settings
-from pipeline.train import Trained
+from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.training.train import Trained
 
 DAY = date(2026, 6, 30)
 LENGTH = 20  # events a user

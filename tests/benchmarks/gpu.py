@@ -28,11 +28,11 @@ from machine import describe
 
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export import export_both
-from model.fearec import FEARec
-from model.files import FLOAT16_RECOMMENDER, RECOMMENDER
-from pipeline.histories import Batch
-from pipeline.recommender import load_recommender
+from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
+from model.export.graphs import export_both
+from model.network.fearec import FEARec
+from pipeline.scoring.recommender import load_recommender
+from pipeline.scoring.user_histories import Batch
 
 TARGET = 1.5
 SCORES = 2**29  # elements of a batch's (B, V) scores, at most

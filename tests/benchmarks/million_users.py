@@ -22,7 +22,7 @@ from machine import describe
 from scoring import fearec_score, make_bundle
 
 from model.config import FEARecConfig
-from pipeline.providers import auto_batch_size
+from pipeline.bundles.sessions import auto_batch_size
 
 ITEMS, TOP_K, SAMPLE = 100_000, 20, 8_192
 CPU = "CPUExecutionProvider"

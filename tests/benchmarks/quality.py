@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from machine import describe
 
-from flows.summary import print_stage
-from pipeline.import_choices import Format
-from pipeline.importing import import_logs
-from pipeline.nightly import run_stage
-from pipeline.settings import load_settings
+from flows.console.night import print_stage
+from pipeline.config.settings import load_settings
+from pipeline.logs.imports.importer import import_logs
+from pipeline.logs.imports.options import Format
+from pipeline.runner.nightly import run_stage
 
 ROOT = Path(__file__).parents[2]
 FORMATS: dict[str, Format] = {".inter": "recbole", ".txt": "sequences"}

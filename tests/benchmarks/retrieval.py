@@ -25,10 +25,10 @@ import torch
 from machine import describe
 from onnx import TensorProto, helper, numpy_helper
 
-from model.codes import encode
-from model.export import OPSET
-from model.retrieval import add_retrieval
-from model.warm_start import ITEM_TABLE
+from model.export.graphs import OPSET
+from model.export.quantize import encode
+from model.export.retrieval import add_retrieval
+from model.training.weights import ITEM_TABLE
 
 TOP_K = (10, 100)
 SEEN = 50  # items a user is excluded from, in one more row

@@ -13,10 +13,17 @@ import pyarrow.parquet as pq
 import torch
 
 from model.config import FEARecConfig
-from model.export import export_both
-from model.fearec import FEARec
-from model.warm_start import save_weights
-from pipeline.bundle import ITEMS, WEIGHTS, Bundle, BundleDescription, DataSnapshot, publish_bundle
+from model.export.graphs import export_both
+from model.network.fearec import FEARec
+from model.training.weights import save_weights
+from pipeline.bundles.bundle import (
+    ITEMS,
+    WEIGHTS,
+    Bundle,
+    BundleDescription,
+    DataSnapshot,
+    publish_bundle,
+)
 from pipeline.schema import vocabulary
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,108 @@
+"""The Prefect flow: a thin shell over `pipeline.runner.nightly`, one task a stage.
+
+``python -m flows.nightly`` runs it at once; without a server at hand Prefect starts a temporary
+one. On a schedule: `prefect.yaml`.
+"""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+from prefect.tasks import Task
+
+from flows.cli.options import Config, Day, Force, Overrides, as_date, new_app, one_line_errors
+from flows.console.night import headlines, print_night
+from pipeline.config.settings import load_settings
+from pipeline.errors import FearecError
+from pipeline.runner import nightly as night_of
+from pipeline.runner.cache import Record
+
+# Stages that read or write what may be in an object store, where a second try can help.
+_RETRIED = {"ingest", "prepare", "publish"}
+_RETRY_DELAYS = [10.0, 60.0]  # seconds
+
+
+def _may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure may pass by itself: bad input and settings do not."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, FearecError) and error.exit_code == 2)
+
+
+def _call_as_task(name: str, function: Callable[..., Record[Any]], /, *args: Any) -> Record[Any]:
+    run_date = args[1]
+    as_task = task(
+        name=name,
+        task_run_name=f"{name} {run_date}",
+        # What is done is not done again: `pipeline.runner.cache` knows better than a cache.
+        cache_policy=NO_CACHE,
+        retries=len(_RETRY_DELAYS) if name in _RETRIED else 0,
+        retry_delay_seconds=_RETRY_DELAYS,
+        retry_condition_fn=_may_pass,
+    )
+    return as_task(function)(*args)
+
+
+@flow(name="nightly-retrain-and-score")
+def nightly(
+    config: str | None = None,
+    run_date: date | None = None,
+    overrides: list[str] | None = None,
+    force: bool = False,
+) -> night_of.NightResult:
+    """Retrain, export, score every user and publish.
+
+    Args:
+        config: The settings file; default `fearec.toml`, where it is there.
+        run_date: Default today in the settings' time zone.
+        overrides: ``section.key=value``, as of ``--set``.
+        force: Do again what is done already.
+
+    Raises:
+        FearecError: a stage failed; the flow run is Failed, with the error's one line.
+    """
+    try:
+        settings = load_settings(Path(config) if config else None, overrides or ())
+        night = night_of.nightly(
+            settings, run_date or settings.today(), force=force, call=_call_as_task
+        )
+    except FearecError as error:
+        # Raised again by Prefect; raised by us it would be logged with its traceback once more.
+        return Failed(message=str(error), data=error)  # type: ignore[return-value]
+    _create_artifact(night)
+    return night
+
+
+def _create_artifact(night: night_of.NightResult) -> None:
+    rows = [
+        f"| {record.stage} | {record.seconds:.1f} | {'done before' if record.reused else ''} |"
+        for record in night.stages.values()
+    ]
+    lines = [*(f"- {line}" for line in headlines(night)), "", "| stage | seconds | |"]
+    create_markdown_artifact(
+        "\n".join([*lines, "|---|---:|---|", *rows]),
+        key="nightly",
+        description=f"Night of {night.run_date}",
+    )
+
+
+app = new_app()
+
+
+@app.command()
+@one_line_errors()
+def main(
+    config: Config = None, day: Day = None, overrides: Overrides = None, force: Force = False
+) -> None:
+    """Run the nightly flow through Prefect."""
+    night = nightly(str(config) if config else None, as_date(day), overrides, force)
+    print_night(load_settings(config, overrides or ()), night)
+
+
+if __name__ == "__main__":
+    app()

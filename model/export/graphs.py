@@ -1,0 +1,204 @@
+"""PyTorch to ONNX: the encoder, and the recommender with exact top-k retrieval behind it.
+
+The same weights give the same bytes anywhere: nothing of the exporter's own bookkeeping (which
+holds source paths) and no time stays in the files.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+from model.errors import ConfigError
+from model.export import files
+from model.export.float16 import float16_name, in_float16, to_float16
+from model.export.quantize import encode
+from model.export.retrieval import TWO_PASS_FROM, add_retrieval
+from model.export.two_pass import CODES
+from model.network.fearec import FEARec, Form
+from model.training.weights import ITEM_TABLE
+
+OPSET = 20  # the first with DFT over a run-time axis, as the exporter writes it
+SELF_CONTAINED_BYTES = 10**9  # protobuf ends at 2 GB
+
+
+def export_encoder(model: FEARec, path: Path | str, *, fft: Form = "matmul") -> None:
+    """Write ``item_seq, item_seq_len -> user_embedding``.
+
+    The file is self-contained where the item table is under 1 GB; otherwise the table lies
+    beside it in ``items.bin``.
+
+    Args:
+        model: Its weights are exported as they are; it is not changed.
+        path: The file to write.
+        fft: ``matmul`` for speed, ``dft`` for the standard DFT operator, op for op the reference.
+
+    Raises:
+        ConfigError: a weight is NaN or infinite.
+    """
+    _write(trace_encoder(model, fft), model, Path(path))
+
+
+def export_recommender(model: FEARec, path: Path | str, *, fft: Form = "matmul") -> None:
+    """Write the encoder followed by exact top-k retrieval; arguments as in `export_encoder`."""
+    graph = trace_encoder(model, fft)
+    add_retrieval(graph, model.config.n_items)
+    _write(graph, model, Path(path))
+
+
+def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
+    """Write the graphs of a bundle and the one item table they share.
+
+    A large catalogue has a second recommender, faster on CPUs, which alone can run it: its first
+    pass is over items of 8 bits, in a file of their own.
+
+    Args:
+        model: Its weights are exported as they are.
+        folder: Where to.
+        fp16: Whether to add a recommender in float16, for GPUs, with an item table of its own.
+
+    Raises:
+        ConfigError: a weight is NaN or infinite or, with `fp16`, beyond float16's range.
+    """
+    encoder = trace_encoder(model, "matmul")
+    graphs = {files.ENCODER: encoder, files.RECOMMENDER: _copy(encoder)}
+    n_items = model.config.n_items
+    add_retrieval(graphs[files.RECOMMENDER], n_items)
+    if n_items >= TWO_PASS_FROM:
+        codes = encode(model.item_embedding.weight.detach().cpu().numpy())
+        graphs[files.CPU_RECOMMENDER] = _copy(encoder)
+        add_retrieval(graphs[files.CPU_RECOMMENDER], n_items, codes)
+        tensor = _initializer(graphs[files.CPU_RECOMMENDER], CODES)
+        codes.code.tofile(folder / files.CODES)
+        _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, files.CODES)
+    _write_table(model, folder)
+    if fp16:
+        graph = _copy(graphs[files.RECOMMENDER])
+        to_float16(graph)
+        _write_float16_table(graph, model, folder)
+        _save(graph, folder / files.FLOAT16_RECOMMENDER)
+    for name, graph in graphs.items():
+        _refer_to_table(graph, model)
+        _save(graph, folder / name)
+
+
+def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
+    """The encoder's graph; its item table is an empty stand-in until the file is written."""
+    config = model.config
+    for name, weight in model.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise ConfigError(
+                "weights are NaN or infinite", name, remedy="The training diverged; do not export."
+            )
+    # A table of any size is traced as a table of two rows.
+    traced = FEARec(config.model_copy(update={"n_items": 2}), fft=fft)
+    weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    weights[ITEM_TABLE] = weights[ITEM_TABLE][:2]
+    traced.load_state_dict(weights)
+    length = config.MAX_ITEM_LIST_LENGTH
+    batch = torch.export.Dim("B")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            traced.eval(),
+            (torch.ones(3, length, dtype=torch.int64), torch.ones(3, dtype=torch.int64)),
+            input_names=["item_seq", "item_seq_len"],
+            output_names=["user_embedding"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    _strip(graph)
+    metadata = {
+        "fearec_format_version": str(files.FORMAT_VERSION),
+        "hyper_parameters": config.model_dump_json(),
+        "fft": fft,
+        "L": str(length),
+        "D": str(config.hidden_size),
+        "V": str(config.n_items),
+        "opset": str(OPSET),
+    }
+    helper.set_model_props(graph, metadata)
+    return graph
+
+
+def _strip(graph: onnx.ModelProto) -> None:
+    """Drop what depends on the machine and the exporter's version of itself."""
+    graph.producer_name, graph.producer_version = "fearec", str(files.FORMAT_VERSION)
+    graph.doc_string = ""
+    graph.graph.name = "fearec"
+    parts: list[Iterable[onnx.NodeProto | onnx.ValueInfoProto | onnx.TensorProto]] = [
+        graph.graph.node,
+        graph.graph.input,
+        graph.graph.output,
+        graph.graph.initializer,
+    ]
+    for part in parts:
+        for entry in part:
+            entry.doc_string = ""
+            del entry.metadata_props[:]
+    del graph.graph.metadata_props[:]
+    del graph.graph.value_info[:]
+    del graph.metadata_props[:]
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _initializer(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+
+
+def _write(graph: onnx.ModelProto, model: FEARec, path: Path) -> None:
+    table = model.item_embedding.weight.detach().cpu()
+    if table.numel() * 4 < SELF_CONTAINED_BYTES:
+        _initializer(graph, ITEM_TABLE).CopyFrom(numpy_helper.from_array(table.numpy(), ITEM_TABLE))
+    else:
+        _write_table(model, path.parent)
+        _refer_to_table(graph, model)
+    _save(graph, path)
+
+
+def _write_table(model: FEARec, folder: Path) -> None:
+    model.item_embedding.weight.detach().cpu().numpy().tofile(folder / files.ITEM_TABLE)
+
+
+def _refer_to_table(graph: onnx.ModelProto, model: FEARec) -> None:
+    table = model.item_embedding.weight
+    tensor = _initializer(graph, ITEM_TABLE)
+    _refer(tensor, TensorProto.FLOAT, table.shape, 4 * table.numel(), files.ITEM_TABLE)
+
+
+def _write_float16_table(graph: onnx.ModelProto, model: FEARec, folder: Path) -> None:
+    table = in_float16(ITEM_TABLE, model.item_embedding.weight.detach().cpu().numpy())
+    table.tofile(folder / files.FLOAT16_TABLE)
+    tensor = _initializer(graph, float16_name(ITEM_TABLE))
+    _refer(tensor, TensorProto.FLOAT16, table.shape, table.nbytes, files.FLOAT16_TABLE)
+
+
+def _refer(tensor: onnx.TensorProto, kind: int, shape: Sequence[int], size: int, file: str) -> None:
+    """Make an initialiser one whose data is the whole of another file."""
+    name = tensor.name
+    tensor.Clear()
+    tensor.name, tensor.data_type = name, kind
+    tensor.dims.extend(shape)
+    tensor.raw_data = b""
+    external_data_helper.set_external_data(tensor, file, offset=0, length=size)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path), full_check=True)

@@ -1,0 +1,1 @@
+"""The network: encoder layers and the spectral core."""

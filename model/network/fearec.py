@@ -1,0 +1,130 @@
+"""The FEARec network (Du et al., SIGIR 2023)."""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from model.config import FEARecConfig
+from model.kernels.dropout import Dropout
+from model.network.attention import FEABlock
+from model.network.padding import padding_index
+
+Form = Literal["matmul", "dft"]
+
+MASKED = -10000.0  # the reference's: added to the scores of positions not to be attended to
+
+
+class Encoder(nn.Module):
+    """The blocks, under the reference's name for them."""
+
+    def __init__(self, config: FEARecConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(FEABlock(config, i) for i in range(config.n_layers))
+
+    @property
+    def blocks(self) -> list[FEABlock]:
+        """The blocks, first to last."""
+        return cast("list[FEABlock]", list(self.layer))
+
+
+class FEARec(nn.Module):
+    """Encodes a user's item sequence into one vector; scores are its products with item vectors.
+
+    Args:
+        config: Architecture; the instance keeps it as `config`.
+        fft: ``matmul`` (default) computes the spectral parts with constant real matrices and
+            the last block for the last position only; ``dft`` is the definition by FFT, every
+            position, as in the reference. Both agree to rounding.
+    """
+
+    causal: Tensor
+    repeated: Tensor
+
+    def __init__(self, config: FEARecConfig, *, fft: Form = "matmul") -> None:
+        super().__init__()
+        self.config = config
+        self.fft = fft
+        self.item_embedding = nn.Embedding(config.n_items, config.hidden_size, padding_idx=0)
+        self.position_embedding = nn.Embedding(config.MAX_ITEM_LIST_LENGTH, config.hidden_size)
+        self.item_encoder = Encoder(config)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        length = config.MAX_ITEM_LIST_LENGTH
+        causal = torch.full((length, length), MASKED).triu(1)
+        self.register_buffer("causal", causal, persistent=False)
+        if config.padding != "zero":
+            repeated = padding_index(config.padding, length)
+            self.register_buffer("repeated", repeated, persistent=False)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        # PAD's row too, as in the reference: its logit is one of the CE's V.
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor, views: int = 1) -> Tensor:
+        """Encode sequences.
+
+        Args:
+            item_seq: int64 (B, L), oldest first, right-padded with 0, whatever the configured
+                `padding`. L is always `MAX_ITEM_LIST_LENGTH`: padding takes part in the
+                transforms.
+            item_seq_len: int64 (B,), at least 1.
+            views: how many equal groups B is made of; in training with ``delays="batch"`` each
+                group shares its delays.
+
+        Returns:
+            float32 (B, D).
+        """
+        hidden = self.embed(item_seq, item_seq_len)
+        *blocks, final = self.item_encoder.blocks
+        last = item_seq_len - 1
+        reach = self._reach(item_seq_len)
+        if blocks or self.fft == "dft":
+            mask = self.attention_mask(item_seq_len, reach, hidden.dtype)
+        for block in blocks:
+            step = block.forward if self.fft == "matmul" else block.forward_fft
+            hidden = step(hidden, mask, views)
+        if self.fft == "dft":
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            return final.forward_fft(hidden, mask, views)[rows, last]
+        last_mask = self.causal[last, :reach].unsqueeze(1).to(hidden.dtype)
+        return final.last_row(hidden, last_mask, last, views)
+
+    def embed(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """What the first block takes: (B, L) and (B,) to (B, L, D) (paper, Eq. 5)."""
+        if self.config.padding != "zero":
+            item_seq = item_seq.gather(1, self.repeated[item_seq_len])
+        hidden = self.item_embedding(item_seq) + self.position_embedding.weight
+        embedded: Tensor = self.LayerNorm(hidden)
+        kind = embedded.device.type
+        if torch.is_autocast_enabled(kind):  # once here, instead of at every product
+            embedded = embedded.to(torch.get_autocast_dtype(kind))
+        dropped: Tensor = self.dropout(embedded)
+        return dropped
+
+    def attention_mask(self, item_seq_len: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
+        """(B, L, reach): 0 for real items no later than the row's, `MASKED` elsewhere.
+
+        The real items are the first ones, so a padded row sees what the last item's row sees.
+        """
+        steps = torch.arange(len(self.causal), device=item_seq_len.device)
+        seen = torch.minimum(steps, item_seq_len[:, None] - 1)
+        return self.causal[:, :reach].to(dtype)[seen]
+
+    def _reach(self, item_seq_len: Tensor) -> int:
+        """T, how many steps attention has to look at: those of the batch's longest sequence.
+
+        In training, where batches are mixed, that is nearly always L, and finding out would wait
+        for the device. The yardstick, too, looks at them all, as the reference does.
+        """
+        length = self.config.MAX_ITEM_LIST_LENGTH
+        if self.training or self.fft == "dft":
+            return length
+        reach = cast(int, item_seq_len.max().item())
+        torch._check(reach >= 1)
+        torch._check(reach <= length)
+        return reach

@@ -1,0 +1,1 @@
+"""Training one network: samples, losses, the loop, weights on disk."""

@@ -1,0 +1,236 @@
+"""One training run: Lightning with early stopping, best and last checkpoints, resume."""
+
+import contextlib
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from model.config import FEARecConfig, TrainingConfig
+from model.errors import ConfigError
+from model.network.fearec import FEARec
+from model.training.lightning_module import MONITOR, FEARecModule
+from model.training.samples import Histories, ShuffledBatches, TrainingSet
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+_PRECISION = "high"
+_LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network (the best epoch's weights, in eval mode) and how it came about.
+
+    Attributes:
+        network: On the CPU.
+        epoch: Epochs trained when it was best (validated runs) or in all, from 1.
+        valid_ndcg_at_10: Of that epoch; None without validation.
+    """
+
+    network: FEARec
+    epoch: int
+    valid_ndcg_at_10: float | None
+
+
+class _Processes(DDPStrategy):
+    """DDP in processes that do nothing but train; Lightning's default is the command once more."""
+
+    def __init__(self) -> None:
+        # Some biases have no effect and so no gradient (a softmax's keys'), which plain DDP
+        # refuses.
+        super().__init__(start_method="spawn", find_unused_parameters=True)
+
+    def connect(self, model: LightningModule) -> None:
+        """Comes first in each of them, where nothing is set yet of what `fit` sets in its own."""
+        torch.set_float32_matmul_precision(_PRECISION)
+        _hush()
+        super().connect(model)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """An interrupted run ends; by themselves they would be waited for until they are done."""
+        if self.launcher is not None:
+            self.launcher.kill(signal.SIGKILL)
+        super().on_exception(exception)
+
+
+class _Generator(torch.Generator):
+    def __reduce__(self) -> Any:
+        """Begins anew in another process; the state of PyTorch's own is lost on the way there."""
+        return _Generator, ()
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Written beside the old one and renamed: never half a file, on a full disk either."""
+        unfinished = Path(path).with_suffix(".part")
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        unfinished.replace(path)
+
+
+class _EarlyStopping(EarlyStopping):
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """A run that had stopped early does not train on when it is resumed."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+class _EpochReport(Callback):
+    def __init__(self, on_epoch: Callable[[int, float], None]) -> None:
+        self.on_epoch = on_epoch
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Hand the epoch's figure on; what is raised there ends the run."""
+        if not trainer.sanity_checking:
+            self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]))
+
+
+class _Progress(RichProgressBar):
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
+        """Without the logger's version number, which says nothing here."""
+        metrics = super().get_metrics(trainer, module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on hardware, tips, and folders that a resumed run finds."""
+    levels = [logger.level for logger in _LOGGERS]
+    with warnings.catch_warnings():
+        _hush()
+        try:
+            yield
+        finally:
+            for logger, level in zip(_LOGGERS, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _hush() -> None:
+    for logger in _LOGGERS:
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    # Batches are gathered from arrays in memory; worker processes would only copy them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+
+def fit(
+    config: FEARecConfig,
+    training: TrainingConfig,
+    histories: Histories,
+    train: Tensor,
+    valid: Tensor | None,
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    start: FEARec | None = None,
+    mask_seen: bool = True,
+    progress: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Train a network; a run killed earlier in the same folder goes on where it stopped.
+
+    Args:
+        config: The network.
+        training: Optimiser, epochs, batch sizes, precision, devices, seed.
+        histories: All items.
+        train: int64 (S,), flat positions of training targets.
+        valid: int64, flat positions of validation targets; with none, all epochs are trained.
+        folder: Takes checkpoints and logs.
+        epochs: Instead of `training.epochs`.
+        start: Weights to begin from (see `model.training.weights`); otherwise random ones.
+        mask_seen: Whether validation leaves out what a user has already met.
+        progress: Whether to draw a progress bar.
+        on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; what it
+            raises ends the run.
+
+    Raises:
+        ConfigError: the machine lacks the accelerator or so many devices.
+    """
+    torch.set_float32_matmul_precision(_PRECISION)
+    module = FEARecModule(config, training, histories, mask_seen)
+    if start is not None:
+        module.network.load_state_dict(start.state_dict())
+    validated = valid is not None and len(valid) > 0
+    best = ModelCheckpoint(
+        folder, Path(BEST).stem, monitor=MONITOR if validated else None, mode="max",
+        enable_version_counter=False,
+    )  # fmt: skip
+    # After `best`, whose state it holds; Lightning's own `save_last` only follows a new best.
+    newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
+    callbacks: list[Callback] = [best, newest]
+    if validated:
+        callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
+    if on_epoch:
+        callbacks.append(_EpochReport(on_epoch))
+    if progress:
+        callbacks.append(_Progress(leave=True))
+    logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
+        str(folder), name="logs", version=0
+    )
+    samples: DataLoader[Any] = DataLoader(
+        TrainingSet(histories, train, config),
+        batch_size=None,
+        sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
+        # Of its own: the loader's first draw comes after an epoch's seeding, or before in a
+        # resumed run.
+        generator=_Generator(),
+    )
+    held_out: DataLoader[Any] | None = None
+    if validated and valid is not None:
+        batches: Any = valid.split(training.eval_batch_size)
+        held_out = DataLoader(batches, batch_size=None)
+    several = training.devices != 1 or training.strategy != "auto"
+    last = folder / LAST
+    with _quiet():
+        try:
+            trainer = Trainer(
+                accelerator=training.accelerator,
+                devices=training.devices,
+                strategy=_Processes() if several else "auto",
+                precision=training.precision,
+                max_epochs=epochs or training.epochs,
+                gradient_clip_val=training.clip_grad_norm,
+                logger=logger,
+                callbacks=callbacks,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
+                default_root_dir=folder,
+                plugins=[_WholeCheckpoints()],
+            )
+        except MisconfigurationException as error:
+            raise ConfigError(
+                f"this machine cannot train so ({' '.join(str(error).split())})",
+                "train.accelerator",
+                expected=f"train.devices = {training.devices} of {training.accelerator}",
+                remedy="Choose what it has, or auto.",
+            ) from None
+        trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+    # Of several processes, callbacks keep to themselves what they know: all is read from the file.
+    state = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    score = state["callbacks"][best.state_key]["best_model_score"]
+    return Fitted(
+        module.network.cpu().eval(),
+        state["epoch"] + 1,
+        float(score) if validated and score is not None else None,
+    )

@@ -1,0 +1,1 @@
+"""Bundles: what scoring needs of one model, and where the published ones are."""

@@ -1,0 +1,297 @@
+"""The bundle: everything scoring needs of one model, in a folder that never changes again."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from model.config import Frozen
+from model.errors import ConfigError
+from model.export.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
+from pipeline.errors import BundleError, reason
+from pipeline.storage.atomic_files import fsync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DESCRIPTION = "bundle.json"
+ITEMS = "items.parquet"
+WEIGHTS = "model.safetensors"
+# From before the refit; the next night starts from these, so that its evaluation is honest.
+HELD_OUT_WEIGHTS = "held_out.safetensors"
+REQUIRED = (ENCODER, RECOMMENDER, ITEM_TABLE, ITEMS, WEIGHTS)
+
+
+class DataSnapshot(Frozen):
+    """What the model was trained on."""
+
+    section = "bundle.data"
+
+    interactions_version: int | None = Field(description="of the Delta table `interactions/`")
+    first_event: datetime
+    last_event: datetime
+    n_users: int
+    n_items: int = Field(description="real items: without PAD")
+    n_interactions: int
+
+
+class BundleDescription(Frozen):
+    """`bundle.json`."""
+
+    section = "bundle"
+
+    format_version: Literal[1] = FORMAT_VERSION
+    model_version: str
+    created_at: datetime
+    settings: dict[str, Any]
+    hyper_parameters: dict[str, Any]
+    data: DataSnapshot
+    metrics: dict[str, Any] = Field(description="with the protocol they were measured under")
+    refit: bool = Field(description="whether the weights saw the held-out items too")
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    parent: str | None = Field(default=None, description="the model version training started from")
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file by name")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published bundle whose checksums were verified. Get one with `load`."""
+
+    path: Path
+    description: BundleDescription
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Open a bundle and verify every file's checksum.
+
+        Raises:
+            BundleError: the folder is no bundle, is of another format version, or a file of it
+                is missing, changed or unreadable.
+        """
+        path = Path(path)
+        bundle = cls(path, read_description(path / DESCRIPTION))
+        files = bundle.description.files
+        for name in (*REQUIRED, *files):
+            if name not in files:
+                raise BundleError(
+                    "the bundle does not list a file it must have",
+                    str(path / DESCRIPTION),
+                    expected=name,
+                    remedy="Export the model again.",
+                )
+            if not os.path.isfile(path / name):  # Path.is_file raises where the name is too long
+                raise BundleError(
+                    "a file of the bundle is missing",
+                    str(path / name),
+                    remedy="Copy the whole folder again, or export the model again.",
+                )
+        for name, expected in files.items():
+            try:
+                found = _sha256(path / name)
+            except OSError as error:
+                raise _unreadable(path / name, error) from None
+            if found != expected:
+                raise BundleError(
+                    "wrong checksum",
+                    str(path / name),
+                    expected=f"sha256 {expected}",
+                    found=found,
+                    remedy="Copy the bundle again, or export the model again.",
+                )
+        return bundle
+
+    @property
+    def model_version(self) -> str:
+        """The name of the model, as it stands beside every recommendation."""
+        return self.description.model_version
+
+    @property
+    def n_items(self) -> int:
+        """V: the vocabulary's size, PAD included."""
+        return int(self.description.hyper_parameters["n_items"])
+
+    @property
+    def max_length(self) -> int:
+        """L: how many of the last items the model looks at."""
+        return int(self.description.hyper_parameters["MAX_ITEM_LIST_LENGTH"])
+
+    @property
+    def encoder(self) -> Path:
+        """Sequences to user embeddings."""
+        return self.path / ENCODER
+
+    @property
+    def recommender(self) -> Path:
+        """Sequences to the best items."""
+        return self.path / RECOMMENDER
+
+    @property
+    def float16_recommender(self) -> Path:
+        """The same in float16.
+
+        Raises:
+            ConfigError: the bundle was exported without.
+        """
+        path = self.path / FLOAT16_RECOMMENDER
+        if path.name not in self.description.files:
+            raise ConfigError(
+                "the bundle has no recommender in float16",
+                str(self.path),
+                expected=path.name,
+                remedy="Export with export.fp16 = true, or score with --precision fp32.",
+            )
+        return path
+
+    @property
+    def item_table(self) -> Path:
+        """The (V, D) float32 item embeddings, external data of both graphs."""
+        return self.path / ITEM_TABLE
+
+    @property
+    def weights(self) -> Path:
+        """The PyTorch weights, for warm starts."""
+        return self.path / WEIGHTS
+
+    def items(self) -> "pa.Table":
+        """`items.parquet`: item_index, item_id, popularity, last_seen, in index order from 1.
+
+        Raises:
+            BundleError: it cannot be read, or is of another vocabulary than the model's.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(self.path / ITEMS)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.path / ITEMS, error) from None
+        if table.num_rows != self.n_items - 1:
+            raise BundleError(
+                "the vocabulary does not fit the model",
+                str(self.path / ITEMS),
+                expected=f"{self.n_items - 1} items",
+                found=str(table.num_rows),
+                remedy="Export the model again.",
+            )
+        return table
+
+
+def publish_bundle(staging: Path, target: Path, description: BundleDescription) -> Bundle:
+    """Describe the files of `staging` and make them the bundle at `target`, all or nothing.
+
+    `staging` must be on the file system of `target`; it is gone afterwards. Publishing the same
+    files twice is one publication: the first one stays as it is.
+
+    Args:
+        staging: A folder holding the bundle's files and nothing else.
+        target: The bundle's final path.
+        description: What `bundle.json` will say; its `files` are filled in here.
+
+    Raises:
+        BundleError: a file is missing, or another bundle is at `target` already.
+    """
+    missing = [name for name in REQUIRED if not (staging / name).is_file()]
+    if missing:
+        raise BundleError("the bundle lacks a file", str(staging), expected=", ".join(missing))
+    names = sorted(file.name for file in staging.iterdir() if file.name != DESCRIPTION)
+    files = {name: _sha256(staging / name) for name in names}
+    described = description.model_copy(update={"files": files})
+    (staging / DESCRIPTION).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for name in (*names, DESCRIPTION, "."):
+        fsync(staging / name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        try:
+            staging.rename(target)
+        except OSError:
+            if not target.exists():  # otherwise someone else published it in between
+                raise
+        else:
+            fsync(target.parent)
+            return Bundle(target, described)
+    published = Bundle.load(target)
+    refuse_other(target, published.description.files, files)
+    shutil.rmtree(staging)
+    return published
+
+
+def read_description(path: Path) -> BundleDescription:
+    """A `bundle.json`.
+
+    Raises:
+        BundleError: there is none, or none that can be used.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            "not a bundle",
+            str(path.parent),
+            expected=f"a folder with a {DESCRIPTION}",
+            remedy="Give the folder that the export stage wrote.",
+        ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        description = BundleDescription.model_validate_json(text)
+    except (ValidationError, ConfigError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        raise BundleError(
+            "cannot be read as the description of a bundle",
+            str(path),
+            expected=f"format version {FORMAT_VERSION}",
+            found=str(first["msg"]) if first else str(error),
+            remedy="Export the model again with this version of fearec.",
+        ) from None
+    for name in ("n_items", "MAX_ITEM_LIST_LENGTH"):
+        if not isinstance(description.hyper_parameters.get(name), int):
+            raise BundleError("a hyper-parameter is missing", str(path), expected=name)
+    for name in description.files:
+        if Path(name).name != name:
+            raise BundleError("a file outside of the bundle is listed", str(path), found=name)
+    return description
+
+
+def refuse_other(target: str | Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Refuse to publish a bundle where another is.
+
+    Args:
+        target: Where that is.
+        found: Checksums of the files there, by name.
+        expected: Those of the bundle to be published.
+
+    Raises:
+        BundleError: they differ.
+    """
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            raise BundleError(
+                "another bundle is already published here",
+                f"{target}/{name}",
+                expected=f"sha256 {expected.get(name, 'of no such file')}",
+                found=found.get(name, "no such file"),
+                remedy="Bundles never change: publish under another model version.",
+            )
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(
+        "cannot be read",
+        str(path),
+        found=reason(error),
+        remedy="See to the path and the permissions, or export the model again.",
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,197 @@
+"""The sections of `fearec.toml`, each frozen and validated."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from model.config import FEARecConfig, Frozen
+from pipeline.config.count_range import parse_intervals
+
+
+class LogSettings(Frozen):
+    """Where the interaction logs are and what their columns are called."""
+
+    section = "logs"
+
+    path: str = "logs"
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    timestamp_unit: Literal["s", "ms"] = Field(
+        "s", description="of integer and float timestamps, since the epoch"
+    )
+
+
+class PrepareSettings(Frozen):
+    """k-core filtering, by the names and in the notation of RecBole."""
+
+    section = "prepare"
+
+    user_inter_num_interval: str | None = Field(
+        None, description="only users with so many interactions, such as [5,inf)"
+    )
+    item_inter_num_interval: str | None = Field(
+        None, description="only items with so many interactions"
+    )
+
+    @field_validator("user_inter_num_interval", "item_inter_num_interval", mode="before")
+    @classmethod
+    def _text(cls, interval: Any) -> Any:
+        # TOML reads [5, 10], unlike [5,inf), as a list.
+        return str(interval) if isinstance(interval, list | int | float) else interval
+
+    @field_validator("user_inter_num_interval", "item_inter_num_interval")
+    @classmethod
+    def _readable(cls, interval: str | None) -> str | None:
+        if interval is not None:
+            parse_intervals(interval)
+        return interval
+
+
+class ModelSettings(Frozen):
+    """A preset, and any hyper-parameter of `FEARecConfig` by its name."""
+
+    section = "model"
+
+    model_config = ConfigDict(extra="allow")
+
+    preset: str = "paper"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _any_case(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values  # which pydantic refuses
+        # The environment knows no lower case, RecBole's MAX_ITEM_LIST_LENGTH no other.
+        names = {name.lower(): name for name in FEARecConfig.model_fields}
+        return {names.get(key.lower(), key): value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if "n_items" in self.overrides:
+            raise ValueError("n_items follows from the data and cannot be set")
+        self.config(n_items=2)
+        return self
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """The hyper-parameters set beside the preset."""
+        return self.model_extra or {}
+
+    def config(self, n_items: int) -> FEARecConfig:
+        """The network's configuration for a vocabulary of `n_items`, PAD included."""
+        return FEARecConfig.from_preset(self.preset, n_items=n_items, **self.overrides)
+
+
+class EvaluateSettings(Frozen):
+    """The protocol: how events are held out, and how the ranking of all items is judged."""
+
+    section = "evaluate"
+
+    split: Literal["leave_one_out", "time"] = Field(
+        "leave_one_out", description="each user's last item, or everybody's last days"
+    )
+    test_days: int = Field(
+        7, ge=1, le=36_500, description="of a time split: the test's days, ending with the run date"
+    )
+    valid_days: int = Field(
+        7, ge=1, le=36_500, description="of a time split: the days before, for early stopping"
+    )
+    topk: tuple[int, ...] = (5, 10, 20)
+    mask_seen: bool = Field(True, description="never rank what the user has already met")
+    bootstrap: int = Field(
+        1000, ge=0, description="resamples of the users for 95% intervals; 0 for none"
+    )
+
+    @field_validator("topk", mode="before")
+    @classmethod
+    def _list(cls, topk: Any) -> Any:
+        if isinstance(topk, int):
+            return (topk,)
+        if isinstance(topk, str | float):
+            raise ValueError("must be a whole number or a list of them, such as [5, 10]")
+        return topk
+
+    @field_validator("topk")
+    @classmethod
+    def _positive(cls, topk: tuple[int, ...]) -> tuple[int, ...]:
+        if not topk or min(topk) < 1:
+            raise ValueError("every k must be at least 1, and one is needed")
+        return tuple(sorted(set(topk)))
+
+    @property
+    def held_out(self) -> tuple[str | int, ...]:
+        """All that decides which events training must not know."""
+        return (self.split, self.test_days, self.valid_days) if self.split == "time" else ("last",)
+
+
+class ExportSettings(Frozen):
+    """When an exported graph is refused."""
+
+    section = "export"
+
+    parity_sequences: int = Field(2000, ge=1000, description="real sequences compared with PyTorch")
+    max_parity_error: float = Field(1e-4, gt=0)
+    max_near_ties: float = Field(
+        1e-3, ge=0, description="share of sequences whose delays are tied to rounding"
+    )
+    fp16: bool = Field(False, description="also write a recommender in float16, for GPUs")
+    min_fp16_agreement: float = Field(
+        0.95, ge=0, le=1, description="share of the top 10 that float16 must leave as it is"
+    )
+
+
+class ScoreSettings(Frozen):
+    """Whom to recommend what; the same choices as the flags of `fearec-score`."""
+
+    section = "score"
+
+    top_k: int = Field(10, ge=1)
+    batch_size: int | Literal["auto"] = "auto"
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = "auto"
+    precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
+    )
+    devices: int | Literal["auto"] = Field(
+        1, description="processes, each with a GPU of its own; auto for every GPU"
+    )
+    exclude_seen: bool = True
+    allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
+    deny: str | None = Field(None, description="file of item ids never recommended")
+    layout: Literal["long", "list"] = "long"
+    active_within_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="only users with an event in so many days; default all",
+    )
+
+    @field_validator("allow", "deny", mode="before")
+    @classmethod
+    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
+        return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+    @field_validator("batch_size", "devices")
+    @classmethod
+    def _positive(cls, count: int | str, info: ValidationInfo) -> int | str:
+        if isinstance(count, int) and count < 1:
+            raise ValueError(f"{info.field_name} must be at least 1, or auto")
+        return count
+
+
+class TuneSettings(Frozen):
+    """How `fearec tune` searches; the same choices as its flags."""
+
+    section = "tune"
+
+    params_file: Path = Field(Path("hyper.test"), description="the search space, as RecBole's")
+    algo: Literal["exhaustive", "random", "tpe"] = "exhaustive"
+    max_evals: int | None = Field(
+        None, ge=1, description="trials; default every combination of an exhaustive search, or 100"
+    )
+    workers: int = Field(1, ge=1, description="trials at a time, each a process where several")
+    prune: bool = Field(True, description="end trials early that are worse than the median")
+    out: Path = Field(Path("tune"), description="folder of the search and what came of it")

@@ -1,0 +1,173 @@
+"""Settings of a run: `fearec.toml`, overridden by the environment, overridden by ``--set``."""
+
+import os
+import tomllib
+from collections.abc import Iterable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from model.config import TrainingConfig, config_error
+from model.errors import ConfigError
+from pipeline.config.sections import (
+    EvaluateSettings,
+    ExportSettings,
+    LogSettings,
+    ModelSettings,
+    PrepareSettings,
+    ScoreSettings,
+    TuneSettings,
+)
+
+ENV_PREFIX = "FEAREC_"
+ENV_DELIMITER = "__"
+
+
+class Settings(BaseSettings):
+    """Everything a run can be told. Frozen, validated, unknown names refused.
+
+    Build it with `load_settings`; the constructor reads neither files nor the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+    )
+
+    warehouse: str = Field("warehouse", description="folder or object-store URI of the tables")
+    work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
+    time_zone: str = "UTC"
+    logs: LogSettings = LogSettings()
+    prepare: PrepareSettings = PrepareSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainingConfig = TrainingConfig()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
+    score: ScoreSettings = ScoreSettings()
+    tune: TuneSettings = TuneSettings()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("not a time zone of the IANA database") from None
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` hands over; later sources give way to earlier ones."""
+        return (init_settings,)
+
+    def today(self) -> date:
+        """The default run date: today in `time_zone`."""
+        return datetime.now(ZoneInfo(self.time_zone)).date()
+
+
+def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Read a TOML file, then the environment, then ``section.key=value`` overrides.
+
+    Args:
+        path: The settings file; without one, `fearec.toml` if it is there.
+        overrides: What ``--set`` was given; values are TOML, or plain text where that fails.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or a name or value is refused.
+    """
+    if path is None and Path("fearec.toml").exists():
+        path = Path("fearec.toml")
+    from_file = _read_toml(path) if path else {}
+    from_flags = _read_overrides(overrides)
+    _refuse_unknown_environment()
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                InitSettingsSource(settings_cls, from_flags),
+                EnvSettingsSource(settings_cls),
+                InitSettingsSource(settings_cls, from_file),
+            )
+
+    try:
+        layered = Layered()
+    except ValidationError as error:
+        raise config_error(error, "settings") from None
+    except SettingsError as error:  # a section's variable, read as JSON
+        raise ConfigError(
+            str(error),
+            "environment",
+            expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY=value, or a section as a JSON object",
+        ) from None
+    return Settings(**layered.model_dump(exclude_unset=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such settings file", str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings: {error.strerror}", str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}", str(path)) from None
+
+
+def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(
+                "cannot read the override", "--set", expected="section.key=value", found=override
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = name.strip().split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+            if not isinstance(branch, dict):
+                raise ConfigError("set both as a value and as a section", f"--set {override}")
+        branch[key] = value
+    return tree
+
+
+def _refuse_unknown_environment() -> None:
+    # pydantic-settings looks only for the names it knows, so a misspelt section would go unseen.
+    for name in os.environ:
+        if not name.upper().startswith(ENV_PREFIX):
+            continue
+        section = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0].lower()
+        if section not in Settings.model_fields:
+            raise ConfigError(
+                "unknown setting",
+                f"environment variable {name}",
+                expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY",
+                remedy="Check the spelling; the README lists every name.",
+            )

@@ -1,0 +1,63 @@
+"""Prepared sequences as flat arrays."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from model.training.samples import Histories
+from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEM_ID, ITEM_IDS, TIME
+from pipeline.scoring.sequence_reader import TIMESTAMPS
+
+
+def read_vocabulary(folder: Path) -> pa.Array:
+    """The item ids that `prepare` wrote into `folder`: that of index 1 first."""
+    return pq.read_table(folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID].combine_chunks()
+
+
+def read_histories(folder: Path, vocabulary: pa.Array | None = None) -> Histories:
+    """Read what `prepare` wrote into `folder`: N items of U users, as indices.
+
+    Args:
+        folder: Of the prepared files.
+        vocabulary: Every item's id, that of index 1 first; default the prepared one.
+    """
+    items = read_vocabulary(folder) if vocabulary is None else vocabulary
+    flat: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    counts: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    for lists in _column(folder, ITEM_IDS):
+        index = pc.index_in(lists.flatten().cast(items.type), value_set=items)
+        index = pc.add(index, pa.scalar(1, pa.int32()))
+        flat.append(index.to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
+        counts.append(lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
+    return Histories(
+        torch.from_numpy(np.concatenate(flat)),
+        torch.from_numpy(np.cumsum(np.concatenate(counts))),
+    )
+
+
+def events_before(folder: Path, instants: Sequence[datetime]) -> torch.Tensor:
+    """How many events each user has before each instant, int64 (I, U)."""
+    counts = [np.zeros((len(instants), 0), np.int64)]
+    bounds = [pa.scalar(instant, TIME) for instant in instants]
+    for lists in _column(folder, TIMESTAMPS):
+        times = lists.flatten()
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
+        ends = np.concatenate([[0], ends])
+        running = np.zeros((len(bounds), len(times) + 1), np.int64)
+        for row, bound in zip(running, bounds, strict=True):
+            np.cumsum(pc.less(times, bound).to_numpy(zero_copy_only=False), out=row[1:])
+        counts.append(np.diff(running[:, ends]))
+    return torch.from_numpy(np.concatenate(counts, axis=1))
+
+
+def _column(folder: Path, name: str) -> Iterator[pa.Array]:
+    for batch in pq.ParquetFile(folder / SEQUENCES_FILE).iter_batches(columns=[name]):
+        yield batch.column(0)

@@ -1,0 +1,169 @@
+"""Rank the catalogue for every tested user, by several scorers at once, and tell the figures."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.ranking import top_items
+from model.training.samples import spread
+from pipeline.data.splits import Split
+from pipeline.evaluation.baselines import Popularity
+from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_figures, user_figures
+
+# item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
+Scorer = Callable[[Tensor, Tensor], Tensor]
+
+_SCORES = 2**24  # elements of a batch's (B, V) scores, at most
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How lists are made, the same for every scorer.
+
+    Attributes:
+        n_items: V, PAD included.
+        length: L, how many of the last items a scorer is shown.
+        mask_seen: Never to list what the user has met before the test.
+        topk: The lengths of lists.
+        batch_size: Users scored at once, or fewer where the catalogue is large.
+    """
+
+    n_items: int
+    length: int
+    mask_seen: bool
+    topk: tuple[int, ...]
+    batch_size: int
+
+    @property
+    def users_at_once(self) -> int:
+        """Within the memory of a batch."""
+        return max(1, min(self.batch_size, _SCORES // self.n_items))
+
+
+class Tally:
+    """What one scorer's lists came to, without the lists.
+
+    Kept are the distinct figures of users, with how many users have them, and how often each
+    item was listed. Under leave-one-out the memory does not grow with the users.
+    """
+
+    def __init__(self, ranking: Ranking) -> None:
+        self._ranking = ranking
+        self._names: list[str] = []
+        self._rows: list[npt.NDArray[np.float64]] = []
+        self._counts: list[npt.NDArray[np.int64]] = []
+        self._listed = {k: torch.zeros(ranking.n_items, dtype=torch.int64) for k in ranking.topk}
+
+    def add(self, lists: Tensor, hits: Tensor, n_relevant: Tensor) -> None:
+        """Count a batch: lists int64 and hits bool (B, K), n_relevant int64 (B,)."""
+        figures = user_figures(hits, n_relevant, self._ranking.topk)
+        self._names = list(figures)
+        users = torch.stack(list(figures.values()), 1).numpy()
+        rows, counts = np.unique(users, axis=0, return_counts=True)
+        self._rows.append(rows)
+        self._counts.append(counts)
+        for k, listed in self._listed.items():
+            listed += torch.bincount(lists[:, :k].flatten(), minlength=len(listed))
+
+    def figures(self, popularity: Tensor) -> dict[str, float]:
+        """Every figure by its name, given popularity int64 (V,) in training."""
+        rows, counts = self._distinct()
+        means = counts @ rows / counts.sum()
+        of_lists = {k: catalogue_figures(times, popularity) for k, times in self._listed.items()}
+        return dict(zip(self._names, means.tolist(), strict=True)) | {
+            f"{name}@{k}": of_lists[k][name]
+            for name in next(iter(of_lists.values()))
+            for k in self._ranking.topk
+        }
+
+    def intervals(self, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+        """95% intervals of the users' figures; none with no resamples."""
+        if not resamples:
+            return {}
+        low, high = bootstrap_intervals(*self._distinct(), resamples, seed).tolist()
+        return dict(zip(self._names, zip(low, high, strict=True), strict=True))
+
+    def _distinct(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """The users' distinct figures (G, M), and how many users have them (G,)."""
+        every, counts = np.concatenate(self._rows), np.concatenate(self._counts)
+        rows, kinds = np.unique(every, axis=0, return_inverse=True)
+        summed = np.bincount(kinds.reshape(-1), counts).astype(np.int64)
+        self._rows, self._counts = [rows], [summed]
+        return rows, summed
+
+
+def measure(
+    scorers: Mapping[str, Scorer], split: Split, popularity: Popularity, ranking: Ranking
+) -> dict[str, Tally]:
+    """Tally the lists of every scorer for every tested user.
+
+    A user without any item before the test gets the most popular items, whoever scores.
+    Relevant are all items of the user's test, repeated ones once. Indices of V and above are
+    items that no scorer knows: they count as relevant and are never hit.
+
+    Args:
+        scorers: By name.
+        split: Whose test is ranked.
+        popularity: What users without a history get.
+        ranking: How lists are made.
+    """
+    tallies = {name: Tally(ranking) for name in scorers}
+    longest = max(ranking.topk)
+    nothing = torch.zeros(1, 1, dtype=torch.int64)
+    fallback = top_items(popularity(nothing, nothing[0]), longest, None)
+    for question in _questions(split, ranking):
+        for name, scorer in scorers.items():
+            lists = fallback.repeat(len(question.served), 1)
+            if len(question.item_seq):
+                scores = scorer(question.item_seq, question.item_seq_len)
+                lists[question.served] = top_items(scores, longest, question.seen)
+            tallies[name].add(lists, question.hits(lists), question.n_relevant)
+    return tallies
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A batch of B users, S of whom have a history.
+
+    `relevant` holds sorted keys: row times `width`, plus an item.
+    """
+
+    served: Tensor  # bool (B,)
+    item_seq: Tensor  # int64 (S, L)
+    item_seq_len: Tensor  # int64 (S,)
+    seen: tuple[Tensor, Tensor] | None  # rows of S, items
+    relevant: Tensor
+    width: int
+
+    @property
+    def n_relevant(self) -> Tensor:
+        """int64 (B,)."""
+        return torch.bincount(self.relevant // self.width, minlength=len(self.served))
+
+    def hits(self, lists: Tensor) -> Tensor:
+        """Which places of the lists int64 (B, K) hold a relevant item, bool (B, K)."""
+        rows = torch.arange(len(lists))[:, None]
+        return torch.isin(rows * self.width + lists, self.relevant)
+
+
+def _questions(split: Split, ranking: Ranking) -> Iterator[_Question]:
+    histories = split.histories
+    width = max(int(histories.items.max()) + 1, ranking.n_items)
+    for users in split.tested.split(ranking.users_at_once):
+        cuts = split.test_from[users]
+        served = cuts > split.begins[users]
+        ends = cuts[served]
+        item_seq, item_seq_len = histories.windows(ends, ranking.length)
+        rows, positions = spread(cuts, split.ends[users] - cuts)
+        yield _Question(
+            served,
+            item_seq,
+            item_seq_len,
+            histories.seen(ends) if ranking.mask_seen else None,
+            torch.unique(rows * width + histories.items[positions]),
+            width,
+        )

@@ -1,0 +1,1 @@
+"""Interaction logs: finding, checking and reading them."""

@@ -1,0 +1,1 @@
+"""From scored parts to the recommendations table."""

@@ -1,0 +1,1 @@
+"""Scoring: a bundle and histories to tables of recommendations."""

@@ -1,0 +1,1 @@
+"""Files, folders, locks and scratch space, on disks and in object stores."""

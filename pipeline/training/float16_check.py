@@ -1,0 +1,114 @@
+"""What float16 costs: the same users scored by a bundle's two graphs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
+from model.export.float16 import with_every_rounding
+from pipeline.bundles.sessions import open_session
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import Prepared
+from pipeline.data.prepared import read_histories
+from pipeline.errors import ExportParityError
+from pipeline.schema import PAD
+
+TOP_K = 10
+
+_ROUNDED = "rounded.onnx"
+_BATCH, _SCORES = 256, 2**26  # users, and elements of a batch's (B, V) scores, at most
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Float16Loss:
+    """How far float16 recommendations are from float32 ones.
+
+    Attributes:
+        ndcg: NDCG@10 of each user's last item, float32's minus float16's. The refitted model has
+            learned these items: the difference counts.
+        agreement: Of the top 10 in float32, the share that is in float16's too.
+        sequences: Users compared.
+    """
+
+    ndcg: float
+    agreement: float
+    sequences: int
+
+
+def measure_float16(settings: Settings, prepared: Prepared, folder: Path) -> Float16Loss:
+    """Recommend to real users by both graphs of `folder`, rounding where a GPU rounds.
+
+    Raises:
+        ExportParityError: they agree less than the settings ask for, or a score is no number.
+    """
+    histories = read_histories(prepared.folder)
+    begins, ends = histories.offsets[:-1], histories.offsets[1:]
+    last = ends[ends - begins >= 2] - 1
+    count = min(settings.export.parity_sequences, len(last))
+    last = last[np.linspace(0, len(last) - 1, count).astype(np.int64)]
+    item_seq, item_seq_len = histories.windows(last, settings.model.config(2).MAX_ITEM_LIST_LENGTH)
+    users = item_seq.numpy(), item_seq_len.numpy()
+    mask_seen = settings.evaluate.mask_seen
+    exact = _recommend(open_session(folder / RECOMMENDER, "cpu"), *users, mask_seen)
+    half = _recommend(_rounding_session(folder), *users, mask_seen)
+    target = histories.items[last].numpy()[:, None]
+    gain = 1 / np.log2(np.arange(TOP_K) + 2)
+    lost = ((exact == target).astype(int) - (half == target)) @ gain
+    kept = (exact[:, :, None] == half[:, None, :]).any(2) & (exact != PAD)
+    found = Float16Loss(
+        ndcg=float(lost.mean()) if count else 0.0,
+        agreement=float(kept.sum() / max(1, (exact != PAD).sum())) if count else 1.0,
+        sequences=count,
+    )
+    if found.agreement < settings.export.min_fp16_agreement:
+        raise ExportParityError(
+            "the float16 recommender differs from the float32 one",
+            f"top {TOP_K} of {count} users",
+            expected=f"export.min_fp16_agreement = {settings.export.min_fp16_agreement:g}",
+            found=f"{found.agreement:.4f}",
+            remedy="Export with export.fp16 = false.",
+        )
+    return found
+
+
+def _rounding_session(folder: Path) -> onnxruntime.InferenceSession:
+    graph = onnx.load(folder / FLOAT16_RECOMMENDER, load_external_data=False)
+    with_every_rounding(graph)
+    path = folder / _ROUNDED  # beside the item table, which it refers to
+    try:
+        onnx.save(graph, path)
+        return open_session(path, "cpu")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _recommend(
+    session: onnxruntime.InferenceSession, item_seq: Array, item_seq_len: Array, mask_seen: bool
+) -> npt.NDArray[np.int64]:
+    """The top items (N, TOP_K)."""
+    n_items = next(each.shape[0] for each in session.get_inputs() if each.name == "item_bias")
+    size = max(1, min(_BATCH, _SCORES // n_items))
+    feed = {
+        "item_bias": np.where(np.arange(n_items) == PAD, -np.inf, 0).astype(np.float32),
+        "k": np.array([min(TOP_K, n_items)]),
+    }
+    best = np.full((len(item_seq), TOP_K), PAD)
+    for begin in range(0, len(item_seq), size):
+        batch = slice(begin, begin + size)
+        seen = item_seq[batch] if mask_seen else item_seq[batch, :0]
+        sequences = {"item_seq": item_seq[batch], "item_seq_len": item_seq_len[batch]}
+        item_index, score = session.run(None, {**feed, **sequences, "exclude": seen})
+        if np.isnan(score).any():
+            raise ExportParityError(
+                "a recommender computes scores that are no numbers",
+                remedy="Export with export.fp16 = false.",
+            )
+        best[batch, : item_index.shape[1]] = item_index
+    return best

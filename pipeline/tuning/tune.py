@@ -1,0 +1,278 @@
+"""Tune: search for hyper-parameters by validation alone, and write the best as settings.
+
+A search killed at any moment is taken up by running it again; what is finished is not repeated.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.config.settings import Settings
+from pipeline.data.prepare import Prepared
+from pipeline.errors import FearecError, SearchError
+from pipeline.evaluation.evaluate import Evaluated, evaluate
+from pipeline.runner.failures import told_in_one_line
+from pipeline.runner.nightly import run_stage
+from pipeline.training.train import Trained
+from pipeline.tuning.folder import DATA, RUNS, alone_on, clear, quiet_optuna, refuse_foreign
+from pipeline.tuning.outputs import parameters_of, write_plots, write_settings, write_trials
+from pipeline.tuning.params_file import read_space, values_of, with_values
+from pipeline.tuning.search_space import Space
+from pipeline.tuning.study import (
+    EPOCH,
+    ERROR,
+    attempts,
+    bind,
+    fill_queue,
+    load_study,
+    mend,
+    original_number,
+    trials_wanted,
+)
+from pipeline.tuning.trial import Pruning, Run, known_to_training, train_apart, train_here
+
+logger = logging.getLogger(__name__)
+
+# Trials done, of how many, and the best NDCG@10 so far.
+Progress = Callable[[int, int, float | None], None]
+
+# Settings of a night that no trial depends on.
+_NOT_OF_TRIALS = {"refit", "warm_start", "devices", "strategy", "logger"}
+
+
+class _FailedError(Exception):
+    """A trial failed, which is noted; the search goes on."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search came to.
+
+    Attributes:
+        trials: Parquet, one row a trial.
+        plots: One HTML page.
+        settings: TOML: the settings of the search with the best hyper-parameters.
+        n_complete: Trials trained to their end.
+        n_pruned: Trials ended early.
+        n_failed: Trials that failed.
+        best: The number of the best trial.
+        parameters: Its hyper-parameters.
+        valid_ndcg_at_10: Its NDCG@10 on validation, which it was chosen by.
+        test: Its figures on the test, which nothing was chosen by.
+    """
+
+    trials: Path
+    plots: Path
+    settings: Path
+    n_complete: int
+    n_pruned: int
+    n_failed: int
+    best: int
+    parameters: dict[str, Any]
+    valid_ndcg_at_10: float
+    test: Evaluated
+
+
+def tune(
+    settings: Settings,
+    run_date: date,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Search on the data of a night, which are ingested and prepared first.
+
+    Every trial starts from random weights and learns from nothing that is in the test; the best
+    one is evaluated on the test once, in the end.
+
+    Args:
+        settings: Of the run; `settings.tune` says what is searched, how and where to.
+        run_date: Logs up to the end of this day count.
+        overwrite: Begin again where there is an earlier search.
+        progress: Called whenever a trial has ended.
+
+    Raises:
+        ConfigError: the params file or the output folder cannot be used.
+        ResumeError: the folder holds another search.
+        BusyError: another process is at work on the same search or night.
+        InputError: there is nothing to train or validate on.
+        SearchError: no trial was completed.
+        FearecError: as of the stages `ingest` and `prepare`.
+    """
+    tune = settings.tune
+    space = read_space(tune.params_file, settings)
+    wanted = trials_wanted(space, tune)
+    with told_in_one_line(settings):
+        refuse_foreign(tune.out)
+        run_stage(settings, run_date, "ingest")
+        prepared: Prepared = run_stage(settings, run_date, "prepare").result
+        with alone_on(tune.out), quiet_optuna(tune.out):
+            if overwrite:
+                clear(tune.out)
+            study = load_study(tune.out, settings)
+            bind(study, tune.out, _identity(settings, run_date, space, prepared))
+            mend(study)
+            # Of its own, for a night may prepare other data meanwhile.
+            data = tune.out / DATA
+            shutil.copytree(prepared.folder, data, dirs_exist_ok=True)
+            search = _Search(settings, run_date, replace(prepared, folder=data), space)
+            known_to_training(settings, run_date, search.prepared)  # refused before any trial
+            search.run(study, fill_queue(study, space, settings, wanted), wanted, progress)
+            return search.conclude(study)
+
+
+@dataclass(frozen=True)
+class _Search:
+    settings: Settings
+    run_date: date
+    prepared: Prepared
+    space: Space
+
+    @property
+    def out(self) -> Path:
+        return self.settings.tune.out
+
+    def folder(self, trial: FrozenTrial) -> Path:
+        """Where a trial's checkpoints are: of all its attempts."""
+        return self.out / RUNS / f"{original_number(trial):05d}"
+
+    def run(
+        self, study: optuna.Study, lacking: int, wanted: int, progress: Progress | None
+    ) -> None:
+        """Run what is in the queue."""
+
+        def ended(study: optuna.Study, _: FrozenTrial) -> None:
+            self._tidy(study)
+            if progress:
+                progress(*_so_far(study, wanted))
+
+        if progress:
+            progress(*_so_far(study, wanted))
+        if lacking:
+            workers = min(self.settings.tune.workers, lacking)
+            stops: list[Exception] = []
+            objective = partial(self._objective, workers=workers, stops=stops)
+            study.optimize(
+                objective, lacking, n_jobs=workers, catch=(_FailedError,), callbacks=[ended]
+            )
+            if stops:
+                raise stops[0]  # which Optuna may forget where there are several workers
+        finished = sum(trial.state.is_finished() for trial in attempts(study))
+        if finished < wanted:
+            raise SearchError(
+                "the search was cut short",
+                str(self.out),
+                expected=f"{wanted} trials",
+                found=f"{finished}",
+                remedy="Run the same command to go on.",
+            )
+
+    def _objective(self, trial: optuna.Trial, workers: int, stops: list[Exception]) -> float:
+        try:
+            settings = with_values(self.settings, self.space.suggest(trial))
+            frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+            run = Run(settings, self.run_date, self.prepared, self.folder(frozen))
+            if workers == 1:
+                judged = train_here(run, Pruning(trial, settings.train.epochs))
+            else:
+                threads = max(1, torch.get_num_threads() // workers)
+                judged = train_apart(run, self.out, trial, threads)
+        except optuna.TrialPruned:
+            raise
+        except (OSError, SQLAlchemyError) as error:
+            stops.append(error)
+            raise  # a full disk is nothing that a trial is to blame for
+        except Exception as error:
+            told = (
+                str(error) if isinstance(error, FearecError) else f"{type(error).__name__}: {error}"
+            )
+            trial.set_user_attr(ERROR, " ".join(told.split()))
+            logger.warning("Trial %d failed: %s", trial.number, told)
+            raise _FailedError from error
+        trial.set_user_attr(EPOCH, judged.epoch)
+        return judged.valid_ndcg_at_10
+
+    def _tidy(self, study: optuna.Study) -> None:
+        """Keep of the finished trials the best one's weights only."""
+        finished = [trial for trial in attempts(study) if trial.state.is_finished()]
+        best = _best(finished)
+        for trial in finished:
+            if trial != best:
+                shutil.rmtree(self.folder(trial), ignore_errors=True)
+
+    def conclude(self, study: optuna.Study) -> Tuned:
+        """Evaluate the best trial on the test, and write all that came of the search."""
+        trials = [trial for trial in attempts(study) if trial.state.is_finished()]
+        best = _best(trials)
+        if best is None or best.value is None:
+            errors = [trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs]
+            raise SearchError(
+                "no trial was completed", str(self.out), found=errors[0] if errors else ""
+            )
+        settings = with_values(self.settings, parameters_of(best, self.space))
+        epoch = best.user_attrs[EPOCH]
+        weights = Trained(self.folder(best), epoch, best.value, parent=None, refit=False)
+        states = [trial.state for trial in trials]
+        return Tuned(
+            trials=write_trials(self.out, trials, self.space),
+            plots=write_plots(self.out, study),
+            settings=write_settings(self.out, settings, len(trials), best),
+            n_complete=states.count(TrialState.COMPLETE),
+            n_pruned=states.count(TrialState.PRUNED),
+            n_failed=states.count(TrialState.FAIL),
+            best=original_number(best),
+            parameters=values_of(settings, self.space.parameters),
+            valid_ndcg_at_10=best.value,
+            test=evaluate(settings, self.run_date, self.prepared, weights),
+        )
+
+
+def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    return max(complete, key=lambda t: (t.value, -original_number(t)), default=None)
+
+
+def _so_far(study: optuna.Study, wanted: int) -> tuple[int, int, float | None]:
+    finished = [trial for trial in attempts(study) if trial.state.is_finished()]
+    best = _best(finished)
+    return min(len(finished), wanted), wanted, best.value if best else None
+
+
+def _identity(
+    settings: Settings, run_date: date, space: Space, prepared: Prepared
+) -> dict[str, Any]:
+    """All that decides what the trials are and what comes of them, by name."""
+    network = settings.model.config(prepared.n_items).model_dump(mode="json")
+    training = settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS)
+    evaluation = settings.evaluate
+    return {
+        "the data": prepared.fingerprint,
+        "tune.algo": settings.tune.algo,
+        "tune.prune": settings.tune.prune,
+        "evaluate.mask_seen": evaluation.mask_seen,
+        "evaluate.split": [
+            *evaluation.held_out,
+            *([run_date] if evaluation.split == "time" else []),
+        ],
+        **{f"the params file's {name}": str(each) for name, each in space.parameters.items()},
+        **{
+            f"model.{name}": value
+            for name, value in network.items()
+            if name not in space.parameters
+        },
+        **{
+            f"train.{name}": value
+            for name, value in training.items()
+            if name not in space.parameters
+        },
+    }
