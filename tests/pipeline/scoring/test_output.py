@@ -9,7 +9,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from scoring_cases import (
+
+from model.errors import ConfigError
+from pipeline.bundles.bundle import Bundle
+from pipeline.errors import BundleError, BusyError, InputError, PublishError, ResumeError
+from pipeline.scoring import scorer
+from pipeline.storage.folders import Folder, LocalFolder
+from tests.helpers.scoring_cases import (
     START,
     Killed,
     events,
@@ -21,12 +27,6 @@ from scoring_cases import (
     write_log,
     write_sequences,
 )
-
-from model.errors import ConfigError
-from pipeline.bundles.bundle import Bundle
-from pipeline.errors import BundleError, BusyError, InputError, PublishError, ResumeError
-from pipeline.scoring import scorer
-from pipeline.storage.folders import Folder, LocalFolder
 
 CHANGES = ((LocalFolder, "put"), (LocalFolder, "put_text"), (Folder, "remove"))
 

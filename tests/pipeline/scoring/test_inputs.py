@@ -7,7 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scoring_cases import (
+
+from model.errors import ConfigError
+from pipeline.bundles.bundle import Bundle
+from pipeline.config.sections import LogSettings
+from pipeline.errors import InputError, SchemaError
+from tests.helpers.scoring_cases import (
     START,
     Log,
     assert_rows,
@@ -19,11 +24,6 @@ from scoring_cases import (
     write_log,
     write_sequences,
 )
-
-from model.errors import ConfigError
-from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError, SchemaError
 
 
 def test_bad_rows_repeats_and_later_events_are_counted_by_reason(

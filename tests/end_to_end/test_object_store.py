@@ -16,18 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scoring_cases import (
-    START,
-    Killed,
-    events,
-    kill_after,
-    kill_at,
-    random_histories,
-    rows,
-    run,
-    write_log,
-    write_sequences,
-)
 from typer.testing import CliRunner, Result
 
 from pipeline.bundles.bundle import DESCRIPTION, Bundle
@@ -41,6 +29,18 @@ from pipeline.scoring.cli import app
 from pipeline.storage.folders import Folder, StoreFolder, open_folder
 from pipeline.warehouse import tables as warehouse
 from pipeline.warehouse.lookup import recommended_to
+from tests.helpers.scoring_cases import (
+    START,
+    Killed,
+    events,
+    kill_after,
+    kill_at,
+    random_histories,
+    rows,
+    run,
+    write_log,
+    write_sequences,
+)
 
 pytest.importorskip("moto", reason="the S3 server of the tests, moto, is not installed")
 pytest.importorskip("flask_cors", reason="moto's server needs it")

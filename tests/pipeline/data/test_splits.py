@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tuned
 from hypothesis import strategies as st
-from prepared_folders import write_prepared
 from torch import Tensor
 
 from model.training.samples import Histories, spread
@@ -18,6 +17,7 @@ from pipeline.config.settings import Settings
 from pipeline.data.prepared import events_before, read_histories
 from pipeline.data.splits import Split, held_out, leave_one_out, window_begins
 from pipeline.errors import InputError
+from tests.helpers.prepared_folders import write_prepared
 
 DAY = date(2026, 3, 31)
 END = datetime(2026, 4, 1, tzinfo=UTC)

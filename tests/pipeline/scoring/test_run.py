@@ -7,7 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scoring_cases import (
+
+from model.errors import ConfigError
+from pipeline.bundles import sessions as providers
+from pipeline.bundles.bundle import Bundle
+from pipeline.errors import BundleError
+from tests.helpers.scoring_cases import (
     RUN_DATE,
     assert_rows,
     brute_force,
@@ -18,11 +23,6 @@ from scoring_cases import (
     write_log,
     write_sequences,
 )
-
-from model.errors import ConfigError
-from pipeline.bundles import sessions as providers
-from pipeline.bundles.bundle import Bundle
-from pipeline.errors import BundleError
 
 
 def test_logs_are_scored_as_brute_force_scores_them(tiny_bundle: Bundle, tmp_path: Path) -> None:

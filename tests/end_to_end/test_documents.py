@@ -5,7 +5,7 @@ from pathlib import Path
 from model.config import FEARecConfig
 from pipeline.config.settings import Settings
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def listed() -> dict[str, str]:

@@ -14,8 +14,8 @@ from model.network.fearec import FEARec, Form
 from model.recbole import from_recbole
 from model.training.losses import training_loss
 
-COMMITTED = Path(__file__).parent / "golden"
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "golden"
+COMMITTED = Path(__file__).parents[1] / "golden"
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "golden"
 
 
 class Case(NamedTuple):

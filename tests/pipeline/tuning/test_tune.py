@@ -228,7 +228,7 @@ def test_a_killed_search_goes_on_where_it_was(
     three = ("train.epochs=3",)
     (config.parent / "hyper.test").write_text(GRID.replace("[1,2,3]", "[1,2]"))
     command = [sys.executable, "-c", KILL, str(config), *three]
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     out = config.parent / "tune"
@@ -469,7 +469,7 @@ if __name__ == "__main__":
 def test_no_worker_outlives_a_killed_search(tmp_path: Path) -> None:
     script, pid = tmp_path / "parent.py", tmp_path / "pid"
     script.write_text(PARENT)
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, str(script), str(pid)], env=env, check=False)
     assert done.returncode == -signal.SIGKILL
     state = Path(f"/proc/{pid.read_text()}/stat")

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from deltalake import DeltaTable
-from prepared_folders import NOON, write_prepared
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
@@ -25,6 +24,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.runner.cache import read_record
 from pipeline.training import train
 from pipeline.training.train import Trained
+from tests.helpers.prepared_folders import NOON, write_prepared
 
 DAY = date(2026, 11, 2)
 N_ITEMS = 12

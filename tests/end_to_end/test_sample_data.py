@@ -15,7 +15,7 @@ from pipeline.data.ingest import ingest
 from pipeline.data.prepare import SEQUENCES_FILE, prepare
 from pipeline.warehouse.tables import open_table
 
-SAMPLE = Path(__file__).parents[1] / "sample_data"
+SAMPLE = Path(__file__).parents[2] / "sample_data"
 DIRTY = {
     "null user_id": 12,
     "null item_id": 9,

@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tuned
 from hypothesis import strategies as st
-from prepared_folders import write_prepared
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -44,6 +43,7 @@ from pipeline.evaluation.evaluate_bundle import evaluate_bundle
 from pipeline.evaluation.evaluator import Ranking, measure
 from pipeline.evaluation.metrics import user_figures
 from pipeline.training.train import Trained
+from tests.helpers.prepared_folders import write_prepared
 
 DAY = date(2026, 11, 10)
 END = datetime(2026, 11, 11, tzinfo=UTC)

@@ -31,7 +31,7 @@ from pipeline.warehouse.lookup import Event, Recommended
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 USERS, ITEMS, EVENTS = 40, 15, 8
 NAMES = list(cli.STAGES)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def test_nobody_is_called(tmp_path: Path) -> None:
     )
     keep = {"PATH", "HOME"}
     env = {name: value for name, value in os.environ.items() if name in keep}
-    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]

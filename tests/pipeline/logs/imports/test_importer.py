@@ -507,7 +507,7 @@ def test_a_killed_import_leaves_no_logs_and_hinders_nobody(file: Path, out: Path
     killed = subprocess.run(
         [sys.executable, "-c", script, str(file), str(out)],
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
     )
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
