@@ -10,7 +10,7 @@ from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
 from model.training.losses import training_loss
-from model.training.samples import Batch, Histories
+from model.training.samples import EventHistories, TrainingBatch
 
 MONITOR = "NDCG@10"
 
@@ -29,7 +29,7 @@ class FEARecModule(lightning.LightningModule):
         self,
         config: FEARecConfig,
         training: TrainingConfig,
-        histories: Histories | None = None,
+        histories: EventHistories | None = None,
         mask_seen: bool = True,
     ) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class FEARecModule(lightning.LightningModule):
         """Each epoch has its own seed, so a resumed run repeats an uninterrupted one."""
         torch.manual_seed(self.training_config.seed + 1 + self.current_epoch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """One batch's loss."""
         loss = training_loss(
             self.network,
@@ -90,7 +90,7 @@ class FEARecModule(lightning.LightningModule):
 
 
 def rank_positions(
-    network: FEARec, histories: Histories, positions: Tensor, mask_seen: bool
+    network: FEARec, histories: EventHistories, positions: Tensor, mask_seen: bool
 ) -> Tensor:
     """Ranks int64 (B,), on the CPU, of the items at flat positions int64 (B,)."""
     device = network.item_embedding.weight.device

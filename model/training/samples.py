@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from model.config import FEARecConfig
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """What `model.training.losses.training_loss` takes."""
 
     item_seq: Tensor  # int64 (B, L)
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Histories:
+class EventHistories:
     """Every user's items, oldest first, one user after the other (CSR).
 
     Attributes:
@@ -66,18 +66,18 @@ class Histories:
     def seen(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Every item before each position, as pairs: row of `positions`, item index."""
         begin = self.starts(positions)
-        rows, before = spread(begin, positions - begin)
+        rows, before = expand_ranges(begin, positions - begin)
         return rows, self.items[before].long()
 
 
-def spread(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def expand_ranges(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Every position of B ranges, one range after the other: the range's number, the position."""
     rows = torch.repeat_interleave(torch.arange(len(begins)), lengths)
     shift = torch.repeat_interleave(begins - lengths.cumsum(0) + lengths, lengths)
     return rows, shift + torch.arange(len(rows))
 
 
-class TrainingSet(Dataset[Batch]):
+class TrainingSet(Dataset[TrainingBatch]):
     """The samples of a training run; indexed by a tensor of sample numbers, it gives a batch.
 
     Memory an interaction: 4 bytes of item, 4 of sample order, 4 of shuffling, and 8 more for BPR.
@@ -88,7 +88,7 @@ class TrainingSet(Dataset[Batch]):
         config: Says which of the batch's parts are needed.
     """
 
-    def __init__(self, histories: Histories, positions: Tensor, config: FEARecConfig) -> None:
+    def __init__(self, histories: EventHistories, positions: Tensor, config: FEARecConfig) -> None:
         self.histories = histories
         self.config = config
         self.positions = positions.to(histories.position_dtype)
@@ -105,7 +105,7 @@ class TrainingSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, samples: Tensor) -> Batch:
+    def __getitem__(self, samples: Tensor) -> TrainingBatch:
         length = self.config.MAX_ITEM_LIST_LENGTH
         positions = self.positions[samples]
         item_seq, item_seq_len = self.histories.windows(positions, length)
@@ -116,7 +116,9 @@ class TrainingSet(Dataset[Batch]):
         if self._partners:
             partners = self.positions[self._partners.sample(samples, item_id)]
             same_target_seq, same_target_len = self.histories.windows(partners, length)
-        return Batch(item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len)
+        return TrainingBatch(
+            item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class SameTarget:
 
     @classmethod
     def build(
-        cls, histories: Histories, positions: Tensor, length: int
+        cls, histories: EventHistories, positions: Tensor, length: int
     ) -> tuple[Tensor, "SameTarget"]:
         """In O(S log S); gives the order that samples must be put into as well."""
         items = histories.items.numpy()
@@ -189,7 +191,7 @@ class Negatives:
     n_items: int
 
     @classmethod
-    def build(cls, histories: Histories, n_items: int) -> "Negatives":
+    def build(cls, histories: EventHistories, n_items: int) -> "Negatives":
         """In O(N log N)."""
         offsets = histories.offsets.numpy()
         users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
@@ -199,7 +201,7 @@ class Negatives:
         keys -= 1 + np.arange(len(keys)) - begins[users]
         return cls(torch.from_numpy(keys), torch.from_numpy(begins), n_items)
 
-    def sample(self, histories: Histories, positions: Tensor, count: int) -> Tensor:
+    def sample(self, histories: EventHistories, positions: Tensor, count: int) -> Tensor:
         """Item indices int64 (B, count); any real item for a user who met them all."""
         positions = positions.long()
         users = torch.searchsorted(histories.offsets, positions, right=True) - 1
@@ -242,7 +244,7 @@ class ShuffledBatches(Sampler[Tensor]):
 
 
 def window_fingerprints(
-    histories: Histories, positions: Tensor, length: int
+    histories: EventHistories, positions: Tensor, length: int
 ) -> npt.NDArray[np.uint64]:
     """A 64-bit fingerprint of each position's window, equal for equal windows (rolling hash).
 

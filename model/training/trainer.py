@@ -28,7 +28,7 @@ from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
 from model.training.lightning_module import MONITOR, FEARecModule
-from model.training.samples import Histories, ShuffledBatches, TrainingSet
+from model.training.samples import EventHistories, ShuffledBatches, TrainingSet
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -135,7 +135,7 @@ def _hush() -> None:
 def fit(
     config: FEARecConfig,
     training: TrainingConfig,
-    histories: Histories,
+    histories: EventHistories,
     train: Tensor,
     valid: Tensor | None,
     folder: Path,

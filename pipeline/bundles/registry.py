@@ -15,7 +15,7 @@ from pipeline.warehouse.tables import models, models_folder
 CHAMPION = "champion.json"
 
 
-class Crowned(Frozen):
+class RegisteredModel(Frozen):
     """One night's published model."""
 
     section = CHAMPION
@@ -25,16 +25,16 @@ class Crowned(Frozen):
     path: str  # relative to the file, so that the warehouse can be moved
 
 
-class Champion(Crowned):
+class Champion(RegisteredModel):
     """`champion.json`: the newest published model, and those of earlier nights, newest first."""
 
-    previous: tuple[Crowned, ...] = ()
+    previous: tuple[RegisteredModel, ...] = ()
 
     @property
-    def nights(self) -> tuple[Crowned, ...]:
+    def nights(self) -> tuple[RegisteredModel, ...]:
         """Every night, newest first."""
         newest = self.model_dump(exclude={"previous"})
-        return Crowned(**newest), *self.previous
+        return RegisteredModel(**newest), *self.previous
 
 
 def read_champion(settings: Settings, *, before: date) -> Path | None:
@@ -69,7 +69,7 @@ def set_champion(settings: Settings, run_date: date, bundle: Path, model_version
     """
     folder = models_folder(settings)
     path = bundle.resolve().relative_to(folder.resolve()).as_posix()
-    night = Crowned(run_date=run_date, model_version=model_version, path=path)
+    night = RegisteredModel(run_date=run_date, model_version=model_version, path=path)
     champion = _read(settings)
     others = [other for other in champion.nights if other.run_date != run_date] if champion else []
     newest, *previous = sorted([night, *others], key=lambda night: night.run_date, reverse=True)

@@ -8,7 +8,7 @@ _INTERVAL = re.compile(r"\s*([\[(])([^,]*),([^,]*)([\])])\s*")
 
 
 @dataclass(frozen=True)
-class Interval:
+class CountRange:
     """The whole numbers from `low` to `high`, both included.
 
     Attributes:
@@ -24,7 +24,7 @@ class Interval:
         return f"{number} >= {self.low}" + (f" AND {number} <= {self.high}" if self.high else "")
 
 
-def parse_intervals(text: str) -> tuple[Interval, ...]:
+def parse_intervals(text: str) -> tuple[CountRange, ...]:
     """Read one interval, or several with semicolons between.
 
     Raises:
@@ -33,7 +33,7 @@ def parse_intervals(text: str) -> tuple[Interval, ...]:
     return tuple(_parse(part) for part in text.split(";"))
 
 
-def _parse(text: str) -> Interval:
+def _parse(text: str) -> CountRange:
     match = _INTERVAL.fullmatch(text)
     try:
         opening, low, high, closing = match.groups() if match else ("", "", "", "")
@@ -49,4 +49,4 @@ def _parse(text: str) -> Interval:
         last = math.ceil(last) - 1 if closing == ")" else math.floor(last)
     if least == math.inf or last < max(1, least):
         raise ValueError(f"no number of interactions is within {text.strip()!r}")
-    return Interval(int(least), None if last == math.inf else int(last))
+    return CountRange(int(least), None if last == math.inf else int(last))

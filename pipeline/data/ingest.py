@@ -31,7 +31,7 @@ from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile, check_log_files, list_log_files
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, common_types
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.storage.scratch_db import number, scratch_database
+from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
     dataset_of,
@@ -115,7 +115,7 @@ def ingest(settings: Settings, run_date: date) -> IngestResult:
         bad = f"FROM {QUARANTINE} UNION ALL BY NAME FROM bad" if mended else "FROM bad"
         if mended or quarantined:
             (replace if mended else append)(quarantine, _rows(bad, schema.QUARANTINE, db))
-        if not added and not number(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
+        if not added and not scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
             # Not noted as read either: under the right settings the same files may be good.
             raise InputError(
                 "no good row",

@@ -16,7 +16,7 @@ from pipeline.config.settings import Settings
 from pipeline.logs.log_files import LogFile, log_rows
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, reason_sql, run_end
 from pipeline.schema import ITEM_ID, RUN_DATE, TIMESTAMP, USER_ID
-from pipeline.storage.scratch_db import number
+from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def stage(
                    {reason_sql(run_date, settings.time_zone)} AS reason
             FROM rows JOIN files USING (file)"""
         )
-    return number(db, "SELECT count(*) FROM staged")
+    return scalar(db, "SELECT count(*) FROM staged")
 
 
 def sources(files: list[LogFile], logs: LogSettings) -> pa.Table:
@@ -97,7 +97,7 @@ def find_kept(
         SELECT before.source_file, before.source_stamp, count(*) AS n_rows
         FROM before JOIN files ON {_READ_OTHERWISE} GROUP BY ALL"""
     )
-    rows = number(db, "SELECT coalesce(sum(n_rows), 0) FROM withdrawn")
+    rows = scalar(db, "SELECT coalesce(sum(n_rows), 0) FROM withdrawn")
     if rows:
         db.execute(
             f"""CREATE OR REPLACE VIEW kept AS
@@ -122,29 +122,29 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
                reason, {_SOURCE}, DATE '{run_date}' AS {RUN_DATE}
         FROM staged WHERE reason IS NOT NULL"""
     )
-    gone = number(db, f"DELETE FROM {QUARANTINE} AS before USING files WHERE {_READ_OTHERWISE}")
+    gone = scalar(db, f"DELETE FROM {QUARANTINE} AS before USING files WHERE {_READ_OTHERWISE}")
     same = " AND ".join(
         f"before.{name} IS NOT DISTINCT FROM judged.{name}"
         for name in ("source_file", "source_row", USER_ID, ITEM_ID, TIMESTAMP, "reason")
     )
-    moved = number(
+    moved = scalar(
         db,
         f"""UPDATE {QUARANTINE} AS before SET source_stamp = judged.source_stamp FROM judged
         WHERE before.source_stamp <> judged.source_stamp AND {same}""",
     )
     db.execute(f"CREATE TABLE bad AS FROM judged ANTI JOIN {QUARANTINE} USING ({_SOURCE})")
-    return gone + moved, number(db, "SELECT count(*) FROM bad")
+    return gone + moved, scalar(db, "SELECT count(*) FROM bad")
 
 
 def release(settings: Settings, run_date: date, db: duckdb.DuckDBPyConnection) -> int:
     """Quarantined rows whose day has come back into `staged`, as good; returns their number."""
-    before = number(db, "SELECT count(*) FROM staged")
+    before = scalar(db, "SELECT count(*) FROM staged")
     db.execute(
         f"""INSERT INTO staged
         SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP} || '+00', {_SOURCE}, NULL
         FROM {QUARANTINE} WHERE reason = '{AFTER_RUN_DATE}' AND {due(settings, run_date)}"""
     )
-    return number(db, "SELECT count(*) FROM staged") - before
+    return scalar(db, "SELECT count(*) FROM staged") - before
 
 
 def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
         if good
         else f"CREATE TABLE new AS SELECT {_EVENT}, {_SOURCE} FROM staged WHERE false"
     )
-    return good, number(db, "SELECT count(*) FROM new")
+    return good, scalar(db, "SELECT count(*) FROM new")
 
 
 def due(settings: Settings, run_date: date) -> str:

@@ -8,7 +8,7 @@ from pipeline.config.count_range import parse_intervals
 from pipeline.config.sections import PrepareSettings
 from pipeline.errors import InputError
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.storage.scratch_db import number
+from pipeline.storage.scratch_db import scalar
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def filter_events(source: str, limits: PrepareSettings, db: duckdb.DuckDBPyConne
         return Counts(0, 0, 0)
     db.execute(f"CREATE TABLE core AS SELECT {USER_ID}, {ITEM_ID} FROM {source}")
     before = _counts(db)
-    while number(db, f"DELETE FROM core WHERE {' OR '.join(outside.values())}"):
+    while scalar(db, f"DELETE FROM core WHERE {' OR '.join(outside.values())}"):
         pass
     left = _counts(db)
     if not left.interactions:

@@ -22,7 +22,7 @@ from pipeline.data.k_core import filter_events
 from pipeline.errors import InputError
 from pipeline.logs.validation import run_end
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
-from pipeline.storage.scratch_db import number, scratch_database
+from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
     dataset_of,
@@ -104,7 +104,7 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
             f"""CREATE TEMP VIEW up_to_run_date AS SELECT * FROM {INTERACTIONS}
             WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}'"""
         )
-        if not number(db, "SELECT count(*) FROM up_to_run_date"):
+        if not scalar(db, "SELECT count(*) FROM up_to_run_date"):
             raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
         left_out = filter_events("up_to_run_date", settings.prepare, db)
         span = db.sql(

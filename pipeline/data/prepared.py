@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE
 from pipeline.schema import ITEM_ID, ITEM_IDS, TIME
 from pipeline.scoring.sequence_reader import TIMESTAMPS
@@ -22,7 +22,7 @@ def read_vocabulary(folder: Path) -> pa.Array:
     return pq.read_table(folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID].combine_chunks()
 
 
-def read_histories(folder: Path, vocabulary: pa.Array | None = None) -> Histories:
+def read_histories(folder: Path, vocabulary: pa.Array | None = None) -> EventHistories:
     """Read what `prepare` wrote into `folder`: N items of U users, as indices.
 
     Args:
@@ -37,7 +37,7 @@ def read_histories(folder: Path, vocabulary: pa.Array | None = None) -> Historie
         index = pc.add(index, pa.scalar(1, pa.int32()))
         flat.append(index.to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
         counts.append(lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
-    return Histories(
+    return EventHistories(
         torch.from_numpy(np.concatenate(flat)),
         torch.from_numpy(np.cumsum(np.concatenate(counts))),
     )

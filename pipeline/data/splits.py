@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 import torch
 from torch import Tensor
 
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import Prepared
 from pipeline.data.prepared import events_before
@@ -26,12 +26,12 @@ class Split:
         test_from: int64 (U,), and the test, which lasts until the history's end.
     """
 
-    histories: Histories
+    histories: EventHistories
     valid_from: Tensor
     test_from: Tensor
 
     @classmethod
-    def nothing_held_out(cls, histories: Histories) -> "Split":
+    def nothing_held_out(cls, histories: EventHistories) -> "Split":
         """What the refit trains on: every interaction."""
         return cls(histories, histories.offsets[1:], histories.offsets[1:])
 
@@ -70,7 +70,7 @@ class Split:
         """Which interactions are in the test, bool (N,)."""
         return self._between(self.test_from, self.ends)
 
-    def before(self, cut: Tensor) -> Histories:
+    def before(self, cut: Tensor) -> EventHistories:
         """What each user did before a position of theirs, int64 (U,)."""
         return self._only(self._between(self.begins, cut)).histories
 
@@ -85,7 +85,7 @@ class Split:
     def _only(self, kept: Tensor) -> "Split":
         moved = torch.zeros(len(kept) + 1, dtype=torch.int64)
         torch.cumsum(kept, 0, out=moved[1:])
-        histories = Histories(self.histories.items[kept], moved[self.histories.offsets])
+        histories = EventHistories(self.histories.items[kept], moved[self.histories.offsets])
         return Split(histories, moved[self.valid_from], moved[self.test_from])
 
     def _between(self, begins: Tensor, ends: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Split:
         return change.cumsum(0, dtype=torch.int8)[:-1].bool()
 
 
-def leave_one_out(histories: Histories) -> Split:
+def leave_one_out(histories: EventHistories) -> Split:
     """The last item of each user for the test, the one before for validation, as RecBole.
 
     Users with two interactions are tested but not validated on; users with one only train.
@@ -107,7 +107,7 @@ def leave_one_out(histories: Histories) -> Split:
                  ends - (counts >= 2).long())  # fmt: skip
 
 
-def by_time(histories: Histories, before_valid: Tensor, before_test: Tensor) -> Split:
+def by_time(histories: EventHistories, before_valid: Tensor, before_test: Tensor) -> Split:
     """The same two instants for everybody, given how many events each user has before them.
 
     Args:
@@ -129,7 +129,9 @@ def window_begins(settings: Settings, run_date: date) -> tuple[datetime, datetim
     )
 
 
-def held_out(settings: Settings, run_date: date, prepared: Prepared, histories: Histories) -> Split:
+def held_out(
+    settings: Settings, run_date: date, prepared: Prepared, histories: EventHistories
+) -> Split:
     """Split the prepared histories as the settings ask.
 
     Raises:

@@ -12,11 +12,11 @@ from multiprocessing.queues import SimpleQueue
 from pipeline.engines.own_process import end_with_parent
 from pipeline.errors import PublishError
 from pipeline.scoring.output_rows import Ranked
-from pipeline.scoring.scorer import Scorer
-from pipeline.scoring.user_histories import Histories
+from pipeline.scoring.scorer import ListScorer
+from pipeline.scoring.user_histories import UserHistories
 
 # Takes a device's id.
-MakeScorer = Callable[[int], Scorer]
+MakeScorer = Callable[[int], ListScorer]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Devices:
     top_k: int
 
     def ranked(
-        self, parts: Iterable[Histories], scored: Callable[[int], None]
+        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
     ) -> Generator[Ranked, None, None]:
         """The best items of each part's users; `scored` is told when a part is done.
 
@@ -78,14 +78,14 @@ def _begin(make: MakeScorer, free: "SimpleQueue[int]") -> None:
     end_with_parent()  # a killed run must not leave its devices taken
 
     @cache
-    def opened() -> Scorer:  # where an error reaches the caller, unlike here
+    def opened() -> ListScorer:  # where an error reaches the caller, unlike here
         return make(free.get())
 
     _open = opened
 
 
-def _rank(part: Histories) -> Ranked:
+def _rank(part: UserHistories) -> Ranked:
     return _open().rank(part, lambda users: None)
 
 
-_open: Callable[[], Scorer]
+_open: Callable[[], ListScorer]

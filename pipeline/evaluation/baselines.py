@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.training.samples import Histories, spread
+from model.training.samples import EventHistories, expand_ranges
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Popularity:
     order: Tensor
 
     @classmethod
-    def learn(cls, histories: Histories, n_items: int) -> "Popularity":
+    def learn(cls, histories: EventHistories, n_items: int) -> "Popularity":
         """Count the items of the training histories."""
         counts = torch.bincount(histories.items, minlength=n_items)
         order = torch.empty(n_items, dtype=torch.float64)
@@ -58,7 +58,7 @@ class CoOccurrence:
     counts: Tensor
 
     @classmethod
-    def learn(cls, histories: Histories, popularity: Popularity) -> "CoOccurrence":
+    def learn(cls, histories: EventHistories, popularity: Popularity) -> "CoOccurrence":
         """Count the pairs of neighbours in the training histories, in O(N log N)."""
         n_items = len(popularity.counts)
         items = histories.items.numpy().astype(np.int64)
@@ -77,7 +77,7 @@ class CoOccurrence:
         """Scores float64 (B, V)."""
         last = item_seq.gather(1, item_seq_len[:, None] - 1).squeeze(1)
         begins, lengths = self.starts[last], self.starts.diff()[last]
-        rows, pairs = spread(begins, lengths)
+        rows, pairs = expand_ranges(begins, lengths)
         scores = self.popularity(item_seq, item_seq_len)
         # One more follow outweighs any popularity.
         scores[rows, self.followers[pairs]] += self.counts[pairs] * float(scores.shape[1])

@@ -13,7 +13,7 @@ from pipeline.data.prepare import Prepared
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, held_out
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import Ranking, Scorer, measure
+from pipeline.evaluation.evaluator import RankingProtocol, Scorer, measure
 from pipeline.evaluation.protocol import describe, refuse_large_k
 from pipeline.training.train import Trained
 
@@ -106,7 +106,7 @@ def compare(
         "co_occurrence": CoOccurrence.learn(learned, popularity),
     }
     chosen = settings.evaluate
-    ranking = Ranking(
+    ranking = RankingProtocol(
         n_items, length, chosen.mask_seen, chosen.topk, settings.train.eval_batch_size
     )
     with torch.inference_mode():

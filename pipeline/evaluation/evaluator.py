@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.ranking import top_items
-from model.training.samples import spread
+from model.training.samples import expand_ranges
 from pipeline.data.splits import Split
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_figures, user_figures
@@ -21,7 +21,7 @@ _SCORES = 2**24  # elements of a batch's (B, V) scores, at most
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankingProtocol:
     """How lists are made, the same for every scorer.
 
     Attributes:
@@ -44,14 +44,14 @@ class Ranking:
         return max(1, min(self.batch_size, _SCORES // self.n_items))
 
 
-class Tally:
+class MetricSums:
     """What one scorer's lists came to, without the lists.
 
     Kept are the distinct figures of users, with how many users have them, and how often each
     item was listed. Under leave-one-out the memory does not grow with the users.
     """
 
-    def __init__(self, ranking: Ranking) -> None:
+    def __init__(self, ranking: RankingProtocol) -> None:
         self._ranking = ranking
         self._names: list[str] = []
         self._rows: list[npt.NDArray[np.float64]] = []
@@ -97,9 +97,9 @@ class Tally:
 
 
 def measure(
-    scorers: Mapping[str, Scorer], split: Split, popularity: Popularity, ranking: Ranking
-) -> dict[str, Tally]:
-    """Tally the lists of every scorer for every tested user.
+    scorers: Mapping[str, Scorer], split: Split, popularity: Popularity, ranking: RankingProtocol
+) -> dict[str, MetricSums]:
+    """MetricSums the lists of every scorer for every tested user.
 
     A user without any item before the test gets the most popular items, whoever scores.
     Relevant are all items of the user's test, repeated ones once. Indices of V and above are
@@ -111,22 +111,22 @@ def measure(
         popularity: What users without a history get.
         ranking: How lists are made.
     """
-    tallies = {name: Tally(ranking) for name in scorers}
+    tallies = {name: MetricSums(ranking) for name in scorers}
     longest = max(ranking.topk)
     nothing = torch.zeros(1, 1, dtype=torch.int64)
     fallback = top_items(popularity(nothing, nothing[0]), longest, None)
-    for question in _questions(split, ranking):
+    for batch in _batches(split, ranking):
         for name, scorer in scorers.items():
-            lists = fallback.repeat(len(question.served), 1)
-            if len(question.item_seq):
-                scores = scorer(question.item_seq, question.item_seq_len)
-                lists[question.served] = top_items(scores, longest, question.seen)
-            tallies[name].add(lists, question.hits(lists), question.n_relevant)
+            lists = fallback.repeat(len(batch.served), 1)
+            if len(batch.item_seq):
+                scores = scorer(batch.item_seq, batch.item_seq_len)
+                lists[batch.served] = top_items(scores, longest, batch.seen)
+            tallies[name].add(lists, batch.hits(lists), batch.n_relevant)
     return tallies
 
 
 @dataclass(frozen=True)
-class _Question:
+class EvalBatch:
     """A batch of B users, S of whom have a history.
 
     `relevant` holds sorted keys: row times `width`, plus an item.
@@ -150,7 +150,7 @@ class _Question:
         return torch.isin(rows * self.width + lists, self.relevant)
 
 
-def _questions(split: Split, ranking: Ranking) -> Iterator[_Question]:
+def _batches(split: Split, ranking: RankingProtocol) -> Iterator[EvalBatch]:
     histories = split.histories
     width = max(int(histories.items.max()) + 1, ranking.n_items)
     for users in split.tested.split(ranking.users_at_once):
@@ -158,8 +158,8 @@ def _questions(split: Split, ranking: Ranking) -> Iterator[_Question]:
         served = cuts > split.begins[users]
         ends = cuts[served]
         item_seq, item_seq_len = histories.windows(ends, ranking.length)
-        rows, positions = spread(cuts, split.ends[users] - cuts)
-        yield _Question(
+        rows, positions = expand_ranges(cuts, split.ends[users] - cuts)
+        yield EvalBatch(
             served,
             item_seq,
             item_seq_len,

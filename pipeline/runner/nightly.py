@@ -27,7 +27,7 @@ from pipeline.runner.cache import Record, fingerprint, night_folder, read_record
 from pipeline.runner.failures import told_in_one_line
 from pipeline.runner.run_log import record_run
 from pipeline.runner.stages import STAGES, Stage, refuse_unscorable
-from pipeline.storage.locks import alone
+from pipeline.storage.locks import exclusive_lock
 from pipeline.warehouse.tables import models
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _refuse_absent(settings: Settings) -> None:
 def _alone(settings: Settings, run_date: date) -> AbstractContextManager[None]:
     """Hold the night's lock."""
     folder = night_folder(settings, run_date)
-    return alone(folder / ".lock", "another run is at work on this night", folder)
+    return exclusive_lock(folder / ".lock", "another run is at work on this night", folder)
 
 
 def _done_before(

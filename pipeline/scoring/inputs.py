@@ -14,7 +14,7 @@ from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_IDS
 from pipeline.scoring.log_reader import log_histories
 from pipeline.scoring.sequence_reader import check_sequence_columns, sequence_histories
-from pipeline.scoring.user_histories import Histories, Tally, Wanted
+from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
 from pipeline.storage.folders import Folder, open_filesystem
 from pipeline.storage.scratch_db import scratch_database
 
@@ -50,12 +50,12 @@ class ScoreInputs:
         logs: LogSettings,
         types: IdTypes,
         items: pa.Table,
-        wanted: Wanted,
-        tally: Tally,
+        wanted: UserFilter,
+        tally: DroppedRows,
         *,
         scratch: Path,
         skip_bad_files: bool,
-    ) -> Iterator[tuple[int | None, Iterator[Histories]]]:
+    ) -> Iterator[tuple[int | None, Iterator[UserHistories]]]:
         """How many users there are, if that can be told, and their histories, to be read inside.
 
         Raises:
@@ -77,7 +77,7 @@ class ScoreInputs:
             )
 
 
-def open_inputs(paths: Sequence[str], tally: Tally, *, skip_bad_files: bool) -> ScoreInputs:
+def open_inputs(paths: Sequence[str], tally: DroppedRows, *, skip_bad_files: bool) -> ScoreInputs:
     """Find the files and read their footers.
 
     Args:

@@ -13,8 +13,8 @@ from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile, log_rows
 from pipeline.logs.validation import IdTypes, reason_sql
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
-from pipeline.scoring.user_histories import Histories, Tally, Wanted
-from pipeline.storage.scratch_db import number
+from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.storage.scratch_db import scalar
 
 _ROWS_A_BATCH = 2**20
 
@@ -25,12 +25,12 @@ def log_histories(
     logs: LogSettings,
     types: IdTypes,
     items: pa.Table,
-    wanted: Wanted,
-    tally: Tally,
+    wanted: UserFilter,
+    tally: DroppedRows,
     *,
     where: str,
     skip_bad_files: bool,
-) -> tuple[int, Iterator[Histories]]:
+) -> tuple[int, Iterator[UserHistories]]:
     """Count the users in the logs, and begin to read their histories, in order of their ids.
 
     Args:
@@ -71,7 +71,7 @@ def _judge(
     files: Sequence[LogFile],
     logs: LogSettings,
     types: IdTypes,
-    wanted: Wanted,
+    wanted: UserFilter,
 ) -> None:
     """Make the table `judged`: all rows of wanted users, each with what is wrong with it."""
     only = ""
@@ -88,7 +88,9 @@ def _judge(
     base.unregister("rows")
 
 
-def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, where: str) -> None:
+def _keep_good(
+    base: duckdb.DuckDBPyConnection, wanted: UserFilter, tally: DroppedRows, where: str
+) -> None:
     """Make the table `events`: the good rows, once each."""
     counted = base.execute("SELECT reason, count(*) FROM judged GROUP BY reason").fetchall()
     tally.dropped.update({reason: count for reason, count in counted if reason is not None})
@@ -97,9 +99,9 @@ def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, wh
         FROM judged WHERE reason IS NULL GROUP BY ALL""")
     base.execute("DROP TABLE judged")
     good = dict(counted).get(None, 0)
-    tally.duplicates = good - number(base, "SELECT count(*) FROM events")
+    tally.duplicates = good - scalar(base, "SELECT count(*) FROM events")
     if wanted.users is not None:
-        tally.absent_users = number(
+        tally.absent_users = scalar(
             base, f"SELECT count(*) FROM wanted_users ANTI JOIN events USING ({USER_ID})"
         )
         wanted.refuse_absent(tally.absent_users, where)
@@ -112,7 +114,7 @@ def _keep_good(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, wh
         )
 
 
-def _know(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally) -> int:
+def _know(base: duckdb.DuckDBPyConnection, wanted: UserFilter, tally: DroppedRows) -> int:
     """Make the view `known`: the events of active users, with item indices; count the users."""
     active = ""
     if wanted.active_since is not None:
@@ -122,11 +124,11 @@ def _know(base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally) -> int:
     base.execute(f"""CREATE VIEW known AS
         SELECT {USER_ID}, coalesce({ITEM_INDEX}, {PAD})::BIGINT AS {ITEM_INDEX}, {TIMESTAMP}, place
         FROM events LEFT JOIN vocabulary USING ({ITEM_ID}) {active}""")
-    tally.unknown_items = number(base, f"SELECT count(*) FROM known WHERE {ITEM_INDEX} = {PAD}")
-    return number(base, f"SELECT count(DISTINCT {USER_ID}) FROM known")
+    tally.unknown_items = scalar(base, f"SELECT count(*) FROM known WHERE {ITEM_INDEX} = {PAD}")
+    return scalar(base, f"SELECT count(DISTINCT {USER_ID}) FROM known")
 
 
-def _grouped(reader: pa.RecordBatchReader) -> Iterator[Histories]:
+def _grouped(reader: pa.RecordBatchReader) -> Iterator[UserHistories]:
     """Rows sorted by user to histories; a user may span any number of batches."""
     rest = reader.schema.empty_table()
     for batch in reader:
@@ -135,12 +137,12 @@ def _grouped(reader: pa.RecordBatchReader) -> Iterator[Histories]:
         whole = len(user_id) - 1  # the last user may go on in the next batch
         if whole > 0:
             items = rows[ITEM_INDEX].slice(0, offsets[whole]).to_numpy()
-            yield Histories.of_known(user_id[:whole], items, offsets[: whole + 1])
+            yield UserHistories.of_known(user_id[:whole], items, offsets[: whole + 1])
             rows = rows.slice(offsets[whole])
         rest = rows
     if rest.num_rows:
         user_id, offsets = _runs(rest)
-        yield Histories.of_known(user_id, rest[ITEM_INDEX].to_numpy(), offsets)
+        yield UserHistories.of_known(user_id, rest[ITEM_INDEX].to_numpy(), offsets)
 
 
 def _runs(rows: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from pipeline.storage.folders import Folder
 MANIFEST = "_manifest.json"
 
 
-class Binding(Frozen):
+class ResumeKey(Frozen):
     """What decides the rows: a run may only be resumed where all of this is the same."""
 
     section = "manifest.binding"
@@ -54,7 +54,7 @@ class Manifest(Frozen):
 
     section = "manifest"
 
-    binding: Binding
+    binding: ResumeKey
     generated_at: datetime  # of the run's start, so that a resumed run writes the same rows
     parts: dict[str, PartCounts]
     complete: bool
@@ -102,14 +102,14 @@ def intact(manifest: Manifest, folder: Folder) -> Manifest:
     return manifest.model_copy(update={"parts": kept, "complete": False})
 
 
-def refuse_changes(where: str, before: Binding, now: Binding) -> None:
+def refuse_changes(where: str, before: ResumeKey, now: ResumeKey) -> None:
     """Refuse to resume a run of another bundle, input or settings.
 
     Raises:
         ResumeError: naming the first difference.
     """
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    for field in Binding.model_fields:
+    for field in ResumeKey.model_fields:
         if old[field] == new[field]:
             continue
         place, found, expected = field, new[field], old[field]

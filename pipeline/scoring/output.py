@@ -20,9 +20,9 @@ from pipeline.errors import PublishError, ResumeError, reason
 from pipeline.schema import ITEM_ID, SCORE
 from pipeline.scoring.manifest import (
     MANIFEST,
-    Binding,
     Manifest,
     PartCounts,
+    ResumeKey,
     intact,
     read_manifest,
     refuse_changes,
@@ -33,7 +33,7 @@ from pipeline.storage.folders import LOCK, SCRATCH, Folder, storage_errors
 _UNFINISHED = {LOCK, SCRATCH, hidden(MANIFEST)}
 
 
-class Output:
+class PartWriter:
     """The folder of one run: `begin`, `write` its parts in order, then `finish`.
 
     Args:
@@ -123,8 +123,8 @@ class Output:
 
 
 def open_output(
-    folder: Folder, binding: Binding, generated_at: datetime, *, resume: bool, overwrite: bool
-) -> Output:
+    folder: Folder, binding: ResumeKey, generated_at: datetime, *, resume: bool, overwrite: bool
+) -> PartWriter:
     """Look at the output folder; nothing is written or removed yet.
 
     Raises:
@@ -141,7 +141,7 @@ def open_output(
         names = folder.names()
         fresh = Manifest(binding=binding, generated_at=generated_at, parts={}, complete=False)
         if not names:
-            return Output(folder, fresh)
+            return PartWriter(folder, fresh)
         if not (resume or overwrite):
             raise ConfigError(
                 "the output folder is not empty",
@@ -150,7 +150,7 @@ def open_output(
                 "--overwrite to replace it.",
             )
         if names <= _UNFINISHED:  # killed while it began
-            return Output(folder, fresh)
+            return PartWriter(folder, fresh)
         try:
             before = read_manifest(folder)
         except ResumeError:
@@ -161,8 +161,8 @@ def open_output(
             refuse_changes(folder.where, before.binding, binding)
         _refuse_foreign(folder, names, before)
         if resume and before is not None:
-            return Output(folder, intact(before, folder), before)
-    return Output(folder, fresh, before)
+            return PartWriter(folder, intact(before, folder), before)
+    return PartWriter(folder, fresh, before)
 
 
 def _refuse_foreign(folder: Folder, names: set[str], before: Manifest | None) -> None:

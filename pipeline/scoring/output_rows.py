@@ -30,7 +30,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class RunColumns:
     """What every row of a run says alike."""
 
     model_version: str
@@ -47,12 +47,12 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowFormat:
     """How ranked items become rows: `long`, one a user and rank, or `list`, one a user."""
 
     name: Literal["long", "list"]
     item_ids: pa.Array  # (V-1,) of items 1..V-1
-    stamp: Stamp
+    stamp: RunColumns
 
     def rows(self, ranked: Ranked) -> pa.Table:
         """The table's rows, as `schema.recommendations` or `schema.recommendation_lists`."""

@@ -18,7 +18,7 @@ from pipeline.bundles.sessions import (
     auto_batch_size,
     open_session,
 )
-from pipeline.scoring.user_histories import Batch
+from pipeline.scoring.user_histories import ScoringBatch
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -67,7 +67,7 @@ class Recommender:
         """The execution provider in use, such as CUDAExecutionProvider."""
         return str(self.session.get_providers()[0])
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: ScoringBatch) -> Found:
         """Recommend to a batch; not by two threads at once, except on a CPU.
 
         Returns:
@@ -134,7 +134,7 @@ class Buffers:
         self._binding.bind_ortvalue_output("item_index", self._item_index)
         self._binding.bind_ortvalue_output("score", self._score)
 
-    def run(self, batch: Batch) -> Found:
+    def run(self, batch: ScoringBatch) -> Found:
         """Recommend to a batch that is no larger."""
         users, excluded = batch.exclude.shape
         self._staged["item_seq"][:users] = batch.item_seq

@@ -19,11 +19,11 @@ from pipeline.logs.id_lists import digest_of, read_ids, refuse_mixed
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.inputs import ScoreInputs, open_inputs, refuse_overlap
-from pipeline.scoring.manifest import Binding
+from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
-from pipeline.scoring.output_rows import Layout, Stamp
+from pipeline.scoring.output_rows import RowFormat, RunColumns
 from pipeline.scoring.scorer import Ranker, open_scorer, write_parts
-from pipeline.scoring.user_histories import Tally, Wanted
+from pipeline.scoring.user_histories import DroppedRows, UserFilter
 from pipeline.storage.folders import open_folder
 
 # Users done and, where it can be told, of how many.
@@ -125,12 +125,12 @@ def score(
     folder = open_folder(output)
     items = bundle.items()
     eligibility = eligible_items(items, settings)
-    tally = Tally()
+    tally = DroppedRows()
     opened = open_inputs(inputs, tally, skip_bad_files=skip_bad_files)
     types = opened.types(logs, times_needed=settings.active_within_days is not None)
     where = opened.files[0].path
     refuse_mixed(types.item, where, items.schema.field(ITEM_ID).type, f"bundle {bundle.path}")
-    wanted = Wanted(
+    wanted = UserFilter(
         run_date,
         time_zone,
         None if users is None else read_ids(users, USER_ID, types.user, where),
@@ -150,8 +150,8 @@ def score(
     binding = _binding(bundle, opened, lists, settings, logs, run_date, time_zone, users)
     refuse_overlap(folder, inputs, opened, lists)
     out = open_output(folder, binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
-    stamp = Stamp(bundle.model_version, run_date, out.manifest.generated_at)
-    layout = Layout(settings.layout, items[ITEM_ID].combine_chunks(), stamp)
+    stamp = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
+    layout = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), stamp)
     before = out.done.n_users
     with (
         out.begin() as scratch,
@@ -217,10 +217,10 @@ def _binding(
     run_date: date,
     time_zone: str,
     users: str | os.PathLike[str] | None,
-) -> Binding:
+) -> ResumeKey:
     inputs = {file.path: file.stamp for file in opened.files}
     inputs |= {path: digest_of(path) for path in lists}
-    return Binding(
+    return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
         inputs=inputs,

@@ -18,10 +18,17 @@ from pipeline.errors import BundleError
 from pipeline.schema import PAD
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.manifest import PartCounts
-from pipeline.scoring.output import Output
-from pipeline.scoring.output_rows import Layout, Ranked
+from pipeline.scoring.output import PartWriter
+from pipeline.scoring.output_rows import Ranked, RowFormat
 from pipeline.scoring.recommender import Recommender, load_recommender
-from pipeline.scoring.user_histories import PART_USERS, Batch, Histories, Integers, batches, cut
+from pipeline.scoring.user_histories import (
+    PART_USERS,
+    Integers,
+    ScoringBatch,
+    UserHistories,
+    batches,
+    split_parts,
+)
 
 _PART_ROWS = 4 * 2**20  # recommendations in one part, at most
 
@@ -36,13 +43,13 @@ class Ranker(Protocol):
         """K."""
 
     def ranked(
-        self, parts: Iterable[Histories], scored: Callable[[int], None]
+        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
     ) -> Generator[Ranked, None, None]:
         """The best items of each part's users; `scored` is told of users done."""
 
 
 @dataclass(frozen=True)
-class Scorer:
+class ListScorer:
     """Ranks items for one part of the users after another."""
 
     recommender: Recommender
@@ -52,12 +59,12 @@ class Scorer:
     exclude_seen: bool
 
     def ranked(
-        self, parts: Iterable[Histories], scored: Callable[[int], None]
+        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
     ) -> Generator[Ranked, None, None]:
         """As `rank`, part by part."""
         return (self.rank(part, scored) for part in parts)
 
-    def rank(self, histories: Histories, scored: Callable[[int], None]) -> Ranked:
+    def rank(self, histories: UserHistories, scored: Callable[[int], None]) -> Ranked:
         """The best items of some users; those without a known item get the popular ones.
 
         Args:
@@ -75,7 +82,7 @@ class Scorer:
             exclude_seen=self.exclude_seen,
         )
 
-        def take(batch: Batch, run: Future[tuple[Integers, NDArray[np.float32]]]) -> None:
+        def take(batch: ScoringBatch, run: Future[tuple[Integers, NDArray[np.float32]]]) -> None:
             item_index, score = run.result()
             if not (score < np.inf).all():  # nor is a NaN
                 raise BundleError(
@@ -86,7 +93,7 @@ class Scorer:
             ranked.score[batch.rows] = score
             scored(len(batch.rows))
 
-        running: deque[tuple[Batch, Future[tuple[Integers, NDArray[np.float32]]]]] = deque()
+        running: deque[tuple[ScoringBatch, Future[tuple[Integers, NDArray[np.float32]]]]] = deque()
         with ThreadPoolExecutor(self.recommender.at_once) as cores:
             for batch in prepared:
                 running.append((batch, cores.submit(self.recommender, batch)))
@@ -100,10 +107,10 @@ class Scorer:
     def nobody(self, user: pa.DataType) -> Ranked:
         """The best items of no users."""
         return self._popular(
-            Histories(pa.array([], user), np.zeros(0, np.int64), np.zeros(1, np.int64))
+            UserHistories(pa.array([], user), np.zeros(0, np.int64), np.zeros(1, np.int64))
         )
 
-    def _popular(self, histories: Histories) -> Ranked:
+    def _popular(self, histories: UserHistories) -> Ranked:
         # Nobody without a known item has seen an eligible one: the same items suit them all.
         popular = histories.lengths == 0
         item_index = np.full((len(histories), self.top_k), PAD, np.int64)
@@ -119,7 +126,7 @@ def open_scorer(
     eligibility: Eligibility,
     cache: Path | None,
     device_id: int,
-) -> Scorer:
+) -> ListScorer:
     """A bundle's recommender on the provider, and in the precision, of the settings.
 
     Args:
@@ -144,16 +151,16 @@ def open_scorer(
         device_id=device_id,
         cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
     )
-    return Scorer(
+    return ListScorer(
         recommender, eligibility, bundle.max_length, settings.top_k, settings.exclude_seen
     )
 
 
 def write_parts(
-    histories: Iterable[Histories],
+    histories: Iterable[UserHistories],
     ranker: Ranker,
-    layout: Layout,
-    out: Output,
+    layout: RowFormat,
+    out: PartWriter,
     progress: Callable[[int], None],
 ) -> None:
     """Score everybody whom the finished parts of `out` do not hold yet.
@@ -188,11 +195,11 @@ def write_parts(
         )
         out.write(table, counts)
 
-    parts = cut(histories, min(PART_USERS, max(1, _PART_ROWS // ranker.top_k)))
+    parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // ranker.top_k)))
     writing: Future[None] | None = None
     with (
         ThreadPoolExecutor(1) as writer,
-        closing(ahead(_after(parts, finished))) as upcoming,
+        closing(prefetch(_after(parts, finished))) as upcoming,
         closing(ranker.ranked(upcoming, scored)) as each,
     ):
         for ranked in each:
@@ -203,7 +210,7 @@ def write_parts(
             writing.result()
 
 
-def ahead(source: Iterator[Item]) -> Generator[Item, None, None]:
+def prefetch(source: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items, the next one made in another thread while the caller has the last."""
     with ThreadPoolExecutor(1) as maker:
         upcoming = maker.submit(next, source, None)
@@ -212,7 +219,7 @@ def ahead(source: Iterator[Item]) -> Generator[Item, None, None]:
             yield item
 
 
-def _after(parts: Iterator[Histories], finished: int) -> Iterator[Histories]:
+def _after(parts: Iterator[UserHistories], finished: int) -> Iterator[UserHistories]:
     """The parts without the first `finished` users."""
     for part in parts:
         begin = min(finished, len(part))

@@ -23,8 +23,8 @@ from pipeline.logs.validation import (
     plain_id_type,
 )
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
-from pipeline.scoring.user_histories import Histories, Tally, Wanted
-from pipeline.storage.scratch_db import number
+from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.storage.scratch_db import scalar
 
 TIMESTAMPS = "timestamps"
 
@@ -69,12 +69,12 @@ def sequence_histories(
     logs: LogSettings,
     types: IdTypes,
     items: pa.Table,
-    wanted: Wanted,
-    tally: Tally,
+    wanted: UserFilter,
+    tally: DroppedRows,
     *,
     where: str,
     skip_bad_files: bool,
-) -> tuple[int | None, Iterator[Histories]]:
+) -> tuple[int | None, Iterator[UserHistories]]:
     """Read everything once, count the users, where that tells, and begin to read their histories.
 
     What is wrong with a file is so found out before anything is written.
@@ -131,12 +131,12 @@ def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
 
 
 def _count_users(
-    base: duckdb.DuckDBPyConnection, wanted: Wanted, tally: Tally, where: str
+    base: duckdb.DuckDBPyConnection, wanted: UserFilter, tally: DroppedRows, where: str
 ) -> int | None:
     base.execute(f"CREATE TABLE users AS SELECT {USER_ID}, count(*) AS n FROM rows GROUP BY ALL")
-    users = number(base, f"SELECT count({USER_ID}) FROM users")
+    users = scalar(base, f"SELECT count({USER_ID}) FROM users")
     if not users:
-        rows = number(base, "SELECT count(*) FROM rows")
+        rows = scalar(base, "SELECT count(*) FROM rows")
         raise InputError(
             "no usable row in the sequences",
             where,
@@ -155,9 +155,9 @@ def _count_users(
     if wanted.users is not None:
         base.register("wanted_users", pa.table({USER_ID: wanted.users}))
         join = f"FROM wanted_users {{}} JOIN users USING ({USER_ID})"
-        tally.absent_users = number(base, "SELECT count(*) " + join.format("ANTI"))
+        tally.absent_users = scalar(base, "SELECT count(*) " + join.format("ANTI"))
         wanted.refuse_absent(tally.absent_users, where)
-        users = number(base, "SELECT count(*) " + join.format("SEMI"))
+        users = scalar(base, "SELECT count(*) " + join.format("SEMI"))
     return None if wanted.active_within_days else users
 
 
@@ -166,9 +166,9 @@ def _known(
     types: IdTypes,
     logs: LogSettings,
     ids: pa.Array,
-    wanted: Wanted,
-    tally: Tally,
-) -> Histories:
+    wanted: UserFilter,
+    tally: DroppedRows,
+) -> UserHistories:
     """Item indices of one batch; what is unknown, null or too late is counted and left out."""
     user_id = batch[USER_ID].cast(types.user)
     tally.dropped["null user_id"] += user_id.null_count
@@ -194,7 +194,7 @@ def _known(
     tally.dropped["null item_id"] += int(null.sum())
     tally.unknown_items += int(((items == PAD) & ~late & ~null).sum())
     items[late] = PAD
-    return Histories.of_known(user_id, items, offsets).filter(active)
+    return UserHistories.of_known(user_id, items, offsets).filter(active)
 
 
 def _offsets(lists: pa.Array) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ _EXCLUDE_ENTRIES = 4 * 2**20
 
 
 @dataclass
-class Tally:
+class DroppedRows:
     """What reading left out, and why; complete once everything is read."""
 
     dropped: Counter[str] = field(default_factory=Counter)  # rows by reason of the row rules
@@ -36,7 +36,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class UserFilter:
     """Whose histories are asked for, and until when.
 
     Attributes:
@@ -79,7 +79,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Histories:
+class UserHistories:
     """The whole histories of N users, oldest item first.
 
     Attributes:
@@ -102,10 +102,10 @@ class Histories:
         before = np.concatenate([[0], np.cumsum(known)])
         return cls(user_id, items[known], before[offsets])
 
-    def filter(self, keep: NDArray[np.bool_]) -> "Histories":
+    def filter(self, keep: NDArray[np.bool_]) -> "UserHistories":
         """Only the users where the (N,) mask is true."""
         lengths = self.lengths
-        return Histories(
+        return UserHistories(
             self.user_id.filter(pa.array(keep)),
             self.items[np.repeat(keep, lengths)],
             np.concatenate([[0], np.cumsum(lengths[keep])]),
@@ -116,16 +116,16 @@ class Histories:
         """(N,) items a user."""
         return np.diff(self.offsets)
 
-    def slice(self, begin: int, end: int) -> "Histories":
+    def slice(self, begin: int, end: int) -> "UserHistories":
         """The users from `begin` up to `end`."""
         offsets = self.offsets[begin : end + 1]
-        return Histories(
+        return UserHistories(
             self.user_id[begin:end], self.items[offsets[0] : offsets[-1]], offsets - offsets[0]
         )
 
 
 @dataclass(frozen=True)
-class Batch:
+class ScoringBatch:
     """What the recommender takes, and whose it is.
 
     Attributes:
@@ -141,14 +141,14 @@ class Batch:
     exclude: Integers
 
 
-def cut(
-    histories: Iterable[Histories], users: int, events: int = PART_EVENTS
-) -> Iterator[Histories]:
+def split_parts(
+    histories: Iterable[UserHistories], users: int, events: int = PART_EVENTS
+) -> Iterator[UserHistories]:
     """Regroup histories into parts of at most so many users and events (but one user at least).
 
     Where the cuts fall depends on the users alone, not on how they arrive.
     """
-    pending: list[Histories] = []
+    pending: list[UserHistories] = []
     for more in histories:
         pending.append(more)
         if sum(map(len, pending)) > users or sum(len(each.items) for each in pending) > events:
@@ -178,8 +178,8 @@ def pad(items: Integers, ends: Integers, lengths: Integers, width: int) -> Integ
 
 
 def batches(
-    histories: Histories, *, max_length: int, batch_size: int, exclude_seen: bool
-) -> Iterator[Batch]:
+    histories: UserHistories, *, max_length: int, batch_size: int, exclude_seen: bool
+) -> Iterator[ScoringBatch]:
     """Batches of all users that have an item.
 
     Users are taken by the number of items they have met, most first, so that few batches are
@@ -197,7 +197,7 @@ def batches(
         size = min(batch_size, max(1, _EXCLUDE_ENTRIES // max(1, width)))
         rows = order[begin : begin + size]
         last = np.minimum(lengths[rows], max_length)
-        yield Batch(
+        yield ScoringBatch(
             rows,
             pad(histories.items, histories.offsets[1:][rows], last, max_length),
             last,
@@ -206,7 +206,7 @@ def batches(
         begin += size
 
 
-def _distinct(histories: Histories) -> tuple[Integers, Integers, Integers]:
+def _distinct(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
     """The distinct items of each user: flat items, ends (N,), counts (N,)."""
     span = int(histories.items.max(initial=0)) + 1
     user = np.repeat(np.arange(len(histories)), histories.lengths)
@@ -219,11 +219,11 @@ def _distinct(histories: Histories) -> tuple[Integers, Integers, Integers]:
     return items, np.cumsum(counts), counts
 
 
-def _join(several: list[Histories]) -> Histories:
+def _join(several: list[UserHistories]) -> UserHistories:
     if len(several) == 1:
         return several[0]
     begins = np.cumsum([0, *(len(each.items) for each in several[:-1])])
-    return Histories(
+    return UserHistories(
         pa.concat_arrays([each.user_id for each in several]),
         np.concatenate([each.items for each in several]),
         np.concatenate(
@@ -232,6 +232,6 @@ def _join(several: list[Histories]) -> Histories:
     )
 
 
-def _part_end(histories: Histories, users: int, events: int) -> int:
+def _part_end(histories: UserHistories, users: int, events: int) -> int:
     whole = int(np.searchsorted(histories.offsets, events, side="right")) - 1
     return min(users, max(whole, 1), len(histories))

@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from pipeline.errors import ConfigError, StorageError, reason
 from pipeline.storage.atomic_files import fsync, replace_text
-from pipeline.storage.locks import alone
+from pipeline.storage.locks import exclusive_lock
 
 # What a killed run may leave in a folder on a disk.
 SCRATCH = ".spill"
@@ -117,7 +117,7 @@ class LocalFolder(Folder):
         root = Path(self.root)
         scratch, lock = root / SCRATCH, root / LOCK
         made = not root.exists()
-        with alone(lock, "another run writes here", Path(self.where)):
+        with exclusive_lock(lock, "another run writes here", Path(self.where)):
             try:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir()

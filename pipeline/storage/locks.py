@@ -10,7 +10,7 @@ from pipeline.errors import BusyError
 
 
 @contextmanager
-def alone(lock: Path, busy: str, where: Path) -> Iterator[None]:
+def exclusive_lock(lock: Path, busy: str, where: Path) -> Iterator[None]:
     """Hold a lock, which the system frees whatever way this process ends.
 
     Args:

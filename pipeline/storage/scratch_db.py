@@ -37,7 +37,7 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         ) from None
 
 
-def number(base: duckdb.DuckDBPyConnection, query: str) -> int:
+def scalar(base: duckdb.DuckDBPyConnection, query: str) -> int:
     """The one integer a query answers with."""
     # All rows, or DuckDB holds the result open and refuses the next call.
     ((value,),) = base.execute(query).fetchall()

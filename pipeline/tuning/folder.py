@@ -10,7 +10,7 @@ from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.storage.locks import alone
+from pipeline.storage.locks import exclusive_lock
 from pipeline.tuning.outputs import BEST_FILE, PLOTS_FILE, TRIALS_FILE
 from pipeline.tuning.study import STUDY_FILE
 
@@ -57,7 +57,7 @@ def alone_on(out: Path) -> AbstractContextManager[None]:
     Raises:
         BusyError: another process holds it.
     """
-    return alone(out / _LOCK, "another process is at work on this search", out)
+    return exclusive_lock(out / _LOCK, "another process is at work on this search", out)
 
 
 @contextmanager

@@ -23,20 +23,20 @@ from machine import beside_recbole, describe
 from model.config import FEARecConfig, TrainingConfig
 from model.training.lightning_module import FEARecModule
 from model.training.losses import training_loss
-from model.training.samples import Histories, ShuffledBatches, TrainingSet
+from model.training.samples import EventHistories, ShuffledBatches, TrainingSet
 
 USERS, ITEMS, INTERACTIONS = 943, 1682, 100_000  # ml-100k's
 CONFIG = FEARecConfig.from_preset("paper", n_items=ITEMS + 1)
 TRAINING = TrainingConfig()
 
 
-def synthetic_histories() -> Histories:
+def synthetic_histories() -> EventHistories:
     """Histories of ml-100k's size, its long tail of items and of users."""
     random = np.random.default_rng(0)
     lengths = 20 + random.multinomial(INTERACTIONS - 20 * USERS, random.dirichlet([0.6] * USERS))
     popularity = 1 / np.arange(1, ITEMS + 1) ** 0.8
     items = 1 + random.choice(ITEMS, INTERACTIONS, p=popularity / popularity.sum())
-    return Histories(
+    return EventHistories(
         torch.from_numpy(items.astype(np.int32)),
         torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
     )

@@ -37,7 +37,7 @@ from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, 
 from pipeline.config.sections import LogSettings, ScoreSettings
 from pipeline.scoring.recommender import Recommender, load_recommender
 from pipeline.scoring.run import score
-from pipeline.scoring.user_histories import Batch
+from pipeline.scoring.user_histories import ScoringBatch
 
 Array = npt.NDArray[Any]
 
@@ -212,12 +212,12 @@ def opened(graph: Path, provider: Provider, top_k: int = TOP_K, **options: Any) 
     return load_recommender(graph, provider, item_bias=bias, top_k=top_k, **options)
 
 
-def batch_of(users: int, excluded: int = EXCLUDED) -> Batch:
+def batch_of(users: int, excluded: int = EXCLUDED) -> ScoringBatch:
     random = np.random.default_rng(users)
     lengths = random.integers(1, L + 1, users)
     item_seq = random.integers(1, 2_000, (users, L)) * (np.arange(L) < lengths[:, None])
     exclude = random.integers(0, 2_000, (users, excluded))
-    return Batch(np.arange(users), item_seq, lengths, exclude)
+    return ScoringBatch(np.arange(users), item_seq, lengths, exclude)
 
 
 def assert_same(found: tuple[Array, Array], expected: tuple[Array, Array], near: float) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import LogSettings, ScoreSettings
-from pipeline.scoring.output import Output
+from pipeline.scoring.output import PartWriter
 from pipeline.scoring.run import ScoreResult, score
 
 RUN_DATE = date(2026, 11, 20)
@@ -122,7 +122,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> None:
     """Stop a run as a kill would: between two parts, or after a part and before the manifest."""
-    original = getattr(Output, when)
+    original = getattr(PartWriter, when)
     calls = 0
 
     def stop(*args: Any, **kwargs: Any) -> None:
@@ -132,7 +132,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> Non
             raise Killed
         original(*args, **kwargs)
 
-    monkeypatch.setattr(Output, when, stop)
+    monkeypatch.setattr(PartWriter, when, stop)
 
 
 def kill_at(

@@ -12,7 +12,7 @@ from model.config import FEARecConfig
 from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
 from model.training.lightning_module import rank_positions
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 
 steady = settings(deadline=None)
 
@@ -75,7 +75,7 @@ def test_positions_are_ranked_by_the_networks_scores(mask_seen: bool) -> None:
     config: dict[str, Any] = {"n_items": 12, "MAX_ITEM_LIST_LENGTH": 4, "hidden_size": 8}
     network = FEARec(FEARecConfig(**config, initializer_range=0.5)).eval()
     # The first user's target was met before, longer ago than the window reaches.
-    histories = Histories(
+    histories = EventHistories(
         torch.tensor([7, 1, 2, 3, 4, 7, 5, 6, 8], dtype=torch.int32), torch.tensor([0, 6, 9])
     )
     positions = torch.tensor([5, 8])

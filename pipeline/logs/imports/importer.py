@@ -23,8 +23,8 @@ from pipeline.logs.imports.options import Columns, Format
 from pipeline.logs.imports.text_lines import first_line, line_blocks
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.storage.folders import is_uri, storage_errors
-from pipeline.storage.locks import alone
-from pipeline.storage.scratch_db import number, scratch_database
+from pipeline.storage.locks import exclusive_lock
+from pipeline.storage.scratch_db import scalar, scratch_database
 
 # Beside the logs; what begins with an underscore is no log.
 BAD_LINES_FILE = "_bad_lines.csv"
@@ -114,8 +114,8 @@ def import_logs(
             _read(path, plan, progress, db)
             if kind == "sequences":
                 _part_second_lines(db)
-            n_bad = number(db, "SELECT count(*) FROM bad")
-            n_good = number(db, "SELECT count(*) FROM events")
+            n_bad = scalar(db, "SELECT count(*) FROM bad")
+            n_good = scalar(db, "SELECT count(*) FROM events")
             if not n_good or (n_bad and not skip_bad_lines):
                 raise _refusal(path, n_bad, n_good, db)
             if n_bad:
@@ -180,7 +180,7 @@ def _unfinished(out: Path) -> Iterator[tuple[Path, Path]]:
     folder = out.with_name(f".{out.name}.importing")
     parts = folder / "scratch", folder / "logs"
     try:
-        with alone(folder / ".lock", "another import is at work on this", out):
+        with exclusive_lock(folder / ".lock", "another import is at work on this", out):
             try:
                 for part in parts:
                     shutil.rmtree(part, ignore_errors=True)

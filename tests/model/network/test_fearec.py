@@ -12,7 +12,7 @@ from model.errors import ConfigError
 from model.kernels.dropout import Dropout
 from model.network.fearec import FEARec, Form
 from model.training.losses import training_loss
-from model.training.samples import Histories, TrainingSet
+from model.training.samples import EventHistories, TrainingSet
 
 V, L = 29, 12
 SMALL: dict[str, Any] = {
@@ -151,7 +151,7 @@ def test_items_after_the_last_are_ignored_only_if_padding() -> None:
 
 # Every hyper-parameter
 
-HISTORIES = Histories(
+HISTORIES = EventHistories(
     torch.randint(1, V - 3, (120,), generator=torch.Generator().manual_seed(3), dtype=torch.int32),
     torch.arange(0, 121, 12),
 )

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.training.samples import Histories, Negatives, SameTarget, ShuffledBatches, TrainingSet
+from model.training.samples import (
+    EventHistories,
+    Negatives,
+    SameTarget,
+    ShuffledBatches,
+    TrainingSet,
+)
 
 steady = settings(deadline=None)
 users_of_items = st.lists(
@@ -21,13 +27,13 @@ users_of_items = st.lists(
 )
 
 
-def histories_of(users: list[list[int]]) -> Histories:
+def histories_of(users: list[list[int]]) -> EventHistories:
     offsets = np.concatenate([[0], np.cumsum([len(items) for items in users])])
     flat = [item for items in users for item in items]
-    return Histories(torch.tensor(flat, dtype=torch.int32), torch.from_numpy(offsets))
+    return EventHistories(torch.tensor(flat, dtype=torch.int32), torch.from_numpy(offsets))
 
 
-def targets_of(histories: Histories) -> Tensor:
+def targets_of(histories: EventHistories) -> Tensor:
     """Every position but each user's first."""
     positions = torch.arange(len(histories.items))
     return positions[~torch.isin(positions, histories.offsets)]
@@ -70,7 +76,7 @@ def test_seen_is_every_item_before_a_position(users: list[list[int]]) -> None:
 
 
 def test_users_without_items_shift_nobody() -> None:
-    histories = Histories(
+    histories = EventHistories(
         torch.tensor([1, 2, 3, 4], dtype=torch.int32), torch.tensor([0, 0, 2, 2, 4, 4])
     )
     item_seq, item_seq_len = histories.windows(torch.tensor([1, 3]), 3)
@@ -277,11 +283,11 @@ def test_processes_share_every_batch_and_none_is_left_empty(
 # Memory and time
 
 
-def synthetic(users: int, per_user: int, n_items: int) -> Histories:
+def synthetic(users: int, per_user: int, n_items: int) -> EventHistories:
     """Popularity as a power law, as logs have it."""
     generator = np.random.default_rng(0)
     items = 1 + (n_items - 1) * generator.random(users * per_user) ** 3
-    return Histories(
+    return EventHistories(
         torch.from_numpy(items.astype(np.int32)),
         torch.arange(0, users * per_user + 1, per_user),
     )
@@ -293,7 +299,9 @@ def tensors_in(held: object) -> list[Tensor]:
     return [found for part in getattr(held, "__dict__", {}).values() for found in tensors_in(part)]
 
 
-def bytes_an_interaction(histories: Histories, positions: Tensor, config: FEARecConfig) -> float:
+def bytes_an_interaction(
+    histories: EventHistories, positions: Tensor, config: FEARecConfig
+) -> float:
     samples = TrainingSet(histories, positions, config)
     batches = ShuffledBatches(len(samples), 256, 0)
     shuffle = next(iter(batches)).untyped_storage().nbytes()

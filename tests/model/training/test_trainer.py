@@ -19,18 +19,18 @@ from model.errors import ConfigError
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
 from model.training.lightning_module import FEARecModule, rank_positions
-from model.training.samples import Batch, Histories
+from model.training.samples import EventHistories, TrainingBatch
 from model.training.trainer import Fitted, fit
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12
 
 
-def cycle() -> Histories:
+def cycle() -> EventHistories:
     """Every user goes i -> i + 1 through the catalogue, from a random beginning."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randint(0, CATALOGUE, (USERS, 1), generator=generator)
     items = 1 + (start + torch.arange(EVENTS)) % CATALOGUE
-    return Histories(items.flatten().int(), torch.arange(0, USERS * EVENTS + 1, EVENTS))
+    return EventHistories(items.flatten().int(), torch.arange(0, USERS * EVENTS + 1, EVENTS))
 
 
 HISTORIES = cycle()
@@ -162,7 +162,7 @@ def kill_in_epoch(epoch: int, kill: Callable[[], None]) -> Callable[..., Tensor]
     """A training step that is killed in the midst of an epoch, counted from 0."""
     step = FEARecModule.training_step
 
-    def killed(self: FEARecModule, batch: Batch, batch_idx: int) -> Tensor:
+    def killed(self: FEARecModule, batch: TrainingBatch, batch_idx: int) -> Tensor:
         if self.current_epoch == epoch and batch_idx == 2:
             kill()
         return step(self, batch, batch_idx)
@@ -342,7 +342,7 @@ def test_every_epoch_has_an_order_of_its_own(
     orders: dict[int, list[int]] = {0: [], 1: []}
     step = FEARecModule.training_step
 
-    def watch(self: FEARecModule, batch: Batch, batch_idx: int) -> Tensor:
+    def watch(self: FEARecModule, batch: TrainingBatch, batch_idx: int) -> Tensor:
         orders[self.current_epoch] += batch.item_id.tolist()
         return step(self, batch, batch_idx)
 

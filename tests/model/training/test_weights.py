@@ -9,7 +9,7 @@ import torch
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 from model.training.trainer import fit
 from model.training.weights import ITEM_TABLE, load_network, save_weights, warm_start
 
@@ -91,12 +91,14 @@ def test_a_vocabulary_that_shrank_is_refused() -> None:
         warm_start(config(19), yesterday(20).state_dict(), seed=5)
 
 
-def cycle(catalogue: int, users: int, seed: int) -> tuple[Histories, torch.Tensor, torch.Tensor]:
+def cycle(
+    catalogue: int, users: int, seed: int
+) -> tuple[EventHistories, torch.Tensor, torch.Tensor]:
     """Users going i -> i + 1 through a catalogue; training and validation positions."""
     events = 11
     start = torch.randint(0, catalogue, (users, 1), generator=torch.Generator().manual_seed(seed))
     items = 1 + (start + torch.arange(events)) % catalogue
-    histories = Histories(items.flatten().int(), torch.arange(0, users * events + 1, events))
+    histories = EventHistories(items.flatten().int(), torch.arange(0, users * events + 1, events))
     order = torch.arange(users * events)
     place = order % events
     return histories, order[(place > 0) & (place < events - 1)], order[place == events - 1]

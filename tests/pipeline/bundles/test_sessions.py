@@ -35,7 +35,7 @@ from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.recommender import Buffers, Recommender, load_recommender
 from pipeline.scoring.run import score
 from pipeline.scoring.scorer import open_scorer
-from pipeline.scoring.user_histories import Batch, Histories
+from pipeline.scoring.user_histories import ScoringBatch, UserHistories
 
 TOP_K = 5
 
@@ -47,11 +47,13 @@ def on_cpu(tiny_bundle: Bundle) -> Recommender:
     return load_recommender(tiny_bundle.recommender, "cpu", item_bias=bias, top_k=TOP_K)
 
 
-def batch_of(users: int, excluded: int, seed: int = 0) -> Batch:
+def batch_of(users: int, excluded: int, seed: int = 0) -> ScoringBatch:
     random = np.random.default_rng(seed)
     lengths = random.integers(1, 6, users)
     item_seq = random.integers(1, 39, (users, 5)) * (np.arange(5) < lengths[:, None])
-    return Batch(np.arange(users), item_seq, lengths, random.integers(0, 39, (users, excluded)))
+    return ScoringBatch(
+        np.arange(users), item_seq, lengths, random.integers(0, 39, (users, excluded))
+    )
 
 
 # Buffers: the same code as on a device, their memory here
@@ -106,7 +108,7 @@ def _to_cpu(values: np.ndarray[Any, Any], *_: Any) -> onnxruntime.OrtValue:
 def test_a_device_that_gives_up_is_told_in_one_line(
     on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(self: Buffers, batch: Batch) -> None:
+    def out_of_memory(self: Buffers, batch: ScoringBatch) -> None:
         raise RuntimeError("Available memory of 0 is smaller than requested\nstack trace")
 
     monkeypatch.setattr(Recommender, "provider", CUDA)
@@ -364,7 +366,7 @@ def test_an_impossible_flag_is_refused(
 
 
 def ranked(make: MakeScorer) -> list[Ranked]:
-    part = Histories(pa.array(["u"]), np.array([1, 2, 3]), np.array([0, 3]))
+    part = UserHistories(pa.array(["u"]), np.array([1, 2, 3]), np.array([0, 3]))
     return list(Devices(make, 1, TOP_K).ranked([part], lambda users: None))
 
 
@@ -391,14 +393,14 @@ import time
 import numpy as np
 import pyarrow as pa
 from pipeline.engines.process_pool import Devices
-from pipeline.scoring.user_histories import Histories
+from pipeline.scoring.user_histories import UserHistories
 
 def make(device):
     print("begun", flush=True)
     time.sleep(60)
 
 if __name__ == "__main__":
-    part = Histories(pa.array(["u"]), np.array([1]), np.array([0, 1]))
+    part = UserHistories(pa.array(["u"]), np.array([1]), np.array([0, 1]))
     list(Devices(make, 1, 1).ranked([part], print))
 """
 

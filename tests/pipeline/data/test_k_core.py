@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import schema
-from pipeline.config.count_range import Interval, parse_intervals
+from pipeline.config.count_range import CountRange, parse_intervals
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings, load_settings
 from pipeline.data.ingest import ingest
@@ -120,14 +120,14 @@ def test_users_and_items_go_at_the_same_time():
 @pytest.mark.parametrize(
     ("text", "intervals"),
     [
-        ("[5,inf)", (Interval(5, None),)),
-        ("(3,100]", (Interval(4, 100),)),
-        (" ( 0 , 1 ] ; [3.0,4) ", (Interval(1, 1), Interval(3, 3))),
-        ("[-inf,2.5)", (Interval(0, 2),)),
-        ("(-1,inf]", (Interval(0, None),)),
+        ("[5,inf)", (CountRange(5, None),)),
+        ("(3,100]", (CountRange(4, 100),)),
+        (" ( 0 , 1 ] ; [3.0,4) ", (CountRange(1, 1), CountRange(3, 3))),
+        ("[-inf,2.5)", (CountRange(0, 2),)),
+        ("(-1,inf]", (CountRange(0, None),)),
     ],
 )
-def test_notation(text: str, intervals: tuple[Interval, ...]):
+def test_notation(text: str, intervals: tuple[CountRange, ...]):
     assert parse_intervals(text) == intervals
 
 
@@ -165,7 +165,7 @@ def test_intervals_need_no_quotes(given_as: str):
     loaded = load_settings(None, [f"prepare.user_inter_num_interval={given_as}"])
     assert loaded.prepare.user_inter_num_interval is not None
     (interval,) = parse_intervals(loaded.prepare.user_inter_num_interval)
-    assert interval == Interval(5, 10 if "10" in given_as else None)
+    assert interval == CountRange(5, 10 if "10" in given_as else None)
 
 
 def test_the_environment_and_the_default(monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from hypothesis import settings as tuned
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.training.samples import Histories, spread
+from model.training.samples import EventHistories, expand_ranges
 from pipeline.config.settings import Settings
 from pipeline.data.prepared import events_before, read_histories
 from pipeline.data.splits import Split, held_out, leave_one_out, window_begins
@@ -42,12 +42,12 @@ def flat(times: Sequence[Sequence[datetime]]) -> list[datetime]:
     return [time for row in times for time in row]
 
 
-def firsts(histories: Histories) -> list[int]:
+def firsts(histories: EventHistories) -> list[int]:
     return histories.offsets[:-1][histories.offsets.diff() > 0].tolist()
 
 
 def in_validation(split: Split) -> list[int]:
-    return spread(split.valid_from, split.test_from - split.valid_from)[1].tolist()
+    return expand_ranges(split.valid_from, split.test_from - split.valid_from)[1].tolist()
 
 
 def in_test(split: Split) -> list[int]:
@@ -134,7 +134,7 @@ def windows(split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
 @tuned(deadline=None)
 def test_leave_one_out_takes_the_last_two(counts: list[int]) -> None:
     offsets = torch.tensor([0, *counts]).cumsum(0)
-    histories = Histories(torch.arange(int(offsets[-1]), dtype=torch.int32), offsets)
+    histories = EventHistories(torch.arange(int(offsets[-1]), dtype=torch.int32), offsets)
     split = leave_one_out(histories)
     assert_whole(split)
     ends = offsets[1:].tolist()
@@ -148,7 +148,7 @@ def test_leave_one_out_takes_the_last_two(counts: list[int]) -> None:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=10))
 def test_the_refit_trains_on_everything(counts: list[int]) -> None:
     offsets = torch.tensor([0, *counts]).cumsum(0)
-    split = Split.nothing_held_out(Histories(torch.arange(int(offsets[-1])), offsets))
+    split = Split.nothing_held_out(EventHistories(torch.arange(int(offsets[-1])), offsets))
     assert_whole(split)
     assert not len(split.valid)
     assert not len(split.tested)

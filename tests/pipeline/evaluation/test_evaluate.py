@@ -20,7 +20,7 @@ from model.export.graphs import export_both
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
 from model.training.lightning_module import rank_positions
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import (
     HELD_OUT_WEIGHTS,
@@ -40,7 +40,7 @@ from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
 from pipeline.evaluation.evaluate import Evaluated, evaluate
 from pipeline.evaluation.evaluate_bundle import evaluate_bundle
-from pipeline.evaluation.evaluator import Ranking, measure
+from pipeline.evaluation.evaluator import RankingProtocol, measure
 from pipeline.evaluation.metrics import user_figures
 from pipeline.training.train import Trained
 from tests.helpers.prepared_folders import write_prepared
@@ -63,7 +63,7 @@ def splits(draw: st.DrawFn) -> Split:
         beyond = [draw(st.sampled_from([item, V, V + 1])) for item in items[cuts[1] :]]
         flat += items[: cuts[1]] + beyond
     offsets = torch.tensor([0, *(len(items) for items in users)]).cumsum(0)
-    histories = Histories(torch.tensor(flat, dtype=torch.int32), offsets)
+    histories = EventHistories(torch.tensor(flat, dtype=torch.int32), offsets)
     return Split(histories, torch.tensor(valid), torch.tensor(test))
 
 
@@ -73,7 +73,9 @@ def by_last_item(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
     return ((last * 7 + torch.arange(V) * 5) % 4 + item_seq_len[:, None]).float()
 
 
-def a_user_at_a_time(split: Split, ranking: Ranking, popularity: Popularity) -> dict[str, Any]:
+def a_user_at_a_time(
+    split: Split, ranking: RankingProtocol, popularity: Popularity
+) -> dict[str, Any]:
     """The figures of `by_last_item` and the coverage, by plain sorts."""
     hits, n_relevant, lists = [], [], []
     for user in split.tested.tolist():
@@ -107,7 +109,7 @@ def test_figures_are_those_of_one_user_at_a_time(
     if not len(split.tested):
         return
     popularity = Popularity.learn(split.before(split.valid_from), V)
-    ranking = Ranking(V, 4, mask_seen, TOPK, batch_size)
+    ranking = RankingProtocol(V, 4, mask_seen, TOPK, batch_size)
     tally = measure({"model": by_last_item}, split, popularity, ranking)["model"]
     found = tally.figures(popularity.counts)
     expected = a_user_at_a_time(split, ranking, popularity)
@@ -263,7 +265,7 @@ def test_the_baselines_learn_from_training_alone(prepared: Prepared, trained: Tr
     known = split.before(split.valid_from)
     popularity = Popularity.learn(known, prepared.n_items)
     assert int(popularity.counts.sum()) == 40 * 5
-    ranking = Ranking(prepared.n_items, 6, True, (5, 10), 100)
+    ranking = RankingProtocol(prepared.n_items, 6, True, (5, 10), 100)
     scorers = {"co": CoOccurrence.learn(known, popularity)}
     with torch.inference_mode():
         expected = measure(scorers, split, popularity, ranking)["co"].figures(popularity.counts)

@@ -16,7 +16,7 @@ import pipeline.training.train
 from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
 from model.training.lightning_module import FEARecModule
-from model.training.samples import Histories
+from model.training.samples import EventHistories
 from model.training.trainer import Fitted, fit
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import Prepared
@@ -24,7 +24,7 @@ from pipeline.data.prepare import Prepared
 CONFIG = FEARecConfig.from_preset(
     "paper", n_items=30, MAX_ITEM_LIST_LENGTH=8, hidden_size=8, inner_size=16
 )
-HISTORIES = Histories(
+HISTORIES = EventHistories(
     torch.randint(1, 30, (500,), generator=torch.Generator().manual_seed(0), dtype=torch.int32),
     torch.arange(0, 501, 10),
 )
@@ -68,7 +68,9 @@ def validation_batches(folder: Path, name: str, value: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         rank = model.training.lightning_module.rank_positions
 
-        def watch(network: FEARec, histories: Histories, at: Tensor, mask_seen: bool) -> Tensor:
+        def watch(
+            network: FEARec, histories: EventHistories, at: Tensor, mask_seen: bool
+        ) -> Tensor:
             sizes.append(len(at))
             return rank(network, histories, at, mask_seen)
 
