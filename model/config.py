@@ -6,11 +6,12 @@ Names and defaults are those of RecBole's FEARec page, plus what its yaml leaves
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from model.errors import ConfigError
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 Contrast = Literal["none", "un", "su", "us", "us_x"]
 
@@ -37,34 +38,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "padding": "cyclic",
     },
 }
-
-
-class Frozen(BaseModel):
-    """Immutable settings; unknown keys are refused and every refusal is a `ConfigError`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    section: ClassVar[str] = "settings"  # where an error says it happened
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise config_error(error, self.section) from None
-
-
-def config_error(error: ValidationError, where: str) -> ConfigError:
-    """Tell pydantic's first complaint in fearec's form."""
-    first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    place = f"{where}.{name}" if name else where
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            "unknown setting", place, remedy="Check the spelling; the README lists every name."
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first["input"], dict) else repr(first["input"])
-    return ConfigError(message, place, found=found)
 
 
 class FEARecConfig(Frozen):
@@ -171,7 +144,7 @@ class TrainingConfig(Frozen):
 
     epochs: int = Field(50, ge=1)
     train_batch_size: int = Field(256, ge=2)
-    eval_batch_size: int = Field(512, ge=1)
+    eval_batch_size: int = Field(512, ge=1, json_schema_extra=NO_RESULT_CHANGE)
     learning_rate: float = Field(1e-3, gt=0)
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine falls to nothing by the last of `epochs`"
@@ -186,11 +159,11 @@ class TrainingConfig(Frozen):
         True, description="train the published model on the held-out items too, as many epochs"
     )
     warm_start: bool = Field(True, description="begin from the champion's weights")
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | Literal["auto"] = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
+    devices: int | Literal["auto"] = Field(1, json_schema_extra=NO_RESULT_CHANGE)
+    strategy: Literal["auto", "ddp"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    logger: Literal["csv", "tensorboard"] = "csv"
+    logger: Literal["csv", "tensorboard"] = Field("csv", json_schema_extra=NO_RESULT_CHANGE)
 
     @field_validator("devices")
     @classmethod

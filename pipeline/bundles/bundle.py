@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from model.config import Frozen
 from model.errors import ConfigError
 from model.export.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
+from model.pydantic_base import Frozen
 from pipeline.errors import BundleError, reason
 from pipeline.storage.atomic_files import fsync
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model.config import Frozen
+from model.pydantic_base import Frozen
 from pipeline.bundles.transfer import download_bundle
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, ConfigError

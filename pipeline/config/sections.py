@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from model.config import FEARecConfig, Frozen
+from model.config import FEARecConfig
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
 
 
@@ -150,13 +151,15 @@ class ScoreSettings(Frozen):
     section = "score"
 
     top_k: int = Field(10, ge=1)
-    batch_size: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
     provider: Literal["auto", "cuda", "tensorrt", "cpu"] = "auto"
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
     )
     devices: int | Literal["auto"] = Field(
-        1, description="processes, each with a GPU of its own; auto for every GPU"
+        1,
+        description="processes, each with a GPU of its own; auto for every GPU",
+        json_schema_extra=NO_RESULT_CHANGE,
     )
     exclude_seen: bool = True
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")

@@ -18,8 +18,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from model.config import TrainingConfig, config_error
+from model.config import TrainingConfig
 from model.errors import ConfigError
+from model.pydantic_base import config_error
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,

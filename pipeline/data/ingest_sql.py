@@ -13,8 +13,9 @@ import pyarrow.dataset as ds
 
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
+from pipeline.dates import run_end
 from pipeline.logs.log_files import LogFile, log_rows
-from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, reason_sql, run_end
+from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, reason_sql
 from pipeline.schema import ITEM_ID, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of

@@ -19,8 +19,8 @@ from pipeline.config.settings import Settings
 from pipeline.data.ingest import IngestResult
 from pipeline.data.ingest_sql import INTERACTIONS
 from pipeline.data.k_core import filter_events
+from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.logs.validation import run_end
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (

@@ -10,8 +10,8 @@ from model.training.samples import EventHistories
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import Prepared
 from pipeline.data.prepared import events_before
+from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.logs.validation import run_end
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.sections import LogSettings
-from pipeline.errors import ConfigError, SchemaError
+from pipeline.dates import run_end
+from pipeline.errors import SchemaError
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
@@ -106,23 +106,6 @@ def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
     # A float cannot hold _LAST itself; a second less keeps it within the year 9999.
     inside = _clamp(exact, float(_FIRST), float(_LAST - 1_000_000))
     return inside.cast(pa.int64()).cast(TIME)
-
-
-def run_end(run_date: date, time_zone: str) -> datetime:
-    """The first instant after a run date's calendar day in `time_zone`, in UTC.
-
-    Raises:
-        ConfigError: there is none before the year 10000, or after the year 0.
-    """
-    try:
-        midnight = datetime.combine(run_date + timedelta(days=1), time.min, ZoneInfo(time_zone))
-        return midnight.astimezone(UTC)
-    except OverflowError:
-        raise ConfigError(
-            "not a day that a night can be of",
-            f"run date {run_date}",
-            expected="one of the years 2 to 9998",
-        ) from None
 
 
 def reason_sql(run_date: date, time_zone: str) -> str:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from model.config import Frozen
 from model.errors import ConfigError
+from model.pydantic_base import Frozen
 from pipeline.errors import ResumeError
 from pipeline.storage.folders import Folder
 

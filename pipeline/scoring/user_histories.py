@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.logs.validation import run_end
 from pipeline.schema import PAD
 
 Integers = NDArray[np.int64]

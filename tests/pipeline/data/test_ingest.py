@@ -20,9 +20,10 @@ import pipeline.data.ingest
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
 from pipeline.data.ingest import IngestResult, ingest
+from pipeline.dates import run_end
 from pipeline.errors import FearecError, InputError, SchemaError
 from pipeline.logs.log_files import list_log_files
-from pipeline.logs.validation import normalise_timestamps, run_end
+from pipeline.logs.validation import normalise_timestamps
 from pipeline.schema import TIME
 from pipeline.warehouse.tables import append, open_or_create_table, open_table, table_id
 

@@ -1,0 +1,48 @@
+"""The base of every settings class: frozen, validated, unknown keys refused."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.config import JsonDict
+
+from model.errors import ConfigError
+
+# Marks a field that changes how a result is computed but not the result: cache keys leave it out.
+NO_RESULT_CHANGE: JsonDict = {"changes_result": False}
+
+
+class Frozen(BaseModel):
+    """Immutable settings; unknown keys are refused and every refusal is a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    section: ClassVar[str] = "settings"  # where an error says it happened
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config_error(error, self.section) from None
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that a result depends on, as JSON values: all but `NO_RESULT_CHANGE`."""
+        left_out = {
+            name
+            for name, field in type(self).model_fields.items()
+            if field.json_schema_extra == NO_RESULT_CHANGE
+        }
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+def config_error(error: ValidationError, where: str) -> ConfigError:
+    """Tell pydantic's first complaint in fearec's form."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    place = f"{where}.{name}" if name else where
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            "unknown setting", place, remedy="Check the spelling; the README lists every name."
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], dict) else repr(first["input"])
+    return ConfigError(message, place, found=found)
