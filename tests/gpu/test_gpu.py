@@ -166,7 +166,7 @@ def profiled(folder: Path) -> onnxruntime.SessionOptions:
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parent / "benchmarks" / "gpu.py"
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
 
 
