@@ -11,6 +11,19 @@ ITEM_IDS = "item_ids"
 ITEM_INDEX = "item_index"
 RUN_DATE = "run_date"
 SCORE = "score"
+TIMESTAMPS = "timestamps"
+
+# The Delta tables of the warehouse.
+INTERACTIONS = "interactions"
+QUARANTINE = "quarantine"
+LOG_FILES = "log_files"
+VOCABULARY = "vocabulary"
+RECOMMENDATIONS = "recommendations"
+RUNS = "runs"
+
+# The files of a prepared folder.
+SEQUENCES_FILE = "sequences.parquet"
+ITEMS_FILE = "items.parquet"
 
 # Every time inside the warehouse: microseconds, UTC.
 TIME = pa.timestamp("us", tz="UTC")
@@ -26,7 +39,7 @@ def is_id_type(kind: pa.DataType) -> bool:
     )
 
 
-def interactions(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+def interactions_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     """The Delta table `interactions/`: good rows, once each, and where they came from."""
     return pa.schema(
         [
@@ -41,7 +54,7 @@ def interactions(user: pa.DataType, item: pa.DataType) -> pa.Schema:
 
 
 # The Delta table `quarantine/`: bad rows as text, with the reason.
-QUARANTINE = pa.schema(
+QUARANTINE_SCHEMA = pa.schema(
     [
         (USER_ID, pa.string()),
         (ITEM_ID, pa.string()),
@@ -55,15 +68,20 @@ QUARANTINE = pa.schema(
 )
 
 # The Delta table `log_files/`: which log files, as they were then, the two tables above hold.
-LOG_FILES = pa.schema([("source_file", pa.string()), ("source_stamp", pa.string())])
+LOG_FILES_SCHEMA = pa.schema([("source_file", pa.string()), ("source_stamp", pa.string())])
 
 
-def sequences(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     """Whole histories, oldest first; also what `fearec-score` takes as sequences."""
     return pa.schema([(USER_ID, user), (ITEM_IDS, pa.list_(item)), ("timestamps", pa.list_(TIME))])
 
 
-def vocabulary(item: pa.DataType) -> pa.Schema:
+def prepared_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+    """`sequences.parquet` of a run: sequences, and the same items as indices."""
+    return sequences_schema(user, item).append(pa.field(ITEM_INDEX, pa.list_(pa.int32())))
+
+
+def vocabulary_schema(item: pa.DataType) -> pa.Schema:
     """`items.parquet`: one row a real item, in index order from 1; PAD has no row."""
     return pa.schema(
         [
@@ -75,7 +93,7 @@ def vocabulary(item: pa.DataType) -> pa.Schema:
     )
 
 
-def recommendations(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     """The long form of the output, one row a user and rank."""
     return pa.schema(
         [
@@ -91,7 +109,7 @@ def recommendations(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     )
 
 
-def recommendation_lists(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     """The list form of the output, one row a user."""
     entry = pa.struct([(ITEM_ID, item), (SCORE, pa.float32())])
     return pa.schema(
@@ -104,3 +122,33 @@ def recommendation_lists(user: pa.DataType, item: pa.DataType) -> pa.Schema:
             ("generated_at", TIME),
         ]
     )
+
+
+_METRICS = pa.map_(pa.string(), pa.float64())
+
+# The Delta table `runs/`: one row per run date.
+RUNS_SCHEMA = pa.schema(
+    [
+        (RUN_DATE, pa.date32()),
+        ("started_at", TIME),
+        ("seconds", pa.float64()),  # of all stages, those done in an earlier run included
+        ("stage_seconds", _METRICS),
+        ("decision", pa.string()),
+        ("model_version", pa.string()),
+        ("parent", pa.string()),
+        ("n_users", pa.int64()),
+        ("n_items", pa.int64()),
+        ("n_interactions", pa.int64()),
+        ("n_added", pa.int64()),
+        ("n_duplicates", pa.int64()),
+        ("n_quarantined", pa.int64()),
+        ("n_recommendations", pa.int64()),
+        ("n_fallback", pa.int64()),
+        ("protocol", pa.string()),
+        ("metrics", _METRICS),
+        ("metrics_low", _METRICS),  # 95% intervals of the model's
+        ("metrics_high", _METRICS),
+        ("popularity_metrics", _METRICS),
+        ("co_occurrence_metrics", _METRICS),
+    ]
+)

@@ -46,9 +46,11 @@ def _stage_command(name: str) -> Callable[..., None]:
         from flows.console.night import print_stage
         from pipeline.config.settings import load_settings
         from pipeline.runner.nightly import run_stage
+        from pipeline.runner.stages import stage_named
 
         settings = load_settings(config, overrides or ())
-        print_stage(run_stage(settings, as_date(day) or settings.today(), name, force=force))
+        run_date = as_date(day) or settings.today()
+        print_stage(run_stage(settings, run_date, stage_named(name), force=force))
 
     return command
 

@@ -13,26 +13,28 @@ from rich.text import Text
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.logs.imports.importer import Imported
-from pipeline.runner.cache import Record
+from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import told_in_one_line
-from pipeline.runner.nightly import NightResult
+from pipeline.runner.nightly import FinishedRun
+from pipeline.runner.stages import Evaluate, Export, Publish
+from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import Recommended, first_users, history_of, recommended_to
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.evaluate import Evaluated
+    from pipeline.results import Evaluated
 
 _USERS, _TOP = 3, 5
 _HISTORY = 20
 
 
-def print_night(settings: Settings, night: NightResult) -> None:
+def print_night(settings: Settings, night: FinishedRun) -> None:
     """Stage timings, the headline figures, where everything is, and a few recommendations."""
     console = Console()
     timings = Table(
         "stage", "seconds", "", title=f"Night of {night.run_date}", title_justify="left"
     )
     timings.columns[1].justify = "right"
-    for record in night.stages.values():
+    for record in night.results.records:
         timings.add_row(
             record.stage, f"{record.seconds:.1f}", "done before" if record.reused else ""
         )
@@ -40,29 +42,30 @@ def print_night(settings: Settings, night: NightResult) -> None:
     for line in headlines(night):
         _plain(console, line)
     console.print()
+    warehouse = Warehouse(settings.warehouse)
     with told_in_one_line(settings):
-        users = first_users(settings, night.run_date, _USERS)
-        found = recommended_to(settings, users, night.run_date)
+        users = first_users(warehouse, night.run_date, _USERS)
+        found = recommended_to(warehouse, users, night.run_date)
     for recommended in found:
         _plain(console, f"user {recommended.user_id} ({recommended.source}): {_items(recommended)}")
 
 
-def headlines(night: NightResult) -> list[str]:
+def headlines(night: FinishedRun) -> list[str]:
     """How good the model is, and where the model and its recommendations are."""
-    results = {name: record.result for name, record in night.stages.items()}
-    name, model, popularity = night.headline
+    evaluated = night.results[Evaluate].result
+    name, model, popularity = evaluated.headline
     ratio = f"{model / popularity:.1f} times" if popularity else "while popularity is 0"
-    published = results["publish"]
+    published = night.results[Publish].result
     return [
         f"{name}: model {model:.4f}, popularity {popularity:.4f} ({ratio})",
-        f"protocol: {results['evaluate'].protocol}",
-        f"bundle: {results['export'].bundle}",
+        f"protocol: {evaluated.protocol}",
+        f"bundle: {night.results[Export].result.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
     ]
 
 
-def print_stage(record: Record[Any]) -> None:
+def print_stage(record: StageRecord[Any]) -> None:
     """What a stage returned, one line a field."""
     console = Console()
     _plain(
@@ -134,9 +137,10 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         InputError: the user has neither, or there are no tables yet.
     """
     console = Console()
+    warehouse = Warehouse(settings.warehouse)
     with told_in_one_line(settings):
-        events = history_of(settings, user_id, _HISTORY)
-        recommended = recommended_to(settings, [user_id], run_date)
+        events = history_of(warehouse, user_id, _HISTORY)
+        recommended = recommended_to(warehouse, [user_id], run_date)
     if not events and not recommended:
         raise InputError("no such user", "user_id", found=repr(user_id))
     history = Table("item", "time", title=Text(f"Last events of {user_id}"), title_justify="left")

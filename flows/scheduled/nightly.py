@@ -1,11 +1,11 @@
-"""The Prefect flow: a thin shell over `pipeline.runner.nightly`, one task a stage.
+"""The Prefect flow of a run: one task per stage.
 
 ``python -m flows.nightly`` runs it at once; without a server at hand Prefect starts a temporary
 one. On a schedule: `prefect.yaml`.
 """
 
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,25 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from flows.cli.options import Config, Day, Force, Overrides, as_date, new_app, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Force,
+    Overrides,
+    as_date,
+    new_app,
+    one_line_errors,
+)
 from flows.console.night import headlines, print_night
 from pipeline.config.settings import load_settings
 from pipeline.errors import FearecError
-from pipeline.runner import nightly as night_of
-from pipeline.runner.cache import Record
+from pipeline.runner.cache import RunResults, Stage, StageRecord
+from pipeline.runner.nightly import FinishedRun, do_stage, open_run
+from pipeline.runner.run_log import record_run
+from pipeline.runner.stages import STAGES, Ingest, Prepare, Publish
 
 # Stages that read or write what may be in an object store, where a second try can help.
-_RETRIED = {"ingest", "prepare", "publish"}
+_RETRIED = (Ingest, Prepare, Publish)
 _RETRY_DELAYS = [10.0, 60.0]  # seconds
 
 
@@ -34,18 +44,17 @@ def _may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> boo
     return not (isinstance(error, FearecError) and error.exit_code == 2)
 
 
-def _call_as_task(name: str, function: Callable[..., Record[Any]], /, *args: Any) -> Record[Any]:
-    run_date = args[1]
+def _as_task(stage: type[Stage[Any]], run_date: date) -> Callable[..., StageRecord[Any]]:
     as_task = task(
-        name=name,
-        task_run_name=f"{name} {run_date}",
-        # What is done is not done again: `pipeline.runner.cache` knows better than a cache.
+        name=stage.name,
+        task_run_name=f"{stage.name} {run_date}",
+        # What is done is not done again: `pipeline.runner.cache` knows better than Prefect's.
         cache_policy=NO_CACHE,
-        retries=len(_RETRY_DELAYS) if name in _RETRIED else 0,
+        retries=len(_RETRY_DELAYS) if stage in _RETRIED else 0,
         retry_delay_seconds=_RETRY_DELAYS,
         retry_condition_fn=_may_pass,
     )
-    return as_task(function)(*args)
+    return as_task(do_stage)
 
 
 @flow(name="nightly-retrain-and-score")
@@ -54,7 +63,7 @@ def nightly(
     run_date: date | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
-) -> night_of.NightResult:
+) -> FinishedRun:
     """Retrain, export, score every user and publish.
 
     Args:
@@ -68,26 +77,32 @@ def nightly(
     """
     try:
         settings = load_settings(Path(config) if config else None, overrides or ())
-        night = night_of.nightly(
-            settings, run_date or settings.today(), force=force, call=_call_as_task
-        )
+        day = run_date or settings.today()
+        started_at, results = datetime.now(UTC), RunResults()
+        with open_run(settings, day) as locations:
+            for stage in STAGES:
+                do = _as_task(stage, day)
+                record = do(stage, settings, locations, results, force=force, whole_run=True)
+                results = results.with_record(record)
+            record_run(locations, started_at, results)
     except FearecError as error:
         # Raised again by Prefect; raised by us it would be logged with its traceback once more.
         return Failed(message=str(error), data=error)  # type: ignore[return-value]
-    _create_artifact(night)
-    return night
+    finished = FinishedRun(day, results)
+    _create_artifact(finished)
+    return finished
 
 
-def _create_artifact(night: night_of.NightResult) -> None:
+def _create_artifact(run: FinishedRun) -> None:
     rows = [
         f"| {record.stage} | {record.seconds:.1f} | {'done before' if record.reused else ''} |"
-        for record in night.stages.values()
+        for record in run.results.records
     ]
-    lines = [*(f"- {line}" for line in headlines(night)), "", "| stage | seconds | |"]
+    lines = [*(f"- {line}" for line in headlines(run)), "", "| stage | seconds | |"]
     create_markdown_artifact(
         "\n".join([*lines, "|---|---:|---|", *rows]),
         key="nightly",
-        description=f"Night of {night.run_date}",
+        description=f"Night of {run.run_date}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The champion: the published model that the next night begins from."""
+"""The registry: the champion, which the next run starts from, and the models before it."""
 
 from datetime import date
 from pathlib import Path
@@ -7,16 +7,15 @@ from pydantic import ValidationError
 
 from model.pydantic_base import Frozen
 from pipeline.bundles.transfer import download_bundle
-from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, ConfigError
 from pipeline.storage.folders import StoreFolder
-from pipeline.warehouse.tables import models, models_folder
+from pipeline.storage.locations import RunLocations, Warehouse
 
 CHAMPION = "champion.json"
 
 
 class RegisteredModel(Frozen):
-    """One night's published model."""
+    """The published model of one run date."""
 
     section = CHAMPION
 
@@ -26,60 +25,65 @@ class RegisteredModel(Frozen):
 
 
 class Champion(RegisteredModel):
-    """`champion.json`: the newest published model, and those of earlier nights, newest first."""
+    """`champion.json`: the newest published model, and those of earlier run dates."""
 
-    previous: tuple[RegisteredModel, ...] = ()
+    previous: tuple[RegisteredModel, ...] = ()  # newest first
 
     @property
-    def nights(self) -> tuple[RegisteredModel, ...]:
-        """Every night, newest first."""
+    def history(self) -> tuple[RegisteredModel, ...]:
+        """The models of all run dates, newest first."""
         newest = self.model_dump(exclude={"previous"})
         return RegisteredModel(**newest), *self.previous
 
 
-def read_champion(settings: Settings, *, before: date) -> Path | None:
-    """The bundle of the newest night before a date, or None where there was none.
+def champion_before(locations: RunLocations) -> RegisteredModel | None:
+    """The published model of the newest run date before this run's, or None where there is none.
 
-    A night done again thereby begins from what it began from the first time. A bundle in an
-    object store is copied to this machine.
+    A run date done again thereby starts from what it started from the first time.
 
     Raises:
-        BundleError: `champion.json` or the bundle in the store cannot be read.
+        BundleError: `champion.json` cannot be read.
+        StorageError: the store is away.
+    """
+    champion = _read(locations.warehouse)
+    every = champion.history if champion else ()
+    return next((model for model in every if model.run_date < locations.run_date), None)
+
+
+def local_bundle(locations: RunLocations, model: RegisteredModel) -> Path:
+    """The folder of a registered model on this machine; copied from an object store if need be.
+
+    Raises:
+        BundleError: the bundle in the store cannot be read.
         StorageError: the store is away, or there is no room for the copy.
     """
-    champion = _read(settings)
-    nights = champion.nights if champion else ()
-    paths = (night.path for night in nights if night.run_date < before)
-    first = next(paths, None)
-    if first is None:
-        return None
-    bundle = models_folder(settings) / first
-    if isinstance(models(settings), StoreFolder):
-        download_bundle(models(settings, first), bundle)
-    return bundle
+    folder = locations.local_models / model.path
+    if isinstance(locations.warehouse.models(), StoreFolder):
+        download_bundle(locations.warehouse.models(model.path), folder)
+    return folder
 
 
-def set_champion(settings: Settings, run_date: date, bundle: Path, model_version: str) -> None:
-    """Enter a night's bundle; another one of that night gives way to it.
+def register_champion(locations: RunLocations, bundle: Path, model_version: str) -> None:
+    """Register a run's bundle in place of an earlier one of the same run date.
 
-    Doing an old night again leaves the newest night the champion.
+    The newest run date's model stays the champion when an old date is done again.
 
     Raises:
         BundleError: `champion.json` cannot be read.
     """
-    folder = models_folder(settings)
-    path = bundle.resolve().relative_to(folder.resolve()).as_posix()
-    night = RegisteredModel(run_date=run_date, model_version=model_version, path=path)
-    champion = _read(settings)
-    others = [other for other in champion.nights if other.run_date != run_date] if champion else []
-    newest, *previous = sorted([night, *others], key=lambda night: night.run_date, reverse=True)
+    path = bundle.resolve().relative_to(locations.local_models.resolve()).as_posix()
+    model = RegisteredModel(run_date=locations.run_date, model_version=model_version, path=path)
+    champion = _read(locations.warehouse)
+    every = champion.history if champion else ()
+    others = [other for other in every if other.run_date != locations.run_date]
+    newest, *previous = sorted([model, *others], key=lambda each: each.run_date, reverse=True)
     now = Champion(**newest.model_dump(), previous=tuple(previous))
     if now != champion:
-        models(settings).put_text(CHAMPION, now.model_dump_json(indent=1) + "\n")
+        locations.warehouse.models().put_text(CHAMPION, now.model_dump_json(indent=1) + "\n")
 
 
-def _read(settings: Settings) -> Champion | None:
-    folder = models(settings)
+def _read(warehouse: Warehouse) -> Champion | None:
+    folder = warehouse.models()
     try:
         return Champion.model_validate_json(folder.read(CHAMPION))
     except FileNotFoundError:
@@ -88,5 +92,5 @@ def _read(settings: Settings) -> Champion | None:
         raise BundleError(
             "cannot be read as the list of published models",
             folder.told(CHAMPION),
-            remedy="Move it away to start afresh: the next night trains from scratch.",
+            remedy="Move it away to start afresh: the next run trains from random weights.",
         ) from None

@@ -123,6 +123,13 @@ class EvaluateSettings(Frozen):
             raise ValueError("every k must be at least 1, and one is needed")
         return tuple(sorted(set(topk)))
 
+    def result_settings(self) -> dict[str, Any]:
+        """See `Frozen.result_settings`; leave-one-out has no days."""
+        settings = super().result_settings()
+        if self.split == "leave_one_out":
+            del settings["test_days"], settings["valid_days"]
+        return settings
+
     @property
     def held_out(self) -> tuple[str | int, ...]:
         """All that decides which events training must not know."""

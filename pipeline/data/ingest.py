@@ -4,8 +4,7 @@ No step adds what is there already, and which files were read is noted (in `log_
 their rows are in: a run killed at any moment is completed by the next.
 """
 
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,23 +13,24 @@ import duckdb
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.config.settings import Settings
+from pipeline.config.sections import LogSettings
 from pipeline.data.ingest_sql import (
-    INTERACTIONS,
-    QUARANTINE,
-    due,
+    due_by,
     find_bad,
     find_kept,
     find_new,
     release,
+    source_stamp,
     sources,
     stage,
-    stamp,
 )
+from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.logs.log_files import LogFile, check_log_files, list_log_files
-from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, common_types
-from pipeline.schema import ITEM_ID, USER_ID
+from pipeline.logs.log_files import LogFile, check_log_files
+from pipeline.logs.validation import IdTypes, common_types, reason_sql
+from pipeline.results import Ingested
+from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
@@ -39,104 +39,83 @@ from pipeline.warehouse.tables import (
     open_table,
     replace,
     table_id,
-    table_uri,
 )
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-LOG_FILES = "log_files"
 
-
-@dataclass(frozen=True)
-class IngestResult:
-    """What one ingest did.
-
-    Attributes:
-        interactions_id: Which `interactions` table it was: one made anew has another.
-        interactions_version: Version of that table afterwards.
-        files: Log files read; those already known are not.
-        rows: Rows read from them.
-        added: Rows new in `interactions`, those released from quarantine among them.
-        duplicates: Good rows not added because they are there already.
-        quarantined: Rows new in `quarantine`.
-        withdrawn: Rows taken out of `interactions` because the same file was read once more,
-            with other columns or another unit of time.
-    """
-
-    interactions_id: str
-    interactions_version: int
-    files: int
-    rows: int
-    added: int
-    duplicates: int
-    quarantined: int
-    withdrawn: int
-
-
-def ingest(settings: Settings, run_date: date) -> IngestResult:
-    """Bring the log files not yet known into the warehouse.
+def ingest(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+) -> Ingested:
+    """Ingest the log files not yet known into the warehouse.
 
     Rows quarantined as after an earlier run date are released once the run date has come. A file
     is read again when it has changed, or is to be read otherwise: by other columns, in another
-    unit of time. In the latter case its rows give way to the new ones, in both tables.
+    unit of time. In the latter case the new rows replace its old ones, in both tables.
+
+    Args:
+        files: Every log file there is.
+        logs: Their columns, and `logs.path` for messages.
+        locations: The run's tables and scratch space.
+        time_zone: The calendar that the run date belongs to.
 
     Raises:
         InputError: the log's path is missing, has no Parquet file or an unreadable one, or
             no good row was ever found. Only in the last case is anything written: bad rows.
         SchemaError: a column is missing or has a type that cannot be used.
     """
-    files = list_log_files(settings.logs.path)
-    stored = open_table(settings, INTERACTIONS)
-    unread = _unread(files, settings) if stored else files
-    types = _id_types(unread, stored, settings)
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    run_date, table = locations.run_date, locations.warehouse.table
+    stored = open_table(table(INTERACTIONS))
+    unread = _unread(files, open_table(table(LOG_FILES)), logs) if stored else list(files)
+    types = _id_types(unread, stored, logs)
+    locations.work_dir.mkdir(parents=True, exist_ok=True)
     with (
-        TemporaryDirectory(prefix="ingest-", dir=settings.work_dir) as folder,
+        TemporaryDirectory(prefix="ingest-", dir=locations.work_dir) as folder,
         scratch_database(Path(folder)) as db,
     ):
-        rows = stage(unread, types, settings, run_date, db)
+        rows = stage(unread, types, logs, reason_sql(run_date, time_zone), db)
         if not rows and stored is None:
             raise InputError(
-                "the log is empty", settings.logs.path, found=f"{len(files)} files without rows"
+                "the log is empty", logs.path, found=f"{len(files)} files without rows"
             )
-        columns = schema.interactions(types.user, types.item)
+        columns = schema.interactions_schema(types.user, types.item)
         if stored:
-            stored = open_or_create_table(settings, INTERACTIONS, columns)
+            stored = open_or_create_table(table(INTERACTIONS), columns)
         withdrawn = find_kept(stored, columns, unread, db)
-        quarantine = open_or_create_table(settings, QUARANTINE, schema.QUARANTINE)
+        quarantine = open_or_create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
         # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
         db.register("quarantine_table", dataset_of(quarantine))
         db.execute(f"CREATE TABLE {QUARANTINE} AS FROM quarantine_table")
 
         mended, quarantined = find_bad(run_date, db)
-        released = release(settings, run_date, db)
+        is_due = due_by(run_end(run_date, time_zone))
+        released = release(is_due, db)
         good, added = find_new(db)
         bad = f"FROM {QUARANTINE} UNION ALL BY NAME FROM bad" if mended else "FROM bad"
         if mended or quarantined:
-            (replace if mended else append)(quarantine, _rows(bad, schema.QUARANTINE, db))
+            (replace if mended else append)(quarantine, _rows(bad, schema.QUARANTINE_SCHEMA, db))
         if not added and not scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
             # Not noted as read either: under the right settings the same files may be good.
             raise InputError(
                 "no good row",
-                settings.logs.path,
-                found=f"bad ones only; {table_uri(settings, QUARANTINE)} keeps them with the "
-                "reasons",
+                logs.path,
+                found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
                 remedy="Check the columns and logs.timestamp_unit, or the run date.",
             )
-        interactions = stored or open_or_create_table(settings, INTERACTIONS, columns)
+        interactions = stored or open_or_create_table(table(INTERACTIONS), columns)
         if withdrawn:
             replace(interactions, _rows("FROM kept UNION ALL BY NAME FROM new", columns, db))
         elif added:
             append(interactions, _rows("FROM new", columns, db))
         if unread:
-            log_files = open_or_create_table(settings, LOG_FILES, schema.LOG_FILES)
-            read = sources(unread, settings.logs).select(schema.LOG_FILES.names)
+            log_files = open_or_create_table(table(LOG_FILES), schema.LOG_FILES_SCHEMA)
+            read = sources(unread, logs).select(schema.LOG_FILES_SCHEMA.names)
             append(log_files, read.to_reader())
         if released:
-            quarantine.delete(f"reason = '{AFTER_RUN_DATE}' AND {due(settings, run_date)}")
+            quarantine.delete(is_due)
 
-    return IngestResult(
+    return Ingested(
         table_id(interactions),
         interactions.version(),
         len(unread),
@@ -148,22 +127,23 @@ def ingest(settings: Settings, run_date: date) -> IngestResult:
     )
 
 
-def _unread(files: list[LogFile], settings: Settings) -> list[LogFile]:
-    table = open_table(settings, LOG_FILES)
-    if table is None:
-        return files
-    read = dataset_of(table).to_table()
+def _unread(
+    files: Sequence[LogFile], log_files: "DeltaTable | None", logs: LogSettings
+) -> list[LogFile]:
+    if log_files is None:
+        return list(files)
+    read = dataset_of(log_files).to_table()
     known = set(zip(*(read[name].to_pylist() for name in read.column_names), strict=True))
-    return [file for file in files if (file.name, stamp(file, settings.logs)) not in known]
+    return [file for file in files if (file.name, source_stamp(file, logs)) not in known]
 
 
-def _id_types(unread: list[LogFile], stored: "DeltaTable | None", settings: Settings) -> IdTypes:
+def _id_types(unread: list[LogFile], stored: "DeltaTable | None", logs: LogSettings) -> IdTypes:
     found: dict[str, IdTypes] = {}
     if stored is not None:
         columns = dataset_of(stored).schema
         found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
     if unread:
-        found |= {unread[0].path: check_log_files(unread, settings.logs)}
+        found |= {unread[0].path: check_log_files(unread, logs)}
     return common_types(found)
 
 

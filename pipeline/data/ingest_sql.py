@@ -1,10 +1,10 @@
-"""Ingest's joins: the rows just read beside those of the warehouse, in a scratch database.
+"""SQL of ingest: joins of the rows just read with those of the warehouse, in a scratch database.
 
 Its tables: `files` read, `staged` rows of them, `quarantine`; then `kept`, `bad` and `new`.
 """
 
 import json
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -12,25 +12,20 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.config.sections import LogSettings
-from pipeline.config.settings import Settings
-from pipeline.dates import run_end
 from pipeline.logs.log_files import LogFile, log_rows
-from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, reason_sql
-from pipeline.schema import ITEM_ID, RUN_DATE, TIMESTAMP, USER_ID
+from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes
+from pipeline.schema import INTERACTIONS, ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-INTERACTIONS = "interactions"
-QUARANTINE = "quarantine"
-
-# Of fixed width, so that as text, too, earlier is less.
+# Fixed width, so that text order is time order.
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 _SOURCE = "source_file, source_row, source_stamp"
 _EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}"
-# Of a row there before, beside `files`: it is of the very same bytes, read under other settings.
+# Of an earlier row joined to `files`: it comes from the same bytes, read by other settings.
 _READ_OTHERWISE = """before.source_file = files.source_file
     AND before.source_stamp <> files.source_stamp
     AND starts_with(before.source_stamp, files.state || ' ')"""
@@ -39,38 +34,49 @@ _READ_OTHERWISE = """before.source_file = files.source_file
 def stage(
     files: list[LogFile],
     types: IdTypes,
-    settings: Settings,
-    run_date: date,
+    logs: LogSettings,
+    reason: str,
     db: duckdb.DuckDBPyConnection,
 ) -> int:
-    """Read the files into `staged`, judged row by row; returns the number of rows."""
-    db.register("files_listed", sources(files, settings.logs))
+    """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
+
+    Args:
+        files: To read.
+        types: Their id types.
+        logs: Their columns.
+        reason: The row rules, as an SQL expression.
+        db: The scratch database.
+
+    Returns:
+        The number of rows.
+    """
+    db.register("files_listed", sources(files, logs))
     db.execute("CREATE TABLE files AS FROM files_listed")
-    with log_rows(files, settings.logs, types) as rows:
+    with log_rows(files, logs, types) as rows:
         db.register("rows", rows)
         db.execute(
             f"""CREATE TABLE staged AS
             SELECT {_EVENT}, source_file, "row" AS source_row, source_stamp,
-                   {reason_sql(run_date, settings.time_zone)} AS reason
+                   {reason} AS reason
             FROM rows JOIN files USING (file)"""
         )
     return scalar(db, "SELECT count(*) FROM staged")
 
 
 def sources(files: list[LogFile], logs: LogSettings) -> pa.Table:
-    """The files as a table: their position, name, stamp, and state alone."""
+    """The files as a table: position, name, source stamp, and the stamp of the file alone."""
     return pa.table(
         {
             "file": pa.array(range(len(files)), pa.int32()),
             "source_file": pa.array([file.name for file in files], pa.string()),
-            "source_stamp": pa.array([stamp(file, logs) for file in files], pa.string()),
+            "source_stamp": pa.array([source_stamp(file, logs) for file in files], pa.string()),
             "state": pa.array([file.stamp for file in files], pa.string()),
         }
     )
 
 
-def stamp(file: LogFile, logs: LogSettings) -> str:
-    """What state the file is in, and how it is read."""
+def source_stamp(file: LogFile, logs: LogSettings) -> str:
+    """The state of a file (size and time), and the settings it is read by."""
     reading = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
     return f"{file.stamp} {json.dumps(reading)}"
 
@@ -81,7 +87,7 @@ def find_kept(
     unread: list[LogFile],
     db: duckdb.DuckDBPyConnection,
 ) -> int:
-    """The rows of `interactions` that stay as `kept`; returns the number of the others."""
+    """Make the view `kept`: the rows of `interactions` that stay; returns the number of others."""
     there = dataset_of(stored) if stored else columns.empty_table()
     db.register(INTERACTIONS, there)
     db.execute(f"CREATE VIEW kept AS FROM {INTERACTIONS}")
@@ -108,13 +114,13 @@ def find_kept(
 
 
 def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Bad rows not yet in quarantine into `bad`, as text.
+    """Make the table `bad`: bad rows not yet in quarantine, as text.
 
-    Of files read again, the quarantine's rows are first brought up to date: gone where the same
-    bytes are now read otherwise, those of the file's new state where they are as they were.
+    The quarantine's rows of files read again are updated first: deleted where the same bytes are
+    now read by other settings, given the file's new stamp where they are unchanged.
 
     Returns:
-        The number of rows brought up to date, and of those in `bad`.
+        The number of quarantined rows updated, and of rows in `bad`.
     """
     db.execute(
         f"""CREATE VIEW judged AS
@@ -137,19 +143,23 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return gone + moved, scalar(db, "SELECT count(*) FROM bad")
 
 
-def release(settings: Settings, run_date: date, db: duckdb.DuckDBPyConnection) -> int:
-    """Quarantined rows whose day has come back into `staged`, as good; returns their number."""
+def release(is_due: str, db: duckdb.DuckDBPyConnection) -> int:
+    """Put quarantined rows that are due back into `staged`, as good; returns their number."""
     before = scalar(db, "SELECT count(*) FROM staged")
     db.execute(
         f"""INSERT INTO staged
         SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP} || '+00', {_SOURCE}, NULL
-        FROM {QUARANTINE} WHERE reason = '{AFTER_RUN_DATE}' AND {due(settings, run_date)}"""
+        FROM {QUARANTINE} WHERE {is_due}"""
     )
     return scalar(db, "SELECT count(*) FROM staged") - before
 
 
 def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Good rows not yet in `interactions` into `new`, once each; returns good and new counts."""
+    """Make the table `new`: good rows not yet in `interactions`, once each.
+
+    Returns:
+        The number of good rows, and of new ones.
+    """
     # Constants, so that Delta's statistics spare the files of other days.
     first, last, good = db.execute(
         f"""SELECT CAST(min({TIMESTAMP}) AS VARCHAR), CAST(max({TIMESTAMP}) AS VARCHAR), count(*)
@@ -170,7 +180,6 @@ def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return good, scalar(db, "SELECT count(*) FROM new")
 
 
-def due(settings: Settings, run_date: date) -> str:
-    """The condition on a quarantined row that its day has come by the run date."""
-    end = run_end(run_date, settings.time_zone)
-    return f"{TIMESTAMP} < '{end:{_TIME_FORMAT}}'"
+def due_by(end: datetime) -> str:
+    """The SQL condition on a quarantined row: it was too late once, and no longer is at `end`."""
+    return f"reason = '{AFTER_RUN_DATE}' AND {TIMESTAMP} < '{end:{_TIME_FORMAT}}'"

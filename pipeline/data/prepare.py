@@ -1,10 +1,9 @@
-"""Prepare: the interactions up to a run date as one sequence a user, and the vocabulary."""
+"""Stage: the interactions up to a run date as one sequence per user, and the vocabulary."""
 
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,13 +14,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.config.settings import Settings
-from pipeline.data.ingest import IngestResult
-from pipeline.data.ingest_sql import INTERACTIONS
+from pipeline.config.sections import PrepareSettings
 from pipeline.data.k_core import filter_events
 from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.schema import ITEM_ID, ITEM_INDEX, TIMESTAMP, USER_ID
+from pipeline.results import Ingested, Prepared
+from pipeline.schema import (
+    INTERACTIONS,
+    ITEM_ID,
+    ITEM_INDEX,
+    ITEMS_FILE,
+    SEQUENCES_FILE,
+    TIMESTAMP,
+    USER_ID,
+    VOCABULARY,
+)
+from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
@@ -29,97 +37,68 @@ from pipeline.warehouse.tables import (
     open_or_create_table,
     open_table,
     table_id,
-    table_uri,
 )
 
-VOCABULARY = "vocabulary"
-SEQUENCES_FILE = "sequences.parquet"
-ITEMS_FILE = "items.parquet"
-
-_ROWS_A_BATCH = 1_000_000
+_BATCH_ROWS = 1_000_000
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What one night trains on and scores from.
-
-    Attributes:
-        folder: Holds `SEQUENCES_FILE` and `ITEMS_FILE`.
-        fingerprint: sha256 of what is in these two files.
-        interactions_version: Version of the `interactions` table it was made from.
-        vocabulary_id: Which `vocabulary` table the indices are of; one made anew has another.
-        n_users: Users with an event up to the run date.
-        n_items: Size of the vocabulary, PAD counted (V).
-        n_interactions: Events up to the run date.
-        first_event: Time of the first of them.
-        last_event: Time of the last of them.
-        left_out_users: Users of whom k-core filtering kept no event; the counts and times above
-            are of what it kept.
-        left_out_items: Items likewise. One that has an index keeps it.
-        left_out_interactions: Events it did not keep.
-    """
-
-    folder: Path
-    fingerprint: str
-    interactions_version: int
-    vocabulary_id: str
-    n_users: int
-    n_items: int
-    n_interactions: int
-    first_event: datetime
-    last_event: datetime
-    left_out_users: int = 0
-    left_out_items: int = 0
-    left_out_interactions: int = 0
-
-
-def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepared:
+def prepare(
+    ingested: Ingested, limits: PrepareSettings, locations: RunLocations, time_zone: str
+) -> Prepared:
     """Write every user's history up to the end of the run date, and the items with an index.
 
     The vocabulary is append-only: an item keeps its index for ever; new ones follow in the
     order of their first events.
 
+    Args:
+        ingested: The version of `interactions` to read.
+        limits: k-core filtering.
+        locations: The run's tables and folders.
+        time_zone: The calendar that the run date belongs to.
+
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
     """
     version = ingested.interactions_version
-    table = open_table(settings, INTERACTIONS, version)
-    uri = table_uri(settings, INTERACTIONS)
+    uri = locations.warehouse.table(INTERACTIONS)
+    table = open_table(uri, version)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
     interactions = dataset_of(table)
     item_type = interactions.schema.field(ITEM_ID).type
 
-    folder = settings.work_dir / f"run_date={run_date}" / "prepared"
+    folder, run_date = locations.prepared, locations.run_date
     unfinished = folder.with_name(".prepared")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with (
-        TemporaryDirectory(prefix="prepare-", dir=settings.work_dir) as scratch,
+        TemporaryDirectory(prefix="prepare-", dir=locations.work_dir) as scratch,
         scratch_database(Path(scratch)) as db,
     ):
         db.register(INTERACTIONS, interactions)
-        end = run_end(run_date, settings.time_zone)
+        end = run_end(run_date, time_zone)
         db.execute(
             f"""CREATE TEMP VIEW up_to_run_date AS SELECT * FROM {INTERACTIONS}
             WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}'"""
         )
         if not scalar(db, "SELECT count(*) FROM up_to_run_date"):
             raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
-        left_out = filter_events("up_to_run_date", settings.prepare, db)
+        left_out = filter_events("up_to_run_date", limits, db)
         span = db.sql(
             f"""SELECT count(*) AS events, min({TIMESTAMP}) AS first, max({TIMESTAMP}) AS last
             FROM events"""
         )
         totals = span.to_arrow_table().to_pylist()[0]
-        n_items, vocabulary_id = _write_items(unfinished / ITEMS_FILE, settings, item_type, db)
-        columns = schema.sequences(interactions.schema.field(USER_ID).type, item_type)
+        n_items, vocabulary_id = _write_items(
+            unfinished / ITEMS_FILE, locations.warehouse.table(VOCABULARY), item_type, db
+        )
+        columns = schema.prepared_schema(interactions.schema.field(USER_ID).type, item_type)
         n_users = _write_sequences(unfinished / SEQUENCES_FILE, columns, db)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return Prepared(
         folder,
-        _fingerprint(folder),
+        _content_hash(folder),
         version,
         vocabulary_id,
         n_users,
@@ -133,7 +112,7 @@ def prepare(settings: Settings, run_date: date, ingested: IngestResult) -> Prepa
     )
 
 
-def _fingerprint(folder: Path) -> str:
+def _content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in (SEQUENCES_FILE, ITEMS_FILE):
         with (folder / name).open("rb") as file:
@@ -142,12 +121,16 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _write_items(
-    path: Path, settings: Settings, item: pa.DataType, db: duckdb.DuckDBPyConnection
+    path: Path, table_uri: str, item: pa.DataType, db: duckdb.DuckDBPyConnection
 ) -> tuple[int, str]:
-    """Give new items an index, write all that have one; returns their number and table's id."""
-    columns = schema.vocabulary(item)
+    """Give new items an index and write all that have one; makes the view `indexed`.
+
+    Returns:
+        Their number, and the id of the vocabulary's table.
+    """
+    columns = schema.vocabulary_schema(item)
     indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
-    vocabulary = open_or_create_table(settings, VOCABULARY, indexed)
+    vocabulary = open_or_create_table(table_uri, indexed)
     db.register("known", dataset_of(vocabulary))
     db.execute(
         f"""CREATE TABLE seen AS
@@ -161,10 +144,11 @@ def _write_items(
                AS {ITEM_INDEX}, {ITEM_ID}
         FROM seen ANTI JOIN known USING ({ITEM_ID})"""
     )
+    db.execute("CREATE TEMP VIEW indexed AS FROM known UNION ALL BY NAME FROM added")
     added = db.sql(f"SELECT * FROM added ORDER BY {ITEM_INDEX}").to_arrow_table().cast(indexed)
     items = db.sql(
         f"""SELECT {ITEM_INDEX}, {ITEM_ID}, coalesce(popularity, 0) AS popularity, last_seen
-        FROM (FROM known UNION ALL BY NAME FROM added) LEFT JOIN seen USING ({ITEM_ID})
+        FROM indexed LEFT JOIN seen USING ({ITEM_ID})
         ORDER BY {ITEM_INDEX}"""
     )
     table = items.to_arrow_table().cast(columns)
@@ -179,19 +163,20 @@ def _write_sequences(path: Path, columns: pa.Schema, db: duckdb.DuckDBPyConnecti
     # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
     # slower and must all fit in memory.
     events = db.sql(
-        f"""SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP} FROM events
+        f"""SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, CAST({ITEM_INDEX} AS INTEGER) AS {ITEM_INDEX}
+        FROM events JOIN indexed USING ({ITEM_ID})
         ORDER BY {USER_ID}, {TIMESTAMP}, source_file, source_row"""
     )
     users = 0
     with pq.ParquetWriter(path, columns, compression="zstd") as writer:
-        for histories in _histories(events.to_arrow_reader(_ROWS_A_BATCH), columns):
+        for histories in _histories(events.to_arrow_reader(_BATCH_ROWS), columns):
             writer.write_batch(histories)
             users += len(histories)
     return users
 
 
 def _histories(events: pa.RecordBatchReader, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Events ordered by user, as one row a user."""
+    """Events ordered by user, as one row per user."""
     rest = events.schema.empty_table()
     for batch in events:
         rest = pa.concat_tables([rest, pa.table(batch)]).combine_chunks()
@@ -207,9 +192,10 @@ def _histories(events: pa.RecordBatchReader, columns: pa.Schema) -> Iterator[pa.
 def _lists(events: pa.Table, bounds: np.ndarray, columns: pa.Schema) -> pa.RecordBatch:
     offsets = pa.array(bounds, pa.int32())
     end = int(bounds[-1])
-    item, time = (
+    lists = (
         pa.ListArray.from_arrays(offsets, events[name].slice(0, end).combine_chunks())
-        for name in (ITEM_ID, TIMESTAMP)
+        for name in (ITEM_ID, TIMESTAMP, ITEM_INDEX)
     )
     user = events[USER_ID].take(offsets[:-1]).combine_chunks()
-    return pa.record_batch([user, item.cast(columns[1].type), time.cast(columns[2].type)], columns)
+    typed = [values.cast(kind) for values, kind in zip(lists, columns.types[1:], strict=True)]
+    return pa.record_batch([user, *typed], columns)

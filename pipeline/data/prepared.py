@@ -1,4 +1,4 @@
-"""Prepared sequences as flat arrays."""
+"""Prepared sequences read as flat arrays."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -12,9 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from model.training.samples import EventHistories
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE
-from pipeline.schema import ITEM_ID, ITEM_IDS, TIME
-from pipeline.scoring.sequence_reader import TIMESTAMPS
+from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE, TIME, TIMESTAMPS
 
 
 def read_vocabulary(folder: Path) -> pa.Array:
@@ -22,21 +20,13 @@ def read_vocabulary(folder: Path) -> pa.Array:
     return pq.read_table(folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID].combine_chunks()
 
 
-def read_histories(folder: Path, vocabulary: pa.Array | None = None) -> EventHistories:
-    """Read what `prepare` wrote into `folder`: N items of U users, as indices.
-
-    Args:
-        folder: Of the prepared files.
-        vocabulary: Every item's id, that of index 1 first; default the prepared one.
-    """
-    items = read_vocabulary(folder) if vocabulary is None else vocabulary
+def read_histories(folder: Path) -> EventHistories:
+    """Read the histories that `prepare` wrote into `folder`: N items of U users, as indices."""
     flat: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
     counts: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    for lists in _column(folder, ITEM_IDS):
-        index = pc.index_in(lists.flatten().cast(items.type), value_set=items)
-        index = pc.add(index, pa.scalar(1, pa.int32()))
-        flat.append(index.to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
-        counts.append(lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
+    for lists in _column(folder, ITEM_INDEX):
+        flat.append(lists.flatten().to_numpy())
+        counts.append(lists.value_lengths().to_numpy().astype(np.int64))
     return EventHistories(
         torch.from_numpy(np.concatenate(flat)),
         torch.from_numpy(np.cumsum(np.concatenate(counts))),

@@ -1,17 +1,15 @@
-"""What each interaction is for: to be trained on, validated on or tested."""
+"""Splits: which interactions are trained on, validated on and tested."""
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
 
 import torch
 from torch import Tensor
 
 from model.training.samples import EventHistories
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before
-from pipeline.dates import run_end
 from pipeline.errors import InputError
+from pipeline.results import Prepared
 
 
 @dataclass(frozen=True)
@@ -119,33 +117,26 @@ def by_time(histories: EventHistories, before_valid: Tensor, before_test: Tensor
     return Split(histories, begins + before_valid, begins + before_test)
 
 
-def window_begins(settings: Settings, run_date: date) -> tuple[datetime, datetime]:
-    """When validation and test begin, of a time split; the test ends with the run date."""
-    evaluate = settings.evaluate
-    last_day = run_date - timedelta(days=evaluate.test_days)
-    return (
-        run_end(last_day - timedelta(days=evaluate.valid_days), settings.time_zone),
-        run_end(last_day, settings.time_zone),
-    )
+def split_histories(histories: EventHistories, held_out: HeldOut, prepared: Prepared) -> Split:
+    """Split the prepared histories by the rule that holds events out.
 
-
-def held_out(
-    settings: Settings, run_date: date, prepared: Prepared, histories: EventHistories
-) -> Split:
-    """Split the prepared histories as the settings ask.
+    Args:
+        histories: Of `prepared`.
+        held_out: The rule.
+        prepared: The run's events.
 
     Raises:
-        InputError: nobody is left to test on.
+        InputError: no user has a held-out event.
     """
-    evaluate = settings.evaluate
-    if evaluate.split == "time":
-        begins = window_begins(settings, run_date)
+    if held_out.valid_from and held_out.test_from:
+        begins = held_out.valid_from, held_out.test_from
         split = by_time(histories, *events_before(prepared.folder, begins))
         if not len(split.tested):
             raise InputError(
-                "nobody to evaluate on: no event in the test's days",
+                "no user to evaluate: no event in the days of the test",
                 str(prepared.folder),
-                expected=f"events from {begins[1]:%Y-%m-%d %H:%M} UTC to the end of {run_date}",
+                expected=f"events from {held_out.test_from:%Y-%m-%d %H:%M} UTC on "
+                f"({held_out.window})",
                 found=f"the last event at {prepared.last_event:%Y-%m-%d %H:%M} UTC",
                 remedy="Set evaluate.test_days to more days, or take an earlier run date.",
             )
@@ -153,7 +144,7 @@ def held_out(
     split = leave_one_out(histories)
     if not len(split.tested):
         raise InputError(
-            "nobody to evaluate on",
+            "no user to evaluate",
             str(prepared.folder),
             expected="a user with at least two interactions",
             found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",

@@ -1,62 +1,45 @@
 """Stage: measure the model that never saw the held-out events, beside two baselines."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import date
-
 import torch
 
+from model.config import TrainingConfig
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.config.sections import EvaluateSettings, ModelSettings
+from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories
-from pipeline.data.splits import Split, held_out
+from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
 from pipeline.evaluation.evaluator import RankingProtocol, Scorer, measure
-from pipeline.evaluation.protocol import describe, refuse_large_k
-from pipeline.training.train import Trained
+from pipeline.evaluation.protocol import check_topk, describe
+from pipeline.results import Evaluated, Prepared, Trained
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """Held-out figures, keyed ``NDCG@10``, under the protocol they were measured by.
-
-    Attributes:
-        protocol: Split, candidates, masking, length and weights, in words.
-        n_users: Users with held-out events.
-        n_served: Those whom the model can serve; the others, without any item before the test,
-            get the most popular ones and count like everybody in all figures.
-        model: Of the model.
-        popularity: Of the most popular items, for everybody the same.
-        co_occurrence: Of the items that most often followed the user's last item.
-        intervals: 95% intervals of the figures that are means over users, by the names of the
-            three above.
-        unknown_seen: Events left out of histories, as the model does not know the items.
-        unknown_held_out: Held-out events that are missed for the same reason.
-    """
-
-    protocol: str
-    n_users: int
-    n_served: int
-    model: Mapping[str, float]
-    popularity: Mapping[str, float]
-    co_occurrence: Mapping[str, float]
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
-    unknown_seen: int = 0
-    unknown_held_out: int = 0
-
-
-def evaluate(settings: Settings, run_date: date, prepared: Prepared, trained: Trained) -> Evaluated:
+def evaluate(
+    prepared: Prepared,
+    trained: Trained,
+    model: ModelSettings,
+    training: TrainingConfig,
+    evaluation: EvaluateSettings,
+    held_out: HeldOut,
+) -> Evaluated:
     """Rank the whole catalogue for every user with held-out events, by the PyTorch model.
+
+    Args:
+        prepared: The data.
+        trained: The weights; those that never saw the held-out events are measured.
+        model: The network.
+        training: With the batch size of evaluation, and the seed of the bootstrap.
+        evaluation: The protocol.
+        held_out: The events to rank.
 
     Raises:
         ConfigError: a k is larger than the catalogue.
         InputError: no user has a held-out event.
     """
-    refuse_large_k(settings.evaluate, prepared.n_items)
-    split = held_out(settings, run_date, prepared, read_histories(prepared.folder))
-    config = settings.model.config(prepared.n_items)
+    check_topk(evaluation, prepared.n_items)
+    split = split_histories(read_histories(prepared.folder), held_out, prepared)
+    config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / HELD_OUT_WEIGHTS)
 
     def score(item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
@@ -66,37 +49,40 @@ def evaluate(settings: Settings, run_date: date, prepared: Prepared, trained: Tr
     length = config.MAX_ITEM_LIST_LENGTH
     weights = "PyTorch, weights that never saw the held-out events"
     return compare(
-        settings,
         score,
         split,
+        evaluation,
+        training,
         learned_until=split.valid_from,
         n_items=prepared.n_items,
         length=length,
-        protocol=describe(settings, run_date, length, weights),
+        protocol=describe(evaluation, held_out, training.seed, length, weights),
     )
 
 
 def compare(
-    settings: Settings,
     model: Scorer,
     split: Split,
+    evaluation: EvaluateSettings,
+    training: TrainingConfig,
     *,
     learned_until: torch.Tensor,
     n_items: int,
     length: int,
     protocol: str,
 ) -> Evaluated:
-    """The figures of a model and of both baselines, under one protocol.
+    """The metrics of a model and of both baselines, under one protocol.
 
     Args:
-        settings: Of the evaluation.
         model: What to measure.
         split: What to measure it on.
+        evaluation: The protocol.
+        training: With the batch size of evaluation, and the seed of the bootstrap.
         learned_until: int64 (U,), the positions that end what the model has learned from each
             user: the baselines learn from the same.
         n_items: V, of the model.
         length: L, of the model.
-        protocol: In words.
+        protocol: As text.
     """
     learned = split.before(learned_until)
     popularity = Popularity.learn(learned, n_items)
@@ -105,9 +91,8 @@ def compare(
         "popularity": popularity,
         "co_occurrence": CoOccurrence.learn(learned, popularity),
     }
-    chosen = settings.evaluate
     ranking = RankingProtocol(
-        n_items, length, chosen.mask_seen, chosen.topk, settings.train.eval_batch_size
+        n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
     )
     with torch.inference_mode():
         tallies = measure(scorers, split, popularity, ranking)
@@ -121,7 +106,7 @@ def compare(
         popularity=figures["popularity"],
         co_occurrence=figures["co_occurrence"],
         intervals={
-            name: tally.intervals(chosen.bootstrap, settings.train.seed)
+            name: tally.intervals(evaluation.bootstrap, training.seed)
             for name, tally in tallies.items()
         },
     )

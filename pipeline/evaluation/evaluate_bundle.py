@@ -1,8 +1,8 @@
-"""Measure an exported bundle in ONNX Runtime, on the events of a later night perhaps."""
+"""The evaluation of an exported bundle in ONNX Runtime, perhaps on later events than its own."""
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 
 import numpy as np
 import onnxruntime
@@ -11,16 +11,19 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from model.config import TrainingConfig
+from model.training.samples import EventHistories
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import open_session
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, Prepared
+from pipeline.bundles.sessions import Provider, open_session
+from pipeline.config.sections import EvaluateSettings
+from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before, read_histories, read_vocabulary
-from pipeline.data.splits import Split, held_out
-from pipeline.evaluation.evaluate import Evaluated, compare
-from pipeline.evaluation.protocol import describe, held_out_by, refuse_large_k
+from pipeline.data.splits import Split, split_histories
+from pipeline.evaluation.evaluate import compare
+from pipeline.evaluation.protocol import check_topk, describe, rule_of
 from pipeline.logs.id_lists import refuse_mixed
-from pipeline.schema import ITEM_ID
+from pipeline.results import Evaluated, Prepared
+from pipeline.schema import ITEM_ID, ITEMS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +41,10 @@ class BundleScorer:
     items: Tensor
 
     @classmethod
-    def load(cls, bundle: Bundle, settings: Settings) -> "BundleScorer":
-        """Open a bundle on the provider of the score settings."""
+    def load(cls, bundle: Bundle, provider: Provider) -> "BundleScorer":
+        """Open a bundle on a provider."""
         table = np.fromfile(bundle.item_table, np.float32).reshape(bundle.n_items, -1)
-        session = open_session(bundle.encoder, settings.score.provider)
+        session = open_session(bundle.encoder, provider)
         return cls(session, torch.from_numpy(table))
 
     def __call__(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -52,7 +55,12 @@ class BundleScorer:
 
 
 def evaluate_bundle(
-    settings: Settings, run_date: date, prepared: Prepared, bundle: Bundle
+    bundle: Bundle,
+    prepared: Prepared,
+    training: TrainingConfig,
+    evaluation: EvaluateSettings,
+    held_out: HeldOut,
+    provider: Provider,
 ) -> Evaluated:
     """Rank a bundle's catalogue for every user with held-out events.
 
@@ -60,29 +68,37 @@ def evaluate_bundle(
     bundle that may have learned from held-out events is measured all the same, with a warning
     that becomes part of the protocol.
 
+    Args:
+        bundle: What to measure.
+        prepared: The data.
+        training: With the batch size of evaluation, and the seed of the bootstrap.
+        evaluation: The protocol.
+        held_out: The events to rank.
+        provider: The execution provider of its encoder.
+
     Raises:
         ConfigError: a k is larger than the bundle's catalogue, or the provider does not work.
         InputError: no user has a held-out event.
         SchemaError: the bundle's items are numbers and the events' are not, or the reverse.
     """
-    refuse_large_k(settings.evaluate, bundle.n_items)
-    vocabulary = _extended_vocabulary(prepared, bundle)
-    every = held_out(settings, run_date, prepared, read_histories(prepared.folder, vocabulary))
+    check_topk(evaluation, bundle.n_items)
+    histories = _in_the_bundles_indices(read_histories(prepared.folder), prepared, bundle)
+    every = split_histories(histories, held_out, prepared)
     unknown = every.histories.items >= bundle.n_items
     missed = unknown & every.in_test
     split = every.without(unknown & ~missed)
-    scorer = BundleScorer.load(bundle, settings)
-    provider = scorer.session.get_providers()[0]
-    weights = f"ONNX bundle {bundle.model_version} on {provider}"
-    protocol = describe(settings, run_date, bundle.max_length, weights)
-    warning = _warning(settings, prepared, bundle, every)
+    scorer = BundleScorer.load(bundle, provider)
+    weights = f"ONNX bundle {bundle.model_version} on {scorer.session.get_providers()[0]}"
+    protocol = describe(evaluation, held_out, training.seed, bundle.max_length, weights)
+    warning = _warning(held_out, prepared, bundle, every)
     if warning:
         logger.warning("%s", warning)
         protocol += f"; {warning}"
     evaluated = compare(
-        settings,
         scorer,
         split,
+        evaluation,
+        training,
         learned_until=split.test_from if bundle.description.refit else split.valid_from,
         n_items=bundle.n_items,
         length=bundle.max_length,
@@ -95,22 +111,28 @@ def evaluate_bundle(
     )
 
 
-def _extended_vocabulary(prepared: Prepared, bundle: Bundle) -> pa.Array:
-    """The bundle's items under their indices, then, from V on, those it does not know."""
+def _in_the_bundles_indices(
+    histories: EventHistories, prepared: Prepared, bundle: Bundle
+) -> EventHistories:
+    """The same histories in the bundle's indices; V and above are items that it does not know."""
     ids = bundle.items()[ITEM_ID].combine_chunks()
     tonight = read_vocabulary(prepared.folder)
     refuse_mixed(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
     kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    ids, tonight = ids.cast(kind), tonight.cast(kind)
-    return pa.concat_arrays([ids, tonight.filter(pc.invert(pc.is_in(tonight, value_set=ids)))])
+    index = pc.index_in(tonight.cast(kind), value_set=ids.cast(kind))
+    known = index.is_valid().to_numpy(zero_copy_only=False)
+    index_of = np.zeros(len(tonight) + 1, np.int32)
+    index_of[1:][known] = index.drop_null().to_numpy() + 1
+    index_of[1:][~known] = bundle.n_items + np.arange((~known).sum())
+    return replace(histories, items=torch.from_numpy(index_of)[histories.items.long()])
 
 
-def _warning(settings: Settings, prepared: Prepared, bundle: Bundle, split: Split) -> str | None:
-    """What to say of a bundle that may know the answers."""
+def _warning(held_out: HeldOut, prepared: Prepared, bundle: Bundle, split: Split) -> str | None:
+    """The warning about a bundle that may have learned from held-out events."""
     known_until = bundle.description.data.last_event
     counts = events_before(prepared.folder, [known_until + timedelta(microseconds=1)])[0]
     known = int((split.begins + counts - split.test_from).clamp(min=0).sum())
-    same_split = held_out_by(bundle.description.settings) == settings.evaluate.held_out
+    same_split = rule_of(bundle.description.settings) == held_out.rule
     if not known:
         return None
     if bundle.description.refit:

@@ -1,41 +1,41 @@
-"""How figures came about, in words; and what cannot be asked for."""
+"""The text of the evaluation protocol, and the check of topk."""
 
 from collections.abc import Mapping
-from datetime import date, timedelta
 from typing import Any
 
 from pipeline.config.sections import EvaluateSettings
-from pipeline.config.settings import Settings
+from pipeline.data.held_out import HeldOut
 from pipeline.errors import ConfigError
 
 
-def describe(settings: Settings, run_date: date, length: int, weights: str) -> str:
-    """The protocol, as it stands beside every figure.
+def describe(
+    evaluation: EvaluateSettings, held_out: HeldOut, seed: int, length: int, weights: str
+) -> str:
+    """The protocol as text, which stands beside every metric.
 
     Args:
-        settings: Of the evaluation.
-        run_date: Ends the test of a time split.
+        evaluation: The protocol.
+        held_out: The events that are ranked.
+        seed: Of the bootstrap.
         length: L, of the model.
-        weights: Whose figures they are.
+        weights: Which weights were measured.
     """
-    evaluate = settings.evaluate
     parts = [
-        _split(settings, run_date),
+        "leave-one-out (last item)",
         "full ranking",
-        f"seen items {'masked' if evaluate.mask_seen else 'kept'}",
+        f"seen items {'masked' if evaluation.mask_seen else 'kept'}",
         f"max length {length}",
         weights,
     ]
-    if evaluate.bootstrap:
-        parts.append(
-            f"95% intervals from {evaluate.bootstrap} resamples of users, "
-            f"seed {settings.train.seed}"
-        )
+    if held_out.window:
+        parts[0] = f"time split ({held_out.window}; every item of the test is relevant)"
+    if evaluation.bootstrap:
+        parts.append(f"95% intervals from {evaluation.bootstrap} resamples of users, seed {seed}")
     return ", ".join(parts)
 
 
-def refuse_large_k(evaluate: EvaluateSettings, n_items: int) -> None:
-    """Refuse to ask for more items than there are.
+def check_topk(evaluate: EvaluateSettings, n_items: int) -> None:
+    """Check that no list is longer than the catalogue.
 
     Args:
         evaluate: Holds every k.
@@ -53,23 +53,11 @@ def refuse_large_k(evaluate: EvaluateSettings, n_items: int) -> None:
         )
 
 
-def held_out_by(settings: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """`EvaluateSettings.held_out` of a bundle's own night, whose settings `bundle.json` holds.
+def rule_of(settings: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """`EvaluateSettings.held_out` of the run that made a bundle, whose settings `bundle.json` has.
 
-    Bundles from before there was a choice name none: the default was all there was.
+    Bundles from before there was a choice name none: only the default existed.
     """
     told = settings.get("evaluate", {})
     names = ("split", "test_days", "valid_days")
     return EvaluateSettings(**{name: told[name] for name in names if name in told}).held_out
-
-
-def _split(settings: Settings, run_date: date) -> str:
-    evaluate = settings.evaluate
-    if evaluate.split == "leave_one_out":
-        return "leave-one-out (last item)"
-    test = run_date - timedelta(days=evaluate.test_days - 1)
-    valid = test - timedelta(days=evaluate.valid_days)
-    return (
-        f"time split (test {test} to {run_date}, validation from {valid}, {settings.time_zone}; "
-        "every item of the test is relevant)"
-    )

@@ -1,4 +1,4 @@
-"""Stage: the scored parts into the Delta table `recommendations`, one partition a run date.
+"""Stage: the scored parts into the Delta table `recommendations`, one partition per run date.
 
 The partition is replaced in one commit, so readers see yesterday's rows or today's, never a
 mixture. The commit says which scoring run the rows are of (its time, as the version of a Delta
@@ -8,51 +8,41 @@ transaction), so that publishing the same run again changes nothing, not even th
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, PublishError, ResumeError, reason
-from pipeline.schema import RUN_DATE
+from pipeline.results import Published
+from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.scoring.run import ScoreResult
 from pipeline.storage.folders import Folder, open_folder
-from pipeline.warehouse.tables import all_rows, dataset_of, open_table, replace, table_id, table_uri
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import (
+    all_rows,
+    dataset_of,
+    open_table,
+    replace,
+    replace_run_date,
+    table_id,
+)
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-
-RECOMMENDATIONS = "recommendations"
 
 _SCORE_AGAIN = "Run `fearec score --force` for this date, then publish again."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Published:
-    """Where the recommendations are.
+def publish(scored: ScoreResult, locations: RunLocations) -> Published:
+    """Replace the run date's partition with the scored parts, all or nothing.
 
-    Attributes:
-        table: Path or URI of the `recommendations` table.
-        table_id: Which table it is; one made anew there has another.
-        version: The table's version afterwards.
-        n_rows: Rows of the run date.
-        n_users: Users they are for.
-    """
-
-    table: str
-    table_id: str
-    version: int
-    n_rows: int
-    n_users: int
-
-
-def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Published:
-    """Replace the run date's partition by the scored parts, all or nothing.
+    Args:
+        scored: The scored parts.
+        locations: The table, and the run date.
 
     Raises:
         PublishError: the parts are empty, incomplete or of another layout than the table, or
@@ -62,61 +52,52 @@ def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Publishe
     manifest = _read_manifest(folder)
     parts = _open_parts(folder, manifest)
     counts = [part.n_users for part in manifest.parts.values()]
+    run_date = locations.run_date
     transaction = f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
     scoring_run = (manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
     n_rows = parts.count_rows()
-    uri = table_uri(settings, RECOMMENDATIONS)
+    uri = locations.warehouse.table(RECOMMENDATIONS)
 
     with _told(uri):
-        table = open_table(settings, RECOMMENDATIONS)
+        table = open_table(uri)
         if table is not None:
             _widen(table, _common_columns(table, parts.schema, uri))
         known = table.transaction_version(transaction) if table is not None else None
         if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
-            _replace(table or uri, parts, run_date, transaction, scoring_run)
-            table = open_table(settings, RECOMMENDATIONS)
+            # Streamed, few batches ahead: the parts together may be far larger than memory.
+            scanner = parts.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1)
+            replace_run_date(
+                table or uri,
+                scanner.to_reader(),
+                run_date,
+                (transaction, scoring_run),
+                partition_by=[RUN_DATE],
+            )
+            table = open_table(uri)
     assert table is not None
     return Published(uri, table_id(table), table.version(), n_rows, sum(counts))
 
 
-def refuse_other_layout(settings: Settings) -> None:
-    """Refuse a night whose recommendations would not fit the table, before it begins.
+def check_layout(layout: str, locations: RunLocations) -> None:
+    """Check that a run's recommendations would fit the table, before the run begins.
 
     Raises:
         ConfigError: the table has the other `score.layout`.
     """
-    table = open_table(settings, RECOMMENDATIONS)
+    uri = locations.warehouse.table(RECOMMENDATIONS)
+    table = open_table(uri)
     if table is None:
         return
     columns = {column.name for column in table.schema().fields}
     there = "long" if "rank" in columns else "list"
-    if settings.score.layout != there:
+    if layout != there:
         raise ConfigError(
             "the table has the other layout",
-            table_uri(settings, RECOMMENDATIONS),
+            uri,
             expected=f'score.layout = "{there}"',
-            found=repr(settings.score.layout),
+            found=repr(layout),
             remedy="Set score.layout back, or move the table away.",
         )
-
-
-def _replace(
-    table: "DeltaTable | str", parts: ds.Dataset, run_date: date, transaction: str, scoring_run: int
-) -> None:
-    from deltalake import CommitProperties, Transaction, write_deltalake
-
-    # Streamed, few batches ahead: the parts together may be far larger than memory.
-    rows = parts.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1).to_reader()
-    write_deltalake(
-        table,
-        rows,
-        mode="overwrite",
-        partition_by=[RUN_DATE],
-        predicate=f"{RUN_DATE} = '{run_date}'",
-        commit_properties=CommitProperties(
-            app_transactions=[Transaction(transaction, scoring_run)]
-        ),
-    )
 
 
 def _read_manifest(folder: Folder) -> Manifest:

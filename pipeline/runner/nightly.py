@@ -1,221 +1,204 @@
-"""A night: every stage in order; what is done already is not done again.
+"""A run: every stage in order; what is done already is not done again.
 
-A stage is done when it is recorded for the run date with the same settings and inputs, and what
-it made is still there. Each stage can be repeated, so a night killed at any moment is mended by
-running it again.
+A stage is done when it is recorded for the run date with the same cache key, and what it made is
+still there. Each stage can be repeated, so a run killed at any moment is completed by running it
+again.
 """
 
-import inspect
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import takewhile
-from operator import attrgetter
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
+from pipeline.data.held_out import held_out_events
 from pipeline.errors import ConfigError
 from pipeline.logs.log_files import list_log_files
-from pipeline.publishing.publish import refuse_other_layout
-from pipeline.runner.cache import Record, fingerprint, night_folder, read_record, write_record
+from pipeline.publishing.publish import check_layout
+from pipeline.results import Evaluated
+from pipeline.runner.cache import (
+    Result,
+    RunResults,
+    Stage,
+    StageRecord,
+    cache_key,
+    read_record,
+    write_record,
+)
 from pipeline.runner.failures import told_in_one_line
 from pipeline.runner.run_log import record_run
-from pipeline.runner.stages import STAGES, Stage, refuse_unscorable
+from pipeline.runner.stages import STAGES, Prepare
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
-from pipeline.warehouse.tables import models
-
-if TYPE_CHECKING:
-    from pipeline.evaluation.evaluate import Evaluated
-
-_BY_NAME = {stage.name: stage for stage in STAGES}
-
-
-class Call(Protocol):
-    """How a stage is executed: directly, or as a task of a scheduler."""
-
-    def __call__(
-        self, name: str, function: Callable[..., Record[Any]], /, *args: Any
-    ) -> Record[Any]:
-        """Call the function, under the stage's name."""
-
-
-def call_directly(name: str, function: Callable[..., Record[Any]], /, *args: Any) -> Record[Any]:
-    """The plainest `Call`."""
-    return function(*args)
 
 
 @dataclass(frozen=True)
-class NightResult:
-    """What a night did.
+class FinishedRun:
+    """A run whose stages are all done.
 
     Attributes:
-        run_date: Of the night.
-        stages: The record of each stage by its name, in order.
+        run_date: Its run date.
+        results: The record of each stage.
     """
 
     run_date: date
-    stages: Mapping[str, Record[Any]]
-
-    @property
-    def headline(self) -> tuple[str, float, float]:
-        """NDCG@10 (or at the smallest k asked for), the model's and popularity's."""
-        evaluated: Evaluated = self.stages["evaluate"].result
-        name = min(
-            (k for k in evaluated.model if k.startswith("NDCG")), key=lambda k: k != "NDCG@10"
-        )
-        return name, evaluated.model[name], evaluated.popularity[name]
+    results: RunResults
 
 
-def nightly(
-    settings: Settings, run_date: date, *, force: bool = False, call: Call = call_directly
-) -> NightResult:
+def nightly(settings: Settings, run_date: date, *, force: bool = False) -> FinishedRun:
     """Run every stage that is not done for the run date.
 
     Args:
         settings: Of the run.
         run_date: Logs up to the end of this day count, and rows are published under it.
         force: Do every stage again.
-        call: How each stage is executed.
 
     Raises:
-        ConfigError: what the night would come to could not be scored or published.
-        BusyError: another run is at work on the same night.
+        ConfigError: the run's result could not be scored or published.
+        BusyError: another run works on the same run date.
         FearecError: a stage failed; those before it stay done.
     """
-    started_at = datetime.now(UTC)
-    done: dict[str, Record[Any]] = {}
-    with told_in_one_line(settings):
-        _refuse_absent(settings)
-        refuse_other_layout(settings)
-        with _alone(settings, run_date):
-            for stage in STAGES:
-                if stage.name == "train":
-                    refuse_unscorable(settings, done["prepare"].result)
-                needs = [done[name] for name in stage.needs]
-                done[stage.name] = call(
-                    stage.name, do_stage, settings, run_date, stage.name, needs, force
-                )
-            record_run(settings, run_date, started_at, done)
-    return NightResult(run_date, done)
+    started_at, results = datetime.now(UTC), RunResults()
+    with open_run(settings, run_date) as locations:
+        for stage in STAGES:
+            record = do_stage(stage, settings, locations, results, force=force, whole_run=True)
+            results = results.with_record(record)
+        record_run(locations, started_at, results)
+    return FinishedRun(run_date, results)
 
 
-def run_stage(settings: Settings, run_date: date, name: str, *, force: bool = False) -> Record[Any]:
-    """Run one stage on what the stages before it have recorded.
+def run_stage(
+    settings: Settings, run_date: date, stage: type[Stage[Result]], *, force: bool = False
+) -> StageRecord[Result]:
+    """Run one stage on the recorded results of the stages before it.
 
     Raises:
         ConfigError: a stage before it is not done.
-        BusyError: another run is at work on the same night.
+        BusyError: another run works on the same run date.
         FearecError: the stage failed.
     """
-    with told_in_one_line(settings):
-        _refuse_absent(settings)
-        with _alone(settings, run_date):
-            done = _done_before(settings, run_date, name, by=name)
-            needs = [done[need] for need in _BY_NAME[name].needs]
-            return do_stage(settings, run_date, name, needs, force)
+    with _locked(settings, run_date) as locations:
+        done = _recorded_before(stage, settings, locations, needed_by=stage.name)
+        return do_stage(stage, settings, locations, done, force=force)
 
 
-def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -> "Evaluated":
-    """Measure any bundle on a night's prepared events; nothing is recorded.
+def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -> Evaluated:
+    """Measure any bundle on a run's prepared events; nothing is recorded.
 
     Raises:
-        ConfigError: the night's events are not prepared with these settings.
-        BusyError: another run is at work on the same night.
+        ConfigError: the run's events are not prepared with these settings.
+        BusyError: another run works on the same run date.
         FearecError: the bundle cannot be read or measured.
     """
     from pipeline.evaluation.evaluate_bundle import evaluate_bundle
 
-    with told_in_one_line(settings), _alone(settings, run_date):
-        prepared = _done_before(settings, run_date, "train", by="evaluate")["prepare"].result
-        with opened_bundle(bundle) as opened:
-            return evaluate_bundle(settings, run_date, prepared, opened)
+    with _locked(settings, run_date) as locations, opened_bundle(bundle) as opened:
+        last = STAGES[STAGES.index(Prepare) + 1]
+        done = _recorded_before(last, settings, locations, needed_by="evaluate")
+        return evaluate_bundle(
+            opened,
+            done[Prepare].result,
+            settings.train,
+            settings.evaluate,
+            held_out_events(settings.evaluate, run_date, settings.time_zone),
+            settings.score.provider,
+        )
+
+
+@contextmanager
+def open_run(settings: Settings, run_date: date) -> Iterator[RunLocations]:
+    """Hold a run date for a run of all stages, after a check of what it would fail on.
+
+    Raises:
+        ConfigError: the table of recommendations has another layout.
+        BusyError: another run works on the same run date.
+        StorageError: anything about files or tables failed, inside too.
+    """
+    with _locked(settings, run_date) as locations:
+        check_layout(settings.score.layout, locations)
+        yield locations
 
 
 def do_stage(
-    settings: Settings, run_date: date, name: str, needs: list[Record[Any]], force: bool
-) -> Record[Any]:
+    stage: type[Stage[Result]],
+    settings: Settings,
+    locations: RunLocations,
+    done: RunResults,
+    *,
+    force: bool = False,
+    whole_run: bool = False,
+) -> StageRecord[Result]:
     """Do a stage, unless it is done already and not forced.
 
     Args:
+        stage: What to do.
         settings: Of the run.
-        run_date: The night it belongs to.
-        name: The stage's name.
-        needs: The records of the stages it needs, in its order.
+        locations: Of the run.
+        done: The records of the stages before it.
         force: Do it again, from the start.
+        whole_run: Whether all the later stages follow.
 
     Raises:
         FearecError: the stage failed.
     """
-    stage = _BY_NAME[name]
     with told_in_one_line(settings):
-        # Taken before the stage runs: a file that arrives meanwhile makes it run again next time.
-        identity = _identity(settings, stage, needs)
+        given = stage.of(settings, locations, done)
         if not force:
-            record = _recorded(settings, run_date, stage, identity)
+            record = _recorded(given, locations)
             if record:
                 return record
-        elif stage.scratch:
-            shutil.rmtree(night_folder(settings, run_date) / stage.scratch, ignore_errors=True)
+        elif scratch := given.scratch():
+            shutil.rmtree(scratch, ignore_errors=True)
+        stage.check_settings(settings, done, whole_run=whole_run)
         begun = time.perf_counter()
-        result = resolve_name(stage.function)(settings, run_date, *(need.result for need in needs))
-        record = Record(stage.name, identity, time.perf_counter() - begun, result)
-        write_record(settings, run_date, record)
+        result = given.run()
+        seconds = time.perf_counter() - begun
+        record = StageRecord(
+            stage.name, cache_key(given), given.output_key(result), seconds, result
+        )
+        write_record(locations.record(stage.name), record)
         return record
 
 
-def _refuse_absent(settings: Settings) -> None:
-    """Before anything is written: the logs are there, and the warehouse's store answers."""
-    list_log_files(settings.logs.path)
-    models(settings).names()  # Arrow gives up in seconds, delta-rs in minutes
+@contextmanager
+def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
+    """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
+    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    with told_in_one_line(settings):
+        list_log_files(settings.logs.path)
+        locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
+        busy = "another run works on this run date"
+        with exclusive_lock(locations.lock, busy, locations.folder):
+            yield locations
 
 
-def _alone(settings: Settings, run_date: date) -> AbstractContextManager[None]:
-    """Hold the night's lock."""
-    folder = night_folder(settings, run_date)
-    return exclusive_lock(folder / ".lock", "another run is at work on this night", folder)
-
-
-def _done_before(
-    settings: Settings, run_date: date, name: str, *, by: str
-) -> dict[str, Record[Any]]:
-    """The records of the stages before one, needed by the stage that is asked for."""
-    done: dict[str, Record[Any]] = {}
-    for stage in takewhile(lambda stage: stage.name != name, STAGES):
-        needs = [done[need] for need in stage.needs]
-        done[stage.name] = _required(settings, run_date, stage, needs, by)
+def _recorded_before(
+    stage: type[Stage[Any]], settings: Settings, locations: RunLocations, *, needed_by: str
+) -> RunResults:
+    """The records of the stages before one."""
+    done = RunResults()
+    for each in takewhile(lambda each: each is not stage, STAGES):
+        record = _recorded(each.of(settings, locations, done), locations)
+        if record is None:
+            raise ConfigError(
+                f"{needed_by} needs {each.name}, which is not done with these settings and inputs",
+                f"run date {locations.run_date}",
+                remedy=f"Run `fearec {each.name} --date {locations.run_date}` first.",
+            )
+        done = done.with_record(record)
     return done
 
 
-def _required(
-    settings: Settings, run_date: date, stage: Stage, needs: list[Record[Any]], name: str
-) -> Record[Any]:
-    record = _recorded(settings, run_date, stage, _identity(settings, stage, needs))
-    if record is None:
-        raise ConfigError(
-            f"{name} needs {stage.name}, which is not done with these settings and inputs",
-            f"run date {run_date}",
-            remedy=f"Run `fearec {stage.name} --date {run_date}` first.",
-        )
-    return record
-
-
-def _identity(settings: Settings, stage: Stage, needs: list[Record[Any]]) -> str:
-    read = {name: attrgetter(name)(settings) for name in stage.settings}
-    before = [_BY_NAME[need.stage].identity(need) for need in needs]
-    return fingerprint(stage.name, read, [before, stage.watches(settings)])
-
-
-def _recorded(
-    settings: Settings, run_date: date, stage: Stage, identity: str
-) -> Record[Any] | None:
-    result_type = inspect.signature(resolve_name(stage.function)).return_annotation
-    record = read_record(settings, run_date, stage.name, result_type)
-    if record and record.fingerprint == identity and stage.intact(settings, record.result):
+def _recorded(given: Stage[Result], locations: RunLocations) -> StageRecord[Result] | None:
+    record: StageRecord[Result] | None = read_record(
+        locations.record(given.name), given.result_type
+    )
+    if record and record.cache_key == cache_key(given) and given.is_intact(record.result):
         return record
     return None

@@ -1,210 +1,354 @@
-"""The stages of a night: what each needs, and what decides whether it has to be done again."""
+"""The seven stages of a run: what each is given, and what it calls.
+
+What a stage calls is imported when it runs, so that a look at the records loads no PyTorch.
+"""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from model.config import TrainingConfig
 from pipeline.bundles.bundle import DESCRIPTION, Bundle
-from pipeline.bundles.registry import set_champion
+from pipeline.bundles.registry import RegisteredModel, champion_before, register_champion
+from pipeline.config.sections import (
+    EvaluateSettings,
+    ExportSettings,
+    LogSettings,
+    ModelSettings,
+    PrepareSettings,
+    ScoreSettings,
+)
 from pipeline.config.settings import Settings
+from pipeline.data.held_out import HeldOut, held_out_events
 from pipeline.errors import ResumeError
+from pipeline.evaluation.protocol import check_topk
 from pipeline.logs.id_lists import digest_of
-from pipeline.logs.log_files import list_log_files
-from pipeline.publishing.publish import RECOMMENDATIONS, Published, publish
-from pipeline.runner.cache import Record, night_folder
+from pipeline.logs.log_files import LogFile, list_log_files
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
+from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, SEQUENCES_FILE, VOCABULARY
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.progress import scoring_progress
 from pipeline.scoring.run import ScoreResult, score
 from pipeline.storage.folders import StoreFolder
-from pipeline.warehouse.tables import has_table, models
-
-if TYPE_CHECKING:
-    from pipeline.data.ingest import IngestResult
-    from pipeline.data.prepare import Prepared
-    from pipeline.training.export import Exported
-
-
-def score_everyone(
-    settings: Settings, run_date: date, prepared: "Prepared", exported: "Exported"
-) -> ScoreResult:
-    """The score stage: every prepared history, by the night's bundle.
-
-    Raises:
-        FearecError: as `pipeline.scoring.run.score`.
-    """
-    from pipeline.data.prepare import SEQUENCES_FILE
-
-    folder = night_folder(settings, run_date) / "parts"
-    run = partial(
-        score,
-        [str(prepared.folder / SEQUENCES_FILE)],
-        Bundle.load(exported.bundle),
-        folder,
-        settings.score,
-        logs=settings.logs,
-        run_date=run_date,
-        time_zone=settings.time_zone,
-        cache=settings.work_dir / "tensorrt",
-    )
-    with scoring_progress() as progress:
-        try:
-            return run(resume=True, progress=progress)
-        except ResumeError:  # what is there is of another model, input or settings, or broken
-            shutil.rmtree(folder)
-            return run(progress=progress)
-
-
-def refuse_unscorable(settings: Settings, prepared: "Prepared") -> None:
-    """What the score stage would refuse is refused before the hours of training.
-
-    Raises:
-        ConfigError: it asks for more items than there are, or leaves none to recommend.
-        InputError: a file of ids cannot be read.
-        SchemaError: its ids are of another kind than the items'.
-    """
-    from pipeline.data.prepare import ITEMS_FILE
-
-    # The very table that the bundle will have.
-    eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), settings.score)
-
-
-def publish_champion(
-    settings: Settings, run_date: date, exported: "Exported", scored: ScoreResult
-) -> Published:
-    """The publish stage: the recommendations, and then the model that made them as champion.
-
-    Raises:
-        PublishError: as `pipeline.publishing.publish.publish`.
-        BundleError: `champion.json` cannot be read.
-    """
-    published = publish(settings, run_date, scored)
-    set_champion(settings, run_date, exported.bundle, exported.model_version)
-    return published
-
-
-def _nothing(settings: Settings) -> None:
-    return None
-
-
-def _log_stamps(settings: Settings) -> dict[str, str]:
-    return {file.path: file.stamp for file in list_log_files(settings.logs.path)}
-
-
-def _item_lists(settings: Settings) -> list[str]:
-    lists = (settings.score.allow, settings.score.deny)
-    return [digest_of(path) for path in lists if path]
-
-
-def _always(settings: Settings, result: Any) -> bool:
-    return True
-
-
-def _interactions_exist(settings: Settings, ingested: "IngestResult") -> bool:
-    version = ingested.interactions_version
-    return has_table(settings, "interactions", ingested.interactions_id, version)
-
-
-def _vocabulary_exists(settings: Settings, prepared: "Prepared") -> bool:
-    return has_table(settings, "vocabulary", prepared.vocabulary_id)
-
-
-def _bundle_exists(settings: Settings, exported: "Exported") -> bool:
-    folder = models(settings, exported.model_version)
-    # On a disk it is the very folder of the record, which is looked for anyway.
-    return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
-
-
-def _parts_exist(settings: Settings, scored: ScoreResult) -> bool:
-    return Path(scored.folder).exists()
-
-
-def _recommendations_exist(settings: Settings, published: Published) -> bool:
-    return has_table(settings, RECOMMENDATIONS, published.table_id, published.version)
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import has_table
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage and what decides whether it has to be done again.
+class Ingest(Stage[Ingested]):
+    """New log files into the warehouse; bad rows into quarantine."""
 
-    Attributes:
-        name: As in `fearec NAME`.
-        function: Where it is, so that it is only imported when it runs: `module:name`. Called
-            with the settings, the run date and the results of `needs`.
-        needs: The stages whose results it takes, in this order.
-        settings: The settings its result depends on.
-        watches: What else that is: files outside of the warehouse.
-        identity: What of its record the stages that need it depend on.
-        intact: Whether the tables it wrote are still there.
-        scratch: Its folder of intermediate files, which `force` clears.
-    """
+    name = "ingest"
+    result_type = Ingested
 
-    name: str
-    function: str
-    needs: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    watches: Callable[[Settings], Any] = _nothing
-    identity: Callable[[Record[Any]], Any] = attrgetter("fingerprint", "result")
-    intact: Callable[[Settings, Any], bool] = _always
-    scratch: str = ""
+    # Listed before the stage runs: a file that arrives meanwhile makes it run again next time.
+    files: tuple[LogFile, ...]
+    logs: LogSettings
+    locations: RunLocations
+    time_zone: str
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Ingest":
+        """See `Stage`."""
+        files = tuple(list_log_files(settings.logs.path))
+        return cls(files, settings.logs, locations, settings.time_zone)
+
+    def run(self) -> Ingested:
+        """See `Stage`."""
+        from pipeline.data.ingest import ingest
+
+        return ingest(self.files, self.logs, self.locations, self.time_zone)
+
+    def is_intact(self, result: Ingested) -> bool:
+        """See `Stage`."""
+        table = self.locations.warehouse.table(INTERACTIONS)
+        return has_table(table, result.interactions_id, result.interactions_version)
+
+    def output_key(self, result: Ingested) -> str:
+        """See `Stage`; log files without news change nothing for the later stages."""
+        return hash_of([result.interactions_id, result.interactions_version])
 
 
-STAGES = (
-    Stage(
-        "ingest",
-        "pipeline.data.ingest:ingest",
-        settings=("warehouse", "time_zone", "logs"),
-        watches=_log_stamps,
-        identity=attrgetter("result.interactions_id", "result.interactions_version"),
-        intact=_interactions_exist,
-    ),
-    Stage(
-        "prepare",
-        "pipeline.data.prepare:prepare",
-        needs=("ingest",),
-        settings=("warehouse", "time_zone", "prepare"),
-        intact=_vocabulary_exists,
-    ),
-    Stage(
-        "train",
-        "pipeline.training.train:train",
-        needs=("prepare",),
-        settings=("model", "train", "evaluate.mask_seen", "evaluate.held_out"),
-        scratch="train",
-    ),
-    Stage(
-        "evaluate",
-        "pipeline.evaluation.evaluate:evaluate",
-        needs=("prepare", "train"),
-        settings=("evaluate",),
-    ),
-    Stage(
-        "export",
-        "pipeline.training.export:export",
-        needs=("prepare", "train", "evaluate"),
-        settings=("export", "warehouse"),
-        intact=_bundle_exists,
-    ),
-    Stage(
-        "score",
-        "pipeline.runner.stages:score_everyone",
-        needs=("prepare", "export"),
-        settings=("score",),
-        watches=_item_lists,
-        intact=_parts_exist,
-        scratch="parts",
-    ),
-    Stage(
-        "publish",
-        "pipeline.runner.stages:publish_champion",
-        needs=("export", "score"),
-        settings=("warehouse",),
-        intact=_recommendations_exist,
-    ),
-)
+@dataclass(frozen=True)
+class Prepare(Stage[Prepared]):
+    """One sequence per user, and the vocabulary."""
+
+    name = "prepare"
+    result_type = Prepared
+
+    ingested: StageRecord[Ingested]
+    limits: PrepareSettings
+    locations: RunLocations
+    time_zone: str
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Prepare":
+        """See `Stage`."""
+        return cls(done[Ingest], settings.prepare, locations, settings.time_zone)
+
+    def run(self) -> Prepared:
+        """See `Stage`."""
+        from pipeline.data.prepare import prepare
+
+        return prepare(self.ingested.result, self.limits, self.locations, self.time_zone)
+
+    def is_intact(self, result: Prepared) -> bool:
+        """See `Stage`."""
+        return has_table(self.locations.warehouse.table(VOCABULARY), result.vocabulary_id)
+
+
+@dataclass(frozen=True)
+class Train(Stage[Trained]):
+    """The network's weights, starting from the champion's."""
+
+    name = "train"
+    result_type = Trained
+
+    prepared: StageRecord[Prepared]
+    model: ModelSettings
+    training: TrainingConfig
+    held_out: HeldOut
+    mask_seen: bool
+    champion: RegisteredModel | None
+    locations: RunLocations
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Train":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            settings.model,
+            settings.train,
+            _held_out(settings, locations),
+            settings.evaluate.mask_seen,
+            champion_before(locations) if settings.train.warm_start else None,
+            locations,
+        )
+
+    @classmethod
+    def check_settings(cls, settings: Settings, done: RunResults, *, whole_run: bool) -> None:
+        """See `Stage`: what evaluation and scoring would refuse after the hours of training.
+
+        Raises:
+            ConfigError: they ask for more items than there are, or none is left to recommend.
+            InputError: a file of ids cannot be read.
+            SchemaError: its ids are of another kind than the items'.
+        """
+        prepared = done[Prepare].result
+        check_topk(settings.evaluate, prepared.n_items)
+        if whole_run:
+            # The very table that the bundle will have.
+            eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), settings.score)
+
+    def run(self) -> Trained:
+        """See `Stage`."""
+        from pipeline.training.train import train
+
+        return train(
+            self.prepared.result,
+            self.model,
+            self.training,
+            self.held_out,
+            self.mask_seen,
+            self.champion,
+            self.locations,
+        )
+
+    def scratch(self) -> Path:
+        """See `Stage`."""
+        return self.locations.training
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage[Evaluated]):
+    """Held-out metrics of the model and of two baselines."""
+
+    name = "evaluate"
+    result_type = Evaluated
+
+    prepared: StageRecord[Prepared]
+    trained: StageRecord[Trained]
+    model: ModelSettings
+    training: TrainingConfig
+    evaluation: EvaluateSettings
+    held_out: HeldOut
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Evaluate":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            done[Train],
+            settings.model,
+            settings.train,
+            settings.evaluate,
+            _held_out(settings, locations),
+        )
+
+    def run(self) -> Evaluated:
+        """See `Stage`."""
+        from pipeline.evaluation.evaluate import evaluate
+
+        return evaluate(
+            self.prepared.result,
+            self.trained.result,
+            self.model,
+            self.training,
+            self.evaluation,
+            self.held_out,
+        )
+
+
+@dataclass(frozen=True)
+class Export(Stage[Exported]):
+    """The ONNX bundle, checked against PyTorch."""
+
+    name = "export"
+    result_type = Exported
+
+    prepared: StageRecord[Prepared]
+    trained: StageRecord[Trained]
+    evaluated: StageRecord[Evaluated]
+    model: ModelSettings
+    limits: ExportSettings
+    mask_seen: bool
+    locations: RunLocations
+    provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Export":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            done[Train],
+            done[Evaluate],
+            settings.model,
+            settings.export,
+            settings.evaluate.mask_seen,
+            locations,
+            settings.model_dump(mode="json"),
+        )
+
+    def run(self) -> Exported:
+        """See `Stage`."""
+        from pipeline.training.export import export
+
+        return export(
+            self.prepared.result,
+            self.trained.result,
+            self.evaluated.result,
+            self.model,
+            self.limits,
+            self.mask_seen,
+            self.locations,
+            self.provenance,
+        )
+
+    def is_intact(self, result: Exported) -> bool:
+        """See `Stage`; the bundle on this machine is looked for with the record."""
+        folder = self.locations.warehouse.models(result.model_version)
+        return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
+
+
+@dataclass(frozen=True)
+class Score(Stage[ScoreResult]):
+    """Recommendations for every user, in parts."""
+
+    name = "score"
+    result_type = ScoreResult
+
+    prepared: StageRecord[Prepared]
+    exported: StageRecord[Exported]
+    score: ScoreSettings
+    id_lists: tuple[str, ...]  # content hashes of the allow and deny files
+    locations: RunLocations
+    time_zone: str
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
+        """See `Stage`."""
+        lists = (settings.score.allow, settings.score.deny)
+        return cls(
+            done[Prepare],
+            done[Export],
+            settings.score,
+            tuple(digest_of(path) for path in lists if path),
+            locations,
+            settings.time_zone,
+        )
+
+    def run(self) -> ScoreResult:
+        """See `Stage`; parts of a run that was cut short are kept."""
+        run = partial(
+            score,
+            [str(self.prepared.result.folder / SEQUENCES_FILE)],
+            Bundle.load(self.exported.result.bundle),
+            self.locations.parts,
+            self.score,
+            logs=LogSettings(),
+            run_date=self.locations.run_date,
+            time_zone=self.time_zone,
+            cache=self.locations.tensorrt,
+        )
+        with scoring_progress() as progress:
+            try:
+                return run(resume=True, progress=progress)
+            except ResumeError:  # of another model, input or settings, or broken
+                shutil.rmtree(self.locations.parts)
+                return run(progress=progress)
+
+    def is_intact(self, result: ScoreResult) -> bool:
+        """See `Stage`."""
+        return Path(result.folder).exists()
+
+    def scratch(self) -> Path:
+        """See `Stage`."""
+        return self.locations.parts
+
+
+@dataclass(frozen=True)
+class Publish(Stage[Published]):
+    """The run date's partition of the recommendations; then the model becomes the champion."""
+
+    name = "publish"
+    result_type = Published
+
+    exported: StageRecord[Exported]
+    scored: StageRecord[ScoreResult]
+    locations: RunLocations
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Publish":
+        """See `Stage`."""
+        return cls(done[Export], done[Score], locations)
+
+    def run(self) -> Published:
+        """See `Stage`."""
+        from pipeline.publishing.publish import publish
+
+        published = publish(self.scored.result, self.locations)
+        exported = self.exported.result
+        register_champion(self.locations, exported.bundle, exported.model_version)
+        return published
+
+    def is_intact(self, result: Published) -> bool:
+        """See `Stage`."""
+        table = self.locations.warehouse.table(RECOMMENDATIONS)
+        return has_table(table, result.table_id, result.version)
+
+
+STAGES: tuple[type[Stage[Any]], ...] = (Ingest, Prepare, Train, Evaluate, Export, Score, Publish)
+
+
+def stage_named(name: str) -> type[Stage[Any]]:
+    """The stage of a name, as in ``fearec NAME``."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def _held_out(settings: Settings, locations: RunLocations) -> HeldOut:
+    return held_out_events(settings.evaluate, locations.run_date, settings.time_zone)

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.schema import ITEM_ID, PAD, SCORE, TIME, recommendation_lists, recommendations
+from pipeline.schema import (
+    ITEM_ID,
+    PAD,
+    SCORE,
+    TIME,
+    recommendation_lists_schema,
+    recommendations_schema,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class RowFormat:
     stamp: RunColumns
 
     def rows(self, ranked: Ranked) -> pa.Table:
-        """The table's rows, as `schema.recommendations` or `schema.recommendation_lists`."""
+        """The table's rows, as `schema` has them for either layout."""
         there = ranked.item_index != PAD
         item_id = self.item_ids.take(pa.array(ranked.item_index[there] - 1))
         score = pa.array(ranked.score[there])
@@ -73,7 +80,7 @@ class RowFormat:
             _source(ranked.popular[user]),
             *self.stamp.columns(len(user)),
         ]
-        return pa.table(columns, schema=recommendations(ranked.user_id.type, item_id.type))
+        return pa.table(columns, schema=recommendations_schema(ranked.user_id.type, item_id.type))
 
     def _lists(
         self, ranked: Ranked, there: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
@@ -86,7 +93,9 @@ class RowFormat:
             _source(ranked.popular),
             *self.stamp.columns(len(there)),
         ]
-        return pa.table(columns, schema=recommendation_lists(ranked.user_id.type, item_id.type))
+        return pa.table(
+            columns, schema=recommendation_lists_schema(ranked.user_id.type, item_id.type)
+        )
 
 
 def _source(popular: NDArray[np.bool_]) -> pa.Array:

@@ -2,10 +2,12 @@
 
 import hashlib
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -24,54 +26,61 @@ from pipeline.bundles.bundle import (
     publish_bundle,
 )
 from pipeline.bundles.transfer import upload_bundle
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, Prepared
+from pipeline.config.sections import ExportSettings, ModelSettings
 from pipeline.data.prepared import read_histories
-from pipeline.evaluation.evaluate import Evaluated
-from pipeline.training.float16_check import Float16Loss, measure_float16
-from pipeline.training.train import Trained
-from pipeline.warehouse.tables import models, models_folder
+from pipeline.results import Evaluated, Exported, Prepared, Trained
+from pipeline.schema import ITEMS_FILE
+from pipeline.storage.locations import RunLocations
+from pipeline.training.float16_check import check_float16
 
 BATCH = 256
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The published bundle, how closely its graph follows PyTorch, and float16 follows both."""
-
-    bundle: Path
-    model_version: str
-    parity_error: float
-    parity_sequences: int
-    near_ties: int
-    fp16: Float16Loss | None = None
-
-
 def export(
-    settings: Settings, run_date: date, prepared: Prepared, trained: Trained, evaluated: Evaluated
+    prepared: Prepared,
+    trained: Trained,
+    evaluated: Evaluated,
+    model: ModelSettings,
+    limits: ExportSettings,
+    mask_seen: bool,
+    locations: RunLocations,
+    provenance: Mapping[str, Any],
 ) -> Exported:
-    """Export the night's weights, check them on real sequences, publish the bundle.
+    """Export the run's weights, check them on real sequences, publish the bundle.
+
+    Args:
+        prepared: The vocabulary, and the sequences that are checked.
+        trained: The weights.
+        evaluated: Their metrics, for `bundle.json`.
+        model: The network.
+        limits: When an export fails the check.
+        mask_seen: Whether the check of float16 leaves out what a user has already seen.
+        locations: Where bundles are.
+        provenance: All settings of the run, as JSON values, for `bundle.json`.
 
     Raises:
         ExportParityError: the graph does not compute what PyTorch computes, or float16 computes
             something else; nothing is published.
     """
-    config = settings.model.config(prepared.n_items)
+    config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / WEIGHTS)
-    folder = models_folder(settings)
-    staging = folder / f".staging-{run_date}"
+    folder = locations.local_models
+    staging = folder / f".staging-{locations.run_date}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    export_both(network, staging, fp16=settings.export.fp16)
+    export_both(network, staging, fp16=limits.fp16)
     for name in (WEIGHTS, HELD_OUT_WEIGHTS):
         shutil.copyfile(trained.folder / name, staging / name)
     shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
-    parity = measure_parity(settings, prepared, network, staging / ENCODER)
-    fp16 = measure_float16(settings, prepared, staging) if settings.export.fp16 else None
+    parity = measure_parity(prepared, limits, network, staging / ENCODER)
+    fp16 = None
+    if limits.fp16:
+        length = config.MAX_ITEM_LIST_LENGTH
+        fp16 = check_float16(prepared, limits, staging, length=length, mask_seen=mask_seen)
     described = BundleDescription(
-        model_version=_model_version(run_date, staging, evaluated),
+        model_version=_model_version(locations.run_date, staging, evaluated),
         created_at=datetime.now(UTC),
-        settings=settings.model_dump(mode="json"),
+        settings=dict(provenance),
         hyper_parameters=config.model_dump(mode="json"),
         data=DataSnapshot(
             interactions_version=prepared.interactions_version,
@@ -94,7 +103,7 @@ def export(
         parent=trained.parent,
     )
     bundle = publish_bundle(staging, folder / described.model_version, described)
-    upload_bundle(bundle, models(settings, bundle.model_version))
+    upload_bundle(bundle, locations.warehouse.models(bundle.model_version))
     return Exported(
         bundle.path,
         bundle.model_version,
@@ -106,20 +115,20 @@ def export(
 
 
 def measure_parity(
-    settings: Settings, prepared: Prepared, network: FEARec, encoder: Path
+    prepared: Prepared, limits: ExportSettings, network: FEARec, encoder: Path
 ) -> Parity:
-    """Compare an encoder file with PyTorch on real sequences: users', as they will be scored.
+    """Compare an encoder file with PyTorch on the users' sequences, as they will be scored.
 
-    Where there are too few users, on sequences that end anywhere in their histories.
+    Where there are too few users, sequences end anywhere in their histories.
 
     Raises:
         ExportParityError: they differ.
     """
     histories = read_histories(prepared.folder)
     ends = histories.offsets[1:][histories.offsets.diff() > 0]
-    if len(ends) < settings.export.parity_sequences:
+    if len(ends) < limits.parity_sequences:
         ends = torch.arange(1, len(histories.items) + 1)
-    count = min(settings.export.parity_sequences, len(ends))
+    count = min(limits.parity_sequences, len(ends))
     positions = ends[torch.linspace(0, len(ends) - 1, count).long()]
     session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
     expected, found, tied = [], [], []
@@ -134,13 +143,13 @@ def measure_parity(
         torch.cat(expected),
         torch.cat(found),
         torch.cat(tied),
-        max_error=settings.export.max_parity_error,
-        max_near_ties=settings.export.max_near_ties,
+        max_error=limits.max_parity_error,
+        max_near_ties=limits.max_near_ties,
     )
 
 
 def _model_version(run_date: date, staging: Path, evaluated: Evaluated) -> str:
-    """The run date and all that is published: the same model is the same version."""
+    """The run date and a hash of all that is published: the same model is the same version."""
     digest = hashlib.sha256(repr(evaluated).encode())
     for path in sorted(staging.iterdir()):
         with path.open("rb") as file:

@@ -1,6 +1,5 @@
-"""What float16 costs: the same users scored by a bundle's two graphs."""
+"""The check of float16: the same users scored by a bundle's two graphs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import onnxruntime
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.float16 import with_every_rounding
 from pipeline.bundles.sessions import open_session
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.config.sections import ExportSettings
 from pipeline.data.prepared import read_histories
 from pipeline.errors import ExportParityError
+from pipeline.results import Float16Check, Prepared
 from pipeline.schema import PAD
 
 TOP_K = 10
@@ -26,52 +25,44 @@ _BATCH, _SCORES = 256, 2**26  # users, and elements of a batch's (B, V) scores, 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Float16Loss:
-    """How far float16 recommendations are from float32 ones.
+def check_float16(
+    prepared: Prepared, limits: ExportSettings, folder: Path, *, length: int, mask_seen: bool
+) -> Float16Check:
+    """Compare a bundle's float16 recommender with the float32 one, rounding where a GPU rounds.
 
-    Attributes:
-        ndcg: NDCG@10 of each user's last item, float32's minus float16's. The refitted model has
-            learned these items: the difference counts.
-        agreement: Of the top 10 in float32, the share that is in float16's too.
-        sequences: Users compared.
-    """
-
-    ndcg: float
-    agreement: float
-    sequences: int
-
-
-def measure_float16(settings: Settings, prepared: Prepared, folder: Path) -> Float16Loss:
-    """Recommend to real users by both graphs of `folder`, rounding where a GPU rounds.
+    Args:
+        prepared: The users whose recommendations are compared.
+        limits: How many users, and how much must agree.
+        folder: Holds both graphs.
+        length: L.
+        mask_seen: Whether to leave out what a user has already seen.
 
     Raises:
-        ExportParityError: they agree less than the settings ask for, or a score is no number.
+        ExportParityError: they agree less than the settings ask for, or a score is not a number.
     """
     histories = read_histories(prepared.folder)
     begins, ends = histories.offsets[:-1], histories.offsets[1:]
     last = ends[ends - begins >= 2] - 1
-    count = min(settings.export.parity_sequences, len(last))
+    count = min(limits.parity_sequences, len(last))
     last = last[np.linspace(0, len(last) - 1, count).astype(np.int64)]
-    item_seq, item_seq_len = histories.windows(last, settings.model.config(2).MAX_ITEM_LIST_LENGTH)
+    item_seq, item_seq_len = histories.windows(last, length)
     users = item_seq.numpy(), item_seq_len.numpy()
-    mask_seen = settings.evaluate.mask_seen
     exact = _recommend(open_session(folder / RECOMMENDER, "cpu"), *users, mask_seen)
     half = _recommend(_rounding_session(folder), *users, mask_seen)
     target = histories.items[last].numpy()[:, None]
     gain = 1 / np.log2(np.arange(TOP_K) + 2)
     lost = ((exact == target).astype(int) - (half == target)) @ gain
     kept = (exact[:, :, None] == half[:, None, :]).any(2) & (exact != PAD)
-    found = Float16Loss(
+    found = Float16Check(
         ndcg=float(lost.mean()) if count else 0.0,
         agreement=float(kept.sum() / max(1, (exact != PAD).sum())) if count else 1.0,
         sequences=count,
     )
-    if found.agreement < settings.export.min_fp16_agreement:
+    if found.agreement < limits.min_fp16_agreement:
         raise ExportParityError(
             "the float16 recommender differs from the float32 one",
             f"top {TOP_K} of {count} users",
-            expected=f"export.min_fp16_agreement = {settings.export.min_fp16_agreement:g}",
+            expected=f"export.min_fp16_agreement = {limits.min_fp16_agreement:g}",
             found=f"{found.agreement:.4f}",
             remedy="Export with export.fp16 = false.",
         )
@@ -107,7 +98,7 @@ def _recommend(
         item_index, score = session.run(None, {**feed, **sequences, "exclude": seen})
         if np.isnan(score).any():
             raise ExportParityError(
-                "a recommender computes scores that are no numbers",
+                "a recommender computes scores that are not numbers",
                 remedy="Export with export.fp16 = false.",
             )
         best[batch, : item_index.shape[1]] = item_index

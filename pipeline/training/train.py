@@ -1,9 +1,9 @@
 """Stage: train the network on the prepared sequences, then refit it on all of them."""
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,38 +15,19 @@ from model.network.fearec import FEARec
 from model.training.trainer import fit
 from model.training.weights import load_network, save_weights, warm_start
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
-from pipeline.bundles.registry import read_champion
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.bundles.registry import RegisteredModel, local_bundle
+from pipeline.config.sections import ModelSettings
+from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories, read_vocabulary
-from pipeline.data.splits import Split, held_out
+from pipeline.data.splits import Split, split_histories
 from pipeline.errors import InputError
-from pipeline.evaluation.protocol import held_out_by, refuse_large_k
+from pipeline.evaluation.protocol import rule_of
+from pipeline.results import Prepared, Trained
 from pipeline.schema import ITEM_ID
 from pipeline.storage.atomic_files import replace_text
+from pipeline.storage.locations import RunLocations
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A night's weights.
-
-    Attributes:
-        folder: Holds `model.safetensors`, the weights to publish, and `held_out.safetensors`,
-            those that never saw the held-out items: what is evaluated, and what the next night's
-            training starts from, lest its own held-out items be known to it already.
-        best_epoch: Epochs until the best validation, which the refit trains too.
-        valid_ndcg_at_10: At that epoch; None where nobody has enough interactions to validate on.
-        parent: The model version that training started from.
-        refit: Whether the weights to publish were trained on the held-out items too.
-    """
-
-    folder: Path
-    best_epoch: int
-    valid_ndcg_at_10: float | None
-    parent: str | None
-    refit: bool
 
 
 @dataclass(frozen=True)
@@ -55,18 +36,33 @@ class _Fit:
     valid_ndcg_at_10: float | None
 
 
-def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
+def train(
+    prepared: Prepared,
+    model: ModelSettings,
+    training: TrainingConfig,
+    held_out: HeldOut,
+    mask_seen: bool,
+    champion: RegisteredModel | None,
+    locations: RunLocations,
+) -> Trained:
     """Train with early stopping on NDCG@10, then again on everything for as many epochs.
 
-    A run that was killed goes on from its last epoch.
+    A run that was killed continues after its last epoch.
+
+    Args:
+        prepared: The data.
+        model: The network.
+        training: How it is trained.
+        held_out: Which events the evaluated weights must not learn from.
+        mask_seen: Whether validation leaves out what a user has already seen.
+        champion: The model to start from; None starts from random weights.
+        locations: The run's folders.
 
     Raises:
         InputError: no user has interactions to learn from, or to be evaluated on.
-        ConfigError: the evaluation asks for more items than there are.
+        BundleError: the champion's bundle cannot be read.
     """
-    # What the evaluation would refuse is refused before the hours of training.
-    refuse_large_k(settings.evaluate, prepared.n_items)
-    split = held_out(settings, run_date, prepared, read_histories(prepared.folder))
+    split = split_histories(read_histories(prepared.folder), held_out, prepared)
     if not len(split.train):
         raise InputError(
             "nothing to train on",
@@ -74,76 +70,91 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
             expected="a user with at least two interactions before those held out",
             found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",
         )
-    config = settings.model.config(prepared.n_items)
-    champion = read_champion(settings, before=run_date) if settings.train.warm_start else None
-    parent = Bundle.load(champion) if champion else None
-    if parent and not _same_items(parent, prepared):
-        logger.warning("No warm start: items are numbered otherwise in %s", parent.model_version)
-        parent = None
-    if parent and held_out_by(parent.description.settings) != settings.evaluate.held_out:
-        # Its evaluated weights may have learned from events that are held out tonight.
-        logger.warning("No warm start: %s was evaluated by another split", parent.model_version)
-        parent = None
-    if parent and _start(config, settings, parent, HELD_OUT_WEIGHTS) is None:
-        logger.warning("No warm start: another architecture than %s", parent.model_version)
-        parent = None
-    night = _Night(settings, run_date, prepared, config, parent)
-
-    evaluated = night.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
-    if settings.train.refit:
+    config = model.config(prepared.n_items)
+    parent = _open_parent(champion, config, training, held_out, prepared, locations)
+    training_key = (
+        config.model_dump_json(),
+        json.dumps(training.result_settings(), sort_keys=True),
+        repr((mask_seen, held_out)),
+        prepared.content_hash,
+        parent.model_version if parent else "",
+    )
+    folder = locations.training / hashlib.sha256("\n".join(training_key).encode()).hexdigest()[:12]
+    run = _TrainingRun(config, training, mask_seen, parent, folder)
+    evaluated = run.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
+    if training.refit:
         everything = Split.nothing_held_out(split.histories)
-        night.fit(everything, WEIGHTS, epochs=evaluated.epoch)
+        run.fit(everything, WEIGHTS, epochs=evaluated.epoch)
     else:
-        network = load_network(config, night.folder / HELD_OUT_WEIGHTS)
-        save_weights(network, night.folder / WEIGHTS)
+        network = load_network(config, folder / HELD_OUT_WEIGHTS)
+        save_weights(network, folder / WEIGHTS)
     return Trained(
-        night.folder,
+        folder,
         evaluated.epoch,
         evaluated.valid_ndcg_at_10,
         parent.model_version if parent else None,
-        settings.train.refit,
+        training.refit,
     )
 
 
-@dataclass(frozen=True)
-class _Night:
-    settings: Settings
-    run_date: date
-    prepared: Prepared
-    config: FEARecConfig
-    parent: Bundle | None
+def _open_parent(
+    champion: RegisteredModel | None,
+    config: FEARecConfig,
+    training: TrainingConfig,
+    held_out: HeldOut,
+    prepared: Prepared,
+    locations: RunLocations,
+) -> Bundle | None:
+    """The champion's bundle, where a warm start from it is possible and fair."""
+    if champion is None:
+        return None
+    parent = Bundle.load(local_bundle(locations, champion))
+    if not _same_items(parent, prepared):
+        obstacle = "its items have other indices"
+    elif rule_of(parent.description.settings) != held_out.rule:
+        # Its evaluated weights may have learned from events that are held out now.
+        obstacle = "it was evaluated by another split"
+    elif _start(config, training.seed, parent, HELD_OUT_WEIGHTS) is None:
+        obstacle = "it has another architecture"
+    else:
+        return parent
+    logger.warning("No warm start from %s: %s", parent.model_version, obstacle)
+    return None
 
-    @property
-    def folder(self) -> Path:
-        """Named for all that training depends on: checkpoints of another run are not resumed."""
-        parts = (
-            self.config.model_dump_json(),
-            self.settings.train.model_dump_json(),
-            str((self.settings.evaluate.mask_seen, *self.settings.evaluate.held_out)),
-            self.prepared.fingerprint,
-            self.parent.model_version if self.parent else "",
-        )
-        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-        return self.settings.work_dir / f"run_date={self.run_date}" / "train" / key
+
+@dataclass(frozen=True)
+class _TrainingRun:
+    """Trains in a folder named for all that training depends on.
+
+    Checkpoints of a run with other inputs are therefore never resumed.
+    """
+
+    config: FEARecConfig
+    training: TrainingConfig
+    mask_seen: bool
+    parent: Bundle | None
+    folder: Path
 
     def fit(self, split: Split, weights: str, epochs: int | None) -> _Fit:
-        """One training run, unless it was finished before; `weights` says whose start it has."""
+        """Train once, unless it was finished before; a warm start takes the parent's `weights`."""
         codec = TypeAdapter(_Fit)
         folder = self.folder / Path(weights).stem
         finished = folder / "finished.json"
         if finished.exists():
             return codec.validate_json(finished.read_bytes())
-        training: TrainingConfig = self.settings.train
+        start = None
+        if self.parent:
+            start = _start(self.config, self.training.seed, self.parent, weights)
         fitted = fit(
             self.config,
-            training,
+            self.training,
             split.histories,
             split.train,
             split.valid,
             folder,
             epochs=epochs,
-            start=_start(self.config, self.settings, self.parent, weights) if self.parent else None,
-            mask_seen=self.settings.evaluate.mask_seen,
+            start=start,
+            mask_seen=self.mask_seen,
         )
         save_weights(fitted.network, self.folder / weights)
         result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10)
@@ -152,13 +163,13 @@ class _Night:
 
 
 def _same_items(parent: Bundle, prepared: Prepared) -> bool:
-    """Whether the parent's items are the first of tonight's; a rebuilt vocabulary's are not."""
+    """Whether the parent's items have the same indices; in a rebuilt vocabulary they have not."""
     old = parent.items()[ITEM_ID].combine_chunks()
     first = read_vocabulary(prepared.folder).slice(0, len(old))
     if pa.types.is_integer(old.type) and pa.types.is_integer(first.type):
-        old = old.cast(first.type)  # ids widen over the nights
+        old = old.cast(first.type)  # ids may have been widened since
     return bool(first.equals(old))
 
 
-def _start(config: FEARecConfig, settings: Settings, parent: Bundle, weights: str) -> FEARec | None:
-    return warm_start(config, load_file(parent.path / weights), settings.train.seed)
+def _start(config: FEARecConfig, seed: int, parent: Bundle, weights: str) -> FEARec | None:
+    return warm_start(config, load_file(parent.path / weights), seed)

@@ -13,12 +13,13 @@ from model.training.trainer import fit
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import read_histories
-from pipeline.data.splits import Split, held_out
+from pipeline.data.splits import Split, split_histories
 from pipeline.engines.own_process import in_own_process
 from pipeline.errors import FearecError, InputError
-from pipeline.evaluation.protocol import refuse_large_k
+from pipeline.evaluation.protocol import check_topk
+from pipeline.results import Prepared
 from pipeline.tuning.study import load_study
 
 
@@ -54,9 +55,10 @@ def known_to_training(settings: Settings, run_date: date, prepared: Prepared) ->
         ConfigError: the evaluation asks for more items than there are.
         InputError: there is nothing to train on, or nobody to validate or evaluate on.
     """
-    refuse_large_k(settings.evaluate, prepared.n_items)
+    check_topk(settings.evaluate, prepared.n_items)
     histories = read_histories(prepared.folder)
-    known = held_out(settings, run_date, prepared, histories).without_test()
+    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
+    known = split_histories(histories, held_out, prepared).without_test()
     for targets, lack in (
         (known.train, "nothing to train on"),
         (known.valid, "nobody to validate on"),

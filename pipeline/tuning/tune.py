@@ -18,12 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.data.held_out import held_out_events
 from pipeline.errors import FearecError, SearchError
-from pipeline.evaluation.evaluate import Evaluated, evaluate
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.runner.failures import told_in_one_line
 from pipeline.runner.nightly import run_stage
-from pipeline.training.train import Trained
+from pipeline.runner.stages import Ingest, Prepare
 from pipeline.tuning.folder import DATA, RUNS, alone_on, clear, quiet_optuna, refuse_foreign
 from pipeline.tuning.outputs import parameters_of, write_plots, write_settings, write_trials
 from pipeline.tuning.params_file import read_space, values_of, with_values
@@ -114,8 +115,8 @@ def tune(
     wanted = trials_wanted(space, tune)
     with told_in_one_line(settings):
         refuse_foreign(tune.out)
-        run_stage(settings, run_date, "ingest")
-        prepared: Prepared = run_stage(settings, run_date, "prepare").result
+        run_stage(settings, run_date, Ingest)
+        prepared = run_stage(settings, run_date, Prepare).result
         with alone_on(tune.out), quiet_optuna(tune.out):
             if overwrite:
                 clear(tune.out)
@@ -233,7 +234,14 @@ class _Search:
             best=original_number(best),
             parameters=values_of(settings, self.space.parameters),
             valid_ndcg_at_10=best.value,
-            test=evaluate(settings, self.run_date, self.prepared, weights),
+            test=evaluate(
+                self.prepared,
+                weights,
+                settings.model,
+                settings.train,
+                settings.evaluate,
+                held_out_events(settings.evaluate, self.run_date, settings.time_zone),
+            ),
         )
 
 
@@ -256,7 +264,7 @@ def _identity(
     training = settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS)
     evaluation = settings.evaluate
     return {
-        "the data": prepared.fingerprint,
+        "the data": prepared.content_hash,
         "tune.algo": settings.tune.algo,
         "tune.prune": settings.tune.prune,
         "evaluate.mask_seen": evaluation.mask_seen,

@@ -10,11 +10,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.errors import InputError
-from pipeline.publishing.publish import RECOMMENDATIONS
-from pipeline.schema import ITEM_ID, RUN_DATE, SCORE, TIMESTAMP, USER_ID
-from pipeline.config.settings import Settings
-from pipeline.data.ingest_sql import INTERACTIONS
-from pipeline.warehouse.tables import dataset_of, open_table, table_uri
+from pipeline.schema import (
+    INTERACTIONS,
+    ITEM_ID,
+    RECOMMENDATIONS,
+    RUN_DATE,
+    SCORE,
+    TIMESTAMP,
+    USER_ID,
+)
+from pipeline.storage.locations import Warehouse
+from pipeline.warehouse.tables import dataset_of, open_table
 
 Id = int | str
 
@@ -39,20 +45,20 @@ class Event:
 
 
 def recommended_to(
-    settings: Settings, users: Sequence[Id], run_date: date | None = None
+    warehouse: Warehouse, users: Sequence[Id], run_date: date | None = None
 ) -> list[Recommended]:
     """The recommendations of some users; those without any are left out.
 
     Args:
-        settings: Where the table is.
+        warehouse: Where the table is.
         users: Their ids; text is read as a number where the ids are numbers.
         run_date: Of which night; default the newest.
 
     Raises:
         InputError: there is no table yet, or an id has the wrong type.
     """
-    rows = _open(settings, RECOMMENDATIONS)
-    day = run_date or max(_run_dates(settings))
+    rows = _open(warehouse, RECOMMENDATIONS)
+    day = run_date or max(_run_dates(warehouse))
     ids = pa.array([_as_id(user, rows.schema) for user in users], rows.schema.field(USER_ID).type)
     chosen = (ds.field(RUN_DATE) == day) & ds.field(USER_ID).isin(ids)
     found: dict[Id, list[dict[str, Any]]] = {}
@@ -61,24 +67,24 @@ def recommended_to(
     return [_recommended(found[user]) for user in ids.to_pylist() if user in found]
 
 
-def first_users(settings: Settings, run_date: date, count: int) -> list[Id]:
+def first_users(warehouse: Warehouse, run_date: date, count: int) -> list[Id]:
     """A few users who have recommendations of a run date.
 
     Raises:
         InputError: there is no table yet.
     """
-    rows = _open(settings, RECOMMENDATIONS)
+    rows = _open(warehouse, RECOMMENDATIONS)
     some = rows.scanner([USER_ID], filter=ds.field(RUN_DATE) == run_date, batch_size=4096)
     return pc.unique(some.head(4096)[USER_ID])[:count].to_pylist()
 
 
-def history_of(settings: Settings, user: Id, count: int) -> list[Event]:
+def history_of(warehouse: Warehouse, user: Id, count: int) -> list[Event]:
     """The last events of a user, newest first.
 
     Raises:
         InputError: there is no table yet, or the id has the wrong type.
     """
-    rows = _open(settings, INTERACTIONS)
+    rows = _open(warehouse, INTERACTIONS)
     mine = ds.field(USER_ID) == pa.scalar(
         _as_id(user, rows.schema), rows.schema.field(USER_ID).type
     )
@@ -87,17 +93,16 @@ def history_of(settings: Settings, user: Id, count: int) -> list[Event]:
     return [Event(row[ITEM_ID], row[TIMESTAMP]) for row in newest.to_pylist()]
 
 
-def _open(settings: Settings, name: str) -> ds.Dataset:
-    table = open_table(settings, name)
+def _open(warehouse: Warehouse, name: str) -> ds.Dataset:
+    uri = warehouse.table(name)
+    table = open_table(uri)
     if table is None:
-        raise InputError(
-            "no such table", table_uri(settings, name), remedy="Run `fearec nightly` first."
-        )
+        raise InputError("no such table", uri, remedy="Run `fearec nightly` first.")
     return dataset_of(table)
 
 
-def _run_dates(settings: Settings) -> list[date]:
-    table = open_table(settings, RECOMMENDATIONS)
+def _run_dates(warehouse: Warehouse) -> list[date]:
+    table = open_table(warehouse.table(RECOMMENDATIONS))
     assert table is not None
     return [date.fromisoformat(partition[RUN_DATE]) for partition in table.partitions()]
 

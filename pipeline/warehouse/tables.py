@@ -1,5 +1,6 @@
-"""The warehouse's Delta tables: where they are, how they are opened and appended to."""
+"""The warehouse's Delta tables: how they are opened, read and written."""
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from pipeline.errors import FearecError, reason
-from pipeline.storage.folders import Folder, LocalFolder, open_folder
-from pipeline.config.settings import Settings
+from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -17,18 +17,10 @@ if TYPE_CHECKING:
 _WRITER = "fearec"  # names our appends in Delta's log, so that two at once collide
 
 
-def table_uri(settings: Settings, name: str) -> str:
-    """The path or URI of a table of the warehouse, such as ``interactions``."""
-    if "://" in settings.warehouse:
-        return f"{settings.warehouse.rstrip('/')}/{name}"
-    return str(Path(settings.warehouse) / name)
-
-
-def open_table(settings: Settings, name: str, version: int | None = None) -> "DeltaTable | None":
+def open_table(uri: str, version: int | None = None) -> "DeltaTable | None":
     """A table at a version (default its latest), or None where there is no such table yet."""
     from deltalake import DeltaTable
 
-    uri = table_uri(settings, name)
     return DeltaTable(uri, version) if DeltaTable.is_deltatable(uri) else None
 
 
@@ -43,7 +35,7 @@ def dataset_of(table: "DeltaTable") -> ds.Dataset:
     return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
 
 
-def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "DeltaTable":
+def open_or_create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
     """A table at its latest version; an empty one of `schema` where there is none yet.
 
     Integer columns narrower than in `schema` are widened, which rewrites the table.
@@ -53,9 +45,9 @@ def open_or_create_table(settings: Settings, name: str, schema: pa.Schema) -> "D
     """
     from deltalake import DeltaTable
 
-    table = open_table(settings, name)
+    table = open_table(uri)
     if table is None:
-        return DeltaTable.create(table_uri(settings, name), schema)
+        return DeltaTable.create(uri, schema)
     stored = dataset_of(table)
     if stored.schema.types != schema.types:
         replace(table, all_rows(table).cast(schema))
@@ -69,14 +61,14 @@ def all_rows(table: "DeltaTable") -> pa.RecordBatchReader:
     return dataset.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1).to_reader()
 
 
-def has_table(settings: Settings, name: str, identity: str, version: int = 0) -> bool:
-    """Whether the table of that `table_id` is there, and has come to a version."""
-    table = open_table(settings, name)
-    return table is not None and table_id(table) == identity and table.version() >= version
+def has_table(uri: str, expected_id: str, version: int = 0) -> bool:
+    """Whether the table of that `table_id` is there, and has reached a version."""
+    table = open_table(uri)
+    return table is not None and table_id(table) == expected_id and table.version() >= version
 
 
 def table_id(table: "DeltaTable") -> str:
-    """What tells a table from one made later in its place, whose versions begin again at 0."""
+    """The id of a table: one created later in its place, with versions from 0, has another."""
     return str(table.metadata().id)
 
 
@@ -86,27 +78,50 @@ def append(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
     Raises:
         FearecError: another run wrote to it meanwhile; nothing was added.
     """
-    _write(table, rows, mode="append")
+    _commit(table, rows, mode="append")
 
 
 def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
-    """Put rows in the place of all of a table, in one commit; `table` becomes the new version.
+    """Replace all rows of a table in one commit; `table` becomes the new version.
 
     Raises:
         FearecError: another run wrote to it meanwhile; the table is as that left it.
     """
     partitions = table.metadata().partition_columns
-    _write(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+    _commit(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
 
 
-def _write(table: "DeltaTable", rows: pa.RecordBatchReader, **how: Any) -> None:
-    from deltalake import CommitProperties, Transaction, write_deltalake
+def replace_run_date(
+    table: "DeltaTable | str",
+    rows: pa.RecordBatchReader | pa.Table,
+    run_date: date,
+    transaction: tuple[str, int] | None = None,
+    **options: Any,
+) -> None:
+    """Replace the rows of one run date in one commit.
+
+    Args:
+        table: A table as it was when it was opened, or the path or URI of one to create.
+        rows: With the column `run_date`.
+        run_date: The day whose rows are replaced.
+        transaction: Application id and version to note in Delta's log with the commit.
+        options: Further ones of `write_deltalake`.
+    """
+    _write(
+        table,
+        rows,
+        transaction,
+        mode="overwrite",
+        predicate=f"{RUN_DATE} = '{run_date}'",
+        **options,
+    )
+
+
+def _commit(table: "DeltaTable", rows: pa.RecordBatchReader, **options: Any) -> None:
     from deltalake.exceptions import CommitFailedError
 
-    transaction = Transaction(_WRITER, table.version() + 1)
-    properties = CommitProperties(app_transactions=[transaction])
     try:
-        write_deltalake(table, rows, commit_properties=properties, **how)
+        _write(table, rows, (_WRITER, table.version() + 1), **options)
     except CommitFailedError as error:
         raise FearecError(
             "another run wrote to the table meanwhile",
@@ -116,12 +131,15 @@ def _write(table: "DeltaTable", rows: pa.RecordBatchReader, **how: Any) -> None:
         ) from error
 
 
-def models(settings: Settings, bundle: str = "") -> Folder:
-    """``models/`` of the warehouse, with `champion.json`; or the folder of a bundle in there."""
-    return open_folder(table_uri(settings, f"models/{bundle}".rstrip("/")))
+def _write(
+    table: "DeltaTable | str",
+    rows: pa.RecordBatchReader | pa.Table,
+    transaction: tuple[str, int] | None,
+    **options: Any,
+) -> None:
+    from deltalake import CommitProperties, Transaction, write_deltalake
 
-
-def models_folder(settings: Settings) -> Path:
-    """Where bundles are on this machine: an object store's are copied to `work_dir`."""
-    folder = models(settings)
-    return Path(folder.where) if isinstance(folder, LocalFolder) else settings.work_dir / "models"
+    if transaction is not None:
+        properties = CommitProperties(app_transactions=[Transaction(*transaction)])
+        options["commit_properties"] = properties
+    write_deltalake(table, rows, **options)

@@ -40,11 +40,11 @@ def write(folder: Path, users: int, items: int) -> Prepared:
     times = np.sort(random.uniform(first, first + 30 * 86_400, (users, LENGTH)), axis=1)
     offsets = pa.array(np.arange(0, events + 1, LENGTH), pa.int32())
     stamps = pa.array((times.ravel() * 1e6).astype(np.int64)).cast(schema.TIME)
-    columns = schema.sequences(pa.int64(), pa.int64())
+    columns = schema.sequences_schema(pa.int64(), pa.int64())
     lists = [pa.ListArray.from_arrays(offsets, flat) for flat in (pa.array(chosen), stamps)]
     rows = pa.table([pa.array(range(users)), *lists], names=columns.names).cast(columns)
     pq.write_table(rows, folder / SEQUENCES_FILE, row_group_size=2**15)
-    names = schema.vocabulary(pa.int64())
+    names = schema.vocabulary_schema(pa.int64())
     index = np.arange(1, items + 1)
     vocabulary = [index, index - 1, np.ones(items, np.int64), stamps[:items]]
     pq.write_table(pa.table(vocabulary, names=names.names).cast(names), folder / ITEMS_FILE)

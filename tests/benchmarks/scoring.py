@@ -24,7 +24,7 @@ from pipeline.bundles.bundle import (
     DataSnapshot,
     publish_bundle,
 )
-from pipeline.schema import vocabulary
+from pipeline.schema import vocabulary_schema
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,9 +40,9 @@ def make_bundle(config: FEARecConfig, folder: Path) -> tuple[Bundle, FEARec]:
     index = pa.array(np.arange(1, config.n_items))
     items = pa.table(
         [index, index, pa.repeat(1, len(index)), pa.repeat(NOW, len(index))],
-        names=vocabulary(pa.int64()).names,
+        names=vocabulary_schema(pa.int64()).names,
     )
-    pq.write_table(items.cast(vocabulary(pa.int64())), staging / ITEMS)
+    pq.write_table(items.cast(vocabulary_schema(pa.int64())), staging / ITEMS)
     described = BundleDescription(
         model_version="benchmark",
         created_at=NOW,

@@ -31,10 +31,10 @@ def write_prepared(
             pa.array(histories, pa.list_(kind)),
             pa.array(times, pa.list_(schema.TIME)),
         ],
-        schema.sequences(pa.int64(), kind),
+        schema.sequences_schema(pa.int64(), kind),
     )
     pq.write_table(table, folder / SEQUENCES_FILE, row_group_size=5)
-    columns = schema.vocabulary(kind)
+    columns = schema.vocabulary_schema(kind)
     vocabulary = pa.table(
         [range(1, len(items) + 1), items, [1] * len(items), [NOON] * len(items)],
         names=columns.names,

@@ -302,10 +302,10 @@ def prepared(tmp_path: Path) -> Prepared:
     noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
     times = [[noon] * len(history) for history in histories]
     table = pa.table([range(101), histories, times], names=["user_id", "item_ids", "timestamps"])
-    pq.write_table(table.cast(schema.sequences(pa.int64(), pa.int64())), folder / SEQUENCES_FILE)
+    pq.write_table(table.cast(schema.sequences_schema(pa.int64(), pa.int64())), folder / SEQUENCES_FILE)
     columns = [range(1, V), range(V - 1), [1] * (V - 1), [noon] * (V - 1)]
-    items = pa.table(columns, names=schema.vocabulary(pa.int64()).names)
-    pq.write_table(items.cast(schema.vocabulary(pa.int64())), folder / ITEMS_FILE)
+    items = pa.table(columns, names=schema.vocabulary_schema(pa.int64()).names)
+    pq.write_table(items.cast(schema.vocabulary_schema(pa.int64())), folder / ITEMS_FILE)
     values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
     return Prepared(**{**values, "folder": folder, "n_items": V})
 

@@ -90,8 +90,8 @@ def test_files_have_the_schemas_everybody_relies_on(settings: Settings, ids: pa.
     prepared = night(settings, TODAY)
     sequences = pq.read_schema(prepared.folder / SEQUENCES_FILE)
     items = pq.read_schema(prepared.folder / ITEMS_FILE)
-    assert sequences.equals(schema.sequences(ids, ids))
-    assert items.equals(schema.vocabulary(ids))
+    assert sequences.equals(schema.sequences_schema(ids, ids))
+    assert items.equals(schema.vocabulary_schema(ids))
     assert [user for user, _, _ in histories(prepared)] == values
 
 

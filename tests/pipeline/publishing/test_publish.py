@@ -15,7 +15,7 @@ from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publishing.publish import publish, refuse_other_layout
-from pipeline.schema import recommendation_lists, recommendations
+from pipeline.schema import recommendation_lists_schema, recommendations_schema
 from pipeline.scoring.manifest import MANIFEST, Binding, PartCounts
 from pipeline.scoring.output import open_output
 from pipeline.scoring.run import ScoreResult
@@ -23,8 +23,8 @@ from pipeline.storage.folders import open_folder
 from pipeline.warehouse.lookup import first_users, recommended_to
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
-LONG = recommendations(pa.int64(), pa.string())
-LISTS = recommendation_lists(pa.int64(), pa.string())
+LONG = recommendations_schema(pa.int64(), pa.string())
+LISTS = recommendation_lists_schema(pa.int64(), pa.string())
 
 
 def long_rows(users: range, day: date, version: str) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ def test_a_changed_layout_is_refused_and_the_table_kept(settings: Settings, tmp_
     before = rows_of(table)
     with pytest.raises(PublishError, match=r"expected rank: int32.*score\.layout"):
         publish(settings, NEXT, scored(tmp_path / "lists", NEXT, schema=LISTS))
-    text_ids = recommendations(pa.string(), pa.string())
+    text_ids = recommendations_schema(pa.string(), pa.string())
     parts = scored(tmp_path / "text", NEXT, users=(1,))
     rows = [{**row, "user_id": "u"} for row in long_rows(range(1), NEXT, "v1")]
     table_of_texts = pa.Table.from_pylist(rows, text_ids)

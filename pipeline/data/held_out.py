@@ -1,0 +1,44 @@
+"""Which events are held out from training; without torch, so that cache keys can be computed."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from pipeline.config.sections import EvaluateSettings
+from pipeline.dates import run_end
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rule by which events are held out, and the instants of a time split.
+
+    Attributes:
+        rule: ``EvaluateSettings.held_out``.
+        valid_from: The first instant of the validation, of a time split; None of leave-one-out.
+        test_from: The first instant of the test, which ends with the run date.
+        window: The time split in words; empty of leave-one-out.
+    """
+
+    rule: tuple[str | int, ...]
+    valid_from: datetime | None = None
+    test_from: datetime | None = None
+    window: str = ""
+
+
+def held_out_events(evaluate: EvaluateSettings, run_date: date, time_zone: str) -> HeldOut:
+    """What the settings hold out on a run date.
+
+    Args:
+        evaluate: With the split and its days.
+        run_date: The last day of a time split's test.
+        time_zone: The calendar that the days belong to.
+    """
+    if evaluate.split == "leave_one_out":
+        return HeldOut(evaluate.held_out)
+    test = run_date - timedelta(days=evaluate.test_days - 1)
+    valid = test - timedelta(days=evaluate.valid_days)
+    return HeldOut(
+        evaluate.held_out,
+        run_end(valid - timedelta(days=1), time_zone),
+        run_end(test - timedelta(days=1), time_zone),
+        f"test {test} to {run_date}, validation from {valid}, {time_zone}",
+    )

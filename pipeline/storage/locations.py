@@ -1,0 +1,83 @@
+"""Every path of a run: its tables and bundles in the warehouse, its folders in the work folder."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pipeline.storage.folders import Folder, LocalFolder, open_folder
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """Where the tables and the published bundles are.
+
+    Attributes:
+        root: Local path, or URI of a folder in an object store.
+    """
+
+    root: str
+
+    def table(self, name: str) -> str:
+        """The path or URI of a Delta table, such as ``interactions``."""
+        if "://" in self.root:
+            return f"{self.root.rstrip('/')}/{name}"
+        return str(Path(self.root) / name)
+
+    def models(self, bundle: str = "") -> Folder:
+        """The folder ``models/``, with `champion.json`; or that of a bundle in it."""
+        return open_folder(self.table(f"models/{bundle}".rstrip("/")))
+
+
+@dataclass(frozen=True)
+class RunLocations:
+    """Where one run reads and writes.
+
+    Attributes:
+        warehouse: Tables and bundles, of all run dates.
+        work_dir: Local scratch, of all run dates.
+        run_date: The day whose run it is.
+    """
+
+    warehouse: Warehouse
+    work_dir: Path
+    run_date: date
+
+    @property
+    def folder(self) -> Path:
+        """Everything local of this run date."""
+        return self.work_dir / f"run_date={self.run_date}"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock a run holds."""
+        return self.folder / ".lock"
+
+    @property
+    def prepared(self) -> Path:
+        """The prepared sequences and the vocabulary."""
+        return self.folder / "prepared"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints and weights, in a folder per cache key."""
+        return self.folder / "train"
+
+    @property
+    def parts(self) -> Path:
+        """The scored parts, before they are published."""
+        return self.folder / "parts"
+
+    @property
+    def tensorrt(self) -> Path:
+        """TensorRT's engines, of all models."""
+        return self.work_dir / "tensorrt"
+
+    @property
+    def local_models(self) -> Path:
+        """Where bundles are on this machine; those of an object store are copied to `work_dir`."""
+        folder = self.warehouse.models()
+        return Path(folder.where) if isinstance(folder, LocalFolder) else self.work_dir / "models"
+
+    def record(self, stage: str) -> Path:
+        """The JSON file that records a stage as done."""
+        return self.folder / f"{stage}.json"
