@@ -77,7 +77,9 @@ def make_bundle() -> Callable[..., Bundle]:
             pa.array(list(counts), pa.int64()),
             pa.array([datetime(2026, 11, 1, tzinfo=UTC)] * len(ids)),
         ]
-        table = pa.table(columns, names=vocabulary_schema(ids.type).names).cast(vocabulary_schema(ids.type))
+        table = pa.table(columns, names=vocabulary_schema(ids.type).names).cast(
+            vocabulary_schema(ids.type)
+        )
         pq.write_table(table, staging / "items.parquet")
         hyper_parameters = {"n_items": rows, "MAX_ITEM_LIST_LENGTH": MAX_LENGTH}
         return publish_bundle(

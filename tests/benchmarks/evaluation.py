@@ -23,9 +23,10 @@ from model.training.weights import save_weights
 from pipeline import schema
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.data.held_out import held_out_events
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.training.train import Trained
+from pipeline.results import Prepared, Trained
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
 
 DAY = date(2026, 6, 30)
 LENGTH = 20  # events a user
@@ -40,8 +41,11 @@ def write(folder: Path, users: int, items: int) -> Prepared:
     times = np.sort(random.uniform(first, first + 30 * 86_400, (users, LENGTH)), axis=1)
     offsets = pa.array(np.arange(0, events + 1, LENGTH), pa.int32())
     stamps = pa.array((times.ravel() * 1e6).astype(np.int64)).cast(schema.TIME)
-    columns = schema.sequences_schema(pa.int64(), pa.int64())
-    lists = [pa.ListArray.from_arrays(offsets, flat) for flat in (pa.array(chosen), stamps)]
+    columns = schema.prepared_schema(pa.int64(), pa.int64())
+    lists = [
+        pa.ListArray.from_arrays(offsets, flat)
+        for flat in (pa.array(chosen), stamps, pa.array(chosen + 1))
+    ]
     rows = pa.table([pa.array(range(users)), *lists], names=columns.names).cast(columns)
     pq.write_table(rows, folder / SEQUENCES_FILE, row_group_size=2**15)
     names = schema.vocabulary_schema(pa.int64())
@@ -67,7 +71,14 @@ def main() -> None:
         save_weights(network, folder / HELD_OUT_WEIGHTS)
         before = peak()
         begun, cpu = time.perf_counter(), time.process_time()
-        found = evaluate(settings, DAY, prepared, Trained(folder, 1, None, None, False))
+        found = evaluate(
+            prepared,
+            Trained(folder, 1, None, None, False),
+            settings.model,
+            settings.train,
+            settings.evaluate,
+            held_out_events(settings.evaluate, DAY, settings.time_zone),
+        )
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     print(describe("torch", "numpy"))
     print(f"{found.n_users:,} users tested, {prepared.n_items - 1:,} items; {found.protocol}")

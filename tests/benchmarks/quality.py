@@ -21,6 +21,7 @@ from pipeline.config.settings import load_settings
 from pipeline.logs.imports.importer import import_logs
 from pipeline.logs.imports.options import Format
 from pipeline.runner.nightly import run_stage
+from pipeline.runner.stages import Evaluate, Ingest, Prepare, Train
 
 ROOT = Path(__file__).parents[2]
 FORMATS: dict[str, Format] = {".inter": "recbole", ".txt": "sequences"}
@@ -74,7 +75,7 @@ def main() -> None:
         ],
     )
     print(describe("fearec", "torch"))
-    for stage in ("ingest", "prepare", "train", "evaluate"):
+    for stage in (Ingest, Prepare, Train, Evaluate):
         print_stage(run_stage(settings, RUN_DATE, stage))
 
 

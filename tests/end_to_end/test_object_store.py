@@ -19,14 +19,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.bundles.bundle import DESCRIPTION, Bundle
-from pipeline.bundles.registry import CHAMPION, read_champion
+from pipeline.bundles.registry import CHAMPION
 from pipeline.bundles.transfer import download_bundle, opened_bundle, upload_bundle
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, ConfigError, FearecError, PublishError
-from pipeline.runner.stages import STAGES
+from pipeline.runner.stages import Export, Ingest, Publish, Train
 from pipeline.scoring import scorer
 from pipeline.scoring.cli import app
 from pipeline.storage.folders import Folder, StoreFolder, open_folder
+from pipeline.storage.locations import Warehouse
 from pipeline.warehouse import tables as warehouse
 from pipeline.warehouse.lookup import recommended_to
 from tests.helpers.scoring_cases import (
@@ -41,6 +42,7 @@ from tests.helpers.scoring_cases import (
     write_log,
     write_sequences,
 )
+from tests.helpers.stages import locations, read_champion, table_uri
 
 pytest.importorskip("moto", reason="the S3 server of the tests, moto, is not installed")
 pytest.importorskip("flask_cors", reason="moto's server needs it")
@@ -441,40 +443,40 @@ def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> 
     elsewhere = settings_of(bucket, tmp_path / "elsewhere", f"{bucket}/logs")
 
     first = nightly(here, DAY)
-    exported = first.stages["export"].result
+    exported = first.results[Export].result
     models = store(f"{bucket}/warehouse/models")
     assert models.names() == {CHAMPION, exported.model_version}
     stored = contents(f"{models.where}/{exported.model_version}")
     assert stored == {path.name: path.read_bytes() for path in exported.bundle.iterdir()}
-    assert first.stages["publish"].result.table == f"{bucket}/warehouse/recommendations"
+    assert first.results[Publish].result.table == f"{bucket}/warehouse/recommendations"
 
     again = nightly(here, DAY)
-    assert all(record.reused for record in again.stages.values())
-    assert again.stages["publish"].result == first.stages["publish"].result
+    assert all(record.reused for record in again.results.records)
+    assert again.results[Publish].result == first.results[Publish].result
 
     second = nightly(elsewhere, NEXT)  # another machine, which knows the warehouse alone
-    assert second.stages["train"].result.parent == exported.model_version
-    assert second.stages["ingest"].result.added == 0
+    assert second.results[Train].result.parent == exported.model_version
+    assert second.results[Ingest].result.added == 0
     champion = json.loads(models.read(CHAMPION))
-    assert champion["model_version"] == second.stages["export"].result.model_version
+    assert champion["model_version"] == second.results[Export].result.model_version
     assert [night["model_version"] for night in champion["previous"]] == [exported.model_version]
     for day, night in ((DAY, first), (NEXT, second)):
-        found = recommended_to(elsewhere, [7], day)
-        assert found[0].model_version == night.stages["export"].result.model_version
+        found = recommended_to(Warehouse(elsewhere.warehouse), [7], day)
+        assert found[0].model_version == night.results[Export].result.model_version
         assert len(found[0].items) == 4
     assert read_champion(here, before=NEXT) == exported.bundle
 
-    (export,) = (stage for stage in STAGES if stage.name == "export")
-    assert export.intact(here, exported)
+    export = Export.of(here, locations(here, DAY), first.results)
+    assert export.is_intact(exported)
     store(f"{models.where}/{exported.model_version}").remove(DESCRIPTION)
-    assert not export.intact(here, exported)  # so it is done again
+    assert not export.is_intact(exported)  # so it is done again
 
 
 def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None:
     settings = settings_of(bucket, tmp_path, "logs")
     batch = pa.table({"a": [1]})
     mine = warehouse.open_or_create_table(settings, "interactions", batch.schema)
-    theirs = warehouse.open_table(settings, "interactions")
+    theirs = warehouse.open_table(table_uri(settings, "interactions"))
     assert theirs is not None
     warehouse.append(theirs, batch.to_reader())
     with pytest.raises(FearecError, match="another run wrote to the table meanwhile") as refusal:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.settings import Settings, load_settings
-from pipeline.data.ingest import ingest
-from pipeline.data.prepare import SEQUENCES_FILE, prepare
+from pipeline.schema import SEQUENCES_FILE
 from pipeline.warehouse.tables import open_table
+from tests.helpers.stages import ingest, prepare, table_uri
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 DIRTY = {
@@ -79,7 +79,7 @@ def test_dirty_rows_are_counted_exactly_and_nothing_is_lost(settings: Settings):
     assert result.quarantined == sum(DIRTY.values())
     assert result.duplicates == DUPLICATES
     assert result.added == rows - DUPLICATES - sum(DIRTY.values())
-    quarantine = open_table(settings, "quarantine").to_pyarrow_dataset().to_table()
+    quarantine = open_table(table_uri(settings, "quarantine")).to_pyarrow_dataset().to_table()
     counts = pc.value_counts(quarantine["reason"]).to_pylist()
     assert {count["values"]: count["counts"] for count in counts} == DIRTY
 

@@ -25,7 +25,7 @@ from flows.console.night import print_user
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError, PublishError
-from pipeline.runner.stages import STAGES
+from pipeline.runner.stages import STAGES, Evaluate, Export
 from pipeline.warehouse.lookup import Event, Recommended
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -134,12 +134,12 @@ def test_the_flow_completes_with_a_task_a_stage(night: Night) -> None:
     assert night.state.is_completed()
     assert sorted(night.task_names) == sorted(f"{name} {DAY}" for name in NAMES)
     result = night.state.result()
-    assert list(result.stages) == NAMES
-    assert not any(record.reused for record in result.stages.values())
+    assert [record.stage for record in result.results.records] == NAMES
+    assert not any(record.reused for record in result.results.records)
 
 
 def test_the_flow_leaves_every_output(night: Night) -> None:
-    results = {name: record.result for name, record in night.state.result().stages.items()}
+    results = {record.stage: record.result for record in night.state.result().results.records}
     assert results["ingest"].added == USERS * EVENTS
     assert results["prepare"].n_users == USERS
     assert results["evaluate"].n_users == USERS
@@ -173,7 +173,7 @@ def test_fearec_nightly_finds_all_of_it_done(night: Night) -> None:
     assert out.count("done before") == len(NAMES)
     assert "NDCG@10: model 0." in out
     assert f"{night.folder}/warehouse/recommendations" in out
-    assert str(night.state.result().stages["export"].result.bundle) in out
+    assert str(night.state.result().results[Export].result.bundle) in out
     assert out.count("user ") == 3
     assert night.versions() == versions
 
@@ -184,7 +184,7 @@ def test_a_flow_run_again_completes_and_changes_nothing(night: Night) -> None:
     versions = night.versions()
     state = nightly(str(night.config), DAY, return_state=True)
     assert state.is_completed()
-    assert all(record.reused for record in state.result().stages.values())
+    assert all(record.reused for record in state.result().results.records)
     assert night.versions() == versions
 
 
@@ -205,7 +205,7 @@ def test_one_stage_with_other_settings_needs_the_night_as_it_was(night: Night) -
 def test_the_figures_stand_under_their_protocol(night: Night) -> None:
     code, out, _ = night.fearec("evaluate", "--date", str(DAY))
     assert code == 0
-    evaluated = night.state.result().stages["evaluate"].result
+    evaluated = night.state.result().results[Evaluate].result
     assert f"protocol: {evaluated.protocol}" in out
     assert f"users: {USERS}, of whom the model can serve 100.0%" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if "@" in line}
@@ -216,7 +216,7 @@ def test_the_figures_stand_under_their_protocol(night: Night) -> None:
 
 
 def test_a_bundle_is_measured_by_hand(night: Night) -> None:
-    bundle = str(night.state.result().stages["export"].result.bundle)
+    bundle = str(night.state.result().results[Export].result.bundle)
     record = night.folder / f"work/run_date={DAY}/evaluate.json"
     before = record.read_bytes()
     code, out, _ = night.fearec("evaluate", "--date", str(DAY), "--bundle", bundle)

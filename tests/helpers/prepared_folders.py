@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
+from pipeline.results import Prepared
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -25,13 +26,15 @@ def write_prepared(
     times = times or [[NOON] * len(history) for history in histories]
     items = items or sorted({item for history in histories for item in history})
     kind = pa.array(items).type
+    index = {item: place for place, item in enumerate(items, start=1)}
     table = pa.table(
         [
             pa.array(range(len(histories)), pa.int64()),
             pa.array(histories, pa.list_(kind)),
             pa.array(times, pa.list_(schema.TIME)),
+            pa.array([[index[item] for item in history] for history in histories]),
         ],
-        schema.sequences_schema(pa.int64(), kind),
+        schema.prepared_schema(pa.int64(), kind),
     )
     pq.write_table(table, folder / SEQUENCES_FILE, row_group_size=5)
     columns = schema.vocabulary_schema(kind)
@@ -44,7 +47,7 @@ def write_prepared(
     values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
     values |= {
         "folder": folder,
-        "fingerprint": str(folder),
+        "content_hash": str(folder),
         "n_users": len(histories),
         "n_items": len(items) + 1,
         "n_interactions": len(every),

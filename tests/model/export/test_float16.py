@@ -26,10 +26,10 @@ from model.export.graphs import export_both, trace_encoder
 from model.network.fearec import FEARec
 from pipeline import schema
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ExportSettings, ModelSettings
-from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared
-from pipeline.training.float16_check import measure_float16
+from pipeline.config.sections import ExportSettings
+from pipeline.results import Float16Check, Prepared
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.training.float16_check import check_float16
 
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -301,8 +301,10 @@ def prepared(tmp_path: Path) -> Prepared:
     histories.append([3])
     noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
     times = [[noon] * len(history) for history in histories]
-    table = pa.table([range(101), histories, times], names=["user_id", "item_ids", "timestamps"])
-    pq.write_table(table.cast(schema.sequences_schema(pa.int64(), pa.int64())), folder / SEQUENCES_FILE)
+    columns = schema.prepared_schema(pa.int64(), pa.int64())
+    index = [[item + 1 for item in history] for history in histories]
+    table = pa.table([range(101), histories, times, index], names=columns.names)
+    pq.write_table(table.cast(columns), folder / SEQUENCES_FILE)
     columns = [range(1, V), range(V - 1), [1] * (V - 1), [noon] * (V - 1)]
     items = pa.table(columns, names=schema.vocabulary_schema(pa.int64()).names)
     pq.write_table(items.cast(schema.vocabulary_schema(pa.int64())), folder / ITEMS_FILE)
@@ -310,16 +312,15 @@ def prepared(tmp_path: Path) -> Prepared:
     return Prepared(**{**values, "folder": folder, "n_items": V})
 
 
-def settings(**export: Any) -> Settings:
-    return Settings(
-        model=ModelSettings(MAX_ITEM_LIST_LENGTH=L, hidden_size=D),
-        export=ExportSettings(fp16=True, **export),
+def check(prepared: Prepared, folder: Path, **limits: Any) -> Float16Check:
+    return check_float16(
+        prepared, ExportSettings(fp16=True, **limits), folder, length=L, mask_seen=True
     )
 
 
 def test_the_loss_is_measured_on_the_users_last_items(exported: Path, prepared: Prepared) -> None:
     before = {path.name for path in exported.iterdir()}
-    loss = measure_float16(settings(), prepared, exported)
+    loss = check(prepared, exported)
     assert loss.sequences == 100
     assert 0.97 < loss.agreement < 1
     assert abs(loss.ndcg) < 0.02
@@ -332,13 +333,13 @@ def test_identical_recommenders_lose_nothing(
     for path in exported.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / FLOAT16_RECOMMENDER).write_bytes((exported / RECOMMENDER).read_bytes())
-    loss = measure_float16(settings(), prepared, tmp_path)
+    loss = check(prepared, tmp_path)
     assert (loss.ndcg, loss.agreement) == (0, 1)
 
 
 def test_too_great_a_loss_is_refused(exported: Path, prepared: Prepared) -> None:
     with pytest.raises(ExportParityError, match=r"min_fp16_agreement = 1; found 0\.99"):
-        measure_float16(settings(min_fp16_agreement=1), prepared, exported)
+        check(prepared, exported, min_fp16_agreement=1)
 
 
 def test_a_recommender_of_something_else_is_refused(
@@ -348,13 +349,13 @@ def test_a_recommender_of_something_else_is_refused(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     np.random.default_rng(0).normal(size=(V, D)).astype(np.float16).tofile(tmp_path / FLOAT16_TABLE)
     with pytest.raises(ExportParityError, match="differs from the float32 one"):
-        measure_float16(settings(), prepared, tmp_path)
+        check(prepared, tmp_path)
 
 
 def test_nobody_to_compare_is_no_loss(exported: Path, prepared: Prepared) -> None:
     table = pq.read_table(prepared.folder / SEQUENCES_FILE).slice(100)
     pq.write_table(table, prepared.folder / SEQUENCES_FILE)
-    loss = measure_float16(settings(), replace(prepared, n_users=1), exported)
+    loss = check(replace(prepared, n_users=1), exported)
     assert (loss.ndcg, loss.agreement, loss.sequences) == (0, 1, 0)
 
 

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 import pipeline.data.ingest
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
-from pipeline.data.ingest import IngestResult, ingest
 from pipeline.dates import run_end
 from pipeline.errors import FearecError, InputError, SchemaError
 from pipeline.logs.log_files import list_log_files
 from pipeline.logs.validation import normalise_timestamps
+from pipeline.results import Ingested
 from pipeline.schema import TIME
 from pipeline.warehouse.tables import append, open_or_create_table, open_table, table_id
+from tests.helpers.stages import ingest, table_uri
 
 TODAY = date(2026, 6, 10)
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -62,7 +63,7 @@ def write_log(
 
 
 def rows_of(settings: Settings, name: str) -> list[dict[str, Any]]:
-    table = open_table(settings, name)
+    table = open_table(table_uri(settings, name))
     return table.to_pyarrow_dataset().to_table().to_pylist() if table else []
 
 
@@ -73,14 +74,14 @@ def events_of(settings: Settings) -> list[tuple[Any, Any, datetime]]:
 
 
 def versions(settings: Settings) -> dict[str, int]:
-    return {name: open_table(settings, name).version() for name in TABLES}
+    return {name: open_table(table_uri(settings, name)).version() for name in TABLES}
 
 
 def test_good_rows_are_kept_with_their_source(settings: Settings):
     write_log(settings, "dt=1/a.parquet", [(1, "x", NOON), (2, "y", NOON)])
     result = ingest(settings, TODAY)
-    identity = table_id(open_table(settings, "interactions"))
-    assert result == IngestResult(identity, 1, 1, 2, 2, 0, 0, 0)
+    identity = table_id(open_table(table_uri(settings, "interactions")))
+    assert result == Ingested(identity, 1, 1, 2, 2, 0, 0, 0)
     first, second = sorted(rows_of(settings, "interactions"), key=lambda row: row["source_row"])
     assert (first["user_id"], first["item_id"], first["timestamp"]) == (1, "x", NOON)
     assert [first["source_row"], second["source_row"]] == [0, 1]
@@ -218,8 +219,8 @@ def test_a_killed_run_is_completed_by_the_next(
 def test_two_runs_at_once_do_not_add_twice(settings: Settings):
     columns = pa.schema([("user_id", pa.int64())])
     rows = pa.table({"user_id": [1]}, columns)
-    one = open_or_create_table(settings, "interactions", columns)
-    other = open_or_create_table(settings, "interactions", columns)
+    one = open_or_create_table(table_uri(settings, "interactions"), columns)
+    other = open_or_create_table(table_uri(settings, "interactions"), columns)
     append(one, rows.to_reader())
     with pytest.raises(FearecError, match="another run wrote to the table meanwhile"):
         append(other, rows.to_reader())
@@ -247,7 +248,7 @@ def test_ids_keep_their_type(
     rows = [(ids[0], ids[1], NOON), (ids[1], ids[0], NOON), (None, None, NOON)]
     write_log(settings, "a.parquet", rows, user=written, item=written)
     ingest(settings, TODAY)
-    columns = open_table(settings, "interactions").to_pyarrow_dataset().schema
+    columns = open_table(table_uri(settings, "interactions")).to_pyarrow_dataset().schema
     assert columns.field("user_id").type == columns.field("item_id").type == kept
     assert events_of(settings) == sorted(rows[:2])
     # And they are recognised the next time.
@@ -263,7 +264,7 @@ def test_integers_widen(settings: Settings, same_night: bool):
     write_log(settings, "b.parquet", [(2**40, 7, NOON), (1, 7, NOON)], item=pa.int32())
     result = ingest(settings, TODAY)
     assert result.duplicates == 1
-    columns = open_table(settings, "interactions").to_pyarrow_dataset().schema
+    columns = open_table(table_uri(settings, "interactions")).to_pyarrow_dataset().schema
     assert columns.field("user_id").type == pa.int64()
     assert columns.field("item_id").type == pa.int32()
     assert events_of(settings) == [(1, 7, NOON), (2**40, 7, NOON)]

@@ -19,11 +19,13 @@ from pipeline import schema
 from pipeline.config.count_range import CountRange, parse_intervals
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings, load_settings
-from pipeline.data.ingest import ingest
 from pipeline.data.k_core import Counts, filter_events
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
 from pipeline.errors import ConfigError, InputError
-from pipeline.runner.stages import STAGES
+from pipeline.results import Prepared
+from pipeline.runner.cache import RunResults, StageRecord, cache_key
+from pipeline.runner.stages import Prepare
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from tests.helpers.stages import ingest, locations, prepare
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 TODAY = NOON.date()
@@ -177,8 +179,13 @@ def test_the_environment_and_the_default(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_stage_depends_on_it():
-    (stage,) = (stage for stage in STAGES if stage.name == "prepare")
-    assert "prepare" in stage.settings
+    run = locations(Settings(), date(2026, 7, 1))
+    done = RunResults(StageRecord("ingest", "", "", 0.0, None))
+    keys = {
+        cache_key(Prepare.of(Settings(prepare=limits), run, done))
+        for limits in ({}, {"user_inter_num_interval": "[5,inf)"})
+    }
+    assert len(keys) == 2
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import pipeline.data.prepare
 from pipeline import schema
 from pipeline.config.settings import Settings
-from pipeline.data.ingest import ingest
-from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE, Prepared, prepare
 from pipeline.errors import InputError
+from pipeline.results import Prepared
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
 from pipeline.warehouse.tables import open_table
+from tests.helpers.stages import ingest, prepare, table_uri
 
 TODAY = date(2026, 6, 10)
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -90,7 +91,7 @@ def test_files_have_the_schemas_everybody_relies_on(settings: Settings, ids: pa.
     prepared = night(settings, TODAY)
     sequences = pq.read_schema(prepared.folder / SEQUENCES_FILE)
     items = pq.read_schema(prepared.folder / ITEMS_FILE)
-    assert sequences.equals(schema.sequences_schema(ids, ids))
+    assert sequences.equals(schema.prepared_schema(ids, ids))
     assert items.equals(schema.vocabulary_schema(ids))
     assert [user for user, _, _ in histories(prepared)] == values
 
@@ -133,7 +134,7 @@ def test_running_again_writes_the_same_bytes_and_no_version(settings: Settings):
 
     def outcome() -> list[Any]:
         folder = night(settings, TODAY).folder
-        table = open_table(settings, "vocabulary")
+        table = open_table(table_uri(settings, "vocabulary"))
         return [table.version(), *((folder / f).read_bytes() for f in (SEQUENCES_FILE, ITEMS_FILE))]
 
     assert outcome() == outcome()
@@ -141,14 +142,14 @@ def test_running_again_writes_the_same_bytes_and_no_version(settings: Settings):
     assert left == sorted(["run_date=2026-06-10", "prepared", SEQUENCES_FILE, ITEMS_FILE])
 
 
-def test_a_fingerprint_is_of_what_is_in_the_files(settings: Settings):
+def test_the_content_hash_is_of_what_is_in_the_files(settings: Settings):
     write_log(settings, "a.parquet", [(1, "x", NOON), (2, "y", NOON)])
     first = night(settings, TODAY)
     assert night(settings, TODAY) == first
     write_log(settings, "b.parquet", [(1, "y", NOON - HOUR)])
     other = night(settings, TODAY)
     assert other.n_items == first.n_items
-    assert other.fingerprint != first.fingerprint
+    assert other.content_hash != first.content_hash
 
 
 def test_a_vocabulary_made_anew_has_another_id(settings: Settings):
@@ -158,7 +159,7 @@ def test_a_vocabulary_made_anew_has_another_id(settings: Settings):
     vocabulary.rename(vocabulary.with_name("lost"))
     again = night(settings, TODAY)
     assert again.vocabulary_id != first.vocabulary_id
-    assert again.fingerprint == first.fingerprint
+    assert again.content_hash == first.content_hash
 
 
 def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pytest.MonkeyPatch):
@@ -218,7 +219,7 @@ def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int)
     ]
     # Users that span batches, batches that span users.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.data.prepare, "_ROWS_A_BATCH", rows_a_batch)
+        patch.setattr(pipeline.data.prepare, "_BATCH_ROWS", rows_a_batch)
         settings = settings_in(Path(folder))
         for number, file in enumerate(files):
             write_log(settings, f"{number}.parquet", file)

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from model.training.samples import EventHistories, expand_ranges
 from pipeline.config.settings import Settings
+from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import events_before, read_histories
-from pipeline.data.splits import Split, held_out, leave_one_out, window_begins
+from pipeline.data.splits import Split, leave_one_out, split_histories
 from pipeline.errors import InputError
+from pipeline.results import Prepared
 from tests.helpers.prepared_folders import write_prepared
 
 DAY = date(2026, 3, 31)
@@ -54,12 +56,22 @@ def in_test(split: Split) -> list[int]:
     return split.in_test.nonzero().squeeze(1).tolist()
 
 
+def split_as_asked(settings: Settings, day: date, prepared: Prepared) -> Split:
+    held_out = held_out_events(settings.evaluate, day, settings.time_zone)
+    return split_histories(read_histories(prepared.folder), held_out, prepared)
+
+
+def window(settings: Settings) -> tuple[datetime | None, datetime | None]:
+    held_out = held_out_events(settings.evaluate, DAY, settings.time_zone)
+    return held_out.valid_from, held_out.test_from
+
+
 def split_by_time(times: Sequence[Sequence[datetime]], settings: Settings) -> Split:
     with TemporaryDirectory() as folder:
         prepared = write_prepared(
             Path(folder) / "prepared", [[*range(len(t))] for t in times], times
         )
-        return held_out(settings, DAY, prepared, read_histories(prepared.folder))
+        return split_as_asked(settings, DAY, prepared)
 
 
 def assert_whole(split: Split) -> None:
@@ -78,10 +90,10 @@ def test_a_time_split_cuts_everybody_at_the_same_instants(
     settings = chosen(test_days=test_days, valid_days=valid_days)
     test_from = END - timedelta(days=test_days)
     valid_from = test_from - timedelta(days=valid_days)
-    assert window_begins(settings, DAY) == (valid_from, test_from)
+    assert window(settings) == (valid_from, test_from)
     every = flat(times)
     if max(every) < test_from:
-        with pytest.raises(InputError, match="no event in the test's days"):
+        with pytest.raises(InputError, match="no event in the days of the test"):
             split_by_time(times, settings)
         return
     split = split_by_time(times, settings)
@@ -169,20 +181,19 @@ def test_events_are_counted_before_an_instant(
 
 def test_the_days_are_those_of_the_time_zone() -> None:
     settings = chosen(test_days=1, valid_days=2, zone="Asia/Tokyo")
-    valid, test = window_begins(settings, DAY)
+    valid, test = window(settings)
     assert test == datetime(2026, 3, 30, 15, tzinfo=UTC)
     assert valid == datetime(2026, 3, 28, 15, tzinfo=UTC)
     # Over the night on which Berlin's clocks go forward a day has 23 hours.
-    valid, test = window_begins(chosen(test_days=2, valid_days=1, zone="Europe/Berlin"), DAY)
+    valid, test = window(chosen(test_days=2, valid_days=1, zone="Europe/Berlin"))
     assert (test - valid) == timedelta(hours=23)
 
 
 def test_nobody_left_to_test_is_told(tmp_path: Path) -> None:
     prepared = write_prepared(tmp_path / "one", [["a"], ["b"]])
-    histories = read_histories(prepared.folder)
     with pytest.raises(InputError, match="at least two interactions") as caught:
-        held_out(chosen("leave_one_out"), DAY, prepared, histories)
+        split_as_asked(chosen("leave_one_out"), DAY, prepared)
     assert caught.value.exit_code == 2
     late = date(2026, 12, 24)  # long after the last event
     with pytest.raises(InputError, match=r"2026-12-18 00:00 UTC.*last event at 2026-11-01 12:00"):
-        held_out(chosen(), late, prepared, histories)
+        split_as_asked(chosen(), late, prepared)

@@ -33,17 +33,16 @@ from pipeline.bundles.bundle import (
 )
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, Prepared
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluate import Evaluated, evaluate
-from pipeline.evaluation.evaluate_bundle import evaluate_bundle
 from pipeline.evaluation.evaluator import RankingProtocol, measure
 from pipeline.evaluation.metrics import user_figures
-from pipeline.training.train import Trained
+from pipeline.results import Evaluated, Prepared, Trained
+from pipeline.schema import ITEMS_FILE
 from tests.helpers.prepared_folders import write_prepared
+from tests.helpers.stages import evaluate, evaluate_bundle
 
 DAY = date(2026, 11, 10)
 END = datetime(2026, 11, 11, tzinfo=UTC)
@@ -283,7 +282,7 @@ def test_a_time_split_asks_for_everything_in_the_window(
         "time split (test 2026-11-09 to 2026-11-10, validation from 2026-11-07, UTC; "
         "every item of the test is relevant), full ranking"
     )
-    with pytest.raises(InputError, match="no event in the test's days"):
+    with pytest.raises(InputError, match="no event in the days of the test"):
         evaluate(chosen(split="time"), DAY + timedelta(days=30), prepared, trained)
 
 

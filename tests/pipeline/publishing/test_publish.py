@@ -14,13 +14,15 @@ from deltalake import DeltaTable, write_deltalake
 from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
-from pipeline.publishing.publish import publish, refuse_other_layout
+from pipeline.publishing.publish import check_layout
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
-from pipeline.scoring.manifest import MANIFEST, Binding, PartCounts
+from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.run import ScoreResult
 from pipeline.storage.folders import open_folder
+from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import first_users, recommended_to
+from tests.helpers.stages import locations, publish
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 LONG = recommendations_schema(pa.int64(), pa.string())
@@ -69,7 +71,7 @@ def scored(
 ) -> ScoreResult:
     """Parts of so many users each, as a scoring run leaves them."""
     rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
-    binding = Binding(model_version=version, bundle={}, inputs={}, settings={})
+    binding = ResumeKey(model_version=version, bundle={}, inputs={}, settings={})
     out = open_output(open_folder(folder), binding, datetime.now(UTC), resume=False, overwrite=True)
     first = 0
     with out.begin():
@@ -176,7 +178,7 @@ def test_a_changed_layout_is_refused_and_the_table_kept(settings: Settings, tmp_
     assert rows_of(table) == before
 
 
-@pytest.mark.parametrize("layout", [recommendations, recommendation_lists])
+@pytest.mark.parametrize("layout", [recommendations_schema, recommendation_lists_schema])
 @pytest.mark.parametrize(("first", "then"), [("int32", "int64"), ("int64", "int32")])
 def test_ids_of_another_width_are_published(
     settings: Settings, tmp_path: Path, layout: Callable[..., pa.Schema], first: str, then: str
@@ -186,7 +188,7 @@ def test_ids_of_another_width_are_published(
     now = kinds[then]
 
     def parts(name: str, day: date, kind: pa.DataType) -> ScoreResult:
-        like = LONG if layout is recommendations else LISTS
+        like = LONG if layout is recommendations_schema else LISTS
         result = scored(tmp_path / name, day, users=(3,), schema=like)
         path = result.folder / "part-00000.parquet"
         rows = pq.read_table(path).to_pylist()
@@ -203,7 +205,9 @@ def test_ids_of_another_width_are_published(
     assert len(rows_of(table, NEXT)) == len(earlier)
     columns = DeltaTable(table).to_pyarrow_table().schema
     assert columns.field("user_id").type == pa.int64()
-    assert "int32" not in str(columns.field(1 if layout is recommendation_lists else "item_id"))
+    assert "int32" not in str(
+        columns.field(1 if layout is recommendation_lists_schema else "item_id")
+    )
     assert DeltaTable(table).metadata().partition_columns == ["run_date"]
     version = publish(settings, DAY, scored_again(tmp_path / "first")).version
     assert version == DeltaTable(table).version()
@@ -220,12 +224,12 @@ def scored_again(folder: Path) -> ScoreResult:
 
 
 def test_a_changed_layout_is_refused_before_a_night(settings: Settings, tmp_path: Path) -> None:
-    refuse_other_layout(settings)  # no table yet
+    check_layout(settings.score.layout, locations(settings))  # no table yet
     lists = settings.model_copy(update={"score": ScoreSettings(layout="list")})
     publish(settings, DAY, scored(tmp_path / "parts"))
-    refuse_other_layout(settings)
+    check_layout(settings.score.layout, locations(settings))
     with pytest.raises(ConfigError, match=r'score\.layout = "long"; found \'list\'') as caught:
-        refuse_other_layout(lists)
+        check_layout(lists.score.layout, locations(lists))
     assert caught.value.exit_code == 2
 
 
@@ -235,7 +239,7 @@ def test_a_changed_layout_is_refused_before_a_night(settings: Settings, tmp_path
 def test_no_number_of_a_user_is_told(settings: Settings, tmp_path: Path, user: str) -> None:
     publish(settings, DAY, scored(tmp_path / "parts"))
     with pytest.raises(InputError, match="no such user"):
-        recommended_to(settings, [user])
+        recommended_to(Warehouse(settings.warehouse), [user])
 
 
 def unfinish(folder: Path) -> None:
@@ -311,11 +315,11 @@ def test_recommendations_are_looked_up_in_either_layout(
 ) -> None:
     publish(settings, NEXT, scored(tmp_path / "next", NEXT, "v2", schema=schema))
     publish(settings, DAY, scored(tmp_path / "parts", DAY, "v1", schema=schema))
-    some = first_users(settings, DAY, 3)
+    some = first_users(Warehouse(settings.warehouse), DAY, 3)
     assert len(set(some)) == 3
     assert set(some) < set(range(8))
-    assert len(recommended_to(settings, some, DAY)) == 3
-    found = recommended_to(settings, ["4", "99"])
+    assert len(recommended_to(Warehouse(settings.warehouse), some, DAY)) == 3
+    found = recommended_to(Warehouse(settings.warehouse), ["4", "99"])
     assert [(one.user_id, one.run_date, one.model_version) for one in found] == [(4, NEXT, "v2")]
     assert [score for _, score in found[0].items] == [1.0, 0.5]
-    assert recommended_to(settings, [4], DAY)[0].model_version == "v1"
+    assert recommended_to(Warehouse(settings.warehouse), [4], DAY)[0].model_version == "v1"

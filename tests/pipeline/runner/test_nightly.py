@@ -20,21 +20,18 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from pipeline.bundles.registry import read_champion
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.data.ingest import IngestResult
-from pipeline.data.prepare import ITEMS_FILE, Prepared
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
-from pipeline.evaluation.evaluate import Evaluated
-from pipeline.publishing.publish import Published
-from pipeline.runner.cache import night_folder
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
+from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
-from pipeline.runner.stages import STAGES, score_everyone
+from pipeline.runner.stages import STAGES, Evaluate, Export, Ingest, Prepare, Score, Train
+from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.run import ScoreResult
-from pipeline.training.export import Exported
-from pipeline.training.train import Trained
-from pipeline.warehouse.tables import models_folder, open_table, table_id, table_uri
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import open_table, table_id
+from tests.helpers.stages import locations, read_champion, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = [stage.name for stage in STAGES]
@@ -47,79 +44,72 @@ class Stages:
         self.calls: list[str] = []
         self.weights = 0
 
-    def _made(self, settings: Settings, run_date: date, name: str) -> Path:
+    def _made(self, run: RunLocations, name: str) -> Path:
         self.calls.append(name)
-        folder = night_folder(settings, run_date) / name
+        folder = run.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _append(self, settings: Settings, name: str) -> DeltaTable:
-        uri = table_uri(settings, name)
+    def _append(self, run: RunLocations, name: str) -> DeltaTable:
+        uri = run.warehouse.table(name)
         write_deltalake(uri, pa.table({"rank": [1]}), mode="append")
         return DeltaTable(uri)
 
-    def ingest(self, settings: Settings, run_date: date) -> IngestResult:
-        self._made(settings, run_date, "ingest")
-        table = self._append(settings, "interactions")
-        return IngestResult(
+    def ingest(self, files: Any, logs: Any, run: RunLocations, time_zone: str) -> Ingested:
+        self._made(run, "ingest")
+        table = self._append(run, "interactions")
+        return Ingested(
             table_id(table), table.version(), files=1, rows=9, added=7, duplicates=1, quarantined=1,
             withdrawn=0,
         )  # fmt: skip
 
-    def prepare(self, settings: Settings, run_date: date, ingested: IngestResult) -> Prepared:
-        folder = self._made(settings, run_date, "prepared")
+    def prepare(
+        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str
+    ) -> Prepared:
+        folder = self._made(run, "prepared")
         pq.write_table(
             pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
         )
         event = datetime(2026, 6, 1, tzinfo=UTC)
-        vocabulary = open_table(settings, "vocabulary") or self._append(settings, "vocabulary")
+        vocabulary = open_table(run.warehouse.table("vocabulary"))
+        vocabulary = vocabulary or self._append(run, "vocabulary")
         return Prepared(
             folder, "sha256", ingested.interactions_version, table_id(vocabulary), 4, 6, 7,
             event, event,
         )  # fmt: skip
 
-    def train(self, settings: Settings, run_date: date, prepared: Prepared) -> Trained:
-        folder = self._made(settings, run_date, "train")
-        parent = read_champion(settings, before=run_date)
+    def train(self, *given: Any) -> Trained:
+        champion, run = given[-2:]
         self.weights += 1
-        return Trained(folder, 2, 0.25, parent.name if parent else None, refit=True)
+        parent = champion and champion.model_version
+        return Trained(self._made(run, "train"), 2, 0.25, parent, refit=True)
 
-    def evaluate(
-        self, settings: Settings, run_date: date, prepared: Prepared, trained: Trained
-    ) -> Evaluated:
-        self._made(settings, run_date, "evaluate")
+    def evaluate(self, prepared: Prepared, *given: Any) -> Evaluated:
+        self.calls.append("evaluate")
         return Evaluated(
             "leave-one-out", 4, 3, {"HR@5": 0.5, "NDCG@10": 0.3}, {"NDCG@10": 0.1},
             {"NDCG@10": 0.2}, {"model": {"NDCG@10": (0.25, 0.35)}, "popularity": {}},
         )  # fmt: skip
 
-    def export(
-        self,
-        settings: Settings,
-        run_date: date,
-        prepared: Prepared,
-        trained: Trained,
-        evaluated: Evaluated,
-    ) -> Exported:
-        self._made(settings, run_date, "export")
-        bundle = models_folder(settings) / f"{run_date}-{self.weights}"
+    def export(self, *given: Any) -> Exported:
+        run = given[-2]
+        self._made(run, "export")
+        bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
         return Exported(bundle, bundle.name, 1e-6, 100, 0)
 
-    def score(
-        self, settings: Settings, run_date: date, prepared: Prepared, exported: Exported
-    ) -> ScoreResult:
-        folder = self._made(settings, run_date, "parts")
+    def score(self, stage: Score) -> ScoreResult:
+        folder = self._made(stage.locations, "parts")
         return ScoreResult(
-            str(folder), exported.model_version, "CPUExecutionProvider", precision="fp32",
-            devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={}, duplicates=0,
-            unknown_items=0, unknown_listed=0, absent_users=0, skipped_files=(), seconds=1.0,
-            users_per_second=4.0,
+            str(folder), stage.exported.result.model_version, "CPUExecutionProvider",
+            precision="fp32", devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={},
+            duplicates=0, unknown_items=0, unknown_listed=0, absent_users=0, skipped_files=(),
+            seconds=1.0, users_per_second=4.0,
         )  # fmt: skip
 
-    def publish(self, settings: Settings, run_date: date, scored: ScoreResult) -> Published:
-        self._made(settings, run_date, "publish")
-        table = self._append(settings, "recommendations")
+    def publish(self, scored: ScoreResult, run: RunLocations) -> Published:
+        self._made(run, "publish")
+        table = self._append(run, "recommendations")
         return Published(
             table.table_uri, table_id(table), table.version(), scored.n_rows, scored.n_users
         )
@@ -131,8 +121,8 @@ FUNCTIONS = {
     "train": "pipeline.training.train.train",
     "evaluate": "pipeline.evaluation.evaluate.evaluate",
     "export": "pipeline.training.export.export",
-    "score": "pipeline.runner.stages.score_everyone",
-    "publish": "pipeline.runner.stages.publish",
+    "score": "pipeline.runner.stages.Score.run",
+    "publish": "pipeline.publishing.publish.publish",
 }
 CALLS = ["ingest", "prepared", "train", "evaluate", "export", "parts", "publish"]
 
@@ -141,7 +131,8 @@ CALLS = ["ingest", "prepared", "train", "evaluate", "export", "parts", "publish"
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages()
     for name, target in FUNCTIONS.items():
-        monkeypatch.setattr(target, getattr(stages, name))
+        stand_in = getattr(stages, name)
+        monkeypatch.setattr(target, lambda *given, stand_in=stand_in: stand_in(*given))
     return stages
 
 
@@ -154,6 +145,7 @@ def settings(tmp_path: Path) -> Settings:
         warehouse=str(tmp_path / "warehouse"),
         work_dir=tmp_path / "work",
         logs=LogSettings(path=str(logs)),
+        evaluate=EvaluateSettings(topk=(3, 5)),
         score=ScoreSettings(top_k=5),
     )
 
@@ -165,8 +157,9 @@ def ran(settings: Settings, stages: Stages) -> Iterator[Callable[..., list[str]]
     def run(settings: Settings = settings, day: date = DAY, **options: Any) -> list[str]:
         stages.calls.clear()
         night = nightly(settings, day, **options)
-        reused = [record.stage for record in night.stages.values() if record.reused]
-        assert list(night.stages) == NAMES
+        records = night.results.records
+        reused = [record.stage for record in records if record.reused]
+        assert [record.stage for record in records] == NAMES
         assert len(stages.calls) + len(reused) == len(NAMES)
         return list(stages.calls)
 
@@ -208,8 +201,6 @@ def test_a_killed_night_goes_on_where_it_stopped(
 
     name = NAMES[killed]
     with monkeypatch.context() as patch:
-        # Annotated as the stage is: its record is looked for before it is called.
-        die.__annotations__["return"] = getattr(stages, name).__annotations__["return"]
         patch.setattr(FUNCTIONS[name], die)
         with pytest.raises(Killed):
             ran()
@@ -241,21 +232,19 @@ def test_a_night_killed_before_its_row_still_gets_one(
         ("evaluate", {"mask_seen": False}, "train"),
         ("evaluate", {"split": "time"}, "train"),
         ("evaluate", {"bootstrap": 0}, "evaluate"),
-        ("evaluate", {"test_days": 3}, "evaluate"),  # of a split that has no days
+        ("evaluate", {"test_days": 3}, None),  # of a split that has no days
         ("train", {"learning_rate": 0.01}, "train"),
     ],
 )
 def test_changed_settings_redo_what_depends_on_them(
-    section: str, change: dict[str, Any], first: str,
+    section: str, change: dict[str, Any], first: str | None,
     settings: Settings, ran: Callable[..., list[str]],
 ) -> None:  # fmt: skip
     ran()
     changed = settings.model_copy(
         update={section: getattr(settings, section).model_copy(update=change)}
     )
-    redone = ran(changed)
-    assert redone[0] == first
-    assert redone == CALLS[CALLS.index(first) :]
+    assert ran(changed) == (CALLS[CALLS.index(first) :] if first else [])
 
 
 def test_a_new_log_file_redoes_everything(
@@ -272,10 +261,10 @@ def test_log_files_without_news_redo_the_ingest_only(
 ) -> None:  # fmt: skip
     ran()
 
-    def ingest(settings: Settings, run_date: date) -> IngestResult:
+    def ingest(*given: Any) -> Ingested:
         stages.calls.append("ingest")
-        table = open_table(settings, "interactions")
-        return IngestResult(table_id(table), table.version(), 1, 0, 0, 0, 0, 0)
+        table = open_table(table_uri(settings, "interactions"))
+        return Ingested(table_id(table), table.version(), 1, 0, 0, 0, 0, 0)
 
     monkeypatch.setattr("pipeline.data.ingest.ingest", ingest)
     pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
@@ -288,7 +277,7 @@ def test_a_changed_deny_file_scores_again(
     deny = tmp_path / "deny.txt"
     deny.write_text("a\n")
     with_list = settings.model_copy(
-        update={"score": settings.score.model_copy(update={"deny": deny})}
+        update={"score": settings.score.model_copy(update={"deny": str(deny)})}
     )
     ran(with_list)
     assert ran(with_list) == []
@@ -301,7 +290,7 @@ def test_lost_outputs_are_made_again(
     gone: str, redone: list[str], settings: Settings, ran: Callable[..., list[str]]
 ) -> None:
     ran()
-    shutil.rmtree(night_folder(settings, DAY) / gone)
+    shutil.rmtree(locations(settings, DAY).folder / gone)
     assert ran() == redone  # they came out the same, so nothing after them has changed
 
 
@@ -361,7 +350,7 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
     with pytest.raises(kind, match=message):
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared"]
-    assert run_stage(unscorable, DAY, "train").result.refit  # by itself it asks for no scores
+    assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
 
 
 def test_a_day_without_an_end_is_refused(tmp_path: Path) -> None:
@@ -381,29 +370,30 @@ def test_two_at_once_on_one_date_are_refused(
 ) -> None:
     refusals: list[BusyError] = []
 
-    def another_comes(settings: Settings, run_date: date) -> IngestResult:
-        for run in (nightly, partial(run_stage, name="ingest")):
-            with pytest.raises(BusyError, match="another run is at work") as caught:
+    def another_comes(*given: Any) -> Ingested:
+        for run in (nightly, partial(run_stage, stage=Ingest)):
+            with pytest.raises(BusyError, match="another run works on this run date") as caught:
                 run(settings, DAY)
             refusals.append(caught.value)
-        return stages.ingest(settings, run_date)
+        return stages.ingest(*given)
 
     monkeypatch.setattr("pipeline.data.ingest.ingest", another_comes)
     nightly(settings, DAY)
     assert len(refusals) == 2
     assert stages.calls == CALLS
-    assert nightly(settings, DAY).stages["ingest"].reused
+    assert nightly(settings, DAY).results[Ingest].reused
 
 
 def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., list[str]]) -> None:
     code = (
         "import os, sys; from datetime import date; from pathlib import Path\n"
         "from pipeline.runner import nightly; from pipeline.config.settings import Settings\n"
-        "with nightly._alone(Settings(work_dir=Path(sys.argv[1])), date(2026, 7, 1)): os._exit(9)"
+        "given = Settings(work_dir=Path(sys.argv[1]), logs={'path': sys.argv[2]})\n"
+        "with nightly._locked(given, date(2026, 7, 1)): os._exit(9)"
     )
-    arguments = [sys.executable, "-c", code, str(settings.work_dir)]
+    arguments = [sys.executable, "-c", code, str(settings.work_dir), settings.logs.path]
     assert subprocess.run(arguments, check=False).returncode == 9
-    assert (night_folder(settings, DAY) / ".lock").exists()
+    assert (locations(settings, DAY).folder / ".lock").exists()
     assert ran() == CALLS
 
 
@@ -453,10 +443,13 @@ def test_a_work_dir_that_is_a_file_is_told(settings: Settings, stages: Stages) -
 def test_only_parts_of_another_run_are_scored_anew(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported = Exported(Path("bundle"), "v1", 0.0, 1, 0)
     event = datetime(2026, 6, 1, tzinfo=UTC)
-    prepared = Prepared(Path("prepared"), "sha256", 1, "id", 4, 6, 7, event, event)
-    folder = night_folder(settings, DAY) / "parts"
+    done = RunResults(
+        StageRecord("prepare", "", "", 0.0, Prepared(Path("p"), "", 1, "", 4, 6, 7, event, event)),
+        StageRecord("export", "", "", 0.0, Exported(Path("bundle"), "v1", 0.0, 1, 0)),
+    )
+    stage = Score.of(settings, locations(settings, DAY), done)
+    folder = locations(settings, DAY).parts
     monkeypatch.setattr("pipeline.runner.stages.Bundle.load", lambda path: path)
 
     def resumes_to(error: Exception) -> list[dict[str, Any]]:
@@ -469,7 +462,7 @@ def test_only_parts_of_another_run_are_scored_anew(
 
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr("pipeline.runner.stages.score", score)
-        score_everyone(settings, DAY, prepared, exported)
+        stage.run()
         return calls
 
     with pytest.raises(ConfigError, match="top_k"):
@@ -484,12 +477,12 @@ def test_only_parts_of_another_run_are_scored_anew(
 def test_a_night_does_not_begin_from_itself(
     settings: Settings, ran: Callable[..., list[str]]
 ) -> None:
-    first = nightly(settings, DAY).stages
-    assert first["train"].result.parent is None
-    again = nightly(settings, DAY, force=True).stages
-    assert again["train"].result.parent is None
-    after = nightly(settings, NEXT).stages
-    assert after["train"].result.parent == again["export"].result.model_version
+    first = nightly(settings, DAY).results
+    assert first[Train].result.parent is None
+    again = nightly(settings, DAY, force=True).results
+    assert again[Train].result.parent is None
+    after = nightly(settings, NEXT).results
+    assert after[Train].result.parent == again[Export].result.model_version
 
 
 def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> None:
@@ -497,7 +490,7 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     (row,) = runs_of(settings)
     assert row["run_date"] == DAY
     assert row["decision"] == "published"
-    assert row["model_version"] == night.stages["export"].result.model_version
+    assert row["model_version"] == night.results[Export].result.model_version
     assert (row["n_users"], row["n_items"], row["n_interactions"]) == (4, 5, 7)
     assert (row["n_added"], row["n_duplicates"], row["n_quarantined"]) == (7, 1, 1)
     assert dict(row["metrics"]) == {"HR@5": 0.5, "NDCG@10": 0.3}
@@ -531,9 +524,9 @@ def test_a_table_of_runs_gets_the_columns_it_lacks(settings: Settings, stages: S
 def test_other_days_of_a_time_split_train_again(
     change: dict[str, Any], settings: Settings, ran: Callable[..., list[str]]
 ) -> None:
-    by_time = settings.model_copy(update={"evaluate": EvaluateSettings(split="time")})
+    by_time = settings.model_copy(update={"evaluate": EvaluateSettings(split="time", topk=(5,))})
     ran(by_time)
-    changed = EvaluateSettings(split="time", **change)
+    changed = EvaluateSettings(split="time", topk=(5,), **change)
     redone = ran(by_time.model_copy(update={"evaluate": changed}))
     assert redone == CALLS[CALLS.index("train") :]
 
@@ -543,56 +536,54 @@ def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
 ) -> None:
     measured = []
 
-    def measure(settings: Settings, run_date: date, prepared: Prepared, bundle: Any) -> str:
-        measured.append((run_date, prepared.n_users, bundle))
+    def measure(bundle: Any, prepared: Prepared, *given: Any) -> str:
+        measured.append((prepared.n_users, bundle))
         return "figures"
 
     monkeypatch.setattr("pipeline.evaluation.evaluate_bundle.evaluate_bundle", measure)
     monkeypatch.setattr("pipeline.runner.nightly.opened_bundle", nullcontext)
     with pytest.raises(ConfigError, match=r"evaluate needs ingest.*fearec ingest"):
         evaluate_bundle_of(settings, DAY, Path("champion"))
-    run_stage(settings, DAY, "ingest")
-    run_stage(settings, DAY, "prepare")
+    run_stage(settings, DAY, Ingest)
+    run_stage(settings, DAY, Prepare)
     assert evaluate_bundle_of(settings, DAY, Path("champion")) == "figures"
-    assert measured == [(DAY, 4, Path("champion"))]
-    assert not (night_folder(settings, DAY) / "evaluate.json").exists()
+    assert measured == [(4, Path("champion"))]
+    assert not (locations(settings, DAY).folder / "evaluate.json").exists()
 
 
 def test_the_headline_is_ndcg_at_10(settings: Settings, stages: Stages) -> None:
-    night = nightly(settings, DAY)
-    assert night.headline == ("NDCG@10", 0.3, 0.1)
-    evaluated = night.stages["evaluate"]
-    at_5 = replace(evaluated.result, model={"HR@5": 1.0, "NDCG@5": 0.2}, popularity={"NDCG@5": 0.1})
-    other = replace(night, stages={"evaluate": replace(evaluated, result=at_5)})
-    assert other.headline == ("NDCG@5", 0.2, 0.1)
+    evaluated = nightly(settings, DAY).results[Evaluate].result
+    assert evaluated.headline == ("NDCG@10", 0.3, 0.1)
+    at_5 = replace(evaluated, model={"HR@5": 1.0, "NDCG@5": 0.2}, popularity={"NDCG@5": 0.1})
+    assert at_5.headline == ("NDCG@5", 0.2, 0.1)
 
 
 def test_stages_by_hand_are_the_night(settings: Settings, stages: Stages) -> None:
-    for name in NAMES:
-        assert not run_stage(settings, DAY, name).reused
+    for stage in STAGES:
+        assert not run_stage(settings, DAY, stage).reused
     night = nightly(settings, DAY)
-    assert all(record.reused for record in night.stages.values())
+    assert all(record.reused for record in night.results.records)
 
 
 def test_a_stage_wants_those_before_it(settings: Settings, stages: Stages) -> None:
-    run_stage(settings, DAY, "ingest")
+    run_stage(settings, DAY, Ingest)
     with pytest.raises(ConfigError, match=r"fearec prepare --date 2026-07-01") as caught:
-        run_stage(settings, DAY, "train")
+        run_stage(settings, DAY, Train)
     assert caught.value.exit_code == 2
-    run_stage(settings, DAY, "prepare")
+    run_stage(settings, DAY, Prepare)
     other = settings.model_copy(update={"time_zone": "Asia/Tokyo"})
     with pytest.raises(ConfigError, match=r"fearec ingest --date 2026-07-01"):
-        run_stage(other, DAY, "train")
+        run_stage(other, DAY, Train)
     assert stages.calls == ["ingest", "prepared"]
 
 
 def test_a_forced_stage_clears_its_scratch(settings: Settings, stages: Stages) -> None:
     nightly(settings, DAY)
-    checkpoint = night_folder(settings, DAY) / "train" / "last.ckpt"
+    checkpoint = locations(settings, DAY).folder / "train" / "last.ckpt"
     checkpoint.write_text("stale")
-    assert run_stage(settings, DAY, "train").reused
+    assert run_stage(settings, DAY, Train).reused
     assert checkpoint.exists()
-    assert not run_stage(settings, DAY, "train", force=True).reused
+    assert not run_stage(settings, DAY, Train, force=True).reused
     assert not checkpoint.exists()
 
 

@@ -17,13 +17,16 @@ from safetensors.torch import load_file
 
 import model.training.trainer
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
+from pipeline.bundles.registry import RegisteredModel
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import ITEMS_FILE, Prepared
 from pipeline.errors import ConfigError, InputError
-from pipeline.runner.cache import read_record
+from pipeline.results import Prepared, Trained
+from pipeline.runner.cache import RunResults, StageRecord, read_record
+from pipeline.runner.stages import Train
+from pipeline.schema import ITEMS_FILE
 from pipeline.training import train
-from pipeline.training.train import Trained
+from tests.helpers import stages
 from tests.helpers.prepared_folders import NOON, write_prepared
 
 DAY = date(2026, 11, 2)
@@ -68,10 +71,12 @@ class Champion:
 @pytest.fixture
 def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Yesterday's weights, as the champion."""
-    yesterday = train.train(
+    yesterday = stages.train(
         quick(tmp_path / "yesterday"), date(2026, 11, 1), prepare(tmp_path / "yesterday/prepared")
     )
-    monkeypatch.setattr(train, "read_champion", lambda settings, before: yesterday.folder)
+    registered = RegisteredModel(run_date=date(2026, 11, 1), model_version="yesterday", path="")
+    monkeypatch.setattr(stages, "champion_before", lambda locations: registered)
+    monkeypatch.setattr(train, "local_bundle", lambda locations, model: yesterday.folder)
     monkeypatch.setattr(train.Bundle, "load", lambda path: Champion(path))
     return yesterday.folder
 
@@ -80,14 +85,14 @@ def test_a_finished_run_is_read_back_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, prepared = quick(tmp_path), prepare(tmp_path / "prepared")
-    first = train.train(settings, DAY, prepared)
+    first = stages.train(settings, DAY, prepared)
     weights = (first.folder / WEIGHTS).read_bytes()
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(train, "fit", never)
-    assert train.train(settings, DAY, prepared) == first
+    assert stages.train(settings, DAY, prepared) == first
     assert (first.folder / WEIGHTS).read_bytes() == weights
     codec = TypeAdapter(Trained)
     assert codec.validate_json(codec.dump_json(first)) == first
@@ -97,13 +102,13 @@ def test_without_anybody_to_validate_on_the_result_can_be_recorded(tmp_path: Pat
     prepared = prepare(tmp_path / "prepared", length=2)
     # Two interactions a user: one trained on by the refit, one tested.
     with pytest.raises(InputError, match="nothing to train on"):
-        train.train(quick(tmp_path), DAY, prepared)
+        stages.train(quick(tmp_path), DAY, prepared)
 
 
 def test_other_histories_are_another_run(tmp_path: Path) -> None:
     settings = quick(tmp_path)
-    first = train.train(settings, DAY, prepare(tmp_path / "first"))
-    second = train.train(settings, DAY, prepare(tmp_path / "second", length=5))
+    first = stages.train(settings, DAY, prepare(tmp_path / "first"))
+    second = stages.train(settings, DAY, prepare(tmp_path / "second", length=5))
     assert first.folder != second.folder
 
 
@@ -118,7 +123,7 @@ def test_the_evaluated_weights_begin_from_the_champions_evaluated_ones(
         return real(*args, **options)
 
     monkeypatch.setattr(train, "fit", watched)
-    trained = train.train(quick(tmp_path), DAY, prepare(tmp_path / "prepared"))
+    trained = stages.train(quick(tmp_path), DAY, prepare(tmp_path / "prepared"))
     assert trained.parent == "yesterday"
     for start, name in zip(starts, (HELD_OUT_WEIGHTS, WEIGHTS), strict=True):
         assert torch.equal(start, load_file(champion / name)["item_embedding.weight"])
@@ -128,7 +133,7 @@ def test_a_champion_evaluated_by_another_split_is_no_parent(
     tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     by_time = quick(tmp_path, evaluate={"split": "time", "test_days": 1, "valid_days": 2})
-    assert train.train(by_time, DAY, prepare(tmp_path / "prepared")).parent is None
+    assert stages.train(by_time, DAY, prepare(tmp_path / "prepared")).parent is None
     assert "evaluated by another split" in caplog.text
 
 
@@ -145,7 +150,7 @@ def test_training_is_given_nothing_of_the_test(
 
     monkeypatch.setattr(train, "fit", watched)
     settings = quick(tmp_path, evaluate={"split": split, "test_days": 2, "valid_days": 2}, epochs=1)
-    train.train(settings, DAY, prepare(tmp_path / "prepared"))
+    stages.train(settings, DAY, prepare(tmp_path / "prepared"))
     (histories, targets, valid), (everything, refitted, none) = given
     kept, trained = (4, 1) if split == "time" else (5, 3)  # items a user, and targets
     assert histories.offsets.diff().tolist() == [kept] * 24
@@ -157,18 +162,21 @@ def test_training_is_given_nothing_of_the_test(
 
 def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "prepared")
+    record = StageRecord("prepare", "", "", 0.0, prepared)
     with pytest.raises(ConfigError, match=r"at most V-1 = 12; found 13"):
-        train.train(quick(tmp_path, evaluate={"topk": (13,)}), DAY, prepared)
+        Train.check_settings(
+            quick(tmp_path, evaluate={"topk": (13,)}), RunResults(record), whole_run=False
+        )
     late = quick(tmp_path, evaluate={"split": "time", "test_days": 1})
-    with pytest.raises(InputError, match="no event in the test's days"):
-        train.train(late, date(2026, 12, 24), prepared)
+    with pytest.raises(InputError, match="no event in the days of the test"):
+        stages.train(late, date(2026, 12, 24), prepared)
     assert not (tmp_path / "work").exists()
 
 
 def test_another_architecture_has_no_parent(
     tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trained = train.train(quick(tmp_path, hidden_size=4), DAY, prepare(tmp_path / "prepared"))
+    trained = stages.train(quick(tmp_path, hidden_size=4), DAY, prepare(tmp_path / "prepared"))
     assert trained.parent is None
     assert "No warm start" in caplog.text
 
@@ -198,8 +206,8 @@ def test_a_vocabulary_numbered_otherwise_has_no_parent(
         1, items.schema.field("item_id"), items["item_id"].take([1, 0, *range(2, 12)])
     )
     pq.write_table(other, prepared.folder / ITEMS_FILE)
-    assert train.train(quick(tmp_path), DAY, prepared).parent is None
-    assert "numbered otherwise" in caplog.text
+    assert stages.train(quick(tmp_path), DAY, prepared).parent is None
+    assert "its items have other indices" in caplog.text
 
 
 @pytest.mark.slow

@@ -19,7 +19,10 @@ from model.training.lightning_module import FEARecModule
 from model.training.samples import EventHistories
 from model.training.trainer import Fitted, fit
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import Prepared
+from pipeline.results import Prepared
+from pipeline.runner.cache import RunResults, StageRecord
+from pipeline.runner.stages import Train
+from pipeline.storage.locations import RunLocations, Warehouse
 
 CONFIG = FEARecConfig.from_preset(
     "paper", n_items=30, MAX_ITEM_LIST_LENGTH=8, hidden_size=8, inner_size=16
@@ -105,10 +108,10 @@ def night(folder: Path, name: str, value: Any) -> Any:
     prepared = Prepared.__new__(Prepared)
     for field, given in {"folder": folder, "n_items": 30}.items():
         object.__setattr__(prepared, field, given)
-    object.__setattr__(prepared, "fingerprint", "the same")
+    object.__setattr__(prepared, "content_hash", "the same")
     settings = Settings(work_dir=folder, train={name: value})
 
-    def no_champion(*_: Any, **__: Any) -> None:
+    def no_champion(*_: Any) -> None:
         done.append("champion")
 
     def run(*given: Any, epochs: int | None, **_: Any) -> Fitted:
@@ -118,11 +121,13 @@ def night(folder: Path, name: str, value: Any) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.training.train, "read_histories", lambda folder: HISTORIES)
-        patch.setattr(pipeline.training.train, "read_champion", no_champion)
+        patch.setattr("pipeline.runner.stages.champion_before", no_champion)
         patch.setattr(pipeline.training.train, "fit", run)
         patch.setattr(pipeline.training.train, "load_network", lambda config, path: FEARec(config))
         patch.setattr(pipeline.training.train, "save_weights", lambda network, path: None)
-        pipeline.training.train.train(settings, date(2026, 11, 1), prepared)
+        run = RunLocations(Warehouse("nowhere"), folder, date(2026, 11, 1))
+        before = RunResults(StageRecord("prepare", "", "", 0.0, prepared))
+        Train.of(settings, run, before).run()
     return tuple(done)
 
 

@@ -26,11 +26,12 @@ from flows.cli import main as cli
 from model.ranking import metrics_at
 from model.training.lightning_module import rank_positions
 from model.training.weights import load_network
-from pipeline.config.settings import Settings, load_settings
-from pipeline.data.prepare import Prepared
+from pipeline.config.settings import load_settings
+from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import read_histories
-from pipeline.data.splits import held_out
+from pipeline.data.splits import split_histories
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
+from pipeline.results import Prepared, Trained
 from pipeline.tuning import trial as tune_trial
 from pipeline.tuning import tune as search
 from pipeline.tuning.params_file import read_space
@@ -174,9 +175,11 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
         seen.append(histories.items)
         return real_fit(network, training, histories, *args, **options)
 
-    def evaluate(settings: Settings, *args: Any) -> Any:
-        evaluated.append((settings.train.learning_rate, settings.model.config(9).topk_factor))
-        return real_evaluate(settings, *args)
+    def evaluate(
+        prepared: Prepared, weights: Trained, network: Any, training: Any, *args: Any
+    ) -> Any:
+        evaluated.append((training.learning_rate, network.config(9).topk_factor))
+        return real_evaluate(prepared, weights, network, training, *args)
 
     monkeypatch.setattr(tune_trial, "fit", fit)
     monkeypatch.setattr(search, "evaluate", evaluate)
@@ -192,7 +195,9 @@ def test_the_figures_are_those_of_the_best_weights(config: Path) -> None:
     settings, out = load_settings(tuned.settings), tuned.trials.parent
     histories = read_histories(out / "data")
     values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
-    split = held_out(settings, DAY, Prepared(**{**values, "folder": out / "data"}), histories)
+    prepared = Prepared(**{**values, "folder": out / "data"})
+    held_out = held_out_events(settings.evaluate, DAY, settings.time_zone)
+    split = split_histories(histories, held_out, prepared)
     weights = out / "trials" / f"{tuned.best:05d}" / "held_out.safetensors"
     network = load_network(settings.model.config(ITEMS + 1), weights)
     with torch.inference_mode():
@@ -206,6 +211,7 @@ KILL = """
 import os, signal, sys
 from datetime import date
 from pathlib import Path
+from pipeline.results import Prepared, Trained
 from pipeline.tuning import trial as tune_trial
 from pipeline.config.settings import load_settings
 from pipeline.tuning.tune import tune

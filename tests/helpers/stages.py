@@ -1,0 +1,100 @@
+"""The stages called with whole settings, as a run calls them, but one at a time."""
+
+from datetime import date
+from pathlib import Path
+
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.registry import champion_before, local_bundle, register_champion
+from pipeline.config.settings import Settings
+from pipeline.data.held_out import held_out_events
+from pipeline.data.ingest import ingest as ingest_stage
+from pipeline.data.prepare import prepare as prepare_stage
+from pipeline.logs.log_files import list_log_files
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
+from pipeline.scoring.run import ScoreResult
+from pipeline.storage.locations import RunLocations, Warehouse
+
+
+def locations(settings: Settings, run_date: date = date(2026, 7, 1)) -> RunLocations:
+    return RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+
+
+def table_uri(settings: Settings, name: str) -> str:
+    return Warehouse(settings.warehouse).table(name)
+
+
+def ingest(settings: Settings, run_date: date) -> Ingested:
+    files = list_log_files(settings.logs.path)
+    return ingest_stage(files, settings.logs, locations(settings, run_date), settings.time_zone)
+
+
+def prepare(settings: Settings, run_date: date, ingested: Ingested) -> Prepared:
+    given = locations(settings, run_date)
+    return prepare_stage(ingested, settings.prepare, given, settings.time_zone)
+
+
+def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
+    from pipeline.training.train import train as train_stage
+
+    given = locations(settings, run_date)
+    return train_stage(
+        prepared,
+        settings.model,
+        settings.train,
+        held_out_events(settings.evaluate, run_date, settings.time_zone),
+        settings.evaluate.mask_seen,
+        champion_before(given) if settings.train.warm_start else None,
+        given,
+    )
+
+
+def evaluate(settings: Settings, run_date: date, prepared: Prepared, trained: Trained) -> Evaluated:
+    from pipeline.evaluation.evaluate import evaluate as evaluate_stage
+
+    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
+    return evaluate_stage(
+        prepared, trained, settings.model, settings.train, settings.evaluate, held_out
+    )
+
+
+def evaluate_bundle(
+    settings: Settings, run_date: date, prepared: Prepared, bundle: Bundle
+) -> Evaluated:
+    from pipeline.evaluation.evaluate_bundle import evaluate_bundle as evaluate_stage
+
+    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
+    provider = settings.score.provider
+    return evaluate_stage(bundle, prepared, settings.train, settings.evaluate, held_out, provider)
+
+
+def export(
+    settings: Settings, run_date: date, prepared: Prepared, trained: Trained, evaluated: Evaluated
+) -> Exported:
+    from pipeline.training.export import export as export_stage
+
+    return export_stage(
+        prepared,
+        trained,
+        evaluated,
+        settings.model,
+        settings.export,
+        settings.evaluate.mask_seen,
+        locations(settings, run_date),
+        settings.model_dump(mode="json"),
+    )
+
+
+def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Published:
+    from pipeline.publishing.publish import publish as publish_stage
+
+    return publish_stage(scored, locations(settings, run_date))
+
+
+def read_champion(settings: Settings, *, before: date) -> Path | None:
+    given = locations(settings, before)
+    champion = champion_before(given)
+    return champion and local_bundle(given, champion)
+
+
+def set_champion(settings: Settings, run_date: date, bundle: Path, model_version: str) -> None:
+    register_champion(locations(settings, run_date), bundle, model_version)

@@ -1,0 +1,216 @@
+"""Which stages each setting redoes: every setting is named here, with the stages it enters."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import BaseModel
+
+from model.config import FEARecConfig
+from pipeline.config.settings import Settings
+from pipeline.results import Exported, Ingested, Prepared
+from pipeline.runner.cache import RunResults, StageRecord, cache_key
+from pipeline.runner.stages import STAGES
+from pipeline.storage.locations import RunLocations, Warehouse
+
+DAY = date(2026, 7, 1)
+EVERY = [stage.name for stage in STAGES]
+ALL, PREPARE = "ingest", "prepare"  # the first of the stages that are done again
+TRAIN, EVALUATE, EXPORT, SCORE, NOTHING = "train", "evaluate", "export", "score", ""
+
+# Another value, and the first stage that it redoes; all later ones follow.
+MODEL: dict[str, Any] = {
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_size": 32,
+    "inner_size": 32,
+    "hidden_dropout_prob": 0.1,
+    "attn_dropout_prob": 0.1,
+    "hidden_act": "relu",
+    "layer_norm_eps": 1e-6,
+    "initializer_range": 0.1,
+    "global_ratio": 0.5,
+    "dual_domain": False,
+    "std": False,
+    "spatial_ratio": 0.3,
+    "topk_factor": 2,
+    "delays": "sequence",
+    "padding": "reflect",
+    "loss_type": "BPR",
+    "sample_num": 2,
+    "ce_chunk_size": 100,
+    "contrast": "su",
+    "tau": 0.5,
+    "sim": "cos",
+    "lmd": 0.2,
+    "lmd_sem": 0.2,
+    "fredom": True,
+    "fredom_type": "us_x",
+}
+CHANGES: dict[str, tuple[Any, str]] = {
+    "warehouse": ("elsewhere", ALL),
+    "work_dir": (Path("elsewhere"), NOTHING),  # another folder has no records at all
+    "time_zone": ("Asia/Tokyo", ALL),
+    "logs.path": ("other", ALL),
+    "logs.user_id": ("who", ALL),
+    "logs.item_id": ("what", ALL),
+    "logs.timestamp": ("when", ALL),
+    "logs.timestamp_unit": ("ms", ALL),
+    "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
+    "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
+    "model.preset": ("best", TRAIN),
+    **{f"model.{name}": (value, TRAIN) for name, value in MODEL.items()},
+    "train.epochs": (3, TRAIN),
+    "train.train_batch_size": (64, TRAIN),
+    "train.eval_batch_size": (64, NOTHING),
+    "train.learning_rate": (0.1, TRAIN),
+    "train.learning_rate_schedule": ("cosine", TRAIN),
+    "train.weight_decay": (0.1, TRAIN),
+    "train.stopping_step": (3, TRAIN),
+    "train.clip_grad_norm": (1.0, TRAIN),
+    "train.seed": (1, TRAIN),
+    "train.refit": (False, TRAIN),
+    "train.warm_start": (False, TRAIN),
+    "train.accelerator": ("cpu", NOTHING),
+    "train.devices": (2, NOTHING),
+    "train.strategy": ("ddp", NOTHING),
+    "train.precision": ("bf16-mixed", TRAIN),
+    "train.logger": ("tensorboard", NOTHING),
+    "evaluate.split": ("time", TRAIN),
+    "evaluate.test_days": (3, NOTHING),  # leave-one-out has no days; see the time split below
+    "evaluate.valid_days": (3, NOTHING),
+    "evaluate.topk": ((3,), EVALUATE),
+    "evaluate.mask_seen": (False, TRAIN),
+    "evaluate.bootstrap": (10, EVALUATE),
+    "export.parity_sequences": (3000, EXPORT),
+    "export.max_parity_error": (1e-5, EXPORT),
+    "export.max_near_ties": (1e-2, EXPORT),
+    "export.fp16": (True, EXPORT),
+    "export.min_fp16_agreement": (0.5, EXPORT),
+    "score.top_k": (5, SCORE),
+    "score.batch_size": (16, NOTHING),
+    "score.provider": ("cpu", SCORE),
+    "score.precision": ("fp16", SCORE),
+    "score.devices": (2, NOTHING),
+    "score.exclude_seen": (False, SCORE),
+    "score.allow": ("ids.txt", SCORE),
+    "score.deny": ("ids.txt", SCORE),
+    "score.layout": ("list", SCORE),
+    "score.active_within_days": (3, SCORE),
+    "tune.params_file": (Path("other.test"), NOTHING),
+    "tune.algo": ("tpe", NOTHING),
+    "tune.max_evals": (3, NOTHING),
+    "tune.workers": (3, NOTHING),
+    "tune.prune": (False, NOTHING),
+    "tune.out": (Path("elsewhere"), NOTHING),
+}
+
+
+def names_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from names_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+SETTINGS = [
+    *names_of(Settings),
+    *(f"model.{name}" for name in FEARecConfig.model_fields if name != "n_items"),
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("logs", "other"):
+        Path(name).mkdir()
+        pq.write_table(pa.table({"user_id": [1]}), f"{name}/a.parquet")
+    Path("ids.txt").write_text("a\n")
+    models = Path("warehouse/models")
+    models.mkdir(parents=True)
+    crowned = {"run_date": "2026-06-30", "model_version": "v0", "path": "v0"}
+    (models / "champion.json").write_text(str(crowned).replace("'", '"'))
+
+
+def settings_with(**changes: Any) -> Settings:
+    sections: dict[str, Any] = {"model": {"contrast": "us_x"}}
+    for name, value in changes.items():
+        section, _, key = name.rpartition(".")
+        (sections.setdefault(section, {}) if section else sections)[key] = value
+    return Settings(**sections)
+
+
+def keys_of(settings: Settings) -> dict[str, str]:
+    """The cache key of every stage of a run in which each result is that of its key."""
+    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, DAY)
+    event = datetime(2026, 6, 1, tzinfo=UTC)
+    results: dict[str, Any] = {
+        "prepare": Prepared(Path("prepared"), "", 1, "", 4, 6, 7, event, event),
+        "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
+    }
+    done, keys = RunResults(), {}
+    for stage in STAGES:
+        given = stage.of(settings, locations, done)
+        keys[stage.name] = cache_key(given)
+        result = results.get(stage.name)
+        output = keys[stage.name]
+        done = done.with_record(StageRecord(stage.name, output, output, 0.0, result))
+    return keys
+
+
+def redone(before: Settings, after: Settings) -> list[str]:
+    one, other = keys_of(before), keys_of(after)
+    return [name for name in EVERY if one[name] != other[name]]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_redoes_exactly_what_depends_on_it(name: str) -> None:
+    assert name in CHANGES, f"say here what a change of {name} redoes"
+    value, first = CHANGES[name]
+    given = {"model.fredom_type": "un"} if name == "model.fredom" else {}
+    expected = EVERY[EVERY.index(first) :] if first else []
+    assert redone(settings_with(**given), settings_with(**given, **{name: value})) == expected
+
+
+def test_nothing_is_named_that_is_no_setting() -> None:
+    assert set(CHANGES) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["evaluate.test_days", "evaluate.valid_days"])
+def test_the_days_of_a_time_split_train_again(name: str) -> None:
+    by_time = {"evaluate.split": "time"}
+    changed = settings_with(**by_time, **{name: 3})
+    assert redone(settings_with(**by_time), changed) == EVERY[EVERY.index(TRAIN) :]
+
+
+def test_another_champion_trains_again() -> None:
+    before = keys_of(Settings())
+    path = Path("warehouse/models/champion.json")
+    path.write_text(path.read_text().replace("v0", "v1"))
+    after = keys_of(Settings())
+    assert [name for name in EVERY if before[name] != after[name]] == EVERY[EVERY.index(TRAIN) :]
+    without = Settings(train={"warm_start": False})
+    assert keys_of(without)["train"] not in (before["train"], after["train"])
+
+
+def test_the_content_of_a_list_of_ids_counts() -> None:
+    denied = settings_with(**{"score.deny": "ids.txt"})
+    before = keys_of(denied)
+    Path("ids.txt").write_text("b\n")
+    after = keys_of(denied)
+    assert [name for name in EVERY if before[name] != after[name]] == ["score", "publish"]
+
+
+def test_log_files_without_news_do_not_count() -> None:
+    one, two = (Ingested("id", 3, files, 9, 7, 1, 1, 0) for files in (1, 2))
+    (ingest, *_) = STAGES
+    given = ingest.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), RunResults())
+    assert given.output_key(one) == given.output_key(two)
+    assert given.output_key(one) != given.output_key(Ingested("id", 4, 1, 9, 7, 1, 1, 0))
