@@ -25,7 +25,7 @@ def tune(
     overrides: list[str] | None = None,
     overwrite: bool = False,
 ) -> search_of.Tuned:
-    """Search for hyper-parameters on the data of a night; a killed search is taken up again.
+    """Search for hyper-parameters on the data of a run date; a killed search is continued.
 
     Args:
         config: The settings file; default `fearec.toml`, where it is there.

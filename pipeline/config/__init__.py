@@ -1,1 +1,1 @@
-"""What a run can be told: settings, their sections, and how they are read."""
+"""Settings: their sections, and how they are read."""

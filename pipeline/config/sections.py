@@ -93,7 +93,7 @@ class EvaluateSettings(Frozen):
     section = "evaluate"
 
     split: Literal["leave_one_out", "time"] = Field(
-        "leave_one_out", description="each user's last item, or everybody's last days"
+        "leave_one_out", description="each user's last item, or the last days of all users"
     )
     test_days: int = Field(
         7, ge=1, le=36_500, description="of a time split: the test's days, ending with the run date"
@@ -102,7 +102,7 @@ class EvaluateSettings(Frozen):
         7, ge=1, le=36_500, description="of a time split: the days before, for early stopping"
     )
     topk: tuple[int, ...] = (5, 10, 20)
-    mask_seen: bool = Field(True, description="never rank what the user has already met")
+    mask_seen: bool = Field(True, description="never rank what the user has already seen")
     bootstrap: int = Field(
         1000, ge=0, description="resamples of the users for 95% intervals; 0 for none"
     )
@@ -153,7 +153,7 @@ class ExportSettings(Frozen):
 
 
 class ScoreSettings(Frozen):
-    """Whom to recommend what; the same choices as the flags of `fearec-score`."""
+    """What to recommend to which users; the same choices as the flags of `fearec-score`."""
 
     section = "score"
 

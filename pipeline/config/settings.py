@@ -36,7 +36,7 @@ ENV_DELIMITER = "__"
 
 
 class Settings(BaseSettings):
-    """Everything a run can be told. Frozen, validated, unknown names refused.
+    """All settings of a run. Frozen, validated, unknown names refused.
 
     Build it with `load_settings`; the constructor reads neither files nor the environment.
     """

@@ -106,7 +106,7 @@ def leave_one_out(histories: EventHistories) -> Split:
 
 
 def by_time(histories: EventHistories, before_valid: Tensor, before_test: Tensor) -> Split:
-    """The same two instants for everybody, given how many events each user has before them.
+    """A split at two instants, given how many events each user has before them.
 
     Args:
         histories: N items of U users.

@@ -1,4 +1,4 @@
-"""What a model has to beat: the most popular items, and those that most often came next.
+"""The baselines: the most popular items, and those that most often came next.
 
 Both answer as a network does: sequences in, scores of the whole catalogue out. No two items of a
 row score the same, so that a list does not depend on how ties are broken.
@@ -35,7 +35,7 @@ class Popularity:
         return cls(counts, order)
 
     def __call__(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        """Scores float64 (B, V), the same for everybody."""
+        """Scores float64 (B, V), the same for every user."""
         return self.order.repeat(len(item_seq), 1)
 
 

@@ -10,7 +10,7 @@ from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import RankingProtocol, Scorer, measure
+from pipeline.evaluation.evaluator import RankingProtocol, Scorer, evaluate_scorers
 from pipeline.evaluation.protocol import check_topk, describe
 from pipeline.results import Evaluated, Prepared, Trained
 
@@ -95,18 +95,17 @@ def compare(
         n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
     )
     with torch.inference_mode():
-        tallies = measure(scorers, split, popularity, ranking)
-    figures = {name: tally.figures(popularity.counts) for name, tally in tallies.items()}
+        sums = evaluate_scorers(scorers, split, popularity, ranking)
+    metrics = {name: each.means(popularity.counts) for name, each in sums.items()}
     tested = split.tested
     return Evaluated(
         protocol,
         n_users=len(tested),
         n_served=int((split.test_from > split.begins)[tested].sum()),
-        model=figures["model"],
-        popularity=figures["popularity"],
-        co_occurrence=figures["co_occurrence"],
+        model=metrics["model"],
+        popularity=metrics["popularity"],
+        co_occurrence=metrics["co_occurrence"],
         intervals={
-            name: tally.intervals(evaluation.bootstrap, training.seed)
-            for name, tally in tallies.items()
+            name: each.intervals(evaluation.bootstrap, training.seed) for name, each in sums.items()
         },
     )

@@ -143,6 +143,6 @@ def _warning(held_out: HeldOut, prepared: Prepared, bundle: Bundle, split: Split
         return None
     return (
         f"WARNING: {trained} {known_until:%Y-%m-%d %H:%M} UTC, which {known} of "
-        f"{int(split.in_test.sum())} held-out events precede: the figures of what it knows "
+        f"{int(split.in_test.sum())} held-out events precede: the metrics on what it knows "
         "already are too good"
     )

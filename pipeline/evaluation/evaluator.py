@@ -1,4 +1,4 @@
-"""Rank the catalogue for every tested user, by several scorers at once, and tell the figures."""
+"""The evaluator: ranks the catalogue for every tested user by several scorers, and sums metrics."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from model.ranking import top_items
 from model.training.samples import expand_ranges
 from pipeline.data.splits import Split
 from pipeline.evaluation.baselines import Popularity
-from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_figures, user_figures
+from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, user_metrics
 
 # item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -26,9 +26,9 @@ class RankingProtocol:
 
     Attributes:
         n_items: V, PAD included.
-        length: L, how many of the last items a scorer is shown.
-        mask_seen: Never to list what the user has met before the test.
-        topk: The lengths of lists.
+        length: L, how many of the last items a scorer sees.
+        mask_seen: Whether items that the user has seen before the test are left out.
+        topk: The k of the metrics; the longest is the length of the lists.
         batch_size: Users scored at once, or fewer where the catalogue is large.
     """
 
@@ -39,16 +39,16 @@ class RankingProtocol:
     batch_size: int
 
     @property
-    def users_at_once(self) -> int:
-        """Within the memory of a batch."""
+    def users_per_batch(self) -> int:
+        """As many users as the memory of a batch allows."""
         return max(1, min(self.batch_size, _SCORES // self.n_items))
 
 
 class MetricSums:
-    """What one scorer's lists came to, without the lists.
+    """Sums of one scorer's metrics, kept without the lists.
 
-    Kept are the distinct figures of users, with how many users have them, and how often each
-    item was listed. Under leave-one-out the memory does not grow with the users.
+    It keeps the distinct metrics of users with the number of users who have them, and how often
+    each item was listed. Under leave-one-out its memory does not grow with the users.
     """
 
     def __init__(self, ranking: RankingProtocol) -> None:
@@ -60,20 +60,20 @@ class MetricSums:
 
     def add(self, lists: Tensor, hits: Tensor, n_relevant: Tensor) -> None:
         """Count a batch: lists int64 and hits bool (B, K), n_relevant int64 (B,)."""
-        figures = user_figures(hits, n_relevant, self._ranking.topk)
-        self._names = list(figures)
-        users = torch.stack(list(figures.values()), 1).numpy()
+        metrics = user_metrics(hits, n_relevant, self._ranking.topk)
+        self._names = list(metrics)
+        users = torch.stack(list(metrics.values()), 1).numpy()
         rows, counts = np.unique(users, axis=0, return_counts=True)
         self._rows.append(rows)
         self._counts.append(counts)
         for k, listed in self._listed.items():
             listed += torch.bincount(lists[:, :k].flatten(), minlength=len(listed))
 
-    def figures(self, popularity: Tensor) -> dict[str, float]:
-        """Every figure by its name, given popularity int64 (V,) in training."""
+    def means(self, popularity: Tensor) -> dict[str, float]:
+        """Every metric by its name, given the popularity in training, int64 (V,)."""
         rows, counts = self._distinct()
         means = counts @ rows / counts.sum()
-        of_lists = {k: catalogue_figures(times, popularity) for k, times in self._listed.items()}
+        of_lists = {k: catalogue_metrics(times, popularity) for k, times in self._listed.items()}
         return dict(zip(self._names, means.tolist(), strict=True)) | {
             f"{name}@{k}": of_lists[k][name]
             for name in next(iter(of_lists.values()))
@@ -81,14 +81,14 @@ class MetricSums:
         }
 
     def intervals(self, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
-        """95% intervals of the users' figures; none with no resamples."""
+        """95% intervals of the metrics that are means over users; empty without resamples."""
         if not resamples:
             return {}
         low, high = bootstrap_intervals(*self._distinct(), resamples, seed).tolist()
         return dict(zip(self._names, zip(low, high, strict=True), strict=True))
 
     def _distinct(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """The users' distinct figures (G, M), and how many users have them (G,)."""
+        """The distinct metrics of users (G, M), and how many users have them (G,)."""
         every, counts = np.concatenate(self._rows), np.concatenate(self._counts)
         rows, kinds = np.unique(every, axis=0, return_inverse=True)
         summed = np.bincount(kinds.reshape(-1), counts).astype(np.int64)
@@ -96,13 +96,13 @@ class MetricSums:
         return rows, summed
 
 
-def measure(
+def evaluate_scorers(
     scorers: Mapping[str, Scorer], split: Split, popularity: Popularity, ranking: RankingProtocol
 ) -> dict[str, MetricSums]:
-    """MetricSums the lists of every scorer for every tested user.
+    """Sum the metrics of every scorer's lists for every tested user.
 
-    A user without any item before the test gets the most popular items, whoever scores.
-    Relevant are all items of the user's test, repeated ones once. Indices of V and above are
+    A user without any item before the test gets the most popular items from every scorer.
+    All items of the user's test are relevant, repeated ones once. Indices of V and above are
     items that no scorer knows: they count as relevant and are never hit.
 
     Args:
@@ -111,7 +111,7 @@ def measure(
         popularity: What users without a history get.
         ranking: How lists are made.
     """
-    tallies = {name: MetricSums(ranking) for name in scorers}
+    sums = {name: MetricSums(ranking) for name in scorers}
     longest = max(ranking.topk)
     nothing = torch.zeros(1, 1, dtype=torch.int64)
     fallback = top_items(popularity(nothing, nothing[0]), longest, None)
@@ -121,8 +121,8 @@ def measure(
             if len(batch.item_seq):
                 scores = scorer(batch.item_seq, batch.item_seq_len)
                 lists[batch.served] = top_items(scores, longest, batch.seen)
-            tallies[name].add(lists, batch.hits(lists), batch.n_relevant)
-    return tallies
+            sums[name].add(lists, batch.hits(lists), batch.n_relevant)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class EvalBatch:
 def _batches(split: Split, ranking: RankingProtocol) -> Iterator[EvalBatch]:
     histories = split.histories
     width = max(int(histories.items.max()) + 1, ranking.n_items)
-    for users in split.tested.split(ranking.users_at_once):
+    for users in split.tested.split(ranking.users_per_batch):
         cuts = split.test_from[users]
         served = cuts > split.begins[users]
         ends = cuts[served]

@@ -1,6 +1,6 @@
-"""What recommendation lists are worth: to each user, over the catalogue, and how surely.
+"""Metrics of recommendation lists: per user, over the catalogue, and their intervals.
 
-Figures are keyed by their name and the length of the list: ``NDCG@10``.
+They are keyed by their name and the length of the list: ``NDCG@10``.
 """
 
 import math
@@ -17,8 +17,8 @@ _USER_METRICS = ("HR", "Recall", "NDCG", "MRR", "MAP")
 _WEIGHTS = 2**23  # elements of the bootstrap's largest array
 
 
-def user_figures(hits: Tensor, n_relevant: Tensor, topk: tuple[int, ...]) -> dict[str, Tensor]:
-    """Each user's figures at each k; relevance is binary.
+def user_metrics(hits: Tensor, n_relevant: Tensor, topk: tuple[int, ...]) -> dict[str, Tensor]:
+    """Each user's metrics at each k; relevance is binary.
 
     HR is whether there is any hit, Recall the share of the relevant items that were hit, MRR one
     over the first hit's place. NDCG is divided by that of the best possible list, which begins
@@ -39,18 +39,18 @@ def user_figures(hits: Tensor, n_relevant: Tensor, topk: tuple[int, ...]) -> dic
     dcg, ideal = (hits * discount).cumsum(1), discount.cumsum(0)
     reciprocal = (hits & (found == 1)) / place
     precision = (hits * found / place).cumsum(1)
-    figures: dict[str, dict[int, Tensor]] = {name: {} for name in _USER_METRICS}
+    metrics: dict[str, dict[int, Tensor]] = {name: {} for name in _USER_METRICS}
     for k in topk:
         possible = n_relevant.clamp(max=k)
-        figures["HR"][k] = (found[:, k - 1] > 0).double()
-        figures["Recall"][k] = found[:, k - 1] / n_relevant.double()
-        figures["NDCG"][k] = dcg[:, k - 1] / ideal[possible - 1]
-        figures["MRR"][k] = reciprocal[:, :k].sum(1)
-        figures["MAP"][k] = precision[:, k - 1] / possible
-    return {f"{name}@{k}": figures[name][k] for name in _USER_METRICS for k in topk}
+        metrics["HR"][k] = (found[:, k - 1] > 0).double()
+        metrics["Recall"][k] = found[:, k - 1] / n_relevant.double()
+        metrics["NDCG"][k] = dcg[:, k - 1] / ideal[possible - 1]
+        metrics["MRR"][k] = reciprocal[:, :k].sum(1)
+        metrics["MAP"][k] = precision[:, k - 1] / possible
+    return {f"{name}@{k}": metrics[name][k] for name in _USER_METRICS for k in topk}
 
 
-def catalogue_figures(recommended: Tensor, popularity: Tensor) -> dict[str, float]:
+def catalogue_metrics(recommended: Tensor, popularity: Tensor) -> dict[str, float]:
     """How recommendations spread over the catalogue; all 0 where there are none.
 
     - Coverage: the share of the catalogue that was recommended to anybody.
@@ -84,13 +84,13 @@ def catalogue_figures(recommended: Tensor, popularity: Tensor) -> dict[str, floa
 def bootstrap_intervals(
     rows: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """95% percentile intervals of the users' mean figures.
+    """95% percentile intervals of the means over users.
 
-    Users with the same figures are alike to a resample, so it draws how many of each kind there
+    Users with the same metrics are equal to a resample, so it draws how many of each kind there
     are: under leave-one-out there are no more kinds than places, however many users.
 
     Args:
-        rows: (G, M), the distinct figures of users.
+        rows: (G, M), the distinct metrics of users.
         counts: (G,), how many users have them.
         resamples: How often U users are drawn, with replacement.
         seed: Of the draws.

@@ -58,6 +58,6 @@ def rule_of(settings: Mapping[str, Any]) -> tuple[str | int, ...]:
 
     Bundles from before there was a choice name none: only the default existed.
     """
-    told = settings.get("evaluate", {})
+    given = settings.get("evaluate", {})
     names = ("split", "test_days", "valid_days")
-    return EvaluateSettings(**{name: told[name] for name in names if name in told}).held_out
+    return EvaluateSettings(**{name: given[name] for name in names if name in given}).held_out

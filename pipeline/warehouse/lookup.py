@@ -1,4 +1,4 @@
-"""Looking at the tables: what a user did, and what is recommended to whom."""
+"""Queries of the tables: a user's events, and the recommendations of some users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def recommended_to(
     Args:
         warehouse: Where the table is.
         users: Their ids; text is read as a number where the ids are numbers.
-        run_date: Of which night; default the newest.
+        run_date: Of the recommendations; default the newest.
 
     Raises:
         InputError: there is no table yet, or an id has the wrong type.

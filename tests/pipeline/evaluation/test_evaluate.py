@@ -37,8 +37,8 @@ from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import RankingProtocol, measure
-from pipeline.evaluation.metrics import user_figures
+from pipeline.evaluation.evaluator import RankingProtocol, evaluate_scorers
+from pipeline.evaluation.metrics import user_metrics
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
 from tests.helpers.prepared_folders import write_prepared
@@ -92,7 +92,7 @@ def a_user_at_a_time(
         lists.append(best)
         hits.append([item in relevant for item in best])
         n_relevant.append(len(relevant))
-    figures = user_figures(torch.tensor(hits), torch.tensor(n_relevant), ranking.topk)
+    figures = user_metrics(torch.tensor(hits), torch.tensor(n_relevant), ranking.topk)
     found = {name: float(values.mean()) for name, values in figures.items()}
     for k in ranking.topk:
         listed = {item for best in lists for item in best[:k]} - {0}
@@ -109,12 +109,14 @@ def test_figures_are_those_of_one_user_at_a_time(
         return
     popularity = Popularity.learn(split.before(split.valid_from), V)
     ranking = RankingProtocol(V, 4, mask_seen, TOPK, batch_size)
-    tally = measure({"model": by_last_item}, split, popularity, ranking)["model"]
-    found = tally.figures(popularity.counts)
+    tally = evaluate_scorers({"model": by_last_item}, split, popularity, ranking)["model"]
+    found = tally.means(popularity.counts)
     expected = a_user_at_a_time(split, ranking, popularity)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    whole = measure({"model": by_last_item}, split, popularity, replace(ranking, batch_size=99))
-    assert whole["model"].figures(popularity.counts) == pytest.approx(found)
+    whole = evaluate_scorers(
+        {"model": by_last_item}, split, popularity, replace(ranking, batch_size=99)
+    )
+    assert whole["model"].means(popularity.counts) == pytest.approx(found)
     assert whole["model"].intervals(50, 1) == tally.intervals(50, 1)
     if mask_seen:  # what was met before cannot be hit
         again = [
@@ -267,7 +269,9 @@ def test_the_baselines_learn_from_training_alone(prepared: Prepared, trained: Tr
     ranking = RankingProtocol(prepared.n_items, 6, True, (5, 10), 100)
     scorers = {"co": CoOccurrence.learn(known, popularity)}
     with torch.inference_mode():
-        expected = measure(scorers, split, popularity, ranking)["co"].figures(popularity.counts)
+        expected = evaluate_scorers(scorers, split, popularity, ranking)["co"].means(
+            popularity.counts
+        )
     assert found.co_occurrence == pytest.approx(expected)
     assert found.popularity["Novelty@5"] <= found.model["Novelty@5"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.ranking import metrics_at, top_items
-from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_figures, user_figures
+from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, user_metrics
 
 TOPK = (1, 3, 5, 10)
 N_ITEMS = 14
@@ -53,7 +53,7 @@ def trec(items: list[int], relevant: set[int]) -> dict[str, float]:
 def test_user_figures_are_those_of_trec_eval(cases: list[tuple[list[int], set[int]]]) -> None:
     hits = torch.tensor([[item in relevant for item in items] for items, relevant in cases])
     n_relevant = torch.tensor([len(relevant) for _, relevant in cases])
-    found = user_figures(hits, n_relevant, TOPK)
+    found = user_metrics(hits, n_relevant, TOPK)
     for row, case in enumerate(cases):
         expected = trec(*case)
         assert {name: float(values[row]) for name, values in found.items()} == pytest.approx(
@@ -65,7 +65,7 @@ def test_user_figures_are_those_of_trec_eval(cases: list[tuple[list[int], set[in
 @steady
 def test_with_one_relevant_item_they_follow_from_its_rank(ranks: list[int]) -> None:
     hits = torch.tensor(ranks)[:, None] == torch.arange(1, 11)
-    found = user_figures(hits, torch.ones(len(ranks), dtype=torch.int64), TOPK)
+    found = user_metrics(hits, torch.ones(len(ranks), dtype=torch.int64), TOPK)
     means = {name: float(values.mean()) for name, values in found.items()}
     by_rank = metrics_at(torch.tensor(ranks), TOPK)  # what training is stopped by
     assert {name: means[name] for name in by_rank} == pytest.approx(by_rank)
@@ -83,7 +83,7 @@ def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None
     n_items = len(times)
     counted = st.lists(st.integers(0, 9), min_size=n_items, max_size=n_items)
     popular = data.draw(counted)
-    found = catalogue_figures(torch.tensor([7, *times]), torch.tensor([7, *popular]))
+    found = catalogue_metrics(torch.tensor([7, *times]), torch.tensor([7, *popular]))
     listed = [item for item, count in enumerate(times) for _ in range(count)]
     if not listed:
         assert set(found.values()) == {0.0}
