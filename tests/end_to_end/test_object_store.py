@@ -475,8 +475,9 @@ def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> 
 def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None:
     settings = settings_of(bucket, tmp_path, "logs")
     batch = pa.table({"a": [1]})
-    mine = warehouse.open_or_create_table(settings, "interactions", batch.schema)
-    theirs = warehouse.open_table(table_uri(settings, "interactions"))
+    uri = table_uri(settings, "interactions")
+    mine = warehouse.open_or_create_table(uri, batch.schema)
+    theirs = warehouse.open_table(uri)
     assert theirs is not None
     warehouse.append(theirs, batch.to_reader())
     with pytest.raises(FearecError, match="another run wrote to the table meanwhile") as refusal:

@@ -211,7 +211,6 @@ KILL = """
 import os, signal, sys
 from datetime import date
 from pathlib import Path
-from pipeline.results import Prepared, Trained
 from pipeline.tuning import trial as tune_trial
 from pipeline.config.settings import load_settings
 from pipeline.tuning.tune import tune

@@ -27,8 +27,6 @@ import pipeline.logs.imports.importer
 import pipeline.logs.imports.text_lines
 from flows.cli.main import app
 from pipeline.config.settings import Settings
-from pipeline.data.ingest import ingest
-from pipeline.data.prepare import SEQUENCES_FILE, prepare
 from pipeline.errors import (
     BusyError,
     ConfigError,
@@ -40,6 +38,8 @@ from pipeline.errors import (
 from pipeline.logs.imports.importer import BAD_LINES_FILE, Imported, import_logs
 from pipeline.logs.imports.options import Columns
 from pipeline.logs.log_files import list_log_files
+from pipeline.schema import SEQUENCES_FILE
+from tests.helpers.stages import ingest, prepare
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
