@@ -17,10 +17,10 @@ class LogSettings(Frozen):
 
     section = "logs"
 
-    path: str = "logs"
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    timestamp: str = "timestamp"
+    path: str = Field("logs", description="file or folder of the interaction logs")
+    user_id: str = Field("user_id", description="the name of the column in your logs")
+    item_id: str = Field("item_id", description="likewise")
+    timestamp: str = Field("timestamp", description="likewise")
     timestamp_unit: Literal["s", "ms"] = Field(
         "s", description="of integer and float timestamps, since the epoch"
     )
@@ -59,7 +59,7 @@ class ModelSettings(Frozen):
 
     model_config = ConfigDict(extra="allow")
 
-    preset: str = "paper"
+    preset: str = Field("paper", description="`paper`, `recbole` or `best`")
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +101,7 @@ class EvaluateSettings(Frozen):
     valid_days: int = Field(
         7, ge=1, le=36_500, description="of a time split: the days before, for early stopping"
     )
-    topk: tuple[int, ...] = (5, 10, 20)
+    topk: tuple[int, ...] = Field((5, 10, 20), description="the k of every metric")
     mask_seen: bool = Field(True, description="never rank what the user has already seen")
     bootstrap: int = Field(
         1000, ge=0, description="resamples of the users for 95% intervals; 0 for none"
@@ -142,7 +142,9 @@ class ExportSettings(Frozen):
     section = "export"
 
     parity_sequences: int = Field(2000, ge=1000, description="real sequences compared with PyTorch")
-    max_parity_error: float = Field(1e-4, gt=0)
+    max_parity_error: float = Field(
+        1e-4, gt=0, description="largest difference from PyTorch an export may have"
+    )
     max_near_ties: float = Field(
         1e-3, ge=0, description="share of sequences whose delays are tied to rounding"
     )
@@ -157,21 +159,27 @@ class ScoreSettings(Frozen):
 
     section = "score"
 
-    top_k: int = Field(10, ge=1)
-    batch_size: int | Literal["auto"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
-    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = "auto"
+    top_k: int = Field(10, ge=1, description="recommendations per user")
+    batch_size: int | Literal["auto"] = Field(
+        "auto", description="users per batch, or `auto`", json_schema_extra=NO_RESULT_CHANGE
+    )
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
+        "auto", description="`auto`, `cuda`, `tensorrt` or `cpu`"
+    )
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
     )
     devices: int | Literal["auto"] = Field(
         1,
-        description="processes, each with a GPU of its own; auto for every GPU",
+        description="processes, each with a GPU of its own; `auto` for every GPU",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    exclude_seen: bool = True
+    exclude_seen: bool = Field(True, description="never recommend what a user has seen")
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
-    layout: Literal["long", "list"] = "long"
+    layout: Literal["long", "list"] = Field(
+        "long", description="`long`: a row per user and rank; `list`: a row per user"
+    )
     active_within_days: int | None = Field(
         None,
         ge=1,
@@ -198,7 +206,9 @@ class TuneSettings(Frozen):
     section = "tune"
 
     params_file: Path = Field(Path("hyper.test"), description="the search space, as RecBole's")
-    algo: Literal["exhaustive", "random", "tpe"] = "exhaustive"
+    algo: Literal["exhaustive", "random", "tpe"] = Field(
+        "exhaustive", description="`exhaustive`, `random` or `tpe`"
+    )
     max_evals: int | None = Field(
         None, ge=1, description="trials; default every combination of an exhaustive search, or 100"
     )

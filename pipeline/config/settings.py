@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     warehouse: str = Field("warehouse", description="folder or object-store URI of the tables")
     work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
-    time_zone: str = "UTC"
+    time_zone: str = Field("UTC", description="the calendar that run dates belong to")
     logs: LogSettings = LogSettings()
     prepare: PrepareSettings = PrepareSettings()
     model: ModelSettings = ModelSettings()
