@@ -1,9 +1,10 @@
 """Text files, compressed or not, as blocks of numbered lines.
 
-DuckDB's CSV reader is not used, since it loses data without a trace (version 2.0.0, with
-``store_rejects``): one quote out of place drops thousands of good lines after it, which are not
-among the rejects; a file with both LF and CRLF cannot be read at all; rows that it accepts have no
-line number, which a bad id or timestamp needs; bytes that are not UTF-8 become question marks.
+DuckDB's CSV reader is not used. In version 2.0.0, with ``store_rejects``, it loses data without a
+trace: after one quote out of place, thousands of good lines are neither rows nor rejects. Its
+strict mode cannot read a file with both LF and CRLF; the other mode accepts lines with too many
+fields. Rows have no line numbers, which the message of a bad id or timestamp needs; and rejects
+have question marks for bytes that are not UTF-8.
 """
 
 import codecs
