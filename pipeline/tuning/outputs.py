@@ -1,7 +1,9 @@
-"""What a search leaves behind: its trials, their plots, and the best settings."""
+"""The output folder of a search: its trials, plots and best settings, and whose files it holds."""
 
+import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,30 @@ from optuna import visualization
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from pipeline.config.settings import Settings
+from pipeline.errors import ConfigError
 from pipeline.storage.atomic_files import replace_text
+from pipeline.storage.locks import exclusive_lock
 from pipeline.tuning.search_space import Space, Value
-from pipeline.tuning.study import EPOCH, ERROR, original_number
+from pipeline.tuning.study import EPOCH, ERROR, STUDY_FILE, original_number
 
+DATA = "data"  # the search's copy of the prepared data
+RUNS = "trials"  # one folder of checkpoints per trial
 TRIALS_FILE = "trials.parquet"
 PLOTS_FILE = "plots.html"
 BEST_FILE = "fearec.toml"
 
+_LOCK = ".lock"
+_OUTPUTS = {f"{STUDY_FILE}-journal", DATA, RUNS, TRIALS_FILE, PLOTS_FILE, BEST_FILE}
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_COLUMNS = pa.schema(
+_TRIALS_SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
         ("state", pa.string()),
-        ("ndcg_at_10", pa.float64()),  # on validation; the last epoch's of a pruned trial
+        ("ndcg_at_10", pa.float64()),  # on validation; of a pruned trial, after its last epoch
         ("best_epoch", pa.int64()),
         ("epochs", pa.int64()),
         ("seconds", pa.float64()),  # of the last attempt
@@ -39,8 +47,47 @@ _COLUMNS = pa.schema(
 )
 
 
+def check_folder(out: Path) -> None:
+    """Check that the folder holds only what a search writes, so that it may be replaced.
+
+    Raises:
+        ConfigError: the folder holds other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError("the output must be a folder", str(out), found="a file")
+    names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    names = {name.removeprefix(".").removesuffix(".tmp") for name in names} - {_LOCK[1:]}
+    foreign = sorted(names - _OUTPUTS - {STUDY_FILE} if STUDY_FILE in names else names)
+    if foreign:
+        raise ConfigError(
+            "the output folder holds files that no search wrote",
+            str(out),
+            found=", ".join(foreign[:3]),
+            remedy="Give another folder with --out.",
+        )
+
+
+def clear(out: Path) -> None:
+    """Remove an earlier search."""
+    # The study last: without it, `check_folder` takes the rest for other files.
+    for name in [*_OUTPUTS, STUDY_FILE]:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def lock_search(out: Path) -> AbstractContextManager[None]:
+    """Hold the search's lock.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    return exclusive_lock(out / _LOCK, "another process is at work on this search", out)
+
+
 def write_trials(out: Path, trials: Sequence[FrozenTrial], space: Space) -> Path:
-    """One row a trial: how it ended, and a column for each hyper-parameter searched."""
+    """Write the trials as Parquet: one row per trial, one column per hyper-parameter searched."""
     rows = [
         {
             "number": original_number(trial),
@@ -53,7 +100,7 @@ def write_trials(out: Path, trials: Sequence[FrozenTrial], space: Space) -> Path
         }
         for trial in trials
     ]
-    table = pa.Table.from_pylist(rows, _COLUMNS)
+    table = pa.Table.from_pylist(rows, _TRIALS_SCHEMA)
     values = [parameters_of(trial, space) for trial in trials]
     for name in space.parameters:
         table = table.append_column(name, pa.array([each[name] for each in values]))
@@ -63,12 +110,12 @@ def write_trials(out: Path, trials: Sequence[FrozenTrial], space: Space) -> Path
 
 
 def parameters_of(trial: FrozenTrial, space: Space) -> dict[str, Value]:
-    """A trial's hyper-parameters, as it was trained with them."""
+    """The hyper-parameters that a trial was trained with."""
     return space.suggest(FixedTrial(trial.params))
 
 
 def write_plots(out: Path, study: optuna.Study) -> Path:
-    """The study's plots on one page that needs neither network nor server."""
+    """Write the study's plots as one page that needs neither network nor server."""
     plots = {
         "history": visualization.plot_optimization_history,
         "epochs": visualization.plot_intermediate_values,
@@ -79,11 +126,11 @@ def write_plots(out: Path, study: optuna.Study) -> Path:
         plots["importances"] = visualization.plot_param_importances
     parts: list[str] = []
     with warnings.catch_warnings():
-        # Of importances that are equal, as trials of equal figures make them.
+        # Optuna warns of equal importances, which trials of equal NDCG have.
         warnings.simplefilter("ignore", UserWarning)
         for name, plot in plots.items():
             figure: Any = plot(study)
-            # The first brings Plotly's script with it, for all of them.
+            # Only the first plot includes Plotly's script; the page needs it once.
             parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts, div_id=name))
     head = '<!DOCTYPE html><meta charset="utf-8"><title>fearec tune</title>'
     replace_text(out / PLOTS_FILE, "\n".join([head, *parts]) + "\n")
@@ -91,8 +138,8 @@ def write_plots(out: Path, study: optuna.Study) -> Path:
 
 
 def write_settings(out: Path, settings: Settings, n_trials: int, best: FrozenTrial) -> Path:
-    """The settings as a file for ``--config``: what was given, and the best hyper-parameters."""
-    # What is None is so by default; TOML has no word for it.
+    """Write the best trial's settings as a file for ``--config``."""
+    # A value of None is a default, and TOML cannot express it.
     given = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     heading = (
         f"# The best of {n_trials} trials by fearec tune: trial {original_number(best)}, "

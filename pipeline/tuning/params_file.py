@@ -1,4 +1,4 @@
-"""RecBole's ``hyper.test``: one hyper-parameter a line, its distribution, and what that is of.
+"""RecBole's params file (``hyper.test``): one hyper-parameter and its distribution per line.
 
 ::
 
@@ -14,13 +14,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 from pathlib import Path
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
 from model.config import FEARecConfig, TrainingConfig
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
-from pipeline.tuning.search_space import Choice, Interval, Space, Value, clean
+from pipeline.tuning.search_space import (
+    Distribution,
+    Space,
+    Value,
+    round_off,
+    sample_values,
+)
 
-# What a training run needs of its machine and its night, or only shows.
+# Settings of the machine, of the nightly run, or of what is logged.
 _NOT_SEARCHED = {
     "n_items", "eval_batch_size", "refit", "warm_start",
     "accelerator", "devices", "strategy", "precision", "logger",
@@ -28,13 +36,14 @@ _NOT_SEARCHED = {
 _KNOWN = sorted({*FEARecConfig.model_fields, *TrainingConfig.model_fields} - _NOT_SEARCHED)
 _BOUNDS = {"uniform": "LOW,HIGH", "quniform": "LOW,HIGH,STEP", "loguniform": "LOW,HIGH"}
 _COMBINATIONS_TRIED = 10_000
+_MOST_STEPS = 2.0**53  # beyond it, neighbouring multiples are one float
 
 
 def with_values(settings: Settings, values: Mapping[str, Value]) -> Settings:
-    """The settings with some hyper-parameters, of the network or of training, set otherwise.
+    """The settings with other values of some hyper-parameters, of the network or of training.
 
     Raises:
-        ConfigError: a value, or the combination, is refused.
+        ConfigError: a value or their combination is not allowed.
     """
     training = {name: values[name] for name in TrainingConfig.model_fields if name in values}
     network = {name: value for name, value in values.items() if name not in training}
@@ -49,7 +58,7 @@ def with_values(settings: Settings, values: Mapping[str, Value]) -> Settings:
 
 
 def values_of(settings: Settings, names: Iterable[str]) -> dict[str, Value]:
-    """Hyper-parameters as the settings have them, in the type they are used in."""
+    """The settings' values of some hyper-parameters, in the type they are used in."""
     network = settings.model.config(n_items=2)
     return {
         name: getattr(settings.train if name in TrainingConfig.model_fields else network, name)
@@ -58,17 +67,18 @@ def values_of(settings: Settings, names: Iterable[str]) -> dict[str, Value]:
 
 
 def read_space(path: Path, settings: Settings) -> Space:
-    """Read a search space and try its values on the settings.
+    """Read a search space and check its values against the settings.
 
     Raises:
-        ConfigError: the file is missing or empty, a line is not understood, or the settings
-            refuse a value whatever the other parameters are; with the line's number.
+        ConfigError: the file is missing or empty, a line cannot be parsed, or a value is not
+            allowed whatever the other parameters are; with the line's number.
     """
     space = _parse(path)
-    checked: dict[str, Choice | Interval] = {}
+    checked: dict[str, Distribution] = {}
     for name, parameter in space.parameters.items():
-        taken = tuple(_tried(settings, space, name))
-        checked[name] = Choice(taken) if isinstance(parameter, Choice) else parameter
+        values = tuple(_check_values(settings, space, name))
+        choice = isinstance(parameter, CategoricalDistribution)
+        checked[name] = CategoricalDistribution(values) if choice else parameter
     return Space(checked, space.places)
 
 
@@ -79,7 +89,7 @@ def _parse(path: Path) -> Space:
         raise ConfigError("no such params file", str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the params file: {error}", str(path)) from None
-    parameters: dict[str, Choice | Interval] = {}
+    parameters: dict[str, Distribution] = {}
     places: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         text, place = line.partition("#")[0].strip(), f"{path}:{number}"
@@ -88,7 +98,7 @@ def _parse(path: Path) -> Space:
         name, parameter = _parse_line(text, place)
         if name in parameters:
             raise ConfigError(
-                f"{name} is there twice", place, remedy=f"The first is at {places[name]}."
+                f"{name} is defined twice", place, remedy=f"The first is at {places[name]}."
             )
         parameters[name], places[name] = parameter, place
     if not parameters:
@@ -100,7 +110,7 @@ def _parse(path: Path) -> Space:
     return Space(parameters, places)
 
 
-def _parse_line(text: str, place: str) -> tuple[str, Choice | Interval]:
+def _parse_line(text: str, place: str) -> tuple[str, Distribution]:
     name, distribution, values = [*text.split(maxsplit=2), "", ""][:3]
     if name not in _KNOWN:
         lower = {each.lower(): each for each in _KNOWN}
@@ -123,7 +133,7 @@ def _parse_line(text: str, place: str) -> tuple[str, Choice | Interval]:
     )
 
 
-def _parse_choice(text: str, place: str) -> Choice:
+def _parse_choice(text: str, place: str) -> CategoricalDistribution:
     expected = "a list of numbers, strings, True, False or None, such as [0.6,0.8,1.0]"
     try:
         values = ast.literal_eval(text)
@@ -135,10 +145,10 @@ def _parse_choice(text: str, place: str) -> Choice:
         raise ConfigError("cannot read the choice", place, expected=expected, found=repr(text))
     if not values:
         raise ConfigError("an empty choice", place, expected=expected, found=text)
-    return Choice(tuple(values))
+    return CategoricalDistribution(tuple(values))
 
 
-def _parse_bounds(distribution: str, text: str, place: str) -> Interval:
+def _parse_bounds(distribution: str, text: str, place: str) -> FloatDistribution:
     expected = _BOUNDS[distribution]
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -152,43 +162,51 @@ def _parse_bounds(distribution: str, text: str, place: str) -> Interval:
     if low >= high:
         raise ConfigError("LOW must be below HIGH", place, expected=expected, found=repr(text))
     if distribution == "loguniform":
-        # Beyond these a float is infinite, or zero.
+        # Beyond these, exp is infinite or zero.
         if not -700 < low < high < 700:
             raise ConfigError(
                 "the bounds are logarithms", place, expected="e.g. -8,0", found=repr(text)
             )
-        return Interval(math.exp(low), math.exp(high), log=True)
+        return FloatDistribution(math.exp(low), math.exp(high), log=True)
     if not rest:
-        return Interval(low, high)
+        return FloatDistribution(low, high)
     step = rest[0]
     if step <= 0:
         raise ConfigError("STEP must be above 0", place, expected=expected, found=repr(text))
-    if math.isinf(max(-low, high) / step):
+    if max(-low, high) / step > _MOST_STEPS:
         raise ConfigError("STEP is too small", place, expected=expected, found=repr(text))
-    # As hyperopt: multiples of the step, the bounds rounded to them.
-    return Interval(clean(round(low / step) * step), clean(round(high / step) * step), step)
+    # As in hyperopt: multiples of the step, and the bounds are rounded to such.
+    low, high = (round_off(round(bound / step) * step) for bound in (low, high))
+    return FloatDistribution(low, high, step=step)
 
 
-def _tried(settings: Settings, space: Space, name: str) -> Iterator[Value]:
-    """Each value as the settings take it, in a combination with other values that they take."""
-    others = {other: each.samples for other, each in space.parameters.items() if other != name}
+def _check_values(settings: Settings, space: Space, name: str) -> Iterator[Value]:
+    """Each value in its type, checked in a combination with values of the other parameters.
+
+    Raises:
+        ConfigError: no combination with a value is allowed, or two values are equal.
+    """
+    samples = {other: sample_values(each) for other, each in space.parameters.items()}
+    values = samples.pop(name)
     seen: set[Value] = set()
-    for value in space.parameters[name].samples:
-        refusal: ConfigError | None = None
-        combinations = (dict(zip(others, rest, strict=True)) for rest in product(*others.values()))
+    for value in values:
+        first_error: ConfigError | None = None
+        combinations = (
+            dict(zip(samples, rest, strict=True)) for rest in product(*samples.values())
+        )
         for rest in islice(combinations, _COMBINATIONS_TRIED):
             try:
-                taken = with_values(settings, {**rest, name: value})
+                changed = with_values(settings, {**rest, name: value})
                 break
             except ConfigError as error:
-                refusal = refusal or error
+                first_error = first_error or error
         else:
-            assert refusal is not None
+            assert first_error is not None
             raise ConfigError(
-                f"{name}: {refusal.what}", space.places[name], refusal.expected, repr(value)
+                f"{name}: {first_error.what}", space.places[name], first_error.expected, repr(value)
             )
-        (taken_value,) = values_of(taken, [name]).values()
-        if taken_value in seen:
+        (typed,) = values_of(changed, [name]).values()
+        if typed in seen:
             raise ConfigError("a value is there twice", space.places[name], found=repr(value))
-        seen.add(taken_value)
-        yield taken_value
+        seen.add(typed)
+        yield typed

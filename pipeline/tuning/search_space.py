@@ -1,118 +1,100 @@
-"""What a search for hyper-parameters chooses from."""
+"""The search space: the distribution of each hyper-parameter, as Optuna has it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import BaseTrial
 
 Value = str | int | float | bool | None
-
-
-class Suggests(Protocol):
-    """As much of `optuna.Trial` as is needed here."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number within bounds, both included."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[Value, ...]
-
-    def __str__(self) -> str:
-        return f"choice {list(self.values)}"
-
-    @property
-    def size(self) -> int:
-        """How many."""
-        return len(self.values)
-
-    @property
-    def samples(self) -> tuple[Value, ...]:
-        """Values that stand for all of them where a configuration is tried."""
-        return self.values
-
-    def suggest(self, trial: Suggests, name: str) -> Value:
-        """A value for a trial."""
-        return trial.suggest_categorical(name, self.values)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Numbers from `low` to `high`: multiples of `step`, or any; evenly, or in their logarithm."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    def __str__(self) -> str:
-        step = f" in steps of {self.step}" if self.step else ""
-        return f"{self.low} to {self.high}{step}{', logarithmic' if self.log else ''}"
-
-    @property
-    def size(self) -> float:
-        """How many: infinity without a step."""
-        return math.inf if self.step is None else round((self.high - self.low) / self.step) + 1
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Each of them, where there is a step."""
-        assert self.step is not None
-        return tuple(clean(self.low + i * self.step) for i in range(int(self.size)))
-
-    @property
-    def samples(self) -> tuple[float, ...]:
-        """Values that stand for all of them: the bounds, and one between them."""
-        between = self.low + (self.step or (self.high - self.low) / math.e)  # no integer
-        return tuple(sorted({self.low, min(clean(between), self.high), self.high}))
-
-    def suggest(self, trial: Suggests, name: str) -> float:
-        """A value for a trial."""
-        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-        return value if self.step is None else clean(value)
+Distribution = CategoricalDistribution | FloatDistribution
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search chooses from.
+    """All that a search chooses from.
 
     Attributes:
-        parameters: Each hyper-parameter's distribution, in the file's order.
-        places: Where each stands, as ``file:line``.
+        parameters: Each hyper-parameter's distribution, in the params file's order.
+        places: Where each is defined, as ``file:line``.
     """
 
-    parameters: Mapping[str, Choice | Interval]
+    parameters: Mapping[str, Distribution]
     places: Mapping[str, str]
 
     @property
     def size(self) -> float:
-        """How many combinations; infinity where a parameter has no end of values."""
-        return math.prod(each.size for each in self.parameters.values())
+        """The number of combinations; infinity where a parameter is continuous."""
+        return math.prod(map(count_values, self.parameters.values()))
 
     @property
-    def endless(self) -> str | None:
-        """A parameter with no end of values, where there is one."""
-        endless = (name for name, each in self.parameters.items() if each.size == math.inf)
-        return next(endless, None)
+    def continuous(self) -> str | None:
+        """The first parameter with infinitely many values, if there is one."""
+        return next(
+            (name for name, each in self.parameters.items() if count_values(each) == math.inf), None
+        )
 
     @property
     def grid(self) -> dict[str, tuple[Value, ...]]:
-        """Every parameter's values; not for an endless space."""
-        return {name: each.values for name, each in self.parameters.items()}
+        """Every parameter's values; only where no parameter is continuous."""
+        return {name: list_values(each) for name, each in self.parameters.items()}
 
-    def suggest(self, trial: Suggests) -> dict[str, Value]:
+    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """A value of every parameter for a trial."""
-        return {name: each.suggest(trial, name) for name, each in self.parameters.items()}
+        return {name: suggest(trial, name, each) for name, each in self.parameters.items()}
 
 
-def clean(multiple: float) -> float:
-    """Without what makes 3 * 0.1 not 0.3."""
+def count_values(distribution: Distribution) -> float:
+    """The number of values of a distribution; infinity without a step."""
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if distribution.step is None:
+        return math.inf
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
+def list_values(distribution: Distribution) -> tuple[Value, ...]:
+    """All values of a choice, or of a range with a step."""
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    step = distribution.step
+    assert step is not None
+    n_values = int(count_values(distribution))
+    return tuple(round_off(distribution.low + i * step) for i in range(n_values))
+
+
+def sample_values(distribution: Distribution) -> tuple[Value, ...]:
+    """Values to check the settings with: all of a choice; both bounds of a range and one between.
+
+    The one between is no integer unless the step makes it one.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    low, high = distribution.low, distribution.high
+    between = low + (distribution.step or (high - low) / math.e)
+    return tuple(sorted({low, min(round_off(between), high), high}))
+
+
+def suggest(trial: BaseTrial, name: str, distribution: Distribution) -> Value:
+    """A parameter's value for a trial."""
+    if isinstance(distribution, CategoricalDistribution):
+        choice: Value = trial.suggest_categorical(name, distribution.choices)
+        return choice
+    low, high, step = distribution.low, distribution.high, distribution.step
+    value = trial.suggest_float(name, low, high, step=step, log=distribution.log)
+    return value if step is None else round_off(value)
+
+
+def describe(distribution: Distribution) -> str:
+    """The distribution in words, which are part of a search's resume key and must not change."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice {list(distribution.choices)}"
+    step = f" in steps of {distribution.step}" if distribution.step else ""
+    log = ", logarithmic" if distribution.log else ""
+    return f"{distribution.low} to {distribution.high}{step}{log}"
+
+
+def round_off(multiple: float) -> float:
+    """A multiple of a step without its floating-point error: 0.3 for 3 * 0.1."""
     return float(f"{multiple:.12g}")

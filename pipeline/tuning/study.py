@@ -1,45 +1,47 @@
-"""The Optuna study of a search: what it is of, its queue of trials, and how it goes on."""
+"""The Optuna study of a search: its resume key, its queue of trials, and how it is resumed."""
 
 import math
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config.sections import TuneSettings
 from pipeline.config.settings import Settings
-from pipeline.errors import ConfigError, ResumeError
+from pipeline.errors import ConfigError, ResumeError, StorageError
 from pipeline.tuning.search_space import Space, Value
 
 STUDY_FILE = "study.db"
-ERROR = "error"  # why a trial failed; without it, a failed trial was cut short
+ERROR = "error"  # why a trial failed; a failed trial without it was interrupted
 EPOCH = "best_epoch"
 
-_IDENTITY = "identity"
+_RESUME_KEY = "identity"  # as stored in the studies of earlier versions
 _DEFAULT_EVALS = 100
 _LARGEST_GRID = 10_000
-_PATIENCE = 60.0  # seconds, while another process writes
+_LOCK_TIMEOUT = 60.0  # seconds to wait while another process writes
 
 
 def trials_wanted(space: Space, tune: TuneSettings) -> int:
-    """How many trials the search has in all; never more than there are combinations.
+    """The number of trials of the whole search; at most the number of combinations.
 
     Raises:
-        ConfigError: an exhaustive search would have no end.
+        ConfigError: there are too many combinations for an exhaustive search.
     """
     if tune.algo == "exhaustive" and space.size > _LARGEST_GRID:
         where, found = str(tune.params_file), f"{space.size:,.6g}"
-        if space.endless:
-            where, found = space.places[space.endless], f"endlessly many, of {space.endless}"
+        if space.continuous:
+            where, found = space.places[space.continuous], f"infinitely many of {space.continuous}"
         raise ConfigError(
             "too many combinations for an exhaustive search",
             where,
@@ -52,29 +54,32 @@ def trials_wanted(space: Space, tune: TuneSettings) -> int:
 
 
 class _Storage(RDBStorage):
-    taking = threading.Lock()
+    lock = threading.Lock()
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """One worker at a time: SQLite locks no row, and two would take the same trial."""
-        with self.taking:
+        """Set the state for one worker at a time.
+
+        SQLite locks no single row, so that two workers would take the same trial.
+        """
+        with self.lock:
             return super().set_trial_state_values(trial_id, state, values)
 
 
 def load_study(out: Path, settings: Settings) -> optuna.Study:
-    """The study in a search's folder, begun if there is none."""
+    """The study in a search's folder; a new one if there is none."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if settings.tune.prune:
-        # No sooner than a run that gets no better would be ended.
+        # Not before early stopping could end a run.
         pruner = optuna.pruners.MedianPruner(n_warmup_steps=settings.train.stopping_step)
-    # Quoted, for in an address `?` and braces have a meaning.
+    # Quoted because `?` and braces have a meaning in a URI.
     address = f"sqlite:///file:{quote(str(out / STUDY_FILE))}?uri=true"
-    storage = _Storage(address, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
+    storage = _Storage(address, engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT}})
     return optuna.create_study(
         study_name="fearec",
         storage=storage,
-        # Only TPE chooses while the search runs; see `fill_queue`.
+        # Replaced for TPE, the only one that draws while the search runs; see `fill_queue`.
         sampler=RandomSampler(),
         pruner=pruner,
         direction="maximize",
@@ -82,16 +87,39 @@ def load_study(out: Path, settings: Settings) -> optuna.Study:
     )
 
 
-def bind(study: optuna.Study, out: Path, identity: Mapping[str, Any]) -> None:
-    """Note what the study is of, or compare it with what it was begun with.
+@contextmanager
+def study_errors(out: Path) -> Iterator[None]:
+    """Silence Optuna's log, and turn errors of its storage into a one-line `StorageError`.
 
     Raises:
-        ResumeError: it is of another search space, other data or other settings.
+        StorageError: the study cannot be read or written.
     """
-    now = to_jsonable_python(identity)
-    before = study.user_attrs.get(_IDENTITY)
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    except (SQLAlchemyError, OptunaError) as error:
+        raise StorageError(
+            "the study cannot be read or written",
+            str(out / STUDY_FILE),
+            found=" ".join(str(error.__cause__ or error).split()),
+            remedy="Free some space and run the same command to go on, or begin again with "
+            "--overwrite.",
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def check_resume_key(study: optuna.Study, out: Path, resume_key: Mapping[str, Any]) -> None:
+    """Store the resume key in a new study; compare it with the stored one of another.
+
+    Raises:
+        ResumeError: the study has another search space, other data or other settings.
+    """
+    now = to_jsonable_python(resume_key)
+    before = study.user_attrs.get(_RESUME_KEY)
     if before is None:
-        study.set_user_attr(_IDENTITY, now)
+        study.set_user_attr(_RESUME_KEY, now)
         return
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
@@ -105,26 +133,26 @@ def bind(study: optuna.Study, out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def original_number(trial: FrozenTrial) -> int:
-    """A trial's number; that of the first attempt where it was cut short."""
+    """The number of a trial's first attempt; it has several if it was interrupted."""
     return int(trial.system_attrs.get("retry_history", [trial.number])[0])
 
 
-def was_cut_short(trial: FrozenTrial) -> bool:
-    """Whether the search was ended while it ran, so that another attempt stands for it."""
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the search ended while the trial ran, so that another attempt replaces it."""
     return trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
 
 
-def attempts(study: optuna.Study) -> list[FrozenTrial]:
-    """The study's trials, of each the last attempt, in the order of their original numbers."""
+def last_attempts(study: optuna.Study) -> list[FrozenTrial]:
+    """The last attempt of each trial, in the order of their original numbers."""
     trials = study.get_trials(deepcopy=False)
-    return sorted((t for t in trials if not was_cut_short(t)), key=original_number)
+    return sorted((t for t in trials if not was_interrupted(t)), key=original_number)
 
 
-def mend(study: optuna.Study) -> None:
-    """Queue again what was running when the search was killed. Nobody else may be at work on it."""
+def requeue_interrupted(study: optuna.Study) -> None:
+    """Queue again the trials that ran when the search was killed; the caller holds its lock."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # With what was reported: the trial goes on from its checkpoint, not from the beginning.
+        # With the values reported so far: the trial resumes from its checkpoint.
         retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
     trials = study.get_trials(deepcopy=False)
     again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
@@ -134,35 +162,35 @@ def mend(study: optuna.Study) -> None:
         if trial.state == TrialState.RUNNING:
             study.tell(trial.number, state=TrialState.FAIL)
             retry(study, trial)
-        elif was_cut_short(trial):
+        elif was_interrupted(trial):
             retry(study, trial)
 
 
 def fill_queue(study: optuna.Study, space: Space, settings: Settings, wanted: int) -> int:
-    """Queue every trial that the search still lacks, so that each is run exactly once.
+    """Queue every trial that the search still lacks, so that each runs exactly once.
 
-    Those of an exhaustive or random search are drawn here, in an order that depends on the seed
-    alone: neither a kill nor the number of workers changes what is tried. TPE chooses when a
-    trial begins.
+    The trials of an exhaustive or random search are drawn here, in an order that depends on the
+    seed alone: neither a kill nor the number of workers changes them. TPE draws a trial's values
+    when it begins.
 
     Returns:
-        How many are to be run.
+        The number of trials still to run.
     """
-    seed, known = settings.train.seed, attempts(study)
+    seed, known = settings.train.seed, last_attempts(study)
     finished = sum(trial.state.is_finished() for trial in known)
     if settings.tune.algo == "tpe":
-        study.sampler = TPESampler(seed=seed + finished)  # or a resumed search would draw alike
+        study.sampler = TPESampler(seed=seed + finished)  # else a resumed search repeats its draws
         drawn: list[dict[str, Value]] = [{}] * wanted
     else:
-        drawn = _drawn(space, seed, wanted)
+        drawn = _draw(space, seed, wanted)
     for values in drawn[len(known) :]:
         study.enqueue_trial(values)
     return max(0, wanted - finished)
 
 
-def _drawn(space: Space, seed: int, wanted: int) -> list[dict[str, Value]]:
+def _draw(space: Space, seed: int, wanted: int) -> list[dict[str, Value]]:
     sampler: BaseSampler = RandomSampler(seed)
     if space.size <= _LARGEST_GRID:
-        sampler = GridSampler(space.grid, seed)  # in random order, none twice
+        sampler = GridSampler(space.grid, seed)  # in random order, without repetition
     study = optuna.create_study(sampler=sampler)
     return [space.suggest(study.ask()) for _ in range(wanted)]

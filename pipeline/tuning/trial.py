@@ -1,4 +1,4 @@
-"""One trial of a search: trained as a night would, from random weights, judged by validation."""
+"""One trial of a search: training as in a nightly run, from random weights, and its validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from pipeline.tuning.study import load_study
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, in a form that another process can be sent.
+    """A training run, in a form that can be sent to another process.
 
     Attributes:
-        settings: With the trial's hyper-parameters.
-        run_date: Of the night whose data these are.
-        prepared: The search's own copy of them.
-        folder: Takes checkpoints, and `held_out.safetensors` in the end.
+        settings: Settings with the trial's hyper-parameters.
+        run_date: Run date of the search.
+        prepared: The search's own copy of the prepared data.
+        folder: Folder for the checkpoints and, at the end, `held_out.safetensors`.
     """
 
     settings: Settings
@@ -49,11 +49,11 @@ class Judged:
 
 
 def known_to_training(settings: Settings, run_date: date, prepared: Prepared) -> Split:
-    """The data of a search: all that comes before the test.
+    """The data of a search: everything before the test set.
 
     Raises:
-        ConfigError: the evaluation asks for more items than there are.
-        InputError: there is nothing to train on, or nobody to validate or evaluate on.
+        ConfigError: the evaluation's topk is larger than the number of items.
+        InputError: there are no users to train, validate or evaluate on.
     """
     check_topk(settings.evaluate, prepared.n_items)
     histories = read_histories(prepared.folder)
@@ -61,7 +61,7 @@ def known_to_training(settings: Settings, run_date: date, prepared: Prepared) ->
     known = split_histories(histories, held_out, prepared).without_test()
     for targets, lack in (
         (known.train, "nothing to train on"),
-        (known.valid, "nobody to validate on"),
+        (known.valid, "no users to validate on"),
     ):
         if not len(targets):
             raise InputError(
@@ -74,11 +74,11 @@ def known_to_training(settings: Settings, run_date: date, prepared: Prepared) ->
 
 
 def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
-    """Train in this process; a run killed earlier goes on from its last checkpoint.
+    """Train in this process; a run killed earlier resumes from its last checkpoint.
 
     Args:
-        run: What to train, and where.
-        on_epoch: As of `model.training.trainer.fit`.
+        run: The training run.
+        on_epoch: See `model.training.trainer.fit`.
 
     Raises:
         FearecError: the training diverged.
@@ -86,7 +86,7 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     known = known_to_training(run.settings, run.run_date, run.prepared)
     fitted = fit(
         run.settings.model.config(run.prepared.n_items),
-        # Several trials at a time make better use of several devices than one on all of them.
+        # Several devices are better used by several trials at a time than by one on all of them.
         run.settings.train.model_copy(update={"devices": 1, "strategy": "auto"}),
         known.histories,
         known.train,
@@ -98,36 +98,38 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     )
     if not _finite(fitted.network):
         raise FearecError("the training diverged: weights are not finite", str(run.folder))
-    assert fitted.valid_ndcg_at_10 is not None  # there is somebody to validate on
+    assert (
+        fitted.valid_ndcg_at_10 is not None
+    )  # `known_to_training` checked that there is validation
     save_weights(fitted.network, run.folder / HELD_OUT_WEIGHTS)
     return Judged(fitted.epoch, fitted.valid_ndcg_at_10)
 
 
 def train_apart(run: Run, out: Path, trial: optuna.Trial, threads: int) -> Judged:
-    """Train in a process of the trial's own; should the system kill it, only this trial fails.
+    """Train in a process of the trial's own; if the system kills it, only this trial fails.
 
     Args:
-        run: What to train, and where.
+        run: The training run.
         out: The search's folder.
-        trial: Which the process reports to.
-        threads: Of PyTorch.
+        trial: The trial, to which the process reports.
+        threads: Number of PyTorch's threads.
     """
-    # Optuna has no public name for what finds a trial in its storage.
+    # Optuna has no public name for a trial's id in its storage.
     return in_own_process(_train_reporting, run, out, trial._trial_id, threads)
 
 
 class Pruning:
-    """Reports each epoch to the study and ends a trial that the study has no hopes of.
+    """Reports each epoch to the study, and ends a trial that the study prunes.
 
     Args:
-        trial: Which of the study's.
-        epochs: After the last of which there is nothing left to spare.
+        trial: The trial.
+        epochs: The run's number of epochs; after the last one, pruning saves nothing.
     """
 
     def __init__(self, trial: optuna.Trial, epochs: int) -> None:
         self.trial = trial
         self.epochs = epochs
-        # Epochs after the last checkpoint are done again by a resumed trial.
+        # A resumed trial repeats the epochs after its last checkpoint.
         trials = trial.study.get_trials(deepcopy=False)
         self.reported = trials[trial.number].intermediate_values
 

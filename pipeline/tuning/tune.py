@@ -1,6 +1,6 @@
 """Tune: search for hyper-parameters by validation alone, and write the best as settings.
 
-A search killed at any moment is taken up by running it again; what is finished is not repeated.
+A search killed at any moment is resumed by running it again; finished trials are not repeated.
 """
 
 import logging
@@ -25,51 +25,61 @@ from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.runner.failures import told_in_one_line
 from pipeline.runner.nightly import run_stage
 from pipeline.runner.stages import Ingest, Prepare
-from pipeline.tuning.folder import DATA, RUNS, alone_on, clear, quiet_optuna, refuse_foreign
-from pipeline.tuning.outputs import parameters_of, write_plots, write_settings, write_trials
+from pipeline.tuning.outputs import (
+    DATA,
+    RUNS,
+    check_folder,
+    clear,
+    lock_search,
+    parameters_of,
+    write_plots,
+    write_settings,
+    write_trials,
+)
 from pipeline.tuning.params_file import read_space, values_of, with_values
-from pipeline.tuning.search_space import Space
+from pipeline.tuning.search_space import Space, describe
 from pipeline.tuning.study import (
     EPOCH,
     ERROR,
-    attempts,
-    bind,
+    check_resume_key,
     fill_queue,
+    last_attempts,
     load_study,
-    mend,
     original_number,
+    requeue_interrupted,
+    study_errors,
     trials_wanted,
 )
 from pipeline.tuning.trial import Pruning, Run, known_to_training, train_apart, train_here
 
 logger = logging.getLogger(__name__)
 
-# Trials done, of how many, and the best NDCG@10 so far.
+# Trials done, all trials, and the best NDCG@10 so far.
 Progress = Callable[[int, int, float | None], None]
 
-# Settings of a night that no trial depends on.
+# Training settings of a nightly run that no trial depends on.
 _NOT_OF_TRIALS = {"refit", "warm_start", "devices", "strategy", "logger"}
 
 
 class _FailedError(Exception):
-    """A trial failed, which is noted; the search goes on."""
+    """A trial failed; the error is stored with it and the search goes on."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        trials: Parquet, one row a trial.
-        plots: One HTML page.
-        settings: TOML: the settings of the search with the best hyper-parameters.
+        trials: Parquet file with one row per trial.
+        plots: HTML page.
+        settings: TOML file: the settings of the search with the best hyper-parameters.
         n_complete: Trials trained to their end.
         n_pruned: Trials ended early.
         n_failed: Trials that failed.
-        best: The number of the best trial.
-        parameters: Its hyper-parameters.
-        valid_ndcg_at_10: Its NDCG@10 on validation, which it was chosen by.
-        test: Its figures on the test, which nothing was chosen by.
+        best: Number of the best trial.
+        parameters: Hyper-parameters of the best trial.
+        valid_ndcg_at_10: NDCG@10 of the best trial on validation, by which it was selected.
+        test: Metrics of the best trial on the test set, by which nothing was selected.
     """
 
     trials: Path
@@ -91,43 +101,43 @@ def tune(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Search on the data of a night, which are ingested and prepared first.
+    """Search on the data of one run date, which are ingested and prepared first.
 
-    Every trial starts from random weights and learns from nothing that is in the test; the best
-    one is evaluated on the test once, in the end.
+    Every trial starts from random weights and never sees the test set; the best trial is evaluated
+    on the test set once, at the end.
 
     Args:
-        settings: Of the run; `settings.tune` says what is searched, how and where to.
-        run_date: Logs up to the end of this day count.
-        overwrite: Begin again where there is an earlier search.
-        progress: Called whenever a trial has ended.
+        settings: Settings of the run; `settings.tune` holds those of the search.
+        run_date: Logs up to the end of this day are used.
+        overwrite: Remove an earlier search in the output folder and begin again.
+        progress: Called at the start and whenever a trial has ended.
 
     Raises:
         ConfigError: the params file or the output folder cannot be used.
         ResumeError: the folder holds another search.
-        BusyError: another process is at work on the same search or night.
+        BusyError: another process is at work on the same search or run.
         InputError: there is nothing to train or validate on.
         SearchError: no trial was completed.
-        FearecError: as of the stages `ingest` and `prepare`.
+        FearecError: see the stages `ingest` and `prepare`.
     """
     tune = settings.tune
     space = read_space(tune.params_file, settings)
     wanted = trials_wanted(space, tune)
     with told_in_one_line(settings):
-        refuse_foreign(tune.out)
+        check_folder(tune.out)
         run_stage(settings, run_date, Ingest)
         prepared = run_stage(settings, run_date, Prepare).result
-        with alone_on(tune.out), quiet_optuna(tune.out):
+        with lock_search(tune.out), study_errors(tune.out):
             if overwrite:
                 clear(tune.out)
             study = load_study(tune.out, settings)
-            bind(study, tune.out, _identity(settings, run_date, space, prepared))
-            mend(study)
-            # Of its own, for a night may prepare other data meanwhile.
+            check_resume_key(study, tune.out, _resume_key(settings, run_date, space, prepared))
+            requeue_interrupted(study)
+            # A copy, since a nightly run may prepare other data meanwhile.
             data = tune.out / DATA
             shutil.copytree(prepared.folder, data, dirs_exist_ok=True)
             search = _Search(settings, run_date, replace(prepared, folder=data), space)
-            known_to_training(settings, run_date, search.prepared)  # refused before any trial
+            known_to_training(settings, run_date, search.prepared)  # check before any trial
             search.run(study, fill_queue(study, space, settings, wanted), wanted, progress)
             return search.conclude(study)
 
@@ -144,13 +154,13 @@ class _Search:
         return self.settings.tune.out
 
     def folder(self, trial: FrozenTrial) -> Path:
-        """Where a trial's checkpoints are: of all its attempts."""
+        """The folder of a trial's checkpoints, shared by all its attempts."""
         return self.out / RUNS / f"{original_number(trial):05d}"
 
     def run(
         self, study: optuna.Study, lacking: int, wanted: int, progress: Progress | None
     ) -> None:
-        """Run what is in the queue."""
+        """Run the queued trials."""
 
         def ended(study: optuna.Study, _: FrozenTrial) -> None:
             self._tidy(study)
@@ -167,11 +177,11 @@ class _Search:
                 objective, lacking, n_jobs=workers, catch=(_FailedError,), callbacks=[ended]
             )
             if stops:
-                raise stops[0]  # which Optuna may forget where there are several workers
-        finished = sum(trial.state.is_finished() for trial in attempts(study))
+                raise stops[0]  # Optuna may drop it if there are several workers
+        finished = sum(trial.state.is_finished() for trial in last_attempts(study))
         if finished < wanted:
             raise SearchError(
-                "the search was cut short",
+                "the search was interrupted",
                 str(self.out),
                 expected=f"{wanted} trials",
                 found=f"{finished}",
@@ -192,28 +202,28 @@ class _Search:
             raise
         except (OSError, SQLAlchemyError) as error:
             stops.append(error)
-            raise  # a full disk is nothing that a trial is to blame for
+            raise  # a full disk is not the fault of the trial
         except Exception as error:
-            told = (
+            message = (
                 str(error) if isinstance(error, FearecError) else f"{type(error).__name__}: {error}"
             )
-            trial.set_user_attr(ERROR, " ".join(told.split()))
-            logger.warning("Trial %d failed: %s", trial.number, told)
+            trial.set_user_attr(ERROR, " ".join(message.split()))
+            logger.warning("Trial %d failed: %s", trial.number, message)
             raise _FailedError from error
         trial.set_user_attr(EPOCH, judged.epoch)
         return judged.valid_ndcg_at_10
 
     def _tidy(self, study: optuna.Study) -> None:
-        """Keep of the finished trials the best one's weights only."""
-        finished = [trial for trial in attempts(study) if trial.state.is_finished()]
+        """Remove the checkpoints of all finished trials but the best."""
+        finished = [trial for trial in last_attempts(study) if trial.state.is_finished()]
         best = _best(finished)
         for trial in finished:
             if trial != best:
                 shutil.rmtree(self.folder(trial), ignore_errors=True)
 
     def conclude(self, study: optuna.Study) -> Tuned:
-        """Evaluate the best trial on the test, and write all that came of the search."""
-        trials = [trial for trial in attempts(study) if trial.state.is_finished()]
+        """Evaluate the best trial on the test set, and write the outputs of the search."""
+        trials = [trial for trial in last_attempts(study) if trial.state.is_finished()]
         best = _best(trials)
         if best is None or best.value is None:
             errors = [trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs]
@@ -251,15 +261,15 @@ def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _so_far(study: optuna.Study, wanted: int) -> tuple[int, int, float | None]:
-    finished = [trial for trial in attempts(study) if trial.state.is_finished()]
+    finished = [trial for trial in last_attempts(study) if trial.state.is_finished()]
     best = _best(finished)
     return min(len(finished), wanted), wanted, best.value if best else None
 
 
-def _identity(
+def _resume_key(
     settings: Settings, run_date: date, space: Space, prepared: Prepared
 ) -> dict[str, Any]:
-    """All that decides what the trials are and what comes of them, by name."""
+    """Everything that decides the trials and their results, by name."""
     network = settings.model.config(prepared.n_items).model_dump(mode="json")
     training = settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS)
     evaluation = settings.evaluate
@@ -272,7 +282,7 @@ def _identity(
             *evaluation.held_out,
             *([run_date] if evaluation.split == "time" else []),
         ],
-        **{f"the params file's {name}": str(each) for name, each in space.parameters.items()},
+        **{f"the params file's {name}": describe(each) for name, each in space.parameters.items()},
         **{
             f"model.{name}": value
             for name, value in network.items()

@@ -1,1 +1,1 @@
-"""Other people's files into Parquet logs."""
+"""Files of interactions in other formats into Parquet logs."""

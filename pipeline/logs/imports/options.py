@@ -1,4 +1,4 @@
-"""What can be said of a file to import; light, for the command line."""
+"""Options of an import; imports nothing heavy, for the command line."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,14 @@ Unit = Literal["s", "ms", "iso"]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the command line says of a file's columns; None leaves it to the format.
+    """The columns of a file as given on the command line; None leaves them to the format.
 
     Attributes:
-        user: Name of the column, or its number from 1 where there is no header.
+        user: Name of the column, or its number from 1 if there is no header.
         item: Likewise.
         timestamp: Likewise.
-        unit: Of the timestamps; `iso` without a zone is UTC.
-        delimiter: Between two fields.
+        unit: Unit of the timestamps; `iso` without a time zone is UTC.
+        delimiter: Text between two fields.
         header: Whether the first line holds the names.
     """
 

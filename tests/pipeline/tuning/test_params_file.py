@@ -1,4 +1,4 @@
-"""RecBole's params files: every distribution as hyperopt has it, every mistake with its line."""
+"""RecBole's params files: distributions as in hyperopt, errors with their line."""
 
 import math
 from pathlib import Path
@@ -8,13 +8,21 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from model.config import TrainingConfig
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
 from pipeline.tuning.params_file import read_space, values_of, with_values
-from pipeline.tuning.search_space import Choice, Interval, Space
+from pipeline.tuning.search_space import (
+    Distribution,
+    Space,
+    count_values,
+    describe,
+    list_values,
+    suggest,
+)
 
 SETTINGS = Settings()
 
@@ -25,9 +33,9 @@ def read(folder: Path, text: str, settings: Settings = SETTINGS) -> Space:
     return read_space(path, settings)
 
 
-def draw(parameter: Choice | Interval, times: int = 50) -> list[Any]:
+def draw(parameter: Distribution, times: int = 50) -> list[Any]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(1))
-    return [parameter.suggest(study.ask(), "x") for _ in range(times)]
+    return [suggest(study.ask(), "x", parameter) for _ in range(times)]
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +56,14 @@ def test_the_file_of_recboles_documentation(tmp_path: Path) -> None:
         "weight_decay uniform 0,0.01\n",
     )
     assert space.parameters == {
-        "learning_rate": Interval(math.exp(-8), 1.0, log=True),
-        "hidden_size": Choice((64, 96, 128)),
-        "train_batch_size": Choice((512, 1024, 2048)),
-        "hidden_dropout_prob": Interval(0.1, 0.5, 0.1),
-        "weight_decay": Interval(0.0, 0.01),
+        "learning_rate": FloatDistribution(math.exp(-8), 1.0, log=True),
+        "hidden_size": CategoricalDistribution((64, 96, 128)),
+        "train_batch_size": CategoricalDistribution((512, 1024, 2048)),
+        "hidden_dropout_prob": FloatDistribution(0.1, 0.5, step=0.1),
+        "weight_decay": FloatDistribution(0.0, 0.01),
     }
     assert space.size == math.inf
-    assert space.endless == "learning_rate"
+    assert space.continuous == "learning_rate"
 
 
 def test_fearecs_own_example_has_18_combinations(tmp_path: Path) -> None:
@@ -65,7 +73,7 @@ def test_fearecs_own_example_has_18_combinations(tmp_path: Path) -> None:
         "topk_factor\tchoice  [1,3,5]   # delays\n   \nspatial_ratio choice [0.1,0.9]",
     )
     assert space.size == 18
-    assert space.endless is None
+    assert space.continuous is None
     assert space.grid == {
         "global_ratio": (0.6, 0.8, 1.0),
         "topk_factor": (1.0, 3.0, 5.0),
@@ -99,7 +107,7 @@ def test_a_value_that_needs_another_parameters_is_kept(tmp_path: Path) -> None:
 
 @given(st.floats(-20, 5), st.floats(0.01, 10))
 def test_loguniform_is_the_exponential_of_uniform(low: float, width: float) -> None:
-    parameter = Interval(math.exp(low), math.exp(low + width), log=True)
+    parameter = FloatDistribution(math.exp(low), math.exp(low + width), log=True)
     logs = [math.log(value) for value in draw(parameter, 200)]
     assert all(low - 1e-9 <= value <= low + width + 1e-9 for value in logs)
     assert abs(sum(logs) / len(logs) - low - width / 2) < width / 8
@@ -110,19 +118,26 @@ def test_quniform_draws_multiples_of_its_step_as_hyperopt(tmp_path: Path) -> Non
     space = read(tmp_path, "hidden_dropout_prob quniform 0.14,0.77,0.1\n")
     parameter = space.parameters["hidden_dropout_prob"]
     expected = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    assert parameter.values == expected
-    assert parameter.size == 8
+    assert list_values(parameter) == expected
+    assert count_values(parameter) == 8
     assert set(draw(parameter, 200)) == set(expected)
 
 
+def test_distributions_are_described_as_in_the_resume_keys_of_earlier_searches() -> None:
+    assert describe(CategoricalDistribution((0.6, None, "a"))) == "choice [0.6, None, 'a']"
+    assert describe(FloatDistribution(0.2, 0.3)) == "0.2 to 0.3"
+    assert describe(FloatDistribution(0.1, 0.5, step=0.1)) == "0.1 to 0.5 in steps of 0.1"
+    assert describe(FloatDistribution(0.1, 1.0, log=True)) == "0.1 to 1.0, logarithmic"
+
+
 def test_uniform_stays_within_its_bounds() -> None:
-    values = draw(Interval(0.2, 0.3), 200)
+    values = draw(FloatDistribution(0.2, 0.3), 200)
     assert 0.2 <= min(values) < 0.21
     assert 0.29 < max(values) <= 0.3
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "parts"),
     [
         ("topk_facter choice [1]", ["unknown hyper-parameter", "topk_facter", "mean topk_factor"]),
         ("max_item_list_length choice [9]", ["mean MAX_ITEM_LIST_LENGTH"]),
@@ -154,27 +169,28 @@ def test_uniform_stays_within_its_bounds() -> None:
         ("hidden_dropout_prob quniform 0.1,0.5", ["LOW,HIGH,STEP"]),
         ("hidden_dropout_prob quniform 0.1,0.5,0", ["STEP must be above 0"]),
         ("weight_decay quniform 0,1e308,1e-300", ["STEP is too small"]),
+        ("weight_decay quniform 0,1e300,1e-5", ["STEP is too small"]),
         ("hidden_dropout_prob quniform 0.1,1.0,0.1", ["less than 1", "1.0"]),
         ("n_layers uniform 1,4", ["integer"]),
         ("hidden_size quniform 64,128,0.5", ["integer", "64.5"]),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, line: str, told: list[str]) -> None:
+def test_an_error_names_the_line(tmp_path: Path, line: str, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         read(tmp_path, f"# space\nspatial_ratio choice [0.1]\n{line}\n")
     message = str(error.value)
     assert message.startswith(f"{tmp_path}/hyper.test:3: ")
     assert error.value.exit_code == 2
-    assert [part for part in told if part not in message] == [], message
+    assert [part for part in parts if part not in message] == [], message
     assert "\n" not in message
 
 
-def test_a_repeated_name_is_told_with_both_lines(tmp_path: Path) -> None:
+def test_a_repeated_name_names_both_lines(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hyper.test:2: .*twice.*hyper.test:1\."):
         read(tmp_path, "tau choice [1]\ntau choice [2]\n")
 
 
-def test_a_file_without_any_line_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_any_line_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to search"):
         read(tmp_path, "# nothing\n\n")
     with pytest.raises(ConfigError, match="no such params file"):

@@ -1,4 +1,4 @@
-"""A search: every combination once, a kill survived, several workers, the best one's settings."""
+"""A search: every combination once, resuming after a kill, several workers, the best settings."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ from pipeline.results import Prepared, Trained
 from pipeline.tuning import trial as tune_trial
 from pipeline.tuning import tune as search
 from pipeline.tuning.params_file import read_space
-from pipeline.tuning.study import fill_queue, load_study
+from pipeline.tuning.study import check_resume_key, fill_queue, load_study
 from pipeline.tuning.tune import Tuned, tune
 
 DAY = date(2026, 7, 1)
@@ -45,7 +45,7 @@ GRID = "learning_rate choice [0.001,0.03]\ntopk_factor choice [1,2,3]\n"
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every user walks round the items."""
+    """Logs in which every user visits the items in the same circular order."""
     folder = tmp_path_factory.mktemp("logs")
     user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
     end = datetime(2026, 6, 30, 12, tzinfo=UTC)
@@ -90,7 +90,7 @@ def config(tmp_path: Path, logs: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """PyTorch's and Lightning's settings of a process are put back."""
+    """Restore the process-wide settings of PyTorch and Lightning."""
     precision = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(precision)
@@ -105,7 +105,7 @@ def rows(tuned: Tuned) -> list[dict[str, Any]]:
 
 
 def watch(patch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
-    """The combinations that are trained from now on."""
+    """A list that collects the combinations trained from now on."""
     trained: list[tuple[float, float]] = []
     real = search.train_here
 
@@ -190,7 +190,7 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
     assert set(tuned.test.model) > {"NDCG@5", "NDCG@10"}
 
 
-def test_the_figures_are_those_of_the_best_weights(config: Path) -> None:
+def test_the_metrics_are_those_of_the_best_weights(config: Path) -> None:
     tuned = run(config, "tune.max_evals=2")
     settings, out = load_settings(tuned.settings), tuned.trials.parent
     histories = read_histories(out / "data")
@@ -227,7 +227,7 @@ tune(load_settings(Path(sys.argv[1]), sys.argv[2:]), date(2026, 7, 1))
 """
 
 
-def test_a_killed_search_goes_on_where_it_was(
+def test_a_killed_search_resumes_where_it_was(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = ("train.epochs=3",)
@@ -270,7 +270,7 @@ def test_a_finished_search_trains_nothing_and_can_be_extended(
     assert len(trained) == 3
 
 
-def test_another_search_is_not_taken_up(config: Path, tmp_path: Path, logs: Path) -> None:
+def test_a_changed_search_is_not_resumed(config: Path, tmp_path: Path, logs: Path) -> None:
     one = "tune.max_evals=1"
     run(config, one)
     other = tmp_path / "other"
@@ -290,9 +290,17 @@ def test_another_search_is_not_taken_up(config: Path, tmp_path: Path, logs: Path
     for named, changed in changes.items():
         with pytest.raises(ResumeError, match=f"{named} is not what it was; expected"):
             run(config, one, *changed)
-    # What no trial depends on may change.
+    # Settings that no trial depends on may change.
     assert run(config, one, "train.refit=false", "score.top_k=7").n_complete == 1
     assert run(config, one, "model.tau=0.5", overwrite=True).n_complete == 1
+
+
+def test_the_resume_key_of_earlier_versions_is_compared(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.set_user_attr("identity", {"tune.algo": "tpe"})
+    check_resume_key(study, tmp_path, {"tune.algo": "tpe"})
+    with pytest.raises(ResumeError, match=r"tune.algo is not what it was; expected tpe"):
+        check_resume_key(study, tmp_path, {"tune.algo": "random"})
 
 
 def test_a_hopeless_trial_is_pruned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +360,9 @@ def test_a_search_without_any_completed_trial_is_an_error(config: Path) -> None:
     assert error.value.exit_code == 1
 
 
-def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_search_and_not_the_trial(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, calls = search.train_here, []
     (config.parent / "hyper.test").write_text("topk_factor choice [1,2,3]\n")
 
@@ -370,7 +380,7 @@ def test_a_full_disk_is_no_trials_fault(config: Path, monkeypatch: pytest.Monkey
     assert sorted(calls) == ["00000", "00001", "00001", "00002"]
 
 
-def test_several_workers_tell_of_a_full_disk_too(
+def test_several_workers_report_a_full_disk_too(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
@@ -486,7 +496,7 @@ def test_no_worker_outlives_a_killed_search(tmp_path: Path) -> None:
     pytest.fail("the worker goes on")
 
 
-def test_a_search_at_work_is_left_alone(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_search_is_locked(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def again(*_: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -495,7 +505,7 @@ def test_a_search_at_work_is_left_alone(config: Path, monkeypatch: pytest.Monkey
         run(config)
     monkeypatch.undo()
     with (
-        search.alone_on(config.parent / "tune"),
+        search.lock_search(config.parent / "tune"),
         pytest.raises(BusyError, match="another process is at work on this search"),
     ):
         run(config)
@@ -503,12 +513,12 @@ def test_a_search_at_work_is_left_alone(config: Path, monkeypatch: pytest.Monkey
     assert run(config, "tune.max_evals=1").n_complete == 1
 
 
-def test_a_folder_of_something_else_is_refused(config: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_an_error(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "tune"
     out.mkdir()
     (out / "fearec.toml").write_text("# mine")
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match=r"no search's; found fearec.toml"):
+        with pytest.raises(ConfigError, match=r"no search wrote; found fearec.toml"):
             run(config, overwrite=overwrite)
     assert (out / "fearec.toml").read_text() == "# mine"
     (out / "fearec.toml").unlink()
@@ -518,7 +528,7 @@ def test_a_folder_of_something_else_is_refused(config: Path, tmp_path: Path) -> 
         run(config, "tune.max_evals=1", overwrite=True)
 
 
-def test_a_broken_study_is_told_in_one_line(config: Path, tmp_path: Path) -> None:
+def test_a_broken_study_is_a_one_line_error(config: Path, tmp_path: Path) -> None:
     run(config, "tune.max_evals=1")
     (tmp_path / "tune/study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(search.FearecError, match=r"study.db: the study cannot be read") as error:
@@ -526,15 +536,13 @@ def test_a_broken_study_is_told_in_one_line(config: Path, tmp_path: Path) -> Non
     assert "\n" not in str(error.value)
 
 
-def test_endless_spaces_are_not_searched_exhaustively(config: Path) -> None:
+def test_continuous_spaces_are_not_searched_exhaustively(config: Path) -> None:
     (config.parent / "hyper.test").write_text("tau choice [1]\nlearning_rate uniform 0.1,0.2\n")
     with pytest.raises(ConfigError, match=r"hyper.test:2: too many combinations.*--algo random"):
         run(config)
 
 
-def test_users_too_short_to_validate_on_are_told_before_any_trial(
-    config: Path, tmp_path: Path
-) -> None:
+def test_too_short_histories_are_an_error_before_any_trial(config: Path, tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.mkdir()
     noon = datetime(2026, 6, 1, tzinfo=UTC)
