@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.config.settings import Settings
+from pipeline.data.ingest_sql import INTERACTIONS
 from pipeline.errors import InputError
 from pipeline.publishing.publish import RECOMMENDATIONS
 from pipeline.schema import ITEM_ID, RUN_DATE, SCORE, TIMESTAMP, USER_ID
-from pipeline.config.settings import Settings
-from pipeline.data.ingest_sql import INTERACTIONS
 from pipeline.warehouse.tables import dataset_of, open_table, table_uri
 
 Id = int | str

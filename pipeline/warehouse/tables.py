@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from pipeline.config.settings import Settings
 from pipeline.errors import FearecError, reason
 from pipeline.storage.folders import Folder, LocalFolder, open_folder
-from pipeline.config.settings import Settings
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
