@@ -25,11 +25,12 @@ nightly: install  ## the whole nightly job on the sample logs
 test: install  ## the tests (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-lint: install  ## ruff, mypy, import-linter
+lint: install  ## ruff, mypy, import-linter, and rules of our own
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.helpers.house
 
 recbole: .recbole/bin/python  ## the reference in an environment of its own, for the benchmarks
 

@@ -1,8 +1,8 @@
-"""What says when: the command line and the Prefect flows over the stages."""
+"""The command line and the Prefect flows: when the stages of `pipeline` run."""
 
 import os
 
-# Before Prefect is imported: no run of ours, nor the temporary server it starts, calls anybody.
+# Set before Prefect is imported: neither a run nor its temporary server may call anybody.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY", "false")

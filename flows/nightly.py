@@ -1,4 +1,4 @@
-"""``python -m flows.nightly``, and the entrypoint of deployments made before it moved."""
+"""The command ``python -m flows.nightly``, and the entrypoint of deployments made earlier."""
 
 from flows.scheduled.nightly import app, nightly
 

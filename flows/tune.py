@@ -1,4 +1,4 @@
-"""``python -m flows.tune``, and the entrypoint of deployments made before it moved."""
+"""The command ``python -m flows.tune``, and the entrypoint of deployments made earlier."""
 
 from flows.scheduled.tune import app, tune
 

@@ -1,4 +1,4 @@
-"""What every command takes, and how it tells an error: in one line."""
+"""Options that several commands take, and how a command ends with an error: in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,22 +25,25 @@ Day = Annotated[
         help="Run date. (default: today in time_zone)",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do again what is done already.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
 
-
-_INTERRUPTED = 128 + 2  # what shells make of SIGINT
+_INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Make a `FearecError`, or Ctrl-C, one line on stderr and an exit code. Also a decorator."""
+    """Turn a `FearecError` or Ctrl-C into one line on stderr and an exit code. Also a decorator.
+
+    Raises:
+        typer.Exit: with the error's own exit code, or with 130 after Ctrl-C.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
-        # Lightning makes of Ctrl-C in training an exit like any other.
+        # Lightning turns Ctrl-C during training into a plain SystemExit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        typer.echo("interrupted; run the same command to go on", err=True)
+        typer.echo("interrupted; run the same command to continue", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except FearecError as error:
         typer.echo(f"error: {error}", err=True)
@@ -48,10 +51,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def new_app(**options: Any) -> typer.Typer:
-    """An application without shell completion, whose tracebacks stay plain."""
+    """A Typer application with plain tracebacks and without shell completion."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
 
 
 def as_date(day: datetime | None) -> date | None:
-    """What `Day` holds, as a date."""
+    """The date of a `Day` option, None where it was not given."""
     return day.date() if day else None

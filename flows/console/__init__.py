@@ -1,1 +1,1 @@
-"""What the terminal shows."""
+"""Reports and progress bars on the terminal."""

@@ -1,4 +1,4 @@
-"""Progress bars of scoring and importing; nothing where there is no terminal to draw on."""
+"""The progress bar of scoring."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,6 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TaskID,
-    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -26,29 +24,19 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
     Yields:
         What `pipeline.scoring.run.score` takes as `progress`.
     """
-    with _bar(MofNCompleteColumn(), UserRateColumn()) as bar:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        UserRateColumn(),
+        TimeRemainingColumn(),
+    )
+    with progress_bar(*columns) as bar:
         task = bar.add_task("reading", total=None)
 
         def progress(done: int, total: int | None) -> None:
             bar.update(task, description="scoring", completed=done, total=total)
-
-        yield progress
-
-
-@contextmanager
-def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Draw the share done of reading, then of writing, and the time left.
-
-    Yields:
-        What `pipeline.logs.imports.importer.import_logs` takes as `progress`.
-    """
-    with _bar(TaskProgressColumn()) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(doing: str, done: int, total: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = bar.add_task(doing)
-            bar.update(tasks[doing], completed=done, total=total)
 
         yield progress
 
@@ -61,15 +49,7 @@ class UserRateColumn(ProgressColumn):
         return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
 
 
-def _bar(*figures: ProgressColumn) -> Progress:
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar that vanishes at its end, and is not drawn where the output is no terminal."""
     console = Console()
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *figures,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from flows.cli import main as cli
 from flows.cli.options import one_line_errors
-from flows.console.night import print_user
+from flows.console.user import print_user
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError, PublishError
@@ -251,8 +251,8 @@ def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: An
     user, item = "[/x]:smile:", "[red]x[/]\\"
     found = Recommended(user, DAY, "v1", "model", ((item, 0.5),))
     event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
-    monkeypatch.setattr("flows.console.night.history_of", lambda *args: [event])
-    monkeypatch.setattr("flows.console.night.recommended_to", lambda *args: [found])
+    monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
+    monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
     print_user(Settings(), user, None)
     out = capsys.readouterr().out
     assert f"Last events of {user}" in out
@@ -273,7 +273,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(lightning: bool, capsys: Any) -> N
     with pytest.raises(typer.Exit) as ended:
         interrupted()
     assert ended.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted; run the same command to go on\n"
+    assert capsys.readouterr().err == "interrupted; run the same command to continue\n"
 
 
 def test_another_exit_is_left_alone() -> None:

@@ -1,0 +1,60 @@
+"""`fearec tune`: a search for hyper-parameters."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Config, Day, Overrides, as_date, one_line_errors
+
+
+@one_line_errors()
+def tune(
+    params_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Search space, in RecBole's form. (default: hyper.test)"),
+    ] = None,
+    config: Config = None,
+    day: Day = None,
+    algo: Annotated[
+        str | None, typer.Option(help="exhaustive, random or tpe. (default: exhaustive)")
+    ] = None,
+    max_evals: Annotated[
+        int | None, typer.Option(help="Number of trials. (default: every combination, or 100)")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of trials at a time. (default: 1)")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Folder of the search. (default: tune)")
+    ] = None,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew; without it, a search is continued.")
+    ] = False,
+) -> None:
+    """Search for hyper-parameters by validation; the best ones become OUT/fearec.toml."""
+    from flows.console.progress import search_progress
+    from flows.console.search import print_search
+    from pipeline.config.settings import load_settings
+    from pipeline.tuning.tune import tune as search
+
+    flags = {
+        "params_file": params_file,
+        "algo": algo,
+        "max_evals": max_evals,
+        "workers": workers,
+        "out": out,
+    }
+    given = [f"tune.{name}={_toml(value)}" for name, value in flags.items() if value is not None]
+    settings = load_settings(config, [*(overrides or ()), *given])
+    with search_progress() as progress:
+        tuned = search(
+            settings, as_date(day) or settings.today(), overwrite=overwrite, progress=progress
+        )
+    print_search(tuned)
+
+
+def _toml(value: str | int | Path) -> str:
+    return json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)

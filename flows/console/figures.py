@@ -1,0 +1,52 @@
+"""Metrics of a model beside those of the baselines."""
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from flows.console.plain import print_plain
+
+if TYPE_CHECKING:
+    from pipeline.results import Evaluated
+
+
+def print_metrics(evaluated: "Evaluated") -> None:
+    """Print the evaluation protocol, the users it covers, and one row per metric."""
+    served = evaluated.n_served / evaluated.n_users
+    print_plain(
+        f"protocol: {evaluated.protocol}",
+        f"users: {evaluated.n_users:,}, of whom the model can serve {served:.1%}",
+    )
+    unknown = evaluated.unknown_seen, evaluated.unknown_held_out
+    if any(unknown):
+        print_plain(
+            f"events with items unknown to the model: {unknown[0]:,} left out of histories, "
+            f"{unknown[1]:,} held out and missed"
+        )
+    Console().print(_metrics_table(evaluated))
+
+
+def _metrics_table(evaluated: "Evaluated") -> Table:
+    recommenders = {
+        "model": evaluated.model,
+        "popularity": evaluated.popularity,
+        "co_occurrence": evaluated.co_occurrence,
+    }
+    headings = [name.replace("_", "-") for name in recommenders]
+    table = Table("", *headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for metric in evaluated.model:
+        cells = [
+            f"{metrics[metric]:.4f}{_interval(evaluated.intervals.get(name, {}).get(metric))}"
+            for name, metrics in recommenders.items()
+        ]
+        table.add_row(metric, *cells)
+    return table
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    """The interval's ends without leading zeros: three columns have to fit into a terminal."""
+    if interval is None:
+        return ""
+    return " ({}-{})".format(*(f"{end:.3f}".removeprefix("0") for end in interval))
