@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from model.errors import ConfigError
 from model.export.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
 from model.pydantic_base import Frozen
-from pipeline.errors import BundleError, reason
+from pipeline.errors import BundleError, one_line
 from pipeline.storage.atomic_files import fsync
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _unreadable(path: Path, error: Exception) -> BundleError:
     return BundleError(
         "cannot be read",
         str(path),
-        found=reason(error),
+        found=one_line(error),
         remedy="See to the path and the permissions, or export the model again.",
     )
 

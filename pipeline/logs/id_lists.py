@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, SchemaError, reason
+from pipeline.errors import InputError, SchemaError, one_line
 from pipeline.schema import is_id_type
 from pipeline.storage.folders import open_filesystem
 
@@ -81,7 +81,7 @@ def _open(path: str, expected: str) -> Iterator[pa.NativeFile]:
         with filesystem.open_input_file(inner) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot be read: {reason(error)}", path, expected) from None
+        raise InputError(f"cannot be read: {one_line(error)}", path, expected) from None
 
 
 def _from_parquet(file: pa.NativeFile, where: str, column: str) -> pa.Array:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.config.settings import Settings
-from pipeline.errors import ConfigError, PublishError, ResumeError, reason
+from pipeline.errors import ConfigError, PublishError, ResumeError, one_line
 from pipeline.schema import RUN_DATE
 from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.scoring.run import ScoreResult
@@ -208,13 +208,13 @@ def _told(uri: str) -> Iterator[None]:
         raise PublishError(
             "another run wrote to the table meanwhile",
             uri,
-            found=reason(error),
+            found=one_line(error),
             remedy="The table holds the other run's rows; publish again when it has ended.",
         ) from error
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise PublishError(
             "cannot be written",
             uri,
-            found=reason(error),
+            found=one_line(error),
             remedy="The table is as it was; publish again when the cause is gone.",
         ) from error

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.config.settings import Settings
-from pipeline.errors import StorageError, reason
+from pipeline.errors import StorageError, one_line
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def told_in_one_line(settings: Settings) -> Iterator[None]:
         raise StorageError(
             "cannot be read or written",
             str(getattr(error, "filename", None) or f"{settings.warehouse} or {settings.work_dir}"),
-            found=reason(error),
+            found=one_line(error),
             remedy="Make room, see to permissions or the network, and run the same command again:"
             " what is done stays done.",
         ) from error

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import ConfigError
-from pipeline.errors import PublishError, ResumeError, reason
+from pipeline.errors import PublishError, ResumeError, one_line
 from pipeline.schema import ITEM_ID, SCORE
 from pipeline.scoring.manifest import (
     MANIFEST,
@@ -116,7 +116,7 @@ class PartWriter:
             yield
         except OSError as error:
             raise PublishError(
-                f"cannot be written: {reason(error)}",
+                f"cannot be written: {one_line(error)}",
                 self.folder.told(name),
                 remedy="Finished parts are kept: see to it and run again with --resume.",
             ) from None

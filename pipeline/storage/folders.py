@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import ConfigError, StorageError, reason
+from pipeline.errors import ConfigError, StorageError, one_line
 from pipeline.storage.atomic_files import fsync, replace_text
 from pipeline.storage.locks import exclusive_lock
 
@@ -182,7 +182,7 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     try:
         filesystem, root = open_filesystem(text)
     except pa.ArrowInvalid as error:
-        raise _unusable(text, reason(error)) from None
+        raise _unusable(text, one_line(error)) from None
     if isinstance(filesystem, pafs.LocalFileSystem):
         return LocalFolder(root)
     if not root:
@@ -225,7 +225,7 @@ def storage_errors(where: str) -> Iterator[None]:
         raise StorageError(
             "cannot be read or written",
             where,
-            found=reason(error),
+            found=one_line(error),
             remedy="See to the path, the permissions or credentials, and the network.",
         ) from error
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import FearecError, reason
+from pipeline.errors import FearecError, one_line
 from pipeline.storage.folders import Folder, LocalFolder, open_folder
 from pipeline.config.settings import Settings
 
@@ -111,7 +111,7 @@ def _write(table: "DeltaTable", rows: pa.RecordBatchReader, **how: Any) -> None:
         raise FearecError(
             "another run wrote to the table meanwhile",
             table.table_uri,
-            found=reason(error),
+            found=one_line(error),
             remedy="Nothing was changed; run it again when the other has ended.",
         ) from error
 

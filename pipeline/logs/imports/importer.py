@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, InputError, StorageError, reason
+from pipeline.errors import ConfigError, InputError, StorageError, one_line
 from pipeline.logs.imports.formats import Reading, reading
 from pipeline.logs.imports.options import Columns, Format
 from pipeline.logs.imports.text_lines import first_line, line_blocks
@@ -204,7 +204,7 @@ def _try_to_move(out: Path, elsewhere: Path) -> None:
     try:
         out.rename(elsewhere).rename(out)
     except OSError as error:
-        raise _irreplaceable(out, reason(error)) from None
+        raise _irreplaceable(out, one_line(error)) from None
 
 
 def _read(path: Path, plan: Reading, progress: Progress, db: duckdb.DuckDBPyConnection) -> None:

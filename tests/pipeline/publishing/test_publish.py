@@ -16,7 +16,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publishing.publish import publish, refuse_other_layout
 from pipeline.schema import recommendation_lists, recommendations
-from pipeline.scoring.manifest import MANIFEST, Binding, PartCounts
+from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.run import ScoreResult
 from pipeline.storage.folders import open_folder
@@ -69,7 +69,7 @@ def scored(
 ) -> ScoreResult:
     """Parts of so many users each, as a scoring run leaves them."""
     rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
-    binding = Binding(model_version=version, bundle={}, inputs={}, settings={})
+    binding = ResumeKey(model_version=version, bundle={}, inputs={}, settings={})
     out = open_output(open_folder(folder), binding, datetime.now(UTC), resume=False, overwrite=True)
     first = 0
     with out.begin():
