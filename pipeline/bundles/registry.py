@@ -87,6 +87,6 @@ def _read(settings: Settings) -> Champion | None:
     except (ValidationError, ConfigError):
         raise BundleError(
             "cannot be read as the list of published models",
-            folder.told(CHAMPION),
+            folder.name_of(CHAMPION),
             remedy="Move it away to start afresh: the next night trains from scratch.",
         ) from None

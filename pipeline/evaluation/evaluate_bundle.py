@@ -19,7 +19,7 @@ from pipeline.data.prepared import events_before, read_histories, read_vocabular
 from pipeline.data.splits import Split, held_out
 from pipeline.evaluation.evaluate import Evaluated, compare
 from pipeline.evaluation.protocol import describe, held_out_by, refuse_large_k
-from pipeline.logs.id_lists import refuse_mixed
+from pipeline.logs.id_lists import check_same_kind
 from pipeline.schema import ITEM_ID
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _extended_vocabulary(prepared: Prepared, bundle: Bundle) -> pa.Array:
     """The bundle's items under their indices, then, from V on, those it does not know."""
     ids = bundle.items()[ITEM_ID].combine_chunks()
     tonight = read_vocabulary(prepared.folder)
-    refuse_mixed(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
+    check_same_kind(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
     kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
     ids, tonight = ids.cast(kind), tonight.cast(kind)
     return pa.concat_arrays([ids, tonight.filter(pc.invert(pc.is_in(tonight, value_set=ids)))])

@@ -129,7 +129,7 @@ def _read_manifest(folder: Folder) -> Manifest:
     if not manifest.complete:
         raise PublishError(
             "the scoring run did not end",
-            folder.told(MANIFEST),
+            folder.name_of(MANIFEST),
             remedy="Run `fearec score` for this date: it goes on where it stopped.",
         )
     return manifest
@@ -138,7 +138,7 @@ def _read_manifest(folder: Folder) -> Manifest:
 def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
     missing = sorted(manifest.parts.keys() - folder.names())
     if missing:
-        raise PublishError("a part is missing", folder.told(missing[0]), remedy=_SCORE_AGAIN)
+        raise PublishError("a part is missing", folder.name_of(missing[0]), remedy=_SCORE_AGAIN)
     paths = [folder.path(name) for name in manifest.parts]
     parts = ds.dataset(paths, format="parquet", filesystem=folder.filesystem)
     expected = sum(part.n_rows for part in manifest.parts.values())

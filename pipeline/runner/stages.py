@@ -15,7 +15,7 @@ from pipeline.bundles.bundle import DESCRIPTION, Bundle
 from pipeline.bundles.registry import set_champion
 from pipeline.config.settings import Settings
 from pipeline.errors import ResumeError
-from pipeline.logs.id_lists import digest_of
+from pipeline.logs.id_lists import id_list_hash
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import RECOMMENDATIONS, Published, publish
 from pipeline.runner.cache import Record, night_folder
@@ -99,7 +99,7 @@ def _log_stamps(settings: Settings) -> dict[str, str]:
 
 def _item_lists(settings: Settings) -> list[str]:
     lists = (settings.score.allow, settings.score.deny)
-    return [digest_of(path) for path in lists if path]
+    return [id_list_hash(path) for path in lists if path]
 
 
 def _always(settings: Settings, result: Any) -> bool:

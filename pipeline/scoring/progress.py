@@ -1,4 +1,4 @@
-"""Progress bars of scoring and importing; nothing where there is no terminal to draw on."""
+"""Progress bars of scoring and importing, drawn only on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ from rich.text import Text
 
 @contextmanager
 def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
-    """Draw users done, rate and time left.
+    """Draw the users done, their rate and the time left.
 
     Yields:
-        What `pipeline.scoring.run.score` takes as `progress`.
+        The argument `progress` of `pipeline.scoring.score`.
     """
     with _bar(MofNCompleteColumn(), UserRateColumn()) as bar:
         task = bar.add_task("reading", total=None)
@@ -37,10 +37,10 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Draw the share done of reading, then of writing, and the time left.
+    """Draw the share done of reading and then of writing, and the time left.
 
     Yields:
-        What `pipeline.logs.imports.importer.import_logs` takes as `progress`.
+        The argument `progress` of `pipeline.logs.imports.importer.import_logs`.
     """
     with _bar(TaskProgressColumn()) as bar:
         tasks: dict[str, TaskID] = {}
@@ -54,10 +54,10 @@ def importing_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class UserRateColumn(ProgressColumn):
-    """Users a second, worked out when it is drawn."""
+    """Users per second."""
 
     def render(self, task: Task) -> Text:
-        """The column's text."""
+        """The column's text for a task."""
         return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
 
 
