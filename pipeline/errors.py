@@ -1,7 +1,27 @@
-"""The errors of the data stages, under the model's `FearecError`."""
+"""The errors that fearec raises, and the translation of other libraries' exceptions into them.
+
+    FearecError                     exit code 1
+    ├── ConfigError                 2   a setting is unknown, impossible or contradicts another
+    │   └── ResumeError             2   the output folder holds no run that this one could continue
+    ├── InputError                  2   an input path is missing, empty or unreadable
+    │   └── UnreadableFileError     2   one Parquet file is damaged
+    ├── SchemaError                 2   an input lacks a column, or a column has the wrong type
+    ├── BundleError                 2   a bundle is incomplete, of another format or changed
+    ├── ExportParityError           1   the exported graph computes something else than PyTorch
+    ├── GateError                   1   a new model is not good enough to be published
+    ├── PublishError                1   the recommendations could not be written
+    ├── SearchError                 1   a hyper-parameter search failed
+    ├── StorageError                1   a file or table could not be read or written
+    └── BusyError                   1   another process holds the lock
+
+`FearecError`, `ConfigError` and `ExportParityError` are defined in `model.errors`. Commands print
+an error as one line and end with its exit code: 2 means that input or settings must change.
+"""
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from model.errors import ConfigError, ExportParityError, FearecError
 
@@ -18,7 +38,10 @@ __all__ = [
     "SchemaError",
     "SearchError",
     "StorageError",
-    "reason",
+    "UnreadableFileError",
+    "first_line",
+    "one_line",
+    "raised_as",
 ]
 
 
@@ -26,6 +49,10 @@ class InputError(FearecError):
     """An input path is missing, empty or unreadable."""
 
     exit_code = 2
+
+
+class UnreadableFileError(InputError):
+    """A Parquet file is damaged; `where` is its path. ``--skip-bad-files`` leaves it out."""
 
 
 class SchemaError(FearecError):
@@ -41,7 +68,7 @@ class BundleError(FearecError):
 
 
 class ResumeError(ConfigError):
-    """The output folder holds no run that this one could go on with."""
+    """The output folder holds no run that this one could continue."""
 
 
 class GateError(FearecError):
@@ -49,23 +76,69 @@ class GateError(FearecError):
 
 
 class PublishError(FearecError):
-    """The recommendations could not be written to their table."""
+    """The recommendations could not be written, to their folder or to their table."""
 
 
 class SearchError(FearecError):
-    """A search for hyper-parameters was cut short, or none of its trials came to anything."""
+    """A hyper-parameter search was interrupted, or none of its trials succeeded."""
 
 
 class StorageError(FearecError):
-    """A file or table could not be read or written: no room, no permission, no network."""
+    """A file or table could not be read or written: no space, no permission or no network."""
 
 
 class BusyError(FearecError):
-    """Another process is at work on the same night, search or folder."""
+    """Another process works on the same run, search or folder."""
 
 
-def reason(error: Exception) -> str:
-    """What a library says went wrong, in one line without colours."""
+def one_line(error: Exception | str) -> str:
+    """The whole message of an exception as one line, without colours.
+
+    An OSError's message is the system's text for its error number.
+    """
     number = getattr(error, "errno", None)
     text = os.strerror(number) if number else str(error)
     return " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split()) or type(error).__name__
+
+
+def first_line(error: Exception | str) -> str:
+    """The first line of an exception's message: DuckDB and ONNX Runtime append hints and traces."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0] if len(lines) > 1 else error)
+
+
+@contextmanager
+def raised_as(
+    kind: type[FearecError],
+    caught: type[Exception] | tuple[type[Exception], ...],
+    what: str,
+    where: str = "",
+    *,
+    expected: str = "",
+    remedy: str = "",
+    name_file: bool = False,
+    message: Callable[[Exception], str] = one_line,
+) -> Iterator[None]:
+    """Translate exceptions of other libraries, raised in the ``with`` block, into a `FearecError`.
+
+    Args:
+        kind: The class to raise; its `found` is the exception's message.
+        caught: The exceptions to translate; a `FearecError` always passes as it is.
+        what: As for `FearecError`.
+        where: As for `FearecError`.
+        expected: As for `FearecError`.
+        remedy: As for `FearecError`.
+        name_file: Whether an exception that names a file replaces `where` by it.
+        message: Makes one line of the exception.
+
+    Raises:
+        FearecError: of class `kind`, with the exception as its cause.
+    """
+    try:
+        yield
+    except FearecError:
+        raise
+    except caught as error:
+        file = getattr(error, "filename", None) if name_file else None
+        found = message(error)
+        raise kind(what, str(file or where), expected, found, remedy) from error

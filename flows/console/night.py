@@ -10,7 +10,7 @@ from flows.console.figures import print_metrics
 from flows.console.plain import print_plain
 from pipeline.config.settings import Settings
 from pipeline.runner.cache import StageRecord
-from pipeline.runner.failures import told_in_one_line
+from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import Evaluate, Export, Publish
 from pipeline.storage.locations import Warehouse
@@ -28,7 +28,7 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     Console().print(_timings(night))
     print_plain(*headlines(night), "")
     warehouse = Warehouse(settings.warehouse)
-    with told_in_one_line(settings):
+    with storage_failures(settings):
         users = first_users(warehouse, night.run_date, _USERS)
         found = recommended_to(warehouse, users, night.run_date)
     print_plain(*(_recommendations(recommended) for recommended in found))

@@ -9,7 +9,7 @@ from rich.text import Text
 from flows.console.plain import print_plain
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
-from pipeline.runner.failures import told_in_one_line
+from pipeline.runner.failures import storage_failures
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import Event, Recommended, history_of, recommended_to
 
@@ -29,7 +29,7 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         StorageError: the tables cannot be read.
     """
     warehouse = Warehouse(settings.warehouse)
-    with told_in_one_line(settings):
+    with storage_failures(settings):
         events = history_of(warehouse, user_id, _EVENTS)
         found = recommended_to(warehouse, [user_id], run_date)
     if not events and not found:

@@ -1,35 +1,36 @@
-"""The bundle: everything scoring needs of one model, in a folder that never changes again."""
+"""The bundle: a folder with everything that scoring needs of one model, immutable once written."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from model.errors import ConfigError
 from model.export.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
 from model.pydantic_base import Frozen
-from pipeline.errors import BundleError, reason
+from pipeline.errors import BundleError, raised_as
 from pipeline.storage.atomic_files import fsync
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from pipeline.storage.content_hash import content_hash
 
 DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
 WEIGHTS = "model.safetensors"
-# From before the refit; the next night starts from these, so that its evaluation is honest.
+# From before the refit. The next run's evaluated weights start from these, so that they have never
+# seen its held-out events.
 HELD_OUT_WEIGHTS = "held_out.safetensors"
 REQUIRED = (ENCODER, RECOMMENDER, ITEM_TABLE, ITEMS, WEIGHTS)
 
 
 class DataSnapshot(Frozen):
-    """What the model was trained on."""
+    """The data that the model was trained on."""
 
     section = "bundle.data"
 
@@ -37,12 +38,12 @@ class DataSnapshot(Frozen):
     first_event: datetime
     last_event: datetime
     n_users: int
-    n_items: int = Field(description="real items: without PAD")
+    n_items: int = Field(description="real items, PAD not counted")
     n_interactions: int
 
 
 class BundleDescription(Frozen):
-    """`bundle.json`."""
+    """The content of `bundle.json`."""
 
     section = "bundle"
 
@@ -52,17 +53,17 @@ class BundleDescription(Frozen):
     settings: dict[str, Any]
     hyper_parameters: dict[str, Any]
     data: DataSnapshot
-    metrics: dict[str, Any] = Field(description="with the protocol they were measured under")
+    metrics: dict[str, Any] = Field(description="with their evaluation protocol")
     refit: bool = Field(description="whether the weights saw the held-out items too")
     parity: dict[str, Any]
     versions: dict[str, str]
     parent: str | None = Field(default=None, description="the model version training started from")
-    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file by name")
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by name")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A published bundle whose checksums were verified. Get one with `load`."""
+    """A published bundle with verified checksums. Get one with `load`."""
 
     path: Path
     description: BundleDescription
@@ -72,8 +73,8 @@ class Bundle:
         """Open a bundle and verify every file's checksum.
 
         Raises:
-            BundleError: the folder is no bundle, is of another format version, or a file of it
-                is missing, changed or unreadable.
+            BundleError: the folder is not a bundle or has another format version, or one of its
+                files is missing, changed or unreadable.
         """
         path = Path(path)
         bundle = cls(path, read_description(path / DESCRIPTION))
@@ -81,22 +82,20 @@ class Bundle:
         for name in (*REQUIRED, *files):
             if name not in files:
                 raise BundleError(
-                    "the bundle does not list a file it must have",
+                    "the bundle does not list a required file",
                     str(path / DESCRIPTION),
                     expected=name,
                     remedy="Export the model again.",
                 )
-            if not os.path.isfile(path / name):  # Path.is_file raises where the name is too long
+            if not os.path.isfile(path / name):  # Path.is_file raises if the name is too long
                 raise BundleError(
                     "a file of the bundle is missing",
                     str(path / name),
                     remedy="Copy the whole folder again, or export the model again.",
                 )
         for name, expected in files.items():
-            try:
-                found = _sha256(path / name)
-            except OSError as error:
-                raise _unreadable(path / name, error) from None
+            with _readable(path / name):
+                found = content_hash(path / name)
             if found != expected:
                 raise BundleError(
                     "wrong checksum",
@@ -109,35 +108,35 @@ class Bundle:
 
     @property
     def model_version(self) -> str:
-        """The name of the model, as it stands beside every recommendation."""
+        """The model's version, which every recommendation carries."""
         return self.description.model_version
 
     @property
     def n_items(self) -> int:
-        """V: the vocabulary's size, PAD included."""
+        """V: the size of the vocabulary, PAD included."""
         return int(self.description.hyper_parameters["n_items"])
 
     @property
     def max_length(self) -> int:
-        """L: how many of the last items the model looks at."""
+        """L: the number of last items that the model sees."""
         return int(self.description.hyper_parameters["MAX_ITEM_LIST_LENGTH"])
 
     @property
     def encoder(self) -> Path:
-        """Sequences to user embeddings."""
+        """The graph from sequences to user embeddings."""
         return self.path / ENCODER
 
     @property
     def recommender(self) -> Path:
-        """Sequences to the best items."""
+        """The graph from sequences to the best items."""
         return self.path / RECOMMENDER
 
     @property
     def float16_recommender(self) -> Path:
-        """The same in float16.
+        """The recommender in float16.
 
         Raises:
-            ConfigError: the bundle was exported without.
+            ConfigError: the bundle was exported without it.
         """
         path = self.path / FLOAT16_RECOMMENDER
         if path.name not in self.description.files:
@@ -154,24 +153,14 @@ class Bundle:
         """The (V, D) float32 item embeddings, external data of both graphs."""
         return self.path / ITEM_TABLE
 
-    @property
-    def weights(self) -> Path:
-        """The PyTorch weights, for warm starts."""
-        return self.path / WEIGHTS
-
-    def items(self) -> "pa.Table":
+    def items(self) -> pa.Table:
         """`items.parquet`: item_index, item_id, popularity, last_seen, in index order from 1.
 
         Raises:
-            BundleError: it cannot be read, or is of another vocabulary than the model's.
+            BundleError: it cannot be read, or has another number of items than the model.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
+        with _readable(self.path / ITEMS):
             table = pq.read_table(self.path / ITEMS)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(self.path / ITEMS, error) from None
         if table.num_rows != self.n_items - 1:
             raise BundleError(
                 "the vocabulary does not fit the model",
@@ -184,24 +173,24 @@ class Bundle:
 
 
 def publish_bundle(staging: Path, target: Path, description: BundleDescription) -> Bundle:
-    """Describe the files of `staging` and make them the bundle at `target`, all or nothing.
+    """Write `bundle.json` into `staging` and rename it to `target`.
 
-    `staging` must be on the file system of `target`; it is gone afterwards. Publishing the same
-    files twice is one publication: the first one stays as it is.
+    `staging` must be on the file system of `target`. If `target` already is a bundle of the same
+    files, it stays as it is and `staging` is removed.
 
     Args:
-        staging: A folder holding the bundle's files and nothing else.
+        staging: A folder with the bundle's files and nothing else.
         target: The bundle's final path.
-        description: What `bundle.json` will say; its `files` are filled in here.
+        description: The content of `bundle.json`, but for `files`, which is filled in here.
 
     Raises:
-        BundleError: a file is missing, or another bundle is at `target` already.
+        BundleError: a required file is missing, or another bundle is at `target`.
     """
     missing = [name for name in REQUIRED if not (staging / name).is_file()]
     if missing:
         raise BundleError("the bundle lacks a file", str(staging), expected=", ".join(missing))
     names = sorted(file.name for file in staging.iterdir() if file.name != DESCRIPTION)
-    files = {name: _sha256(staging / name) for name in names}
+    files = {name: content_hash(staging / name) for name in names}
     described = description.model_copy(update={"files": files})
     (staging / DESCRIPTION).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for name in (*names, DESCRIPTION, "."):
@@ -211,42 +200,41 @@ def publish_bundle(staging: Path, target: Path, description: BundleDescription) 
         try:
             staging.rename(target)
         except OSError:
-            if not target.exists():  # otherwise someone else published it in between
+            if not target.exists():  # otherwise another process published it in between
                 raise
         else:
             fsync(target.parent)
             return Bundle(target, described)
     published = Bundle.load(target)
-    refuse_other(target, published.description.files, files)
+    check_same_files(target, published.description.files, files)
     shutil.rmtree(staging)
     return published
 
 
 def read_description(path: Path) -> BundleDescription:
-    """A `bundle.json`.
+    """Read and check a `bundle.json`.
 
     Raises:
-        BundleError: there is none, or none that can be used.
+        BundleError: the file is missing, unreadable or not usable.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(
-            "not a bundle",
-            str(path.parent),
-            expected=f"a folder with a {DESCRIPTION}",
-            remedy="Give the folder that the export stage wrote.",
-        ) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except UnicodeDecodeError:
-        text = ""
+    with _readable(path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                "not a bundle",
+                str(path.parent),
+                expected=f"a folder with a {DESCRIPTION}",
+                remedy="Give the folder that the export stage wrote.",
+            ) from None
+        except UnicodeDecodeError:
+            text = ""
     try:
         description = BundleDescription.model_validate_json(text)
     except (ValidationError, ConfigError) as error:
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
         raise BundleError(
-            "cannot be read as the description of a bundle",
+            "not a valid bundle description",
             str(path),
             expected=f"format version {FORMAT_VERSION}",
             found=str(first["msg"]) if first else str(error),
@@ -261,16 +249,18 @@ def read_description(path: Path) -> BundleDescription:
     return description
 
 
-def refuse_other(target: str | Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Refuse to publish a bundle where another is.
+def check_same_files(
+    target: str | Path, found: Mapping[str, str], expected: Mapping[str, str]
+) -> None:
+    """Check that a bundle to be published equals the one that is already at its place.
 
     Args:
-        target: Where that is.
-        found: Checksums of the files there, by name.
-        expected: Those of the bundle to be published.
+        target: The path or URI of the bundle that is there.
+        found: The checksums of its files, by name.
+        expected: The checksums of the bundle to be published.
 
     Raises:
-        BundleError: they differ.
+        BundleError: a file differs.
     """
     for name in sorted({*found, *expected}):
         if found.get(name) != expected.get(name):
@@ -283,15 +273,11 @@ def refuse_other(target: str | Path, found: Mapping[str, str], expected: Mapping
             )
 
 
-def _unreadable(path: Path, error: Exception) -> BundleError:
-    return BundleError(
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return raised_as(
+        BundleError,
+        (OSError, pa.ArrowException),
         "cannot be read",
         str(path),
-        found=reason(error),
-        remedy="See to the path and the permissions, or export the model again.",
+        remedy="Check the path and the permissions, or export the model again.",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

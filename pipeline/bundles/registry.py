@@ -91,6 +91,6 @@ def _read(warehouse: Warehouse) -> Champion | None:
     except (ValidationError, ConfigError):
         raise BundleError(
             "cannot be read as the list of published models",
-            folder.told(CHAMPION),
+            folder.name_of(CHAMPION),
             remedy="Move it away to start afresh: the next run trains from random weights.",
         ) from None

@@ -1,4 +1,4 @@
-"""Where a graph runs: the execution provider, a session that works, the sizes that suit it."""
+"""ONNX Runtime sessions: the execution provider, its options, batch sizes and devices."""
 
 import contextlib
 import ctypes
@@ -11,9 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.errors import ConfigError
 from model.export.files import CPU_RECOMMENDER, RECOMMENDER
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ConfigError, first_line
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
 Precision = Literal["fp32", "fp16"]
@@ -24,14 +23,15 @@ TENSORRT = "TensorrtExecutionProvider"
 
 _NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
-# Left to CUDA: what chooses items and delays has our rule for ties there, and no limit of K.
+# Left to CUDA: these nodes choose items and delays; on CUDA they keep our tie rule for any K.
 _NOT_FOR_TENSORRT = "TopK,ScatterElements,GatherElements,Expand"
 
-# Users a batch on a CPU: the encoder is fastest while its layers stay in cache; retrieval from a
-# large catalogue, when it goes over the items once for many users.
+# Users per batch on a CPU. Small catalogue: the encoder is fastest while its layers stay in cache.
+# Large catalogue: retrieval is fastest when one pass over the items serves many users.
 _SMALL_CATALOGUE, _CPU_BATCH, _CPU_BATCH_LARGE = 2**16, 32, 256
 _GPU_BATCH = 4096
-_SCORES = {CPU: 2**30, CUDA: 2**29, TENSORRT: 2**29}  # (B, V) float32; a CPU holds a 16th of them
+# Entries of the (B, V) float32 scores of one batch; on a CPU a 16th of them is in memory at once.
+_SCORES = {CPU: 2**30, CUDA: 2**29, TENSORRT: 2**29}
 
 _SILENT, _WARNING = 4, 2
 
@@ -45,19 +45,19 @@ def open_session(
     users: int = 1,
     cache: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open a bundle's graph on the provider asked for; on a device, it has run once.
+    """Open a bundle's graph on a provider; on a GPU the session has run once when this returns.
 
     Args:
-        graph: The file; its external data lies beside it.
-        provider: `auto` takes CUDA where it works and the CPU elsewhere.
-        precision: Of the graph.
-        device_id: Which of several devices.
-        users: The largest batch to come; TensorRT builds its engines for up to so many.
-        cache: TensorRT's folder for the engines of this very graph: it tells graphs apart by
-            their structure, not by their weights.
+        graph: The graph's file; its external data is beside it.
+        provider: The provider; `auto` takes CUDA where it works and the CPU elsewhere.
+        precision: The graph's precision.
+        device_id: The index of the GPU.
+        users: The largest number of users in a batch, for which TensorRT builds its engines.
+        cache: The folder of TensorRT's engines for this very graph: TensorRT distinguishes graphs
+            by their structure, not by their weights.
 
     Raises:
-        ConfigError: the provider asked for does not work here.
+        ConfigError: the provider does not work on this machine.
         BundleError: the graph cannot be loaded.
     """
     if provider == "auto":
@@ -68,16 +68,16 @@ def open_session(
     name = _NAMES[provider]
     if name not in onnxruntime.get_available_providers():
         raise _unusable(provider, f"{name} is not part of this onnxruntime")
-    for_cpus = graph.with_name(CPU_RECOMMENDER)
-    if provider == "cpu" and graph.name == RECOMMENDER and for_cpus.exists():
-        graph = for_cpus
+    cpu_graph = graph.with_name(CPU_RECOMMENDER)
+    if provider == "cpu" and graph.name == RECOMMENDER and cpu_graph.exists():
+        graph = cpu_graph
     options = onnxruntime.SessionOptions()
     if provider == "cpu":
-        # One batch a core side by side (`Recommender.at_once`): cores that share a batch wait
+        # Every core runs batches of its own (`Recommender.at_once`): cores that share a batch wait
         # for each other at every node.
         options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # errors; its warnings are about where nodes were placed
-    with _told() as told:
+    options.log_severity_level = 3  # errors only; the warnings are about the placement of nodes
+    with _captured_output() as printed:
         if name != CPU:
             onnxruntime.preload_dlls()
         try:
@@ -88,53 +88,55 @@ def open_session(
                 enable_fallback=False,
             )
             if session.get_providers()[0] == name != CPU:
-                # A library that is missing, or too old a device, can come to light only here.
+                # A missing library or too old a GPU may only show when the graph runs.
                 for batch in (1, users) if name == TENSORRT else (1,):
                     session.run(None, _sample(session, batch))
         except Exception as error:  # onnxruntime's own errors have no common base class
             if name == CPU:
                 raise BundleError(
-                    f"onnxruntime cannot load the graph: {_first_line(str(error))}",
+                    "onnxruntime cannot load the graph",
                     str(graph),
+                    found=first_line(error),
                     remedy="Export the model again.",
-                ) from None
-            raise _unusable(provider, told.getvalue() or str(error)) from None
+                ) from error
+            raise _unusable(provider, printed.getvalue() or error) from error
     if session.get_providers()[0] != name:
-        raise _unusable(provider, told.getvalue() or f"onnxruntime chose {session.get_providers()}")
+        chosen = f"onnxruntime chose {session.get_providers()[0]}"
+        raise _unusable(provider, printed.getvalue() or chosen)
     return session
 
 
 def auto_batch_size(provider: str, n_items: int) -> int:
-    """Users a batch: what keeps the provider busy while its (B, V) scores stay within a budget."""
+    """Users per batch: enough to keep the provider busy, with (B, V) scores that fit its memory."""
     batch = _GPU_BATCH
     if provider == CPU:
         batch = _CPU_BATCH if n_items < _SMALL_CATALOGUE else _CPU_BATCH_LARGE
     return max(1, min(batch, _SCORES[provider] // n_items))
 
 
-def n_devices(wanted: int | Literal["auto"], provider: str) -> int:
-    """How many processes to score in; `auto` is one, or one a CUDA device.
+def count_devices(requested: int | Literal["auto"], provider: str) -> int:
+    """The number of scoring processes; `auto` is one per CUDA device, or one on a CPU.
 
     Raises:
-        ConfigError: more are asked for than there are devices.
+        ConfigError: more GPUs are requested than there are.
     """
-    if wanted == 1:
+    if requested == 1:
         return 1
-    present = 1 if provider == CPU else max(1, _n_cuda_devices())
-    if wanted == "auto":
+    present = 1 if provider == CPU else max(1, _count_cuda_devices())
+    if requested == "auto":
         return present
-    if provider != CPU and wanted > present:  # of a CPU, any number of processes have a share
+    if provider != CPU and requested > present:  # any number of processes can share a CPU
         raise ConfigError(
-            "more devices asked for than there are",
+            "more devices requested than there are",
             "score.devices",
             expected=f"at most {present}",
-            found=str(wanted),
-            remedy="CUDA_VISIBLE_DEVICES decides which are seen.",
+            found=str(requested),
+            remedy="CUDA_VISIBLE_DEVICES decides which GPUs a process sees.",
         )
-    return wanted
+    return requested
 
 
-def _n_cuda_devices() -> int:
+def _count_cuda_devices() -> int:
     count = ctypes.c_int(0)
     for library in ("libcuda.so.1", "nvcuda.dll"):
         with contextlib.suppress(OSError):
@@ -148,9 +150,9 @@ def _n_cuda_devices() -> int:
 def _with_options(
     name: str, precision: Precision, device_id: int, cache: Path | None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The providers in order: each leaves to the next the nodes it has no kernel for."""
+    """The providers in order of preference: a node without a kernel in one goes to the next."""
     cpu: tuple[str, dict[str, Any]] = (CPU, {})
-    # float32 means float32: TF32 keeps 10 bits, fewer than what tells delays and items apart.
+    # No TF32: its 10-bit mantissa does not separate the correlations of delays and items' scores.
     cuda = (CUDA, {"device_id": device_id, "use_tf32": 0})
     if name == CPU:
         return [cpu]
@@ -174,40 +176,36 @@ def _with_options(
 
 
 def _sample(session: onnxruntime.InferenceSession, users: int) -> dict[str, NDArray[Any]]:
-    """Inputs for so many users: histories of one item for one user, of L for more.
+    """Inputs for a trial run: a history of one item for one user, full histories for several.
 
-    Between two such runs lies every shape to come, so that TensorRT builds engines for all.
+    The two runs bound every later shape, so that TensorRT builds engines for all of them.
     """
     feed: dict[str, NDArray[Any]] = {}
-    for given in session.get_inputs():
-        shape = [{"B": users, "E": 1}.get(size, size) for size in given.shape]
-        whole = "int64" in given.type
-        feed[given.name] = np.full(shape, whole, np.int64 if whole else np.float32)
+    for argument in session.get_inputs():
+        shape = [{"B": users, "E": 1}.get(size, size) for size in argument.shape]
+        is_integer = "int64" in argument.type
+        feed[argument.name] = np.full(shape, is_integer, np.int64 if is_integer else np.float32)
     if users > 1:
         feed["item_seq_len"][:] = feed["item_seq"].shape[1]
     return feed
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[io.StringIO]:
-    """Catch what onnxruntime prints about libraries it misses; we say it in our own line."""
+def _captured_output() -> Iterator[io.StringIO]:
+    """Capture what onnxruntime prints about missing libraries; our one-line error says it."""
     onnxruntime.set_default_logger_severity(_SILENT)
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as told:
-            yield told
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            yield printed
     finally:
         onnxruntime.set_default_logger_severity(_WARNING)
 
 
-def _unusable(provider: str, reason: str) -> ConfigError:
+def _unusable(provider: str, cause: Exception | str) -> ConfigError:
     return ConfigError(
-        f"the execution provider does not work here ({_first_line(reason)})",
+        f"the execution provider does not work here ({first_line(cause)})",
         "score.provider",
         expected=provider,
         remedy="Install the libraries it needs (for CUDA: pip install "
         "'onnxruntime-gpu[cuda,cudnn]' and a driver), or use --provider cpu or auto.",
     )
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"

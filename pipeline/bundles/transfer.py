@@ -1,4 +1,4 @@
-"""Bundles in object stores: uploaded whole, and copied here to be used.
+"""Bundles in object stores: upload, download, and use of a temporary copy.
 
 ONNX Runtime maps a bundle's item table from local files, so a bundle is always used from a disk.
 """
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow.fs as pafs
 
-from pipeline.bundles.bundle import DESCRIPTION, Bundle, read_description, refuse_other
+from pipeline.bundles.bundle import DESCRIPTION, Bundle, check_same_files, read_description
 from pipeline.errors import BundleError
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.folders import Folder, LocalFolder, StoreFolder, open_folder, storage_errors
@@ -19,12 +19,12 @@ from pipeline.storage.folders import Folder, LocalFolder, StoreFolder, open_fold
 
 @contextmanager
 def opened_bundle(where: str | os.PathLike[str]) -> Iterator[Bundle]:
-    """A bundle, from a path or, copied for as long as it is used, from an object store.
+    """Load a bundle from a path or URI; one in an object store is copied for as long as it is used.
 
     Raises:
-        BundleError: there is none, or it is not as it was written.
-        ConfigError: the URI cannot be used.
-        StorageError: the store cannot be read, or there is no room for the copy.
+        BundleError: there is no bundle, or it is not as it was written.
+        ConfigError: the URI is not usable.
+        StorageError: the store cannot be read, or there is no space for the copy.
     """
     folder = open_folder(where)
     if isinstance(folder, LocalFolder):
@@ -35,11 +35,11 @@ def opened_bundle(where: str | os.PathLike[str]) -> Iterator[Bundle]:
 
 
 def download_bundle(folder: Folder, target: Path) -> None:
-    """Copy a store's bundle to a local path, all or nothing, unless it is there already.
+    """Copy a bundle from a store to a local path by rename, unless it is there already.
 
     Raises:
-        BundleError: there is none, or it is not as it was written.
-        StorageError: the store cannot be read, or there is no room for the copy.
+        BundleError: there is no bundle, or it is not as it was written.
+        StorageError: the store cannot be read, or there is no space for the copy.
     """
     if target.exists():
         return
@@ -57,29 +57,26 @@ def download_bundle(folder: Folder, target: Path) -> None:
 
 
 def upload_bundle(bundle: Bundle, folder: Folder) -> None:
-    """Copy a bundle into a store, `bundle.json` last; what is there already stays as it is.
+    """Copy a bundle into a store, `bundle.json` last; a bundle that is there already stays.
 
     Raises:
         BundleError: another bundle is there.
         StorageError: the store cannot be read or written.
     """
     if not isinstance(folder, StoreFolder):
-        return  # published there in the first place
+        return  # it was published at this very path
     with storage_errors(folder.where):
         if DESCRIPTION in folder.names():
-            with (
-                TemporaryDirectory(prefix="fearec-") as copy,
-                _told_of_the_original(Path(copy), folder),
-            ):
+            with TemporaryDirectory(prefix="fearec-") as copy:
                 published = _copy_description(folder, Path(copy))
-            refuse_other(folder.where, published, bundle.description.files)
+            check_same_files(folder.where, published, bundle.description.files)
             return
         for name in (*bundle.description.files, DESCRIPTION):
             folder.upload(bundle.path / name, name)
 
 
 def _copy(folder: Folder, target: Path) -> Bundle:
-    with storage_errors(folder.where), _told_of_the_original(target, folder):
+    with storage_errors(folder.where):
         for name in _copy_description(folder, target):
             try:
                 pafs.copy_files(
@@ -92,21 +89,24 @@ def _copy(folder: Folder, target: Path) -> Bundle:
             except FileNotFoundError:
                 raise BundleError(
                     "a file of the bundle is missing",
-                    folder.told(name),
+                    folder.name_of(name),
                     remedy="Copy the whole folder again, or export the model again.",
                 ) from None
-        return Bundle.load(target)
+        with _named_as_in(folder, target):
+            return Bundle.load(target)
 
 
 def _copy_description(folder: Folder, target: Path) -> dict[str, str]:
-    """Copy `bundle.json`; the checksums of the files that it lists."""
-    with suppress(FileNotFoundError):  # `read_description` tells of it
+    """Copy `bundle.json`; returns the checksums of the files that it lists."""
+    with suppress(FileNotFoundError):  # `read_description` reports it
         (target / DESCRIPTION).write_bytes(folder.read(DESCRIPTION))
-    return read_description(target / DESCRIPTION).files
+    with _named_as_in(folder, target):
+        return read_description(target / DESCRIPTION).files
 
 
 @contextmanager
-def _told_of_the_original(copy: Path, folder: Folder) -> Iterator[None]:
+def _named_as_in(folder: Folder, copy: Path) -> Iterator[None]:
+    """Let errors about the copy name the original in the store."""
     try:
         yield
     except BundleError as error:

@@ -29,6 +29,7 @@ from pipeline.schema import (
     USER_ID,
     VOCABULARY,
 )
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
@@ -98,7 +99,7 @@ def prepare(
     unfinished.rename(folder)
     return Prepared(
         folder,
-        _content_hash(folder),
+        _hash_of_both(folder),
         version,
         vocabulary_id,
         n_users,
@@ -112,12 +113,9 @@ def prepare(
     )
 
 
-def _content_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (SEQUENCES_FILE, ITEMS_FILE):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _hash_of_both(folder: Path) -> str:
+    hashes = (content_hash(folder / name) for name in (SEQUENCES_FILE, ITEMS_FILE))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _write_items(

@@ -1,1 +1,1 @@
-"""Where work runs: processes of our own."""
+"""Where work runs: in this process or in processes of our own."""

@@ -1,4 +1,4 @@
-"""A function called in a process of its own, which ends when this one does, in whatever way."""
+"""Calling a function in a process of its own, which ends when this process ends."""
 
 import atexit
 import multiprocessing
@@ -13,19 +13,19 @@ Result = TypeVar("Result")
 
 
 def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function of a module and wait for its result; all of it must pickle.
+    """Call a module's function in a new process; arguments, result and exceptions must pickle.
 
     Raises:
         BrokenProcessPool: the system killed the process.
         Exception: whatever the function raised.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads
-    with ProcessPoolExecutor(1, spawn, initializer=_begin) as process:
+    with ProcessPoolExecutor(1, spawn, initializer=_start) as process:
         return process.submit(function, *arguments).result()
 
 
 def end_with_parent() -> None:
-    """Make this process of a pool end when its parent does; by itself it would wait for ever."""
+    """End this pool process when its parent ends; otherwise it would wait for work for ever."""
     parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -35,7 +35,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin() -> None:
+def _start() -> None:
     end_with_parent()
-    # What DuckDB and PyTorch make of a process's end is slow and noisy.
+    # Skip DuckDB's and PyTorch's own clean-up at exit, which is slow and prints warnings.
     atexit.register(os._exit, 0)

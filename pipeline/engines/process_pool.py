@@ -1,4 +1,4 @@
-"""Several devices: a process each ranks whole parts, which come back in their order."""
+"""The engine that runs several processes, each with a worker and a device of its own."""
 
 import multiprocessing
 from collections import deque
@@ -8,84 +8,69 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.queues import SimpleQueue
+from typing import Any, Generic
 
+from pipeline.engines.base import Part, Progress, Result, Worker, WorkerDiedError
 from pipeline.engines.own_process import end_with_parent
-from pipeline.errors import PublishError
-from pipeline.scoring.output_rows import Ranked
-from pipeline.scoring.scorer import ListScorer
-from pipeline.scoring.user_histories import UserHistories
-
-# Takes a device's id.
-MakeScorer = Callable[[int], ListScorer]
 
 
 @dataclass(frozen=True)
-class Devices:
-    """Ranks parts on `count` devices at once.
+class ProcessPool(Generic[Part, Result]):
+    """The engine that calls workers in `count` processes at once; parts and results must pickle.
 
     Attributes:
-        make: Opens the scorer of a device; it travels to other processes.
-        count: Devices 0 to count - 1.
-        top_k: K.
+        make_worker: Makes a process's worker, once, when its first part arrives. It is given the
+            index of the process, from 0, which serves as the id of its device. It must pickle.
+        count: The number of processes.
     """
 
-    make: MakeScorer
+    make_worker: Callable[[int], Worker[Part, Result]]
     count: int
-    top_k: int
 
-    def ranked(
-        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
-    ) -> Generator[Ranked, None, None]:
-        """The best items of each part's users; `scored` is told when a part is done.
-
-        Raises:
-            PublishError: a process died.
-        """
+    def results(self, parts: Iterable[Part], progress: Progress) -> Generator[Result, None, None]:
+        """See `Engine`; `progress` is called once per part, when its result is there."""
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        free: SimpleQueue[int] = context.SimpleQueue()
-        for device in range(self.count):
-            free.put(device)
-        running: deque[Future[Ranked]] = deque()
-        with ProcessPoolExecutor(self.count, context, _begin, (self.make, free)) as pool:
+        indices: SimpleQueue[int] = context.SimpleQueue()
+        for index in range(self.count):
+            indices.put(index)
+        running: deque[tuple[int, Future[Result]]] = deque()
+        initial = (self.make_worker, indices)
+        with ProcessPoolExecutor(self.count, context, _start, initial) as pool:
 
-            def first() -> Ranked:
+            def oldest() -> Result:
+                size, future = running.popleft()
                 try:
-                    ranked = running.popleft().result()
+                    result = future.result()
                 except BrokenProcessPool:
-                    raise PublishError(
-                        "a scoring process died, for want of memory perhaps",
-                        remedy="Finished parts are kept: run again with --resume.",
+                    raise WorkerDiedError(
+                        "the system ended it, as it does when memory runs out"
                     ) from None
-                scored(len(ranked.user_id))
-                return ranked
+                progress(size)
+                return result
 
             try:
                 for part in parts:
-                    running.append(pool.submit(_rank, part))
-                    if len(running) > self.count:  # one more waits for the first to be free
-                        yield first()
+                    running.append((len(part), pool.submit(_work, part)))
+                    if len(running) > self.count:  # one part waits for the first free process
+                        yield oldest()
                 while running:
-                    yield first()
+                    yield oldest()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-# In a process of its own.
+# The rest runs in a process of the pool.
 
 
-def _begin(make: MakeScorer, free: "SimpleQueue[int]") -> None:
-    global _open
-    end_with_parent()  # a killed run must not leave its devices taken
-
-    @cache
-    def opened() -> ListScorer:  # where an error reaches the caller, unlike here
-        return make(free.get())
-
-    _open = opened
+def _start(make_worker: Callable[[int], Worker[Any, Any]], indices: "SimpleQueue[int]") -> None:
+    global _worker
+    end_with_parent()  # or a killed run would keep its devices
+    index = indices.get()
+    _worker = cache(lambda: make_worker(index))  # called in `_work`, whose errors reach the caller
 
 
-def _rank(part: UserHistories) -> Ranked:
-    return _open().rank(part, lambda users: None)
+def _work(part: Any) -> Any:
+    return _worker()(part, lambda done: None)
 
 
-_open: Callable[[], ListScorer]
+_worker: Callable[[], Worker[Any, Any]]

@@ -21,7 +21,7 @@ from pipeline.data.prepared import events_before, read_histories, read_vocabular
 from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.evaluate import compare
 from pipeline.evaluation.protocol import check_topk, describe, rule_of
-from pipeline.logs.id_lists import refuse_mixed
+from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Evaluated, Prepared
 from pipeline.schema import ITEM_ID, ITEMS_FILE
 
@@ -117,7 +117,7 @@ def _in_the_bundles_indices(
     """The same histories in the bundle's indices; V and above are items that it does not know."""
     ids = bundle.items()[ITEM_ID].combine_chunks()
     tonight = read_vocabulary(prepared.folder)
-    refuse_mixed(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
+    check_same_kind(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
     kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
     index = pc.index_in(tonight.cast(kind), value_set=ids.cast(kind))
     known = index.is_valid().to_numpy(zero_copy_only=False)

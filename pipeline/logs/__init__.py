@@ -1,1 +1,1 @@
-"""Interaction logs: finding, checking and reading them."""
+"""Interaction logs: their files, the validation of their columns and rows, and lists of ids."""

@@ -1,25 +1,31 @@
-"""User and item ids: reading files of them, and refusing to compare numbers with strings."""
+"""User and item ids: files that list them, and the check that two sets of ids are of one kind."""
 
 import codecs
-import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, SchemaError, reason
+from pipeline.errors import InputError, SchemaError, first_line, raised_as
 from pipeline.schema import is_id_type
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
 
 
-def refuse_mixed(found: pa.DataType, where: str, expected: pa.DataType, origin: str) -> None:
-    """Refuse ids of one kind where another part has the other kind.
+def check_same_kind(found: pa.DataType, where: str, expected: pa.DataType, origin: str) -> None:
+    """Check that ids are integers where other ids are integers, and strings where they are strings.
+
+    Args:
+        found: The type of the ids at `where`.
+        where: A file, for the error.
+        expected: The type of the other ids.
+        origin: Where the other ids come from, for the error.
 
     Raises:
-        SchemaError: one is integers, the other strings.
+        SchemaError: one type is integer, the other string.
     """
     if pa.types.is_integer(found) != pa.types.is_integer(expected):
         raise SchemaError(
@@ -32,14 +38,14 @@ def refuse_mixed(found: pa.DataType, where: str, expected: pa.DataType, origin: 
 
 
 def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origin: str) -> pa.Array:
-    """The distinct ids in a file, as `kind`.
+    """The distinct ids in a file, cast to type `kind`.
 
     Args:
-        path: Local, or an object's URI. Parquet with a column of that name, or UTF-8 text with one
-            id a line, the first of which may be the column's name. A line is taken as it stands,
-            quotes, commas and spaces included; empty lines are skipped.
+        path: A local path or an object's URI. The file is Parquet with a column of name `column`,
+            or UTF-8 text with one id per line, where the first line may be the column's name. Lines
+            are not parsed: quotes, commas and spaces belong to the id. Empty lines are skipped.
         column: `user_id` or `item_id`.
-        kind: The ids' type.
+        kind: The type that the ids must have.
         origin: Where that type comes from, for the error.
 
     Raises:
@@ -47,41 +53,44 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
         SchemaError: the column is missing or its ids are of another kind.
     """
     where = os.fspath(path)
-    with _open(where, f"Parquet with a column {column}, or one id a line") as file:
+    with _opened(where, f"Parquet with a column {column}, or one id per line") as file:
         is_parquet = file.read(4) == b"PAR1"
         file.seek(0)
         ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
     if is_parquet:
-        refuse_mixed(ids.type, where, kind, origin)
-    try:
+        check_same_kind(ids.type, where, kind, origin)
+    with raised_as(
+        SchemaError,
+        pa.ArrowInvalid,
+        "an id has the wrong type",
+        where,
+        expected=f"{kind} as in {origin}",
+        message=first_line,
+    ):
         return ids.cast(kind).drop_null().unique()
-    except pa.ArrowInvalid as error:
-        raise SchemaError(
-            "an id is not of the type it must have",
-            where,
-            expected=f"{kind} as in {origin}",
-            found=str(error).splitlines()[0],
-        ) from None
 
 
-def digest_of(path: str | os.PathLike[str]) -> str:
-    """What changes when a file of ids does: its sha256.
+def id_list_hash(path: str | os.PathLike[str]) -> str:
+    """The `content_hash` of a file of ids.
 
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    with _open(os.fspath(path), "a file of ids") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with _readable(os.fspath(path), "a file of ids"):
+        return content_hash(path)
+
+
+def _readable(path: str, expected: str) -> AbstractContextManager[None]:
+    caught = (OSError, pa.ArrowException)
+    return raised_as(InputError, caught, "cannot be read", path, expected=expected)
 
 
 @contextmanager
-def _open(path: str, expected: str) -> Iterator[pa.NativeFile]:
-    try:
+def _opened(path: str, expected: str) -> Iterator[pa.NativeFile]:
+    with _readable(path, expected):
         filesystem, inner = open_filesystem(path)
         with filesystem.open_input_file(inner) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot be read: {reason(error)}", path, expected) from None
 
 
 def _from_parquet(file: pa.NativeFile, where: str, column: str) -> pa.Array:

@@ -1,10 +1,10 @@
-"""Finding, checking and reading the Parquet files of an interaction log."""
+"""The Parquet files of an interaction log: listing, checking and reading them."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,27 +14,27 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreadableFileError, raised_as
 from pipeline.logs.validation import IdTypes, check_columns, common_types, normalise_timestamps
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.storage.folders import open_filesystem, resolved
 
-_ROWS_A_BATCH = 1 << 18
+_BATCH_ROWS = 1 << 18
 
 
 @dataclass(frozen=True, order=True)
 class LogFile:
     """One Parquet file of a log."""
 
-    path: str  # as its filesystem knows it
-    name: str  # relative to the folder that was listed
+    path: str  # in its filesystem
+    name: str  # relative to the listed folder
     size: int  # bytes
     modified: int  # nanoseconds since the epoch; 0 where the store does not say
     filesystem: pafs.FileSystem = field(compare=False, repr=False)
 
     @property
     def stamp(self) -> str:
-        """What changes when the file does."""
+        """Size and modification time, which change when the file does."""
         return f"{self.size}-{self.modified}"
 
 
@@ -44,11 +44,11 @@ def list_log_files(
     """The Parquet files under one or more paths, each once, sorted by path.
 
     A path is a file, a folder tree or a glob (``*``, ``?``, ``**/``), local or on ``s3://``,
-    ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` counts, and what begins
-    with a dot or an underscore is skipped.
+    ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` files count, and names that
+    begin with a dot or an underscore are skipped.
 
     Raises:
-        InputError: a path does not exist or cannot be listed, or has no Parquet file.
+        InputError: a path does not exist, cannot be listed or has no Parquet file.
     """
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     found = {file.path: file for path in several for file in _list(os.fspath(path))}
@@ -56,52 +56,49 @@ def list_log_files(
 
 
 def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
-    """Whether a file would be among the Parquet files under a path, were it there.
+    """Whether `list_log_files` would list a file under a path if the file existed.
 
     Args:
         path: As for `list_log_files`.
-        filesystem: Arrow's, of the file.
-        file: Its path in there, absolute.
+        filesystem: The file's Arrow file system.
+        file: Its absolute path there.
     """
-    asked = _understand(path)
-    if not asked.filesystem.equals(filesystem):
+    listed = _parse(path)
+    if not listed.filesystem.equals(filesystem):
         return False
     try:
-        name = PurePosixPath(file).relative_to(resolved(filesystem, asked.root))
+        name = PurePosixPath(file).relative_to(resolved(filesystem, listed.root))
     except ValueError:
         return False
-    return _is_wanted(str(name), asked.pattern)
+    return _matches(str(name), listed.pattern)
 
 
 def read_columns(file: LogFile) -> pa.Schema:
-    """Read one file's footer.
+    """The Arrow schema in one file's footer.
 
     Raises:
-        InputError: the file cannot be read as Parquet.
+        UnreadableFileError: the file cannot be read as Parquet.
     """
-    try:
-        with file.filesystem.open_input_file(file.path) as source:
-            return pq.read_schema(source)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(file, error) from None
+    with readable(file), file.filesystem.open_input_file(file.path) as source:
+        return pq.read_schema(source)
 
 
 def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
-    """Read one file's footer and check its columns.
+    """The id types of one file, whose columns are checked.
 
     Raises:
-        InputError: the file cannot be read as Parquet.
+        UnreadableFileError: the file cannot be read as Parquet.
         SchemaError: a column is missing or has a type that cannot be used.
     """
     return check_columns(read_columns(file), logs, file.path)
 
 
 def check_log_files(files: Sequence[LogFile], logs: LogSettings) -> IdTypes:
-    """Check every file's footer and columns; the id types that hold all of them.
+    """The id types wide enough for all files, whose footers and columns are checked.
 
     Raises:
-        InputError: a file cannot be read as Parquet.
-        SchemaError: a column is missing, has a wrong type, or another type than elsewhere.
+        UnreadableFileError: a file cannot be read as Parquet.
+        SchemaError: a column is missing, has a wrong type, or differs in kind between files.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
         types = list(pool.map(lambda file: log_types(file, logs), files))
@@ -112,13 +109,14 @@ def check_log_files(files: Sequence[LogFile], logs: LogSettings) -> IdTypes:
 def log_rows(
     files: Sequence[LogFile], logs: LogSettings, types: IdTypes
 ) -> Iterator[pa.RecordBatchReader]:
-    """The rows of checked files, in order, as a stream to be read inside the ``with``.
+    """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
 
-    Its columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file``
-    (int32, position in `files`) and ``row`` (int64, from 0 in each file).
+    The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
+    position in `files`) and ``row`` (int64, from 0 in each file).
 
     Raises:
-        InputError: a file turned out unreadable, whatever the stream's reader made of that.
+        UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
+            of its own then; this one replaces it.
     """
     schema = pa.schema(
         [
@@ -129,14 +127,15 @@ def log_rows(
             ("row", pa.int64()),
         ]
     )
-    failures: list[InputError] = []
+    failures: list[UnreadableFileError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for position, file in enumerate(files):
             try:
-                yield from _read(file, position, logs, schema)
-            except (OSError, pa.ArrowException) as error:
-                failures.append(unreadable(file, error))
+                with readable(file):
+                    yield from _read(file, position, logs, schema)
+            except UnreadableFileError as error:
+                failures.append(error)
                 raise
 
     try:
@@ -156,8 +155,8 @@ def _read(
         file.filesystem.open_input_file(file.path) as source,
         pq.ParquetFile(source, pre_buffer=True) as parquet,
     ):
-        for batch in parquet.iter_batches(_ROWS_A_BATCH, columns=names):
-            batch.validate(full=True)  # text may be no UTF-8; DuckDB would not name the file
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
+            batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
             rows = len(batch)
             columns = [
                 batch[logs.user_id].cast(schema.field(USER_ID).type),
@@ -170,45 +169,55 @@ def _read(
             row += rows
 
 
-class _Asked(NamedTuple):
+def readable(file: LogFile) -> AbstractContextManager[None]:
+    """Translate what reading a file raises into an `UnreadableFileError`."""
+    return raised_as(
+        UnreadableFileError,
+        (OSError, pa.ArrowException),
+        "not a readable Parquet file",
+        file.path,
+        remedy="Write it again, or remove it.",
+    )
+
+
+class _Listing(NamedTuple):
     filesystem: pafs.FileSystem
     root: str
-    pattern: re.Pattern[str]  # of the names below it
+    pattern: re.Pattern[str]  # of names relative to the root
 
 
-def _understand(path: str) -> _Asked:
+def _parse(path: str) -> _Listing:
+    """Split a path or glob into the folder to list and the pattern of names below it."""
     wildcard = re.search(r"[*?]", path)
-    cut = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
-    filesystem, root = open_filesystem(path[:cut])
-    return _Asked(filesystem, root, re.compile(_translate(path[cut:] or "**/*")))
+    end = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
+    filesystem, root = open_filesystem(path[:end])
+    return _Listing(filesystem, root, re.compile(_regex_of_glob(path[end:] or "**/*")))
 
 
-def _is_wanted(name: str, pattern: re.Pattern[str]) -> bool:
+def _matches(name: str, pattern: re.Pattern[str]) -> bool:
     parquet = name.lower().endswith(".parquet") and not re.search(r"(^|/)[._]", name)
     return parquet and pattern.fullmatch(name) is not None
 
 
 def _list(path: str) -> list[LogFile]:
-    if not path:  # an unset shell variable, which must not mean the current folder
+    if not path:  # from an unset shell variable; it must not mean the current folder
         raise InputError("an empty path", expected="a file, a folder or a glob")
-    try:
-        filesystem, root, pattern = _understand(path)
+    with raised_as(InputError, (OSError, pa.ArrowException), "cannot be listed", path):
+        filesystem, root, pattern = _parse(path)
         top = filesystem.get_file_info(root)
         if top.is_file:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
         if top.type == pafs.FileType.NotFound:
             raise InputError("no such file or folder", path, remedy="Check the path of the logs.")
         below = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-        below += _leading_nowhere(filesystem, root)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot be listed: {_first_line(error)}", path) from None
+        below += _broken_links(filesystem, root)
 
     named = {str(PurePosixPath(info.path).relative_to(root)): info for info in below}
     files = [
         _log_file(info, name, filesystem)
         for name, info in named.items()
-        # A link that leads nowhere is a file that cannot be read, not one that is not there.
-        if info.type in (pafs.FileType.File, pafs.FileType.NotFound) and _is_wanted(name, pattern)
+        # A broken link counts as a file that cannot be read, not as a missing one.
+        if info.type in (pafs.FileType.File, pafs.FileType.NotFound) and _matches(name, pattern)
     ]
     if not files:
         raise InputError(
@@ -220,16 +229,16 @@ def _list(path: str) -> list[LogFile]:
     return files
 
 
-def _leading_nowhere(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """The links that Arrow's listing leaves out, because what they lead to is not there."""
+def _broken_links(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """The links without a target, which Arrow's listing omits."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         return []
     paths = (path for path in Path(root).rglob("*") if path.is_symlink() and not path.exists())
     return filesystem.get_file_info([str(path) for path in paths])
 
 
-def _translate(pattern: str) -> str:
-    """A glob as a regular expression; it also matches what lies below a folder it matches."""
+def _regex_of_glob(pattern: str) -> str:
+    """A glob as a regular expression, which also matches everything below a folder it matches."""
     parts = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
     split = re.split(r"(\*\*/|\*|\?)", pattern)
     return "".join(parts.get(part, re.escape(part)) for part in split) + "(?:/.*)?"
@@ -238,17 +247,3 @@ def _translate(pattern: str) -> str:
 def _log_file(info: pafs.FileInfo, name: str, filesystem: pafs.FileSystem) -> LogFile:
     path = str(PurePosixPath(info.path))
     return LogFile(path, name, info.size or 0, info.mtime_ns or 0, filesystem)
-
-
-def unreadable(file: LogFile, error: Exception) -> InputError:
-    """What to raise when reading a file failed."""
-    return InputError(
-        "not a readable Parquet file",
-        file.path,
-        found=_first_line(error),
-        remedy="Write it again, or take it away.",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""What makes a log's columns usable and its rows good; ingest and `fearec-score` agree on it."""
+"""The rules for a log's columns and rows, shared by ingest and `fearec-score`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
 _EPOCH = datetime(1970, 1, 1)
-# The calendar years that can be told as text; anything beyond is as bad as its nearest end.
+# The years 1 to 9999 in microseconds. Times beyond cannot be shown as text and are bad rows anyway.
 _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 
-EARLIEST = "1990-01-01 00:00:00+00"  # before it, a clock or a unit is wrong
-ID_TYPES = "integers (at most 64 bits, signed) or strings"  # as an error tells what it expected
-AFTER_RUN_DATE = "timestamp after the run date"  # the one reason that time heals
+EARLIEST = "1990-01-01 00:00:00+00"  # an earlier timestamp means a wrong clock or unit
+ID_TYPES = "integers (at most 64 bits, signed) or strings"  # for error messages
+AFTER_RUN_DATE = "timestamp after the run date"  # the only reason that can lapse
 
 
 @dataclass(frozen=True)
 class IdTypes:
-    """Arrow types of the user and item ids: ``string``, or a signed integer."""
+    """The Arrow types of the user and item ids: each ``string`` or a signed integer."""
 
     user: pa.DataType
     item: pa.DataType
 
 
 def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
-    """Check that a log file has the three columns, each of a type that can be used.
+    """Check that a log file has the three columns, each of a usable type; return the id types.
 
     Args:
         columns: The file's Arrow schema.
-        logs: What its columns are called.
+        logs: The names of its columns.
         where: The file, for the error.
 
     Raises:
@@ -55,25 +55,25 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
 
 
 def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of `IdTypes` that holds ids of this one, if there is one."""
+    """The type of `IdTypes` that holds ids of type `kind`; None if there is none."""
     if not is_id_type(kind) or pa.types.is_uint64(kind):
         return None
-    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not know
+    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not have
         return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
     return kind if pa.types.is_integer(kind) else pa.string()
 
 
 def is_time_type(kind: pa.DataType) -> bool:
-    """Whether `normalise_timestamps` takes it."""
+    """Whether `normalise_timestamps` accepts a column of this type."""
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     return bool(number or pa.types.is_timestamp(kind))
 
 
 def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
-    """The types that hold the ids of every file: integers widen, strings stay strings.
+    """The id types wide enough for every file: integers widen, strings stay strings.
 
     Args:
-        found: Each file's types, by its path; at least one file.
+        found: Each file's types, by path; at least one file.
 
     Raises:
         SchemaError: one file has integers where another has strings.
@@ -84,14 +84,14 @@ def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
 
 
 def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
-    """Any usable timestamp column as microseconds, UTC.
+    """Convert a timestamp column to microseconds, UTC.
 
-    Naive timestamps are UTC. NaN becomes null; times outside the years 1..9999, infinities
-    among them, become the nearest end, which no rule lets pass.
+    Naive timestamps are UTC. NaN becomes null. Times outside the years 1..9999, infinities among
+    them, are clipped to these years, where the row rules reject them.
 
     Args:
         column: Timestamps of any unit and zone, or numbers since the epoch.
-        unit: Of the numbers: ``s`` or ``ms`` (`LogSettings.timestamp_unit`).
+        unit: The unit of the numbers, ``s`` or ``ms`` (`LogSettings.timestamp_unit`).
     """
     if pa.types.is_timestamp(column.type):
         ticks = column.cast(pa.int64())
@@ -99,19 +99,20 @@ def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
             return pc.divide(ticks, 1000).cast(TIME)
         scale = _MICROSECONDS.get(column.type.unit, 1)
         return pc.multiply(_clamp(ticks, -(-_FIRST // scale), _LAST // scale), scale).cast(TIME)
-    # Float64 is exact for every time that passes, and cannot overflow for those that do not.
+    # Float64 is exact for every valid time, and cannot overflow for an invalid one.
     numbers = column.cast(pa.float64(), safe=False)
     numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     exact = pc.round(pc.multiply(numbers, float(_MICROSECONDS[unit])))
-    # A float cannot hold _LAST itself; a second less keeps it within the year 9999.
+    # A float cannot represent _LAST exactly; a second less stays within the year 9999.
     inside = _clamp(exact, float(_FIRST), float(_LAST - 1_000_000))
     return inside.cast(pa.int64()).cast(TIME)
 
 
 def reason_sql(run_date: date, time_zone: str) -> str:
-    """The row rules as a DuckDB expression: why a row is bad, or NULL for a good one.
+    """The row rules as a DuckDB expression: the reason why a row is bad, or NULL for a good row.
 
-    It reads the columns ``user_id``, ``item_id`` and ``timestamp`` (TIMESTAMP WITH TIME ZONE).
+    The expression reads the columns ``user_id``, ``item_id`` and ``timestamp`` (TIMESTAMP WITH TIME
+    ZONE).
     """
     return f"""CASE
         WHEN {USER_ID} IS NULL THEN 'null user_id'
@@ -151,7 +152,7 @@ def _wrong_type(where: str, name: str, expected: str, kind: pa.DataType) -> Sche
         where,
         expected=expected,
         found=str(kind),
-        remedy="Cast the column, or map another in the settings' [logs].",
+        remedy="Cast the column, or map another one in the settings' [logs].",
     )
 
 
@@ -160,7 +161,7 @@ def _widest(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
     for where, other in others:
         if pa.types.is_integer(other) != pa.types.is_integer(kind):
             raise SchemaError(
-                f"{name} has another type than elsewhere",
+                f"{name} has another type than in other files",
                 where,
                 expected=f"{kind} as in {first}",
                 found=str(other),

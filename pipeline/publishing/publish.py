@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.errors import ConfigError, PublishError, ResumeError, reason
+from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
 from pipeline.results import Published
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
@@ -58,7 +58,7 @@ def publish(scored: ScoreResult, locations: RunLocations) -> Published:
     n_rows = parts.count_rows()
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
-    with _told(uri):
+    with _publish_errors(uri):
         table = open_table(uri)
         if table is not None:
             _widen(table, _common_columns(table, parts.schema, uri))
@@ -110,7 +110,7 @@ def _read_manifest(folder: Folder) -> Manifest:
     if not manifest.complete:
         raise PublishError(
             "the scoring run did not end",
-            folder.told(MANIFEST),
+            folder.name_of(MANIFEST),
             remedy="Run `fearec score` for this date: it goes on where it stopped.",
         )
     return manifest
@@ -119,7 +119,7 @@ def _read_manifest(folder: Folder) -> Manifest:
 def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
     missing = sorted(manifest.parts.keys() - folder.names())
     if missing:
-        raise PublishError("a part is missing", folder.told(missing[0]), remedy=_SCORE_AGAIN)
+        raise PublishError("a part is missing", folder.name_of(missing[0]), remedy=_SCORE_AGAIN)
     paths = [folder.path(name) for name in manifest.parts]
     parts = ds.dataset(paths, format="parquet", filesystem=folder.filesystem)
     expected = sum(part.n_rows for part in manifest.parts.values())
@@ -180,22 +180,23 @@ def _rows_of(table: "DeltaTable", run_date: date) -> int:
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
+def _publish_errors(uri: str) -> Iterator[None]:
     from deltalake.exceptions import CommitFailedError, DeltaError
 
-    try:
-        yield
-    except CommitFailedError as error:
-        raise PublishError(
-            "another run wrote to the table meanwhile",
-            uri,
-            found=reason(error),
-            remedy="The table holds the other run's rows; publish again when it has ended.",
-        ) from error
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        raise PublishError(
+    with (
+        raised_as(
+            PublishError,
+            (DeltaError, OSError, pa.ArrowException),
             "cannot be written",
             uri,
-            found=reason(error),
             remedy="The table is as it was; publish again when the cause is gone.",
-        ) from error
+        ),
+        raised_as(
+            PublishError,
+            CommitFailedError,
+            "another run wrote to the table meanwhile",
+            uri,
+            remedy="The table holds the other run's rows; publish again when it has ended.",
+        ),
+    ):
+        yield

@@ -1,39 +1,30 @@
-"""Disks and stores that are full, read-only or away, told in one line."""
+"""Storage failures of a run: full or read-only disks, object stores that do not answer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.config.settings import Settings
-from pipeline.errors import StorageError, reason
+from pipeline.errors import StorageError, raised_as
 
 
-@contextmanager
-def told_in_one_line(settings: Settings) -> Iterator[None]:
-    """Make whatever the libraries raise about files and tables one `StorageError`.
+def storage_failures(settings: Settings) -> AbstractContextManager[None]:
+    """Turn what the libraries raise about files and tables into a one-line `StorageError`.
 
     Raises:
-        StorageError: with what the library raised as its cause.
+        StorageError: inside the ``with`` block, with the library's exception as its cause.
     """
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, _kinds()):
-            raise
-        raise StorageError(
-            "cannot be read or written",
-            str(getattr(error, "filename", None) or f"{settings.warehouse} or {settings.work_dir}"),
-            found=reason(error),
-            remedy="Make room, see to permissions or the network, and run the same command again:"
-            " what is done stays done.",
-        ) from error
-
-
-def _kinds() -> tuple[type[Exception], ...]:
     # Imported here, or a look at the settings would load them.
     from deltalake.exceptions import DeltaError
     from safetensors import SafetensorError
 
-    return OSError, pa.ArrowException, duckdb.Error, DeltaError, SafetensorError
+    return raised_as(
+        StorageError,
+        (OSError, pa.ArrowException, duckdb.Error, DeltaError, SafetensorError),
+        "cannot be read or written",
+        f"{settings.warehouse} or {settings.work_dir}",
+        remedy="Make room, check permissions or the network, and run the same command again:"
+        " what is done stays done.",
+        name_file=True,
+    )

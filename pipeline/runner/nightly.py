@@ -31,7 +31,7 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
-from pipeline.runner.failures import told_in_one_line
+from pipeline.runner.failures import storage_failures
 from pipeline.runner.run_log import record_run
 from pipeline.runner.stages import STAGES, Prepare
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -147,7 +147,7 @@ def do_stage(
     Raises:
         FearecError: the stage failed.
     """
-    with told_in_one_line(settings):
+    with storage_failures(settings):
         given = stage.of(settings, locations, done)
         if not force:
             record = _recorded(given, locations)
@@ -170,7 +170,7 @@ def do_stage(
 def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
     """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
     locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
-    with told_in_one_line(settings):
+    with storage_failures(settings):
         list_log_files(settings.logs.path)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
         busy = "another run works on this run date"

@@ -5,6 +5,7 @@ What a stage calls is imported when it runs, so that a look at the records loads
 
 import shutil
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ from pipeline.config.sections import (
 )
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
+from pipeline.dates import run_end
 from pipeline.errors import ResumeError
 from pipeline.evaluation.protocol import check_topk
-from pipeline.logs.id_lists import digest_of
+from pipeline.logs.id_lists import id_list_hash
 from pipeline.logs.log_files import LogFile, list_log_files
 from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
-from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, SEQUENCES_FILE, VOCABULARY
+from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, VOCABULARY
 from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.progress import scoring_progress
-from pipeline.scoring.run import ScoreResult, score
+from pipeline.scoring.run import ScoreResult, score_histories
 from pipeline.storage.folders import StoreFolder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import has_table
@@ -266,33 +269,36 @@ class Score(Stage[ScoreResult]):
     exported: StageRecord[Exported]
     score: ScoreSettings
     id_lists: tuple[str, ...]  # content hashes of the allow and deny files
+    active_since: datetime | None  # only users with an event from then on
     locations: RunLocations
-    time_zone: str
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
         lists = (settings.score.allow, settings.score.deny)
+        days, since = settings.score.active_within_days, None
+        if days is not None:
+            since = run_end(locations.run_date - timedelta(days=days), settings.time_zone)
         return cls(
             done[Prepare],
             done[Export],
             settings.score,
-            tuple(digest_of(path) for path in lists if path),
+            tuple(id_list_hash(path) for path in lists if path),
+            since,
             locations,
-            settings.time_zone,
         )
 
     def run(self) -> ScoreResult:
         """See `Stage`; parts of a run that was cut short are kept."""
+        prepared = self.prepared.result
         run = partial(
-            score,
-            [str(self.prepared.result.folder / SEQUENCES_FILE)],
+            score_histories,
+            PreparedHistories(prepared.folder, self.active_since),
             Bundle.load(self.exported.result.bundle),
             self.locations.parts,
             self.score,
-            logs=LogSettings(),
             run_date=self.locations.run_date,
-            time_zone=self.time_zone,
+            resume_inputs={"prepared": prepared.content_hash},
             cache=self.locations.tensorrt,
         )
         with scoring_progress() as progress:

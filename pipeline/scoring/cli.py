@@ -1,6 +1,6 @@
-"""`fearec-score`: recommendations for everybody in a log, from a bundle.
+"""The command `fearec-score`: recommendations for everybody in a log, from a bundle.
 
-Nothing heavy is imported before the command runs, so that ``--help`` answers at once.
+pyarrow and onnxruntime are imported when the command runs, so that ``--help`` answers at once.
 """
 
 import gc
@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from model.errors import ConfigError, FearecError
 from pipeline.config.settings import load_settings
+from pipeline.errors import ConfigError, FearecError
 from pipeline.scoring.progress import scoring_progress
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def command() -> None:
-    """`fearec-score`, as a process of its own."""
-    # What is loaded by now stays to the end: the collector need not go over it again and again.
+    """Run `fearec-score` as a process of its own."""
+    # Modules loaded by now stay to the end: exempt them from garbage collection.
     gc.freeze()
     app()
 
@@ -49,10 +49,10 @@ def main(
         typer.Option(metavar="OUT", help="Folder for the recommendations, local or as INPUT."),
     ],
     top_k: Annotated[
-        int | None, typer.Option(help="Items a user. (default: 10)", show_default=False)
+        int | None, typer.Option(help="Items per user. (default: 10)", show_default=False)
     ] = None,
     batch_size: Annotated[
-        str | None, typer.Option(help="Users a batch, or auto. (default: auto)")
+        str | None, typer.Option(help="Users per batch, or auto. (default: auto)")
     ] = None,
     provider: Annotated[
         str | None, typer.Option(help="auto, cuda, tensorrt or cpu. (default: auto)")
@@ -61,13 +61,13 @@ def main(
         str | None, typer.Option(help="fp32, or fp16 for GPUs. (default: fp32)")
     ] = None,
     devices: Annotated[
-        str | None, typer.Option(help="GPUs, a process each, or auto for all. (default: 1)")
+        str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
             "--exclude-seen/--include-seen",
-            help="Whether items of the whole history are left out. (default: exclude-seen)",
+            help="Whether items of a user's history are left out. (default: exclude-seen)",
         ),
     ] = None,
     allow: Annotated[
@@ -78,14 +78,14 @@ def main(
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="long: a row a user and rank; list: a row a user. (default: long)"),
+        typer.Option(help="long: one row per user and rank; list: one per user. (default: long)"),
     ] = None,
     users: Annotated[
         str | None, typer.Option(metavar="FILE", help="Score only the user ids in FILE.")
     ] = None,
     run_date: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="Events up to its end count. (default: today)"),
+        typer.Option(metavar="DATE", help="Events up to the end of DATE count. (default: today)"),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings. (default: fearec.toml)")
@@ -93,14 +93,12 @@ def main(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Override one setting.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was cut short.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier run's output.")
     ] = False,
     skip_bad_files: Annotated[
-        bool, typer.Option("--skip-bad-files", help="Do without unreadable files.")
+        bool, typer.Option("--skip-bad-files", help="Leave out unreadable files.")
     ] = False,
 ) -> None:
     """Recommend items to every user of INPUT with the model in BUNDLE."""
@@ -116,7 +114,7 @@ def main(
         "layout": layout,
     }
     from pipeline.bundles.transfer import opened_bundle
-    from pipeline.scoring.run import score
+    from pipeline.scoring import score
 
     console = Console()
     try:
@@ -146,13 +144,13 @@ def main(
 
 
 def summary(result: "ScoreResult") -> list[str]:
-    """What became of the input, one line a fact that is not nil; last, the speed."""
+    """The lines printed at the end: one per count that is not zero, the output and the speed."""
     lines = [f"dropped {count:,} rows: {reason}" for reason, count in result.dropped.items()]
     facts = {
         "duplicate rows kept once": result.duplicates,
         "events with items unknown to the bundle left out": result.unknown_items,
         "listed items unknown to the bundle": result.unknown_listed,
-        "users asked for are not in the input": result.absent_users,
+        "listed users are not in the input": result.absent_users,
         "users without a known item were given popular ones": result.n_fallback,
         "users have fewer than top_k recommendations": result.n_short,
         "unreadable files skipped: " + ", ".join(result.skipped_files): len(result.skipped_files),
@@ -163,7 +161,7 @@ def summary(result: "ScoreResult") -> list[str]:
     precision = "" if result.precision == "fp32" else f" in {result.precision}"
     lines.append(f"model {result.model_version} on {where}{precision}")
     if result.precision == "fp16" and result.provider.startswith("CPU"):
-        lines.append("fp16 brings nothing on a CPU: it computes in float32 there, after casts")
+        lines.append("fp16 is no faster on a CPU, which computes it in float32 after casts")
     lines.append(
         f"{result.n_users:,} users, {result.seconds:.1f} seconds, "
         f"{result.users_per_second:,.0f} users/s"
@@ -172,13 +170,13 @@ def summary(result: "ScoreResult") -> list[str]:
 
 
 def _as_overrides(flags: dict[str, Any]) -> list[str]:
-    """The flags given, as ``--set`` would have them; those not given override nothing."""
+    """The given flags in the form of ``--set``."""
     return [f"score.{name}={_toml(value)}" for name, value in flags.items() if value is not None]
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, str) and value.isdecimal():
-        return value  # a batch size, or devices
+        return value  # a batch size or a number of devices
     return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""Which items may be recommended at all, and the popular ones among them."""
+"""The items that may be recommended at all, and the most popular of them."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from pipeline.schema import ITEM_ID, PAD
 
 @dataclass(frozen=True)
 class Eligibility:
-    """What holds for every user alike.
+    """The items that may be recommended to any user.
 
     Attributes:
         item_bias: (V,) float32, 0 where an item is eligible, -inf where it is not.
-        popular: Eligible item indices, most popular first.
-        popular_score: float32, the share of all training interactions of each of them.
-        n_unknown: Ids of the allow and deny files that the bundle does not know.
+        popular: (K or fewer,) int64, eligible item indices, most popular first.
+        popular_score: float32, each popular item's share of all training interactions.
+        n_unknown: The number of ids in the allow and deny files that the bundle does not know.
     """
 
     item_bias: NDArray[np.float32]
@@ -31,20 +31,20 @@ class Eligibility:
 
 
 def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
-    """Apply the allow and deny files; what was never trained on is never eligible.
+    """The items that were trained on, are in the allow file and are not in the deny file.
 
     Args:
-        items: The bundle's vocabulary, V-1 rows in index order from 1.
-        settings: With `allow`, `deny` and `top_k`.
+        items: The bundle's items, V-1 rows in index order from 1.
+        settings: `allow`, `deny` and `top_k` are used.
 
     Raises:
-        ConfigError: more is asked for than there are items, or nothing is left to recommend.
+        ConfigError: `top_k` exceeds the number of items, or no item is eligible.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
     if settings.top_k > len(items):
         raise ConfigError(
-            "more recommendations asked for than there are items",
+            "more recommendations requested than there are items",
             "score.top_k",
             expected=f"at most {len(items)}",
             found=str(settings.top_k),
@@ -63,12 +63,12 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
         raise ConfigError(
             "no item is left to recommend",
             str(settings.allow or settings.deny or "items.parquet"),
-            expected="at least one item the model was trained on",
+            expected="at least one item that the model was trained on",
             remedy="Check that the allow and deny files hold ids of this bundle's items.",
         )
     item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
     item_bias[PAD + 1 :][eligible] = 0
-    best = np.argsort(-popularity, kind="stable")  # the smaller index among equals
+    best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
     best = best[eligible[best]][: settings.top_k]
     share = (popularity / popularity.sum()).astype(np.float32)
     return Eligibility(item_bias, best + 1, share[best], n_unknown)

@@ -1,106 +1,113 @@
-"""What `fearec-score` is given: interaction logs or sequences, told apart by their columns."""
+"""The input files of `fearec-score`: interaction logs or sequences, distinguished by columns."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import date
 
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
-from pipeline.errors import ConfigError, InputError, SchemaError
+from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
+from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_columns, would_list
 from pipeline.logs.validation import IdTypes, check_columns, common_types
-from pipeline.schema import ITEM_IDS
-from pipeline.scoring.log_reader import log_histories
-from pipeline.scoring.sequence_reader import check_sequence_columns, sequence_histories
-from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.schema import ITEM_IDS, USER_ID
+from pipeline.scoring.history_source import HistorySource
+from pipeline.scoring.log_reader import LogHistories
+from pipeline.scoring.sequence_reader import SequenceHistories, check_sequence_columns
+from pipeline.scoring.user_histories import DroppedRows, UserFilter
 from pipeline.storage.folders import Folder, open_filesystem
-from pipeline.storage.scratch_db import scratch_database
 
 
 @dataclass(frozen=True)
-class ScoreInputs:
-    """Checked files of one kind. Get them with `open_inputs`."""
+class InputFiles:
+    """Parquet files of one kind, whose footers were read. Get them with `open_inputs`.
 
-    given: str  # the paths, as the caller named them
+    Attributes:
+        paths: The paths that the caller gave.
+        files: The readable files.
+        columns: Each file's Arrow schema.
+        are_sequences: Whether the files are sequences; otherwise they are interaction logs.
+        skipped: The paths of unreadable files.
+    """
+
+    paths: tuple[str, ...]
     files: tuple[LogFile, ...]
-    schemas: tuple[pa.Schema, ...]
+    columns: tuple[pa.Schema, ...]
     are_sequences: bool
+    skipped: frozenset[str]
 
-    def types(self, logs: LogSettings, *, times_needed: bool) -> IdTypes:
-        """Check every file's columns; the id types that hold all of them.
-
-        Raises:
-            SchemaError: a column is missing or has a type that cannot be used.
-            ConfigError: the times that are needed to tell active users are not there.
-        """
-        return common_types(
-            {
-                file.path: check_sequence_columns(schema, file.path, times_needed=times_needed)
-                if self.are_sequences
-                else check_columns(schema, logs, file.path)
-                for file, schema in zip(self.files, self.schemas, strict=True)
-            }
-        )
-
-    @contextmanager
     def histories(
         self,
         logs: LogSettings,
-        types: IdTypes,
-        items: pa.Table,
-        wanted: UserFilter,
-        tally: DroppedRows,
         *,
-        scratch: Path,
+        run_date: date,
+        time_zone: str,
+        users: str | os.PathLike[str] | None,
+        active_within_days: int | None,
         skip_bad_files: bool,
-    ) -> Iterator[tuple[int | None, Iterator[UserHistories]]]:
-        """How many users there are, if that can be told, and their histories, to be read inside.
+    ) -> HistorySource:
+        """The histories in the files, whose columns are checked.
+
+        Args:
+            logs: The names of a log's columns.
+            run_date: As in `UserFilter`.
+            time_zone: As in `UserFilter`.
+            users: A file of the user ids to score; None for all users.
+            active_within_days: As in `UserFilter`.
+            skip_bad_files: Whether to leave out files that turn out to be unreadable.
 
         Raises:
-            InputError: a file cannot be read, or there is no row to use.
-            FearecError: the temporary files do not fit on the disk.
+            SchemaError: a column is missing or has a type that cannot be used.
+            ConfigError: only active users are to be scored, and sequences have no timestamps.
+            InputError: the file of user ids cannot be read.
         """
-        read = sequence_histories if self.are_sequences else log_histories
-        with scratch_database(scratch) as base:
-            yield read(
-                base,
-                self.files,
-                logs,
-                types,
-                items,
-                wanted,
-                tally,
-                where=self.given,
-                skip_bad_files=skip_bad_files,
-            )
+        times_needed = active_within_days is not None
+
+        def id_types(file: LogFile, columns: pa.Schema) -> IdTypes:
+            if self.are_sequences:
+                return check_sequence_columns(columns, file.path, times_needed=times_needed)
+            return check_columns(columns, logs, file.path)
+
+        pairs = zip(self.files, self.columns, strict=True)
+        types = common_types({file.path: id_types(file, columns) for file, columns in pairs})
+        ids = None if users is None else read_ids(users, USER_ID, types.user, self.files[0].path)
+        reader = SequenceHistories if self.are_sequences else LogHistories
+        return reader(
+            where=", ".join(self.paths),
+            files=self.files,
+            logs=logs,
+            types=types,
+            user_filter=UserFilter(run_date, time_zone, ids, active_within_days),
+            skip_bad_files=skip_bad_files,
+            dropped=DroppedRows(skipped_files=set(self.skipped)),
+        )
 
 
-def open_inputs(paths: Sequence[str], tally: DroppedRows, *, skip_bad_files: bool) -> ScoreInputs:
-    """Find the files and read their footers.
+def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
+    """List the input files and read their footers.
 
     Args:
         paths: Files, folders or globs, local or in an object store.
-        tally: The files skipped are entered here.
-        skip_bad_files: Do without files that are not readable Parquet.
+        skip_bad_files: Whether to leave out files that are not readable Parquet.
 
     Raises:
         InputError: a path is missing, or a file cannot be read.
         SchemaError: some files are logs and others are sequences.
     """
     found: list[tuple[LogFile, pa.Schema]] = []
+    skipped: set[str] = set()
     for file in list_log_files(list(paths)):
         try:
             found.append((file, read_columns(file)))
-        except InputError:
+        except UnreadableFileError:
             if not skip_bad_files:
                 raise
-            tally.skipped_files.add(file.path)
-    given = ", ".join(paths)
+            skipped.add(file.path)
     if not found:
-        raise InputError("no readable file", given, expected="Parquet")
-    kinds = [ITEM_IDS in schema.names for _, schema in found]
+        raise InputError("no readable file", ", ".join(paths), expected="Parquet")
+    kinds = [ITEM_IDS in columns.names for _, columns in found]
     if len(set(kinds)) > 1:
         other = found[kinds.index(not kinds[0])][0].path
         raise SchemaError(
@@ -110,26 +117,23 @@ def open_inputs(paths: Sequence[str], tally: DroppedRows, *, skip_bad_files: boo
             found="an interaction log" if kinds[0] else "sequences",
             remedy="Score them in two runs.",
         )
-    files, schemas = zip(*found, strict=True)
-    return ScoreInputs(given, files, schemas, kinds[0])
+    files, columns = zip(*found, strict=True)
+    return InputFiles(tuple(paths), files, columns, kinds[0], frozenset(skipped))
 
 
-def refuse_overlap(
-    folder: Folder, inputs: Sequence[str], opened: ScoreInputs, lists: Sequence[str]
-) -> None:
-    """Refuse an output folder that holds what is being read, or whose parts would be read next.
+def check_overlap(folder: Folder, inputs: InputFiles, lists: Sequence[str]) -> None:
+    """Check that the output folder neither holds an input nor lies in one.
 
     Args:
-        folder: Of the output.
-        inputs: As given to `open_inputs`.
-        opened: What it found there.
-        lists: The files of ids.
+        folder: The output folder.
+        inputs: The input files.
+        lists: Paths of files of ids.
 
     Raises:
-        ConfigError: an input file or a list of ids lies in the folder, at any depth, or the
-            folder lies in an input.
+        ConfigError: an input file or a file of ids lies in the folder, at any depth; or the folder
+            lies in an input path, which would then include its parts.
     """
-    read = [(file.filesystem, file.path) for file in opened.files]
+    read = [(file.filesystem, file.path) for file in inputs.files]
     for filesystem, path in [*read, *map(open_filesystem, lists)]:
         if folder.holds(filesystem, path):
             raise ConfigError(
@@ -138,10 +142,10 @@ def refuse_overlap(
                 found=path,
                 remedy="Give another folder.",
             )
-    for path in inputs:
+    for path in inputs.paths:
         if would_list(path, folder.filesystem, folder.path("part-00000.parquet")):
             raise ConfigError(
-                "the output folder lies in an input, of which its parts would become a part",
+                "the output folder lies in an input, which would then include the output's parts",
                 folder.where,
                 found=path,
                 remedy="Give a folder outside of it.",

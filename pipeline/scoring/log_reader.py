@@ -1,6 +1,7 @@
-"""Interaction logs to histories: cleaned, sorted and grouped by DuckDB, on disk where need be."""
+"""Interaction logs to histories: validated, sorted and grouped by DuckDB, on disk if necessary."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -8,144 +9,116 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreadableFileError
 from pipeline.logs.log_files import LogFile, log_rows
-from pipeline.logs.validation import IdTypes, reason_sql
+from pipeline.logs.validation import reason_sql
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
-from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.scoring.history_source import FileHistories, OpenedHistories
+from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.scratch_db import scalar
 
-_ROWS_A_BATCH = 2**20
+_BATCH_ROWS = 2**20
 
 
-def log_histories(
-    base: duckdb.DuckDBPyConnection,
-    files: Sequence[LogFile],
-    logs: LogSettings,
-    types: IdTypes,
-    items: pa.Table,
-    wanted: UserFilter,
-    tally: DroppedRows,
-    *,
-    where: str,
-    skip_bad_files: bool,
-) -> tuple[int, Iterator[UserHistories]]:
-    """Count the users in the logs, and begin to read their histories, in order of their ids.
+@dataclass(frozen=True)
+class LogHistories(FileHistories):
+    """A `HistorySource` over interaction logs; users come in the order of their ids."""
 
-    Args:
-        base: An empty scratch database; it must stay open while the histories are read.
-        files: Checked files.
-        logs: What their columns are called.
-        types: Of their ids.
-        items: The bundle's vocabulary.
-        wanted: Whose histories, until when.
-        tally: Is filled in.
-        where: The logs, for the error.
-        skip_bad_files: Do without files that turn out to be unreadable.
+    def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
+        files = self.files
+        while True:
+            try:
+                self._load_rows(base, files)
+                break
+            except UnreadableFileError as error:
+                if not self.skip_bad_files:
+                    raise
+                files = tuple(file for file in files if file.path != error.where)
+                self.dropped.skipped_files.add(error.where)
+        self._select_events(base)
+        base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
+        users = self._encode_items(base)
+        reader = base.sql(
+            f"SELECT {USER_ID}, {ITEM_INDEX} FROM encoded ORDER BY {USER_ID}, {TIMESTAMP}, place"
+        ).to_arrow_reader(_BATCH_ROWS)
+        return OpenedHistories(users, _grouped(reader))
 
-    Raises:
-        InputError: a file cannot be read, or no file has a good row, or one of a wanted user.
-    """
-    files = list(files)
-    while True:
-        try:
-            _judge(base, files, logs, types, wanted)
-            break
-        except InputError as error:  # of one file, whose footer was good
-            if not skip_bad_files:
-                raise
-            files = [file for file in files if file.path != error.where]
-            tally.skipped_files.add(error.where)
-    _keep_good(base, wanted, tally, where)
-    base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
-    users = _know(base, wanted, tally)
-    reader = base.sql(
-        f"SELECT {USER_ID}, {ITEM_INDEX} FROM known ORDER BY {USER_ID}, {TIMESTAMP}, place"
-    ).to_arrow_reader(_ROWS_A_BATCH)
-    return users, _grouped(reader)
+    def _load_rows(self, base: duckdb.DuckDBPyConnection, files: Sequence[LogFile]) -> None:
+        """Make the table `checked_rows`: the rows of the users to score, each with its fault."""
+        only = ""
+        if self.user_filter.users is not None:
+            base.register("listed_users", pa.table({USER_ID: self.user_filter.users}))
+            only = f"WHERE {USER_ID} IN (FROM listed_users)"
+        reason = reason_sql(self.user_filter.run_date, self.user_filter.time_zone)
+        with log_rows(files, self.logs, self.types) as rows:
+            base.register("rows", rows)
+            # One pass over the files. `place` is (file, row) in one integer: the order of events
+            # of equal time.
+            base.execute(f"""CREATE TABLE checked_rows AS
+                SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, (file::BIGINT << 40) | row AS place,
+                       {reason} AS reason
+                FROM rows {only}""")
+        base.unregister("rows")
 
+    def _select_events(self, base: duckdb.DuckDBPyConnection) -> None:
+        """Make the table `events`, the good rows without repeats, and count the others."""
+        counts = base.execute("SELECT reason, count(*) FROM checked_rows GROUP BY reason")
+        by_reason = dict(counts.fetchall())
+        good = by_reason.pop(None, 0)
+        self.dropped.by_reason.update(by_reason)
+        base.execute(f"""CREATE TABLE events AS
+            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place
+            FROM checked_rows WHERE reason IS NULL GROUP BY ALL""")
+        base.execute("DROP TABLE checked_rows")
+        self.dropped.duplicates = good - scalar(base, "SELECT count(*) FROM events")
+        if self.user_filter.users is not None:
+            self.dropped.absent_users = scalar(
+                base, f"SELECT count(*) FROM listed_users ANTI JOIN events USING ({USER_ID})"
+            )
+            self.user_filter.check_present(self.dropped.absent_users, self.where)
+        elif not good:
+            raise InputError(
+                "no usable row in the logs",
+                self.where,
+                found=", ".join(f"{count} with {reason}" for reason, count in by_reason.items())
+                or "no rows at all",
+            )
 
-def _judge(
-    base: duckdb.DuckDBPyConnection,
-    files: Sequence[LogFile],
-    logs: LogSettings,
-    types: IdTypes,
-    wanted: UserFilter,
-) -> None:
-    """Make the table `judged`: all rows of wanted users, each with what is wrong with it."""
-    only = ""
-    if wanted.users is not None:
-        base.register("wanted_users", pa.table({USER_ID: wanted.users}))
-        only = f"WHERE {USER_ID} IN (FROM wanted_users)"
-    with log_rows(files, logs, types) as rows:
-        base.register("rows", rows)
-        # One pass over the files; (file, row) as one number, by which equal times are ordered.
-        base.execute(f"""CREATE TABLE judged AS
-            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, (file::BIGINT << 40) | row AS place,
-                   {reason_sql(wanted.run_date, wanted.time_zone)} AS reason
-            FROM rows {only}""")
-    base.unregister("rows")
-
-
-def _keep_good(
-    base: duckdb.DuckDBPyConnection, wanted: UserFilter, tally: DroppedRows, where: str
-) -> None:
-    """Make the table `events`: the good rows, once each."""
-    counted = base.execute("SELECT reason, count(*) FROM judged GROUP BY reason").fetchall()
-    tally.dropped.update({reason: count for reason, count in counted if reason is not None})
-    base.execute(f"""CREATE TABLE events AS
-        SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place
-        FROM judged WHERE reason IS NULL GROUP BY ALL""")
-    base.execute("DROP TABLE judged")
-    good = dict(counted).get(None, 0)
-    tally.duplicates = good - scalar(base, "SELECT count(*) FROM events")
-    if wanted.users is not None:
-        tally.absent_users = scalar(
-            base, f"SELECT count(*) FROM wanted_users ANTI JOIN events USING ({USER_ID})"
-        )
-        wanted.refuse_absent(tally.absent_users, where)
-    elif not good:
-        raise InputError(
-            "no usable row in the logs",
-            where,
-            found=", ".join(f"{count} with {why}" for why, count in tally.dropped.items())
-            or "no rows at all",
-        )
-
-
-def _know(base: duckdb.DuckDBPyConnection, wanted: UserFilter, tally: DroppedRows) -> int:
-    """Make the view `known`: the events of active users, with item indices; count the users."""
-    active = ""
-    if wanted.active_since is not None:
-        active = f"""SEMI JOIN (
-            SELECT {USER_ID} FROM events GROUP BY {USER_ID}
-            HAVING max({TIMESTAMP}) >= TIMESTAMPTZ '{wanted.active_since}') USING ({USER_ID})"""
-    base.execute(f"""CREATE VIEW known AS
-        SELECT {USER_ID}, coalesce({ITEM_INDEX}, {PAD})::BIGINT AS {ITEM_INDEX}, {TIMESTAMP}, place
-        FROM events LEFT JOIN vocabulary USING ({ITEM_ID}) {active}""")
-    tally.unknown_items = scalar(base, f"SELECT count(*) FROM known WHERE {ITEM_INDEX} = {PAD}")
-    return scalar(base, f"SELECT count(DISTINCT {USER_ID}) FROM known")
+    def _encode_items(self, base: duckdb.DuckDBPyConnection) -> int:
+        """Make the view `encoded`, active users' events with item indices; count the users."""
+        active = ""
+        if self.user_filter.active_since is not None:
+            active = f"""SEMI JOIN (
+                SELECT {USER_ID} FROM events GROUP BY {USER_ID}
+                HAVING max({TIMESTAMP}) >= TIMESTAMPTZ '{self.user_filter.active_since}'
+            ) USING ({USER_ID})"""
+        base.execute(f"""CREATE VIEW encoded AS
+            SELECT {USER_ID}, coalesce({ITEM_INDEX}, {PAD})::BIGINT AS {ITEM_INDEX}, {TIMESTAMP},
+                   place
+            FROM events LEFT JOIN vocabulary USING ({ITEM_ID}) {active}""")
+        unknown = f"SELECT count(*) FROM encoded WHERE {ITEM_INDEX} = {PAD}"
+        self.dropped.unknown_items = scalar(base, unknown)
+        return scalar(base, f"SELECT count(DISTINCT {USER_ID}) FROM encoded")
 
 
 def _grouped(reader: pa.RecordBatchReader) -> Iterator[UserHistories]:
-    """Rows sorted by user to histories; a user may span any number of batches."""
+    """Group rows in the order of users into histories; a user may span several batches."""
     rest = reader.schema.empty_table()
     for batch in reader:
         rows = pa.concat_tables([rest, pa.table(batch)])
         user_id, offsets = _runs(rows)
-        whole = len(user_id) - 1  # the last user may go on in the next batch
+        whole = len(user_id) - 1  # the last user may continue in the next batch
         if whole > 0:
             items = rows[ITEM_INDEX].slice(0, offsets[whole]).to_numpy()
-            yield UserHistories.of_known(user_id[:whole], items, offsets[: whole + 1])
+            yield UserHistories.without_pad(user_id[:whole], items, offsets[: whole + 1])
             rows = rows.slice(offsets[whole])
         rest = rows
     if rest.num_rows:
         user_id, offsets = _runs(rest)
-        yield UserHistories.of_known(user_id, rest[ITEM_INDEX].to_numpy(), offsets)
+        yield UserHistories.without_pad(user_id, rest[ITEM_INDEX].to_numpy(), offsets)
 
 
 def _runs(rows: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:
-    """The users in order, and where the rows of each begin, and the end."""
+    """The users in order, and the positions where the rows of each begin, and the end."""
     runs = pc.run_end_encode(rows[USER_ID].combine_chunks(), run_end_type=pa.int64())
     return runs.values, np.concatenate([[0], runs.run_ends.to_numpy()])

@@ -1,6 +1,6 @@
-"""`_manifest.json`: which parts of a scoring run's output are done, and what they depend on.
+"""`_manifest.json`: the finished parts of a scoring run's output, and what their rows depend on.
 
-Readers of Parquet folders skip it, as its name begins with an underscore.
+Readers of Parquet folders skip this file, because its name begins with an underscore.
 """
 
 from datetime import datetime
@@ -9,18 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from model.errors import ConfigError
 from model.pydantic_base import Frozen
-from pipeline.errors import ResumeError
+from pipeline.errors import ConfigError, ResumeError
 from pipeline.storage.folders import Folder
 
 MANIFEST = "_manifest.json"
 
 
 class ResumeKey(Frozen):
-    """What decides the rows: a run may only be resumed where all of this is the same."""
+    """What the rows of a run depend on; a run with another key cannot be resumed."""
 
     section = "manifest.binding"
 
@@ -31,7 +30,7 @@ class ResumeKey(Frozen):
 
 
 class PartCounts(Frozen):
-    """What one part holds, or all of them together."""
+    """Counts of one part, or of all parts together."""
 
     section = "manifest.parts"
 
@@ -50,31 +49,37 @@ class PartCounts(Frozen):
 
 
 class Manifest(Frozen):
-    """`_manifest.json`."""
+    """The content of `_manifest.json`."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     section = "manifest"
 
-    binding: ResumeKey
-    generated_at: datetime  # of the run's start, so that a resumed run writes the same rows
+    resume_key: ResumeKey = Field(alias="binding")  # the file keeps its first name
+    generated_at: datetime  # the start of the first run, so that a resumed run writes the same rows
     parts: dict[str, PartCounts]
     complete: bool
 
     @property
     def next_part(self) -> str:
-        """The name of the part that follows."""
+        """The name of the next part."""
         return f"part-{len(self.parts):05d}.parquet"
 
     @property
     def files(self) -> set[str]:
-        """Its parts, and the one that a kill may have left there but not entered."""
+        """The parts, and the next one, which a killed run may have written but not listed."""
         return {*self.parts, self.next_part}
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """A folder's manifest.
+    """Read a folder's manifest.
 
     Raises:
-        ResumeError: there is none, or none that can be understood.
+        ResumeError: there is no manifest, or it is not valid.
         OSError: it cannot be read.
     """
     try:
@@ -82,16 +87,16 @@ def read_manifest(folder: Folder) -> Manifest:
     except FileNotFoundError:
         found = "there is no manifest"
     except (ValidationError, ConfigError):
-        found = "its manifest cannot be read"
+        found = "its manifest is not valid"
     raise ResumeError(
         f"the output folder holds no run to resume: {found}",
-        folder.told(MANIFEST),
+        folder.name_of(MANIFEST),
         remedy="Give an empty folder.",
     )
 
 
 def intact(manifest: Manifest, folder: Folder) -> Manifest:
-    """The manifest up to the first part that is not as it was written."""
+    """The manifest cut before the first part that is missing or has another number of rows."""
     kept = dict(
         takewhile(
             lambda part: _count_rows(folder, part[0]) == part[1].n_rows, manifest.parts.items()
@@ -102,11 +107,11 @@ def intact(manifest: Manifest, folder: Folder) -> Manifest:
     return manifest.model_copy(update={"parts": kept, "complete": False})
 
 
-def refuse_changes(where: str, before: ResumeKey, now: ResumeKey) -> None:
-    """Refuse to resume a run of another bundle, input or settings.
+def check_resume_key(where: str, before: ResumeKey, now: ResumeKey) -> None:
+    """Check that a run to be resumed had the same bundle, input and settings.
 
     Raises:
-        ResumeError: naming the first difference.
+        ResumeError: something differs; the error names the first difference.
     """
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     for field in ResumeKey.model_fields:
@@ -121,7 +126,7 @@ def refuse_changes(where: str, before: ResumeKey, now: ResumeKey) -> None:
             where,
             expected=str(expected),
             found=str(found),
-            remedy="Begin again with --overwrite, or in another folder.",
+            remedy="Start again with --overwrite, or in another folder.",
         )
 
 

@@ -1,13 +1,13 @@
-"""The output folder of a scoring run: Parquet parts, and the manifest that says which are done.
+"""The output folder of a scoring run: Parquet parts, and the manifest that lists finished ones.
 
-A part appears in the folder whole, and only then is it entered in the manifest, itself replaced
-whole; so whatever moment a run is killed at, no half of a part is ever visible, and ``--resume``
-goes on after the last part entered. What the manifest lists is ours to replace, and nothing else
-is, so a part stays listed until it is gone.
+A part appears in the folder whole, and is listed in the manifest after that; the manifest is
+replaced atomically. So a killed run never leaves a visible partial file, and ``--resume`` continues
+after the last listed part. Only files that the manifest lists may be replaced or removed; therefore
+a part stays listed until it is removed.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ConfigError
-from pipeline.errors import PublishError, ResumeError, reason
+from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
 from pipeline.schema import ITEM_ID, SCORE
 from pipeline.scoring.manifest import (
     MANIFEST,
     Manifest,
     PartCounts,
     ResumeKey,
+    check_resume_key,
     intact,
     read_manifest,
-    refuse_changes,
 )
 from pipeline.storage.atomic_files import fsync, hidden
 from pipeline.storage.folders import LOCK, SCRATCH, Folder, storage_errors
@@ -34,12 +33,12 @@ _UNFINISHED = {LOCK, SCRATCH, hidden(MANIFEST)}
 
 
 class PartWriter:
-    """The folder of one run: `begin`, `write` its parts in order, then `finish`.
+    """Writes the output of one run: `begin`, `write` the parts in order, then `finish`.
 
     Args:
-        folder: May not exist yet.
-        manifest: With the parts that are done.
-        before: The folder's own manifest; the parts that only it knows are replaced.
+        folder: The output folder, which need not exist yet.
+        manifest: The manifest, which lists the parts that are kept.
+        before: The manifest that is in the folder; its parts that are not kept are removed.
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, before: Manifest | None = None) -> None:
@@ -51,21 +50,21 @@ class PartWriter:
 
     @property
     def done(self) -> PartCounts:
-        """What the finished parts hold together."""
+        """The counts of all finished parts together."""
         return sum(self.manifest.parts.values(), PartCounts())
 
     @contextmanager
     def begin(self) -> Iterator[Path]:
-        """Make room for temporary files, in the local folder that this yields.
+        """Lock the folder and yield a local folder for temporary files.
 
         A run that fails before its first part leaves everything as it was.
 
         Raises:
-            BusyError: another process writes to the folder, on a disk; a store tells nobody.
-            PublishError: there is no room.
+            BusyError: another process writes to the folder. An object store has no such lock.
+            PublishError: there is no space.
         """
         with ExitStack() as stack:
-            with self._told(SCRATCH):
+            with self._writing(SCRATCH):
                 self._scratch = stack.enter_context(self.folder.scratch())
             yield self._scratch
 
@@ -73,11 +72,11 @@ class PartWriter:
         """Add one part.
 
         Raises:
-            PublishError: it cannot be written, for want of space, permission or a network.
+            PublishError: it cannot be written: no space, no permission or no network.
         """
         name = self.manifest.next_part
         file = self._scratch / "part.parquet"
-        with self._told(name):
+        with self._writing(name):
             pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
             fsync(file)
             self._start()
@@ -85,13 +84,13 @@ class PartWriter:
         self._record(parts={**self.manifest.parts, name: counts})
 
     def finish(self, empty: pa.Table) -> None:
-        """Declare the output complete; a run without users leaves one part without rows."""
+        """Mark the output complete; a run without users gets one part without rows, `empty`."""
         if not self.manifest.parts:
             self.write(empty, PartCounts())
         self._record(complete=True)
 
     def _start(self) -> None:
-        """Put this run's manifest in the place of the one before, now that a part is there."""
+        """Replace the manifest in the folder by this run's, before the first part is added."""
         if self._started:
             return
         if self._before is not None:
@@ -107,31 +106,36 @@ class PartWriter:
         self.manifest = manifest
 
     def _save(self, manifest: Manifest) -> None:
-        with self._told(MANIFEST):
-            self.folder.put_text(MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        with self._writing(MANIFEST):
+            self.folder.put_text(MANIFEST, manifest.to_json())
 
-    @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PublishError(
-                f"cannot be written: {reason(error)}",
-                self.folder.told(name),
-                remedy="Finished parts are kept: see to it and run again with --resume.",
-            ) from None
+    def _writing(self, name: str) -> AbstractContextManager[None]:
+        return raised_as(
+            PublishError,
+            OSError,
+            "cannot be written",
+            self.folder.name_of(name),
+            remedy="Finished parts are kept: remove the cause and run again with --resume.",
+        )
 
 
 def open_output(
-    folder: Folder, binding: ResumeKey, generated_at: datetime, *, resume: bool, overwrite: bool
+    folder: Folder, resume_key: ResumeKey, generated_at: datetime, *, resume: bool, overwrite: bool
 ) -> PartWriter:
-    """Look at the output folder; nothing is written or removed yet.
+    """Inspect the output folder; nothing is written or removed yet.
+
+    Args:
+        folder: The output folder.
+        resume_key: What the rows of this run depend on.
+        generated_at: The start of this run; a resumed run keeps the first one's.
+        resume: Whether to continue the run whose output is there.
+        overwrite: Whether to replace the output that is there.
 
     Raises:
-        ConfigError: the folder holds something and neither flag was given; or, with one, files
-            that are not an earlier run's.
-        ResumeError: with `resume`, there is no run of this bundle, input and settings.
-        StorageError: it cannot be looked at.
+        ConfigError: the folder is not empty and neither flag is set; or one is set, and there are
+            files that fearec-score did not write.
+        ResumeError: `resume` is set, and there is no run with this key.
+        StorageError: the folder cannot be read.
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other", folder.where)
@@ -139,17 +143,17 @@ def open_output(
         if folder.is_file():
             raise ConfigError("the output must be a folder", folder.where, found="a file")
         names = folder.names()
-        fresh = Manifest(binding=binding, generated_at=generated_at, parts={}, complete=False)
+        fresh = Manifest(resume_key=resume_key, generated_at=generated_at, parts={}, complete=False)
         if not names:
             return PartWriter(folder, fresh)
         if not (resume or overwrite):
             raise ConfigError(
                 "the output folder is not empty",
                 folder.where,
-                remedy="Give another folder, --resume to go on with a run that was cut short, or "
+                remedy="Give another folder, --resume to continue an interrupted run, or "
                 "--overwrite to replace it.",
             )
-        if names <= _UNFINISHED:  # killed while it began
+        if names <= _UNFINISHED:  # from a run that was killed before its first part
             return PartWriter(folder, fresh)
         try:
             before = read_manifest(folder)
@@ -158,14 +162,14 @@ def open_output(
                 raise
             before = None
         if resume and before is not None:
-            refuse_changes(folder.where, before.binding, binding)
-        _refuse_foreign(folder, names, before)
+            check_resume_key(folder.where, before.resume_key, resume_key)
+        _check_own_files(folder, names, before)
         if resume and before is not None:
             return PartWriter(folder, intact(before, folder), before)
     return PartWriter(folder, fresh, before)
 
 
-def _refuse_foreign(folder: Folder, names: set[str], before: Manifest | None) -> None:
+def _check_own_files(folder: Folder, names: set[str], before: Manifest | None) -> None:
     ours = {MANIFEST, *before.files} if before is not None else set()
     foreign = sorted(names - ours - _UNFINISHED)
     if foreign:
@@ -179,6 +183,6 @@ def _refuse_foreign(folder: Folder, names: set[str], before: Manifest | None) ->
 
 
 def _repeating(table: pa.Table) -> list[str]:
-    """Parquet's names of the columns worth a dictionary; scores hardly ever repeat."""
+    """Parquet's names of the columns with repeated values: all but the scores."""
     names = [name for name in table.schema.names if name != SCORE]
     return [*names, f"recommendations.list.element.{ITEM_ID}"]

@@ -1,4 +1,4 @@
-"""Item indices and scores to rows of the recommendations table, in either layout."""
+"""Item indices and scores to rows of the recommendations table, in the long or list layout."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -27,7 +27,7 @@ class Ranked:
         user_id: (N,) ids.
         item_index: (N, K) int64, best first; PAD where fewer than K items are eligible.
         score: (N, K) float32.
-        popular: (N,) whether they are popular items, for want of a history.
+        popular: (N,) bool, whether a user got popular items because no item of theirs is known.
     """
 
     user_id: pa.Array
@@ -38,14 +38,14 @@ class Ranked:
 
 @dataclass(frozen=True)
 class RunColumns:
-    """What every row of a run says alike."""
+    """The columns that are equal in every row of a run."""
 
     model_version: str
     run_date: date
     generated_at: datetime
 
     def columns(self, rows: int) -> list[pa.Array]:
-        """model_version, run_date and generated_at, so many times."""
+        """The columns model_version, run_date and generated_at, of so many rows."""
         return [
             pa.repeat(pa.scalar(self.model_version, pa.string()), rows),
             pa.repeat(pa.scalar(self.run_date, pa.date32()), rows),
@@ -55,43 +55,51 @@ class RunColumns:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How ranked items become rows: `long`, one a user and rank, or `list`, one a user."""
+    """The conversion of ranked items to rows.
 
-    name: Literal["long", "list"]
-    item_ids: pa.Array  # (V-1,) of items 1..V-1
-    stamp: RunColumns
+    Attributes:
+        layout: `long` for one row per user and rank, `list` for one row per user.
+        item_ids: (V-1,) the ids of items 1..V-1.
+        run_columns: The columns that are equal in every row.
+    """
+
+    layout: Literal["long", "list"]
+    item_ids: pa.Array
+    run_columns: RunColumns
 
     def rows(self, ranked: Ranked) -> pa.Table:
-        """The table's rows, as `schema` has them for either layout."""
-        there = ranked.item_index != PAD
-        item_id = self.item_ids.take(pa.array(ranked.item_index[there] - 1))
-        score = pa.array(ranked.score[there])
-        return (self._long if self.name == "long" else self._lists)(ranked, there, item_id, score)
+        """The rows, with the columns of either layout in `schema`."""
+        present = ranked.item_index != PAD
+        item_id = self.item_ids.take(pa.array(ranked.item_index[present] - 1))
+        score = pa.array(ranked.score[present])
+        return (self._long if self.layout == "long" else self._lists)(
+            ranked, present, item_id, score
+        )
 
     def _long(
-        self, ranked: Ranked, there: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
+        self, ranked: Ranked, present: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
     ) -> pa.Table:
-        user, rank = np.nonzero(there)
+        user, rank = np.nonzero(present)
         columns = [
             ranked.user_id.take(pa.array(user)),
             pa.array(rank.astype(np.int32) + 1),
             item_id,
             score,
             _source(ranked.popular[user]),
-            *self.stamp.columns(len(user)),
+            *self.run_columns.columns(len(user)),
         ]
         return pa.table(columns, schema=recommendations_schema(ranked.user_id.type, item_id.type))
 
     def _lists(
-        self, ranked: Ranked, there: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
+        self, ranked: Ranked, present: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
     ) -> pa.Table:
-        ends = np.cumsum(there.sum(axis=1), dtype=np.int32)
+        ends = np.cumsum(present.sum(axis=1), dtype=np.int32)
         entries = pa.StructArray.from_arrays([item_id, score], names=[ITEM_ID, SCORE])
         columns = [
             ranked.user_id,
             pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends])).cast("int32"), entries),
             _source(ranked.popular),
-            *self.stamp.columns(len(there)),
+            *self.run_columns.columns(len(present)),
         ]
         return pa.table(
             columns, schema=recommendation_lists_schema(ranked.user_id.type, item_id.type)

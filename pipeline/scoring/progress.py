@@ -19,10 +19,10 @@ from rich.text import Text
 
 @contextmanager
 def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
-    """Draw users done, rate and time left.
+    """Draw the users done, their rate and the time left.
 
     Yields:
-        What `pipeline.scoring.run.score` takes as `progress`.
+        The argument `progress` of `pipeline.scoring.score`.
     """
     columns = (
         SpinnerColumn(),
@@ -42,10 +42,10 @@ def scoring_progress() -> Iterator[Callable[[int, int | None], None]]:
 
 
 class UserRateColumn(ProgressColumn):
-    """Users a second, worked out when it is drawn."""
+    """Users per second."""
 
     def render(self, task: Task) -> Text:
-        """The column's text."""
+        """The column's text for a task."""
         return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
 
 

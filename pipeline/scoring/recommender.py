@@ -1,4 +1,4 @@
-"""The recommender in a session: a batch of users in, their best items out."""
+"""The recommender in a session: from a batch of users to their best items."""
 
 import os
 from functools import lru_cache, partial
@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.errors import ConfigError
 from pipeline.bundles.sessions import (
     CPU,
     TENSORRT,
@@ -18,23 +17,25 @@ from pipeline.bundles.sessions import (
     auto_batch_size,
     open_session,
 )
-from pipeline.scoring.user_histories import ScoringBatch
+from pipeline.errors import ConfigError, first_line, raised_as
+from pipeline.scoring.batches import ScoringBatch
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+# Item indices (B, K) and scores (B, K).
+TopItems = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-_SHAPES = 16  # of batches, whose buffers are kept on the device
+_SHAPES = 16  # the number of batch shapes whose buffers are kept on the device
 _LEAST_EXCLUDED = 16  # columns
 
 
 class Recommender:
-    """`recommender.onnx` in a session, its item table and item_bias resident on the device.
+    """`recommender.onnx` in a session; the item table and `item_bias` stay on the device.
 
     Args:
-        session: Has run, where it is on a device.
-        item_bias: (V,).
+        session: The session; one on a GPU has run once.
+        item_bias: (V,) float32.
         top_k: K.
-        batch_size: Users a batch, at most.
-        device_id: Which of several devices.
+        batch_size: The largest number of users in a batch.
+        device_id: The index of the GPU.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Recommender:
         self.batch_size = batch_size
         self.where = ("cpu" if self.provider == CPU else "cuda", device_id)
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
-        # On the CPU, where every provider wants it.
+        # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
         self._buffers = lru_cache(_SHAPES)(partial(Buffers, self))
 
     @property
     def at_once(self) -> int:
-        """How many batches to run side by side: a GPU takes one, every core of a CPU one."""
+        """The number of batches to run at once: one on a GPU, one per core on a CPU."""
         if self.provider != CPU:
             return 1
         if hasattr(os, "sched_getaffinity"):
@@ -67,15 +68,15 @@ class Recommender:
         """The execution provider in use, such as CUDAExecutionProvider."""
         return str(self.session.get_providers()[0])
 
-    def __call__(self, batch: ScoringBatch) -> Found:
-        """Recommend to a batch; not by two threads at once, except on a CPU.
+    def __call__(self, batch: ScoringBatch) -> TopItems:
+        """The best items for a batch. Only on a CPU may several threads call this at once.
 
         Returns:
-            item_index (B, K) int64 and score (B, K) float32, best first; index 0 where fewer
-            than K items are eligible.
+            item_index (B, K) int64 and score (B, K) float32, best first; index 0 and score -inf
+            where fewer than K items are eligible.
 
         Raises:
-            ConfigError: the device gives up, for want of memory as a rule.
+            ConfigError: the GPU fails, usually because its memory is full.
         """
         if self.provider == CPU:
             binding = self.session.io_binding()
@@ -90,22 +91,23 @@ class Recommender:
             item_index, score = binding.copy_outputs_to_cpu()
             return item_index, score
         users, excluded = batch.exclude.shape
-        try:
+        with raised_as(
+            ConfigError,
+            Exception,  # onnxruntime's own errors have no common base class
+            f"{self.provider} failed",
+            f"a batch of {users} users",
+            remedy="Try a smaller --batch-size, or --provider cpu.",
+            message=first_line,
+        ):
             return self._buffers(_rows(users), _columns(excluded)).run(batch)
-        except Exception as error:  # onnxruntime's own errors have no common base class
-            raise ConfigError(
-                f"{self.provider} gave up: {str(error).strip().splitlines()[0]}",
-                f"a batch of {users} users",
-                remedy="Try a smaller --batch-size, or --provider cpu.",
-            ) from None
 
 
 class Buffers:
-    """The inputs and outputs of batches of one shape, made once and bound.
+    """Inputs and outputs on the device for batches up to one shape, allocated and bound once.
 
     Args:
-        recommender: Whose.
-        users: Rows; smaller batches leave some to chance.
+        recommender: The recommender that runs the batches.
+        users: Rows; rows beyond a smaller batch hold stale values, and their results are ignored.
         excluded: Columns of `exclude`.
     """
 
@@ -113,7 +115,7 @@ class Buffers:
         self._session = recommender.session
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         length = next(x.shape[1] for x in self._session.get_inputs() if x.name == "item_seq")
-        # What no batch has written yet are users who met nothing but PAD.
+        # Start with valid dummy rows: users with empty histories.
         self._staged = {
             "item_seq": np.zeros((users, length), np.int64),
             "item_seq_len": np.ones(users, np.int64),
@@ -134,8 +136,8 @@ class Buffers:
         self._binding.bind_ortvalue_output("item_index", self._item_index)
         self._binding.bind_ortvalue_output("score", self._score)
 
-    def run(self, batch: ScoringBatch) -> Found:
-        """Recommend to a batch that is no larger."""
+    def run(self, batch: ScoringBatch) -> TopItems:
+        """The best items for a batch that is no larger than the buffers."""
         users, excluded = batch.exclude.shape
         self._staged["item_seq"][:users] = batch.item_seq
         self._staged["item_seq_len"][:users] = batch.item_seq_len
@@ -144,7 +146,7 @@ class Buffers:
         for name, value in self._inputs.items():
             value.update_inplace(self._staged[name])
         self._session.run_with_iobinding(self._binding)
-        # Copies: on a CPU, numpy() is the buffer itself.
+        # Copied, because numpy() on a CPU is a view of the buffer.
         return self._item_index.numpy()[:users].copy(), self._score.numpy()[:users].copy()
 
 
@@ -159,20 +161,20 @@ def load_recommender(
     device_id: int = 0,
     cache: Path | None = None,
 ) -> Recommender:
-    """Open a recommender on the provider asked for.
+    """Open a recommender on a provider.
 
     Args:
-        graph: As `provider`, `precision`, `device_id` and `cache` of `open_session`.
-        provider: See there.
-        item_bias: (V,) 0 where an item is eligible, -inf where it is not.
+        graph: As for `open_session`.
+        provider: As for `open_session`.
+        item_bias: (V,) float32, 0 where an item is eligible, -inf where it is not.
         top_k: K.
-        batch_size: Users a batch; `auto` suits the provider and the catalogue.
-        precision: See there.
-        device_id: See there.
-        cache: See there.
+        batch_size: Users per batch; `auto` is `auto_batch_size`.
+        precision: As for `open_session`.
+        device_id: As for `open_session`.
+        cache: As for `open_session`.
 
     Raises:
-        ConfigError: the provider asked for does not work here.
+        ConfigError: the provider does not work on this machine.
         BundleError: the graph cannot be loaded.
     """
 
@@ -191,11 +193,11 @@ def load_recommender(
 
 
 def _rows(users: int) -> int:
-    """Rounded up by an eighth at most: few shapes, little work in vain."""
+    """The number rounded up by at most an eighth: few shapes, little wasted work."""
     step = 1 << max(0, users.bit_length() - 4)
     return -(-users // step) * step
 
 
 def _columns(excluded: int) -> int:
-    """Rounded up to a power of two."""
+    """The number rounded up to a power of two."""
     return max(_LEAST_EXCLUDED, 1 << max(0, excluded - 1).bit_length())

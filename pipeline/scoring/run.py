@@ -1,32 +1,35 @@
-"""Stage: a bundle and everybody's history to recommendations, in parts, with ONNX Runtime."""
+"""The score stage: a bundle and everybody's history to recommendations, in parts."""
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import n_devices
+from pipeline.bundles.sessions import count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
-from pipeline.engines.process_pool import Devices
+from pipeline.engines.base import Engine, SameProcess
+from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError
-from pipeline.logs.id_lists import digest_of, read_ids, refuse_mixed
-from pipeline.schema import ITEM_ID, USER_ID
+from pipeline.logs.id_lists import check_same_kind, id_list_hash
+from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items
-from pipeline.scoring.inputs import ScoreInputs, open_inputs, refuse_overlap
+from pipeline.scoring.history_source import HistorySource
+from pipeline.scoring.inputs import check_overlap, open_inputs
 from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
-from pipeline.scoring.output_rows import RowFormat, RunColumns
-from pipeline.scoring.scorer import Ranker, open_scorer, write_parts
-from pipeline.scoring.user_histories import DroppedRows, UserFilter
+from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
+from pipeline.scoring.scorer import open_scorer, write_parts
+from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.folders import open_folder
 
-# Users done and, where it can be told, of how many.
+# Takes the number of users done, and of all users, or None where that is not known.
 Progress = Callable[[int, int | None], None]
 
 _CHUNK = 2**24  # floats
@@ -34,26 +37,26 @@ _CHUNK = 2**24  # floats
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Where the recommendations are, and what became of the input.
+    """The output of a scoring run, and what was left out of its input.
 
     Attributes:
         folder: The output's path or URI.
-        model_version: Of the bundle.
-        provider: The execution provider that did it.
+        model_version: The bundle's model version.
+        provider: The execution provider, such as CUDAExecutionProvider.
         precision: fp32 or fp16.
-        devices: How many of them.
-        n_users: Users in the output, those of an earlier, resumed run included.
+        devices: The number of scoring processes.
+        n_users: Users in the output, those from before a resumption included.
         n_rows: Rows in the output.
-        n_fallback: Users without a known item, given popular items.
-        n_short: Users given fewer than `top_k` items.
-        dropped: Rows the row rules refused, by reason.
-        duplicates: Exact repeats of (user, item, timestamp), kept once.
+        n_fallback: Users without a known item, who got popular items.
+        n_short: Users with fewer than `top_k` items.
+        dropped: Rows that break a row rule, by reason.
+        duplicates: Exact repeats of (user, item, timestamp), of which one is kept.
         unknown_items: Events with items that the bundle does not know, left out.
         unknown_listed: Ids in the allow and deny files that the bundle does not know.
-        absent_users: Users asked for that have no row.
-        skipped_files: Unreadable files done without.
+        absent_users: Users of the list of users who have no row.
+        skipped_files: Unreadable files that were left out.
         seconds: From the call to the last row.
-        users_per_second: Users scored in this run, a second of scoring them.
+        users_per_second: Users scored in this run per second of scoring.
     """
 
     folder: str
@@ -91,78 +94,142 @@ def score(
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ScoreResult:
-    """Recommend `top_k` items to every user.
+    """Recommend `top_k` items to every user in logs or sequences.
 
-    Users of logs come out in the order of their ids, users of sequences in the order they came.
+    Users of logs come in the order of their ids, users of sequences in the order of the rows.
 
     Args:
         inputs: Interaction logs or sequences: files, folders, globs, local or in object stores.
         bundle: The model.
-        output: A folder for the parts, local or in an object store.
+        output: The folder of the parts, local or in an object store.
         settings: What to recommend.
-        logs: What the logs' columns are called.
+        logs: The names of the logs' columns.
         run_date: Whole histories up to the end of this day count.
-        time_zone: Whose calendar that is.
-        users: A file of user ids: only they are scored.
-        resume: Go on where a run that was cut short left off.
+        time_zone: The IANA time zone of that day.
+        users: A file of user ids, the only ones to score.
+        resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
-        skip_bad_files: Do without unreadable files instead of refusing them.
-        cache: Where TensorRT keeps what it builds; a folder that may be deleted.
-        progress: Is called with the users done and of how many, after every batch.
+        skip_bad_files: Leave out unreadable files instead of raising an error.
+        cache: The folder of TensorRT's engines, which may be deleted at any time.
+        progress: Is called after every batch, with the users done and all users.
 
     Raises:
         ConfigError: a setting contradicts the bundle or the input, the provider does not work,
-            or the output is no folder, is not empty, holds an input or lies in one.
+            or the output is a file, is not empty, holds an input or lies in one.
         ResumeError: there is no run of this bundle, input and settings to resume.
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
-        BundleError: the graph cannot be loaded, or computes what is no number.
+        BundleError: the graph cannot be loaded, or computes scores that are NaN or infinite.
         BusyError: another run writes to the output.
         PublishError: the output cannot be written.
-        StorageError: the output cannot be looked at.
+        StorageError: the output cannot be read, or there is no space for temporary files.
+    """
+    begun = time.perf_counter()
+    opened = open_inputs(inputs, skip_bad_files=skip_bad_files)
+    source = opened.histories(
+        logs,
+        run_date=run_date,
+        time_zone=time_zone,
+        users=users,
+        active_within_days=settings.active_within_days,
+        skip_bad_files=skip_bad_files,
+    )
+    lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
+    check_overlap(open_folder(output), opened, lists)
+    resume_inputs = {file.path: file.stamp for file in opened.files}
+    if users is not None:
+        resume_inputs[os.fspath(users)] = id_list_hash(users)
+    result = score_histories(
+        source,
+        bundle,
+        output,
+        settings,
+        run_date=run_date,
+        resume_inputs=resume_inputs,
+        resume_settings={
+            "logs": logs.model_dump(mode="json"),
+            "users": None if users is None else os.fspath(users),
+            "time_zone": time_zone,
+        },
+        resume=resume,
+        overwrite=overwrite,
+        cache=cache,
+        progress=progress,
+    )
+    return replace(result, seconds=time.perf_counter() - begun)
+
+
+def score_histories(
+    source: HistorySource,
+    bundle: Bundle,
+    output: str | os.PathLike[str],
+    settings: ScoreSettings,
+    *,
+    run_date: date,
+    resume_inputs: Mapping[str, str],
+    resume_settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> ScoreResult:
+    """Recommend `top_k` items to every user of a history source: `score` without the input files.
+
+    The source alone decides which users are scored and where their histories end:
+    `settings.active_within_days` is not applied here.
+
+    Args:
+        source: The histories.
+        bundle: The model.
+        output: As for `score`; it must not hold or lie in the source's files.
+        settings: What to recommend.
+        run_date: The column `run_date` of the output.
+        resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
+            resumed only if they are equal. The allow and deny files need not be among them.
+        resume_settings: Further settings that the rows depend on, by name, as JSON values;
+            `settings` and `run_date` need not be among them.
+        resume: As for `score`.
+        overwrite: As for `score`.
+        cache: As for `score`.
+        progress: As for `score`.
+
+    Raises:
+        FearecError: as for `score`.
     """
     begun = time.perf_counter()
     folder = open_folder(output)
     items = bundle.items()
     eligibility = eligible_items(items, settings)
-    tally = DroppedRows()
-    opened = open_inputs(inputs, tally, skip_bad_files=skip_bad_files)
-    types = opened.types(logs, times_needed=settings.active_within_days is not None)
-    where = opened.files[0].path
-    refuse_mixed(types.item, where, items.schema.field(ITEM_ID).type, f"bundle {bundle.path}")
-    wanted = UserFilter(
-        run_date,
-        time_zone,
-        None if users is None else read_ids(users, USER_ID, types.user, where),
-        settings.active_within_days,
-    )
-    _refuse_nan(bundle)
-    make = partial(open_scorer, bundle, settings, eligibility, cache)
-    scorer = make(0)  # of several devices too: what does not work is told before all else
+    origin = f"bundle {bundle.path}"
+    check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
+    _check_item_table(bundle)
+    make_scorer = partial(open_scorer, bundle, settings, eligibility, cache)
+    scorer = make_scorer(0)  # also for several processes, to raise errors before anything else
     provider = scorer.recommender.provider
-    devices = n_devices(settings.devices, provider)
-    ranker: Ranker = scorer
-    nobody = scorer.nobody(types.user)
+    devices = count_devices(settings.devices, provider)
+    engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
+    nobody = scorer.rank_nobody(source.types.user)
     if devices > 1:
-        ranker = Devices(make, devices, settings.top_k)
-        del scorer  # its place on device 0 is for one of them
-    lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
-    binding = _binding(bundle, opened, lists, settings, logs, run_date, time_zone, users)
-    refuse_overlap(folder, inputs, opened, lists)
-    out = open_output(folder, binding, datetime.now(UTC), resume=resume, overwrite=overwrite)
-    stamp = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    layout = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), stamp)
+        engine = ProcessPool(make_scorer, devices)
+        del scorer  # frees device 0 for one of the processes
+    key = _resume_key(bundle, settings, run_date, resume_inputs, resume_settings or {})
+    out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
+    run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
+    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
     before = out.done.n_users
-    with (
-        out.begin() as scratch,
-        opened.histories(
-            logs, types, items, wanted, tally, scratch=scratch, skip_bad_files=skip_bad_files
-        ) as (total, histories),
-    ):
+    with out.begin() as scratch, source.open(items, scratch) as (total, histories):
         scoring = time.perf_counter()
-        write_parts(histories, ranker, layout, out, lambda done: progress(done, total))
-        out.finish(layout.rows(nobody))
+        write_parts(
+            histories,
+            engine,
+            settings.top_k,
+            row_format,
+            out,
+            lambda done: progress(done, total),
+        )
+        out.finish(row_format.rows(nobody))
     ended = time.perf_counter()
+    dropped = source.dropped
     return ScoreResult(
         folder=folder.where,
         model_version=bundle.model_version,
@@ -173,19 +240,19 @@ def score(
         n_rows=out.done.n_rows,
         n_fallback=out.done.n_fallback,
         n_short=out.done.n_short,
-        dropped={reason: count for reason, count in tally.dropped.items() if count},
-        duplicates=tally.duplicates,
-        unknown_items=tally.unknown_items,
+        dropped={reason: count for reason, count in dropped.by_reason.items() if count},
+        duplicates=dropped.duplicates,
+        unknown_items=dropped.unknown_items,
         unknown_listed=eligibility.n_unknown,
-        absent_users=tally.absent_users,
-        skipped_files=tuple(sorted(tally.skipped_files)),
+        absent_users=dropped.absent_users,
+        skipped_files=tuple(sorted(dropped.skipped_files)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
 
 
-def _refuse_nan(bundle: Bundle) -> None:
-    """A NaN would sort before every score."""
+def _check_item_table(bundle: Bundle) -> None:
+    """Check the item table's size, and that its values are finite: a NaN sorts before any score."""
     size = bundle.item_table.stat().st_size
     column = bundle.n_items * np.dtype(np.float32).itemsize
     if not size or size % column:
@@ -204,32 +271,25 @@ def _refuse_nan(bundle: Bundle) -> None:
             raise BundleError(
                 "the item table holds a value that is not finite",
                 f"{bundle.item_table} row {row}",
-                remedy="Training went astray: train and export the model again.",
+                remedy="The training diverged: train and export the model again.",
             )
 
 
-def _binding(
+def _resume_key(
     bundle: Bundle,
-    opened: ScoreInputs,
-    lists: Sequence[str],
     settings: ScoreSettings,
-    logs: LogSettings,
     run_date: date,
-    time_zone: str,
-    users: str | os.PathLike[str] | None,
+    inputs: Mapping[str, str],
+    more_settings: Mapping[str, Any],
 ) -> ResumeKey:
-    inputs = {file.path: file.stamp for file in opened.files}
-    inputs |= {path: digest_of(path) for path in lists}
+    lists = {path: id_list_hash(path) for path in (settings.allow, settings.deny) if path}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
-        inputs=inputs,
+        inputs={**inputs, **lists},
         settings={
-            # Neither the size of a batch nor who takes it changes a row.
-            **settings.model_dump(mode="json", exclude={"batch_size", "devices"}),
-            "logs": logs.model_dump(mode="json"),
-            "users": None if users is None else os.fspath(users),
+            **settings.result_settings(),
+            **more_settings,
             "run_date": run_date.isoformat(),
-            "time_zone": time_zone,
         },
     )

@@ -1,56 +1,42 @@
-"""Histories to parts: reading, padding, scoring and writing, each ahead of the next."""
+"""Histories to parts of the output: reading, scoring and writing overlap."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import ScoreSettings
-from pipeline.errors import BundleError
+from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
+from pipeline.errors import BundleError, PublishError, raised_as
 from pipeline.schema import PAD
+from pipeline.scoring.batches import ScoringBatch, batches
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.manifest import PartCounts
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked, RowFormat
-from pipeline.scoring.recommender import Recommender, load_recommender
-from pipeline.scoring.user_histories import (
-    PART_USERS,
-    Integers,
-    ScoringBatch,
-    UserHistories,
-    batches,
-    split_parts,
-)
+from pipeline.scoring.recommender import Recommender, TopItems, load_recommender
+from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
 
-_PART_ROWS = 4 * 2**20  # recommendations in one part, at most
-
-Item = TypeVar("Item")
-
-
-class Ranker(Protocol):
-    """Whatever ranks items for parts of the users, and gives the parts back in their order."""
-
-    @property
-    def top_k(self) -> int:
-        """K."""
-
-    def ranked(
-        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
-    ) -> Generator[Ranked, None, None]:
-        """The best items of each part's users; `scored` is told of users done."""
+_PART_ROWS = 4 * 2**20  # the largest number of recommendations in one part
 
 
 @dataclass(frozen=True)
 class ListScorer:
-    """Ranks items for one part of the users after another."""
+    """The worker of scoring: it ranks items for the users of a part.
+
+    Attributes:
+        recommender: The recommender in its session.
+        eligibility: The items that may be recommended.
+        max_length: L.
+        top_k: K.
+        exclude_seen: Whether items of a user's whole history are never recommended.
+    """
 
     recommender: Recommender
     eligibility: Eligibility
@@ -58,21 +44,16 @@ class ListScorer:
     top_k: int
     exclude_seen: bool
 
-    def ranked(
-        self, parts: Iterable[UserHistories], scored: Callable[[int], None]
-    ) -> Generator[Ranked, None, None]:
-        """As `rank`, part by part."""
-        return (self.rank(part, scored) for part in parts)
-
-    def rank(self, histories: UserHistories, scored: Callable[[int], None]) -> Ranked:
-        """The best items of some users; those without a known item get the popular ones.
+    def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
+        """The best items of N users; users without a known item get the popular ones.
 
         Args:
-            histories: Of N users.
-            scored: Is told the users of every batch done.
+            histories: The histories of N users.
+            progress: Is called with the number of users of every finished batch.
 
         Raises:
-            BundleError: a score is no number.
+            BundleError: a score is NaN or infinite.
+            ConfigError: the device fails.
         """
         ranked = self._popular(histories)
         prepared = batches(
@@ -82,18 +63,18 @@ class ListScorer:
             exclude_seen=self.exclude_seen,
         )
 
-        def take(batch: ScoringBatch, run: Future[tuple[Integers, NDArray[np.float32]]]) -> None:
+        def take(batch: ScoringBatch, run: Future[TopItems]) -> None:
             item_index, score = run.result()
-            if not (score < np.inf).all():  # nor is a NaN
+            if not (score < np.inf).all():  # false for NaN too
                 raise BundleError(
-                    "the model computes scores that are no numbers",
-                    remedy="Training went astray: train and export the model again.",
+                    "the model computes scores that are NaN or infinite",
+                    remedy="The training diverged: train and export the model again.",
                 )
             ranked.item_index[batch.rows] = item_index
             ranked.score[batch.rows] = score
-            scored(len(batch.rows))
+            progress(len(batch.rows))
 
-        running: deque[tuple[ScoringBatch, Future[tuple[Integers, NDArray[np.float32]]]]] = deque()
+        running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         with ThreadPoolExecutor(self.recommender.at_once) as cores:
             for batch in prepared:
                 running.append((batch, cores.submit(self.recommender, batch)))
@@ -101,17 +82,18 @@ class ListScorer:
                     take(*running.popleft())
             while running:
                 take(*running.popleft())
-        scored(int(ranked.popular.sum()))
+        progress(int(ranked.popular.sum()))
         return ranked
 
-    def nobody(self, user: pa.DataType) -> Ranked:
-        """The best items of no users."""
+    def rank_nobody(self, user_type: pa.DataType) -> Ranked:
+        """The result for no users, with ids of a type."""
         return self._popular(
-            UserHistories(pa.array([], user), np.zeros(0, np.int64), np.zeros(1, np.int64))
+            UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
         )
 
     def _popular(self, histories: UserHistories) -> Ranked:
-        # Nobody without a known item has seen an eligible one: the same items suit them all.
+        """The popular items for users without a known item, and PAD for the others."""
+        # A user without a known item has seen no eligible one, so these items suit all such users.
         popular = histories.lengths == 0
         item_index = np.full((len(histories), self.top_k), PAD, np.int64)
         score = np.full((len(histories), self.top_k), -np.inf, np.float32)
@@ -127,17 +109,17 @@ def open_scorer(
     cache: Path | None,
     device_id: int,
 ) -> ListScorer:
-    """A bundle's recommender on the provider, and in the precision, of the settings.
+    """Open a bundle's recommender with the provider and precision of the settings.
 
     Args:
         bundle: The model.
         settings: What to recommend.
-        eligibility: Of its items.
-        cache: Where TensorRT keeps engines, of any model.
-        device_id: Which of several devices.
+        eligibility: The items that may be recommended.
+        cache: The folder of TensorRT's engines, one subfolder per model.
+        device_id: The index of the GPU.
 
     Raises:
-        ConfigError: the provider does not work here, or the bundle has no such precision.
+        ConfigError: the provider does not work here, or the bundle lacks the precision.
         BundleError: the graph cannot be loaded.
     """
     half = settings.precision == "fp16"
@@ -158,23 +140,25 @@ def open_scorer(
 
 def write_parts(
     histories: Iterable[UserHistories],
-    ranker: Ranker,
-    layout: RowFormat,
+    engine: Engine[UserHistories, Ranked],
+    top_k: int,
+    row_format: RowFormat,
     out: PartWriter,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> None:
-    """Score everybody whom the finished parts of `out` do not hold yet.
+    """Score the users that the finished parts of `out` do not hold yet.
 
     Args:
-        histories: In the order of every run over the same input.
-        ranker: Ranks.
-        layout: Makes rows.
-        out: Takes the parts.
-        progress: Is told the users done.
+        histories: Everybody's, in the same order in every run over the same input.
+        engine: Ranks the users of each part.
+        top_k: K.
+        row_format: Makes rows of ranked items.
+        out: Writes the parts.
+        progress: Is called with the number of users done, finished parts included.
 
     Raises:
-        BundleError: a score is no number.
-        PublishError: a part cannot be written.
+        BundleError: a score is NaN or infinite.
+        PublishError: a part cannot be written, or a process of the engine died.
     """
     finished = done = out.done.n_users
     progress(done)
@@ -185,24 +169,30 @@ def write_parts(
         progress(done)
 
     def write(ranked: Ranked) -> None:
-        table = layout.rows(ranked)
+        table = row_format.rows(ranked)
         sizes = (ranked.item_index != PAD).sum(axis=1)
         counts = PartCounts(
             n_users=len(sizes),
             n_rows=table.num_rows,
             n_fallback=int(ranked.popular.sum()),
-            n_short=int((sizes < ranker.top_k).sum()),
+            n_short=int((sizes < top_k).sum()),
         )
         out.write(table, counts)
 
-    parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // ranker.top_k)))
+    parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // top_k)))
     writing: Future[None] | None = None
     with (
+        raised_as(
+            PublishError,
+            WorkerDiedError,
+            "a scoring process died",
+            remedy="Finished parts are kept: run again with --resume.",
+        ),
         ThreadPoolExecutor(1) as writer,
-        closing(prefetch(_after(parts, finished))) as upcoming,
-        closing(ranker.ranked(upcoming, scored)) as each,
+        closing(prefetch(_without_first(parts, finished))) as upcoming,
+        closing(engine.results(upcoming, scored)) as results,
     ):
-        for ranked in each:
+        for ranked in results:
             if writing is not None:
                 writing.result()
             writing = writer.submit(write, ranked)
@@ -210,19 +200,10 @@ def write_parts(
             writing.result()
 
 
-def prefetch(source: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, the next one made in another thread while the caller has the last."""
-    with ThreadPoolExecutor(1) as maker:
-        upcoming = maker.submit(next, source, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = maker.submit(next, source, None)
-            yield item
-
-
-def _after(parts: Iterator[UserHistories], finished: int) -> Iterator[UserHistories]:
-    """The parts without the first `finished` users."""
+def _without_first(parts: Iterator[UserHistories], users: int) -> Iterator[UserHistories]:
+    """The parts without the first so many users."""
     for part in parts:
-        begin = min(finished, len(part))
-        finished -= begin
+        begin = min(users, len(part))
+        users -= begin
         if begin < len(part):
             yield part.slice(begin, len(part))

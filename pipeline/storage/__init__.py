@@ -1,1 +1,1 @@
-"""Files, folders, locks and scratch space, on disks and in object stores."""
+"""Files, folders, locks and scratch databases, on local disks and in object stores."""

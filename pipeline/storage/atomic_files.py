@@ -1,11 +1,11 @@
-"""Writing files so that they are there whole, or not at all, whatever moment the power goes."""
+"""Atomic file writes: after a crash a file is complete or absent, never partial."""
 
 import os
 from pathlib import Path
 
 
 def fsync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -14,12 +14,12 @@ def fsync(path: Path) -> None:
 
 
 def hidden(name: str) -> str:
-    """What a file is called until it is finished."""
+    """The name that a file has while it is being written."""
     return f".{name}.tmp"
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file by rename: readers see the old text or the new, never a part of it."""
+    """Write a small file by rename: readers see the old text or the new text, never a mixture."""
     unfinished = path.with_name(hidden(path.name))
     unfinished.write_text(text, encoding="utf-8")
     fsync(unfinished)

@@ -1,7 +1,7 @@
-"""Folders whose files appear whole or not at all, on a disk and in an object store alike.
+"""Folders whose files appear whole or not at all, on a local disk or in an object store.
 
-On a disk a file is written under another name and renamed. In a store an upload is seen when it
-has ended, and it is one call outside of Python, so that no signal can end it half-way.
+On a disk a file is written under another name and renamed. In a store an object becomes visible
+when its upload ends; the upload is one call outside Python, so no signal can interrupt it.
 """
 
 import os
@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import ConfigError, StorageError, reason
+from pipeline.errors import ConfigError, StorageError, one_line, raised_as
 from pipeline.storage.atomic_files import fsync, replace_text
 from pipeline.storage.locks import exclusive_lock
 
-# What a killed run may leave in a folder on a disk.
+# Names that a killed run may leave in a local folder.
 SCRATCH = ".spill"
 LOCK = ".lock"
 
@@ -28,15 +28,15 @@ _LOCAL = pafs.LocalFileSystem()
 
 
 class Folder(ABC):
-    """The files directly in a folder. Get one with `open_folder`.
+    """A folder and the files directly in it. Get one with `open_folder`.
 
-    Every method raises OSError where the disk or the store fails, FileNotFoundError where what it
-    needs is not there.
+    Every method raises OSError where the disk or the store fails, and FileNotFoundError where a
+    file or bucket does not exist.
 
     Attributes:
-        where: As people know it.
-        filesystem: Arrow's, to read the files by.
-        root: The folder's path in it, absolute.
+        where: The path or URI, for messages.
+        filesystem: Arrow's file system, for reading the files.
+        root: The folder's absolute path in `filesystem`.
     """
 
     def __init__(self, where: str, filesystem: pafs.FileSystem, root: str) -> None:
@@ -45,19 +45,19 @@ class Folder(ABC):
         self.root = root
 
     def path(self, name: str) -> str:
-        """Where the file system has a file."""
+        """A file's path in `filesystem`."""
         return f"{self.root}/{name}"
 
-    def told(self, name: str) -> str:
-        """What people call a file."""
+    def name_of(self, name: str) -> str:
+        """A file's path or URI, for messages."""
         return f"{self.where.rstrip('/')}/{name}"
 
     def is_file(self) -> bool:
-        """Whether there is a file in the folder's place."""
+        """Whether the path is a file instead of a folder."""
         return bool(self.filesystem.get_file_info(self.root).is_file)
 
     def names(self) -> set[str]:
-        """Of all that is in the folder; nothing where there is none yet."""
+        """The names of everything in the folder; none where it does not exist yet."""
         below = pafs.FileSelector(self.root, allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(below)}
 
@@ -67,56 +67,56 @@ class Folder(ABC):
             return bytes(file.read())
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(name))
 
     def holds(self, filesystem: pafs.FileSystem, path: str) -> bool:
-        """Whether a path lies in the folder, at any depth, or is the folder."""
+        """Whether a path is the folder or lies in it, at any depth."""
         inside = PurePosixPath(resolved(filesystem, path)).is_relative_to(self.root)
         return inside and self.filesystem.equals(filesystem)
 
     @abstractmethod
     def put(self, file: Path, name: str) -> None:
-        """Make a finished file of `scratch` the one of that name; it is gone from there."""
+        """Move a finished file from `scratch` into the folder, under that name."""
 
     @abstractmethod
     def put_text(self, name: str, text: str) -> None:
-        """Write a small file; readers see the old text or the new one, never a part of it."""
+        """Write a small file; readers see the old text or the new text, never a mixture."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """A local folder for temporary files, gone afterwards."""
+        """A local folder for temporary files, removed afterwards."""
 
 
 class LocalFolder(Folder):
-    """On a disk."""
+    """A folder on a local disk."""
 
     def __init__(self, where: str | Path) -> None:
         super().__init__(str(where), _LOCAL, str(Path(where).resolve()))
 
     def put(self, file: Path, name: str) -> None:
-        """See `Folder`; by rename."""
+        """Move a file into the folder, by rename."""
         fsync(file)
         file.replace(self.path(name))
         fsync(Path(self.root))
 
     def put_text(self, name: str, text: str) -> None:
-        """See `Folder`; by rename."""
+        """Write a small file, by rename."""
         replace_text(Path(self.path(name)), text)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Folder`; in the folder itself, locked meanwhile.
+        """A folder for temporary files inside this one, which is locked meanwhile.
 
-        A folder that was made for it, and is empty afterwards, goes with it.
+        If this folder had to be created and is empty afterwards, it is removed too.
 
         Raises:
-            BusyError: another process is at it.
+            BusyError: another process writes to the folder.
         """
         root = Path(self.root)
         scratch, lock = root / SCRATCH, root / LOCK
-        made = not root.exists()
+        created = not root.exists()
         with exclusive_lock(lock, "another run writes here", Path(self.where)):
             try:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -124,24 +124,24 @@ class LocalFolder(Folder):
                 yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-                with suppress(OSError):  # would hide what went wrong before
-                    lock.unlink(missing_ok=True)  # a lock held; filelock takes none that is gone
-                    if made:
-                        root.rmdir()  # fails where it holds something
+                with suppress(OSError):  # it would replace an earlier error
+                    lock.unlink(missing_ok=True)  # safe while held: filelock takes no deleted file
+                    if created:
+                        root.rmdir()  # fails unless the folder is empty
 
 
 class StoreFolder(Folder):
-    """Objects under one prefix of a store."""
+    """The objects under one prefix of an object store."""
 
     def names(self) -> set[str]:
-        """See `Folder`; a bucket that is not there is an error, not empty."""
+        """The names of everything in the folder; a missing bucket is an error."""
         bucket = PurePosixPath(self.root).parts[0]
         if self.filesystem.get_file_info(bucket).type == pafs.FileType.NotFound:
             raise FileNotFoundError(f"there is no bucket {bucket}")
         return super().names()
 
     def put(self, file: Path, name: str) -> None:
-        """See `Folder`; by one upload."""
+        """Move a file into the folder, by one upload."""
         self.upload(file, name)
         file.unlink()
 
@@ -155,7 +155,7 @@ class StoreFolder(Folder):
         )
 
     def put_text(self, name: str, text: str) -> None:
-        """See `Folder`; by one upload."""
+        """Write a small file, by one upload."""
         with self.scratch() as scratch:
             file = scratch / name
             file.write_text(text, encoding="utf-8")
@@ -163,26 +163,26 @@ class StoreFolder(Folder):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Folder`; where the system keeps temporary files (``TMPDIR``)."""
+        """A folder for temporary files on the local disk, in ``TMPDIR``."""
         with TemporaryDirectory(prefix="fearec-") as folder:
             yield Path(folder)
 
 
 def open_folder(where: str | os.PathLike[str]) -> Folder:
-    """The folder of a local path or of a URI such as ``s3://bucket/folder``.
+    """The folder at a local path or at a URI such as ``s3://bucket/folder``.
 
     Raises:
-        ConfigError: the path is empty, or the URI cannot be used.
+        ConfigError: the path is empty, or the URI is not usable.
     """
     text = os.fspath(where)
-    if not text:  # an unset shell variable, which must not mean the current folder
+    if not text:  # from an unset shell variable; it must not mean the current folder
         raise _unusable(text, "an empty path")
     if not is_uri(text):
         return LocalFolder(text)
     try:
         filesystem, root = open_filesystem(text)
     except pa.ArrowInvalid as error:
-        raise _unusable(text, reason(error)) from None
+        raise _unusable(text, one_line(error)) from None
     if isinstance(filesystem, pafs.LocalFileSystem):
         return LocalFolder(root)
     if not root:
@@ -199,8 +199,8 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system for a local path or a URI, and the path in it.
 
     Raises:
-        pa.ArrowInvalid: the URI cannot be used.
-        OSError: the store is away.
+        pa.ArrowInvalid: the URI is not usable.
+        OSError: the store is not reachable.
     """
     if is_uri(path):
         return pafs.FileSystem.from_uri(path)
@@ -208,26 +208,19 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 
 
 def resolved(filesystem: pafs.FileSystem, path: str) -> str:
-    """A path by which to compare: absolute, and where links lead, if it is on a disk."""
+    """A path for comparisons: on a local disk absolute, with symbolic links resolved."""
     return str(Path(path).resolve()) if isinstance(filesystem, pafs.LocalFileSystem) else path
 
 
-@contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Make what Arrow's file systems raise about one file or folder one `StorageError`.
-
-    Raises:
-        StorageError: with what was raised as its cause.
-    """
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(
-            "cannot be read or written",
-            where,
-            found=reason(error),
-            remedy="See to the path, the permissions or credentials, and the network.",
-        ) from error
+def storage_errors(where: str) -> AbstractContextManager[None]:
+    """Translate what Arrow's file systems raise about one file or folder into a `StorageError`."""
+    return raised_as(
+        StorageError,
+        (OSError, pa.ArrowException),
+        "cannot be read or written",
+        where,
+        remedy="Check the path, the permissions or credentials, and the network.",
+    )
 
 
 def _unusable(uri: str, found: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""A lock file that one process at a time can hold."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from pipeline.errors import BusyError
 
 @contextmanager
 def exclusive_lock(lock: Path, busy: str, where: Path) -> Iterator[None]:
-    """Hold a lock, which the system frees whatever way this process ends.
+    """Hold a lock; the operating system releases it however this process ends.
 
     Args:
-        lock: The file that stands for it; its folder is made.
-        busy: What is wrong where another process holds it.
-        where: What is locked.
+        lock: The lock file; its folder is created.
+        busy: The error's text where another process holds the lock.
+        where: What the lock protects, for the error.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock, timeout=0)

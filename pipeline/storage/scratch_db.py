@@ -1,4 +1,4 @@
-"""A DuckDB database for sorts and joins larger than memory, thrown away with its folder."""
+"""A temporary DuckDB database for sorts and joins larger than memory."""
 
 import os
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.errors import FearecError
+from pipeline.errors import StorageError, first_line, raised_as
 
 _MEMORY_LIMIT = "1GB"  # beyond it DuckDB spills
-_THREADS = min(8, os.cpu_count() or 1)  # each wants its share of the memory
+_THREADS = min(8, os.cpu_count() or 1)  # each needs its share of the memory
 
 
 @contextmanager
 def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A fresh database that keeps in the folder what its memory cannot hold.
+    """An empty database; what exceeds its memory goes to files in `folder`.
 
     Raises:
-        FearecError: it does not fit on the disk.
+        StorageError: the disk of `folder` is full.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY_LIMIT,
@@ -26,19 +26,22 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "temp_directory": str(folder),
         "preserve_insertion_order": False,
     }
-    try:
-        with duckdb.connect(config=config) as base:
-            yield base
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise FearecError(
-            f"sorting the input failed: {str(error).splitlines()[0]}",
+    with (
+        raised_as(
+            StorageError,
+            (duckdb.IOException, duckdb.OutOfMemoryException),
+            "sorting the input failed",
             str(folder),
-            remedy="Make room on the disk that holds it.",
-        ) from None
+            remedy="Free space on the disk of this folder.",
+            message=first_line,
+        ),
+        duckdb.connect(config=config) as base,
+    ):
+        yield base
 
 
 def scalar(base: duckdb.DuckDBPyConnection, query: str) -> int:
-    """The one integer a query answers with."""
-    # All rows, or DuckDB holds the result open and refuses the next call.
+    """The one integer that a query returns."""
+    # Fetch all rows, or DuckDB keeps the result open and rejects the next query.
     ((value,),) = base.execute(query).fetchall()
     return int(value)

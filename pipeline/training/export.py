@@ -30,6 +30,7 @@ from pipeline.config.sections import ExportSettings, ModelSettings
 from pipeline.data.prepared import read_histories
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations
 from pipeline.training.float16_check import check_float16
 
@@ -152,6 +153,5 @@ def _model_version(run_date: date, staging: Path, evaluated: Evaluated) -> str:
     """The run date and a hash of all that is published: the same model is the same version."""
     digest = hashlib.sha256(repr(evaluated).encode())
     for path in sorted(staging.iterdir()):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(content_hash(path)))
     return f"{run_date:%Y%m%d}-{digest.hexdigest()[:8]}"

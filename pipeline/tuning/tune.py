@@ -22,7 +22,7 @@ from pipeline.data.held_out import held_out_events
 from pipeline.errors import FearecError, SearchError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.results import Evaluated, Prepared, Trained
-from pipeline.runner.failures import told_in_one_line
+from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import run_stage
 from pipeline.runner.stages import Ingest, Prepare
 from pipeline.tuning.outputs import (
@@ -123,7 +123,7 @@ def tune(
     tune = settings.tune
     space = read_space(tune.params_file, settings)
     wanted = trials_wanted(space, tune)
-    with told_in_one_line(settings):
+    with storage_failures(settings):
         check_folder(tune.out)
         run_stage(settings, run_date, Ingest)
         prepared = run_stage(settings, run_date, Prepare).result

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import FearecError, reason
+from pipeline.errors import FearecError, raised_as
 from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
@@ -120,15 +120,14 @@ def replace_run_date(
 def _commit(table: "DeltaTable", rows: pa.RecordBatchReader, **options: Any) -> None:
     from deltalake.exceptions import CommitFailedError
 
-    try:
+    with raised_as(
+        FearecError,
+        CommitFailedError,
+        "another run wrote to the table meanwhile",
+        table.table_uri,
+        remedy="Nothing was changed; run it again when the other has ended.",
+    ):
         _write(table, rows, (_WRITER, table.version() + 1), **options)
-    except CommitFailedError as error:
-        raise FearecError(
-            "another run wrote to the table meanwhile",
-            table.table_uri,
-            found=reason(error),
-            remedy="Nothing was changed; run it again when the other has ended.",
-        ) from error
 
 
 def _write(

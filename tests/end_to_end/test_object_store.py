@@ -119,7 +119,7 @@ def call(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments), "--provider", "cpu"])
 
 
-def assert_told(result: Result, exit_code: int, *messages: str) -> None:
+def assert_error(result: Result, exit_code: int, *messages: str) -> None:
     assert result.exit_code == exit_code, result.output
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
@@ -207,7 +207,7 @@ def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_network_that_fails_on_the_way_is_told_and_the_run_resumed(
+def test_a_network_that_fails_on_the_way_is_reported_and_the_run_resumed(
     tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = StoreFolder.upload
@@ -243,29 +243,29 @@ def test_an_output_that_overlaps_an_input_is_refused(tiny_bundle: Bundle, bucket
     assert run(one, tiny_bundle, f"{bucket}/logs/out").n_users == 1
 
 
-# --- what is told
+# --- errors
 
 
-def test_what_is_not_there_is_told_in_one_line(
+def test_what_is_not_there_gives_one_line(
     tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path
 ) -> None:
     good, out = tiny_bundle.path, tmp_path / "out"
     nowhere = "s3://no-such-bucket/x"
-    told = "no bucket no-such-bucket"
-    assert_told(call(source, "--model", good, "--output", nowhere), 1, nowhere, told)
-    assert_told(call(nowhere, "--model", good, "--output", out), 2, nowhere, "no such file")
-    assert_told(call(f"{bucket}/x", "--model", good, "--output", out), 2, f"{bucket}/x: no such")
+    no_bucket = "no bucket no-such-bucket"
+    assert_error(call(source, "--model", good, "--output", nowhere), 1, nowhere, no_bucket)
+    assert_error(call(nowhere, "--model", good, "--output", out), 2, nowhere, "no such file")
+    assert_error(call(f"{bucket}/x", "--model", good, "--output", out), 2, f"{bucket}/x: no such")
     for model in (nowhere, f"{bucket}/x"):
-        assert_told(call(source, "--model", model, "--output", out), 2, f"{model}: not a bundle")
+        assert_error(call(source, "--model", model, "--output", out), 2, f"{model}: not a bundle")
     for flag in ("--allow", "--deny", "--users"):
         result = call(source, "--model", good, "--output", out, flag, f"{bucket}/x")
-        assert_told(result, 2, f"{bucket}/x: cannot be read: No such file or directory")
+        assert_error(result, 2, f"{bucket}/x: cannot be read; expected", "; found No such file or")
     for unusable in ("s3:///x", "s3:/bucket/x", f"{bucket}/a b", "abfs://container/x"):
         result = call(source, "--model", good, "--output", unusable)
-        assert_told(result, 2, f"{unusable}: not a folder's URI; expected a path, s3://")
+        assert_error(result, 2, f"{unusable}: not a folder's URI; expected a path, s3://")
     store(bucket).put_text("object", "no folder")
     result = call(source, "--model", good, "--output", f"{bucket}/object")
-    assert_told(result, 2, f"{bucket}/object: the output must be a folder; found a file")
+    assert_error(result, 2, f"{bucket}/object: the output must be a folder; found a file")
     assert not out.exists()
 
 
@@ -284,7 +284,7 @@ class Refusal(BaseHTTPRequestHandler):
         pass
 
 
-def test_want_of_credentials_is_told_in_one_line(
+def test_missing_credentials_give_one_line(
     tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -305,21 +305,21 @@ def test_want_of_credentials_is_told_in_one_line(
         finally:
             server.shutdown()
             thread.join()
-    assert_told(results[0], 1, f"{out}: cannot be read or written", "ACCESS_DENIED", "credentials")
-    assert_told(results[1], 2, f"{out}: cannot be listed", "ACCESS_DENIED")
-    assert_told(results[2], 1, f"{out}: cannot be read or written", "ACCESS_DENIED")
+    assert_error(results[0], 1, f"{out}: cannot be read or written", "ACCESS_DENIED", "credentials")
+    assert_error(results[1], 2, f"{out}: cannot be listed", "ACCESS_DENIED")
+    assert_error(results[2], 1, f"{out}: cannot be read or written", "ACCESS_DENIED")
     assert Refusal.signed
     assert not any(Refusal.signed)
 
 
-def test_a_network_that_is_down_is_told_in_one_line(
+def test_a_network_that_is_down_gives_one_line(
     tiny_bundle: Bundle, source: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         result = call(source, "--model", tiny_bundle.path, "--output", f"{bucket}/out")
-    assert_told(result, 1, f"{bucket}/out: cannot be read or written", "NETWORK_CONNECTION")
+    assert_error(result, 1, f"{bucket}/out: cannot be read or written", "NETWORK_CONNECTION")
 
 
 # --- everything from a store to a store, without torch
@@ -472,7 +472,7 @@ def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> 
     assert not export.is_intact(exported)  # so it is done again
 
 
-def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None:
+def test_of_two_writers_at_once_one_gets_an_error(bucket: str, tmp_path: Path) -> None:
     settings = settings_of(bucket, tmp_path, "logs")
     batch = pa.table({"a": [1]})
     uri = table_uri(settings, "interactions")
@@ -486,7 +486,7 @@ def test_of_two_writers_at_once_one_is_told(bucket: str, tmp_path: Path) -> None
     assert warehouse.dataset_of(theirs).count_rows() == 1
 
 
-def test_a_warehouse_without_a_bucket_is_told_in_one_line(endpoint: str, tmp_path: Path) -> None:
+def test_a_warehouse_without_a_bucket_gives_one_line(endpoint: str, tmp_path: Path) -> None:
     from pipeline.runner.nightly import nightly
 
     write_logs(tmp_path / "logs")

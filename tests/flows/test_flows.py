@@ -241,7 +241,7 @@ def test_a_user_can_be_looked_at(night: Night) -> None:
 
 
 @pytest.mark.parametrize("user", ["[/x]", "99999999999999999999999", "\udcff", ":smile:"])
-def test_whatever_user_is_asked_for_is_told_in_one_line(night: Night, user: str) -> None:
+def test_whatever_user_is_asked_for_is_storage_failures(night: Night, user: str) -> None:
     code, _, err = night.fearec("recommend", user)
     assert (code, err.count("\n")) == (2, 1)
     assert "no such user" in err

@@ -33,7 +33,7 @@ from model.export.retrieval import add_retrieval
 from model.network.fearec import FEARec
 from model.training.weights import ITEM_TABLE
 from pipeline.bundles.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
-from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, n_devices
+from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
 from pipeline.scoring.recommender import Recommender, load_recommender
 from pipeline.scoring.run import score
@@ -339,7 +339,7 @@ def sequences(tmp_path: Path) -> Iterator[Path]:
 def test_every_gpu_together_writes_what_one_writes(
     tiny_bundle: Bundle, sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if n_devices("auto", CUDA) == 1:
+    if count_devices("auto", CUDA) == 1:
         pytest.skip("one GPU only")
     monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 50)
     tables = []

@@ -1,4 +1,4 @@
-"""What the tests of scoring start from: small logs, and the answers by brute force."""
+"""Small logs for the tests of scoring, runs over them, and the answers by brute force."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -42,7 +42,7 @@ def write_sequences(path: Path, sequences: dict[Any, list[Any]], **columns: Any)
 
 
 def events(histories: dict[Any, list[Any]]) -> Log:
-    """Rows in an order that only their times put right."""
+    """A log's rows in random order; their times tell the order of each history."""
     rows = [
         (user, item, START + timedelta(hours=hour))
         for user, items in histories.items()
@@ -69,7 +69,7 @@ def run(inputs: Path | str, bundle: Bundle, out: Path | str, **options: Any) -> 
 
 
 def rows(out: Path | str) -> dict[Any, list[tuple[str, float]]]:
-    """What a long output recommends to whom, in the order of the ranks."""
+    """Each user's items and scores in a long output, in the order of the ranks."""
     found: dict[Any, list[tuple[str, float]]] = {}
     for row in pq.read_table(out).to_pylist():
         mine = found.setdefault(row["user_id"], [])
@@ -138,7 +138,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int, *, when: str) -> Non
 def kill_at(
     monkeypatch: pytest.MonkeyPatch, step: int, changes: Iterable[tuple[type, str]]
 ) -> None:
-    """Stop a run after so many changes to its folder, counted over all these methods."""
+    """Stop a run after `step` calls of these methods, which change its folder."""
     left = iter(range(step))
 
     def counted(original: Callable[..., None]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.errors import ConfigError, StorageError, reason
+from pipeline.errors import ConfigError, StorageError, one_line
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locks import exclusive_lock
 
@@ -68,7 +68,7 @@ def temporary_folders(out: Path) -> Iterator[tuple[Path, Path]]:
         raise StorageError(
             "cannot be written",
             str(getattr(error, "filename", None) or out),
-            found=reason(error),
+            found=one_line(error),
             remedy="Free some space or check the permissions.",
         ) from error
 
@@ -86,7 +86,7 @@ def _check_movable(out: Path, elsewhere: Path) -> None:
     try:
         out.rename(elsewhere).rename(out)
     except OSError as error:
-        raise _irreplaceable(out, reason(error)) from None
+        raise _irreplaceable(out, one_line(error)) from None
 
 
 def _irreplaceable(out: Path, found: str) -> ConfigError:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, one_line
 
 _BLOCK = 1 << 24  # bytes read at once
 _LINES_PER_BATCH = 1 << 17  # so that DuckDB's threads share a block
@@ -102,4 +102,4 @@ def _open(path: Path) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
     except FileNotFoundError:
         raise InputError("no such file", str(path)) from None
     except (OSError, pa.ArrowException) as error:
-        raise InputError("cannot be read", str(path), found=reason(error)) from None
+        raise InputError("cannot be read", str(path), found=one_line(error)) from None

@@ -129,7 +129,7 @@ def test_files_of_ids_and_resuming_reach_the_run(
     [
         (
             ["--top-k", "41"],
-            "score.top_k: more recommendations asked for than there are items; "
+            "score.top_k: more recommendations requested than there are items; "
             "expected at most 40; found 41",
         ),
         (["--top-k", "0"], "score.top_k"),
@@ -139,7 +139,7 @@ def test_files_of_ids_and_resuming_reach_the_run(
         (["--set", "score.topk=3"], "score.topk: unknown setting"),
         (["--set", "logs.item_id=product"], "no column 'product'"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
-        (["--allow", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
+        (["--allow", "nowhere.txt"], "one id per line; found No such file or directory"),
         (["--resume", "--overwrite"], "contradict"),
         (["--output", ""], "found an empty path"),
         (["--model", ""], "found an empty path"),
@@ -147,7 +147,7 @@ def test_files_of_ids_and_resuming_reach_the_run(
         (["--output", "ftp://x/y"], "ftp://x/y: not a folder's URI"),
     ],
 )
-def test_bad_flags_are_told_in_one_line(
+def test_bad_flags_give_one_line(
     call: Callable[..., Result], tmp_path: Path, flags: list[str], message: str
 ) -> None:
     result = call(*flags)
@@ -158,7 +158,7 @@ def test_bad_flags_are_told_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_inputs_and_bundles_are_told_in_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_bad_inputs_and_bundles_give_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
     good, nowhere = str(tiny_bundle.path), str(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
@@ -247,9 +247,9 @@ def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
         while len(list((tmp_path / "out").glob("part-*"))) < before + 2 and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(sign)
-        _, told = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=60)
         assert process.returncode != 0, "it was over before it could be stopped"
-        assert "Traceback" not in told
+        assert "Traceback" not in printed
         flags = ["--resume"]
     subprocess.run(
         [*command, "--output", str(tmp_path / "out"), "--resume"], check=True, capture_output=True

@@ -88,7 +88,7 @@ def test_column_names_are_mapped_and_integer_ids_keep_their_type(
     assert set(table["user_id"].to_pylist()) == {-3, 7}
 
 
-def test_only_the_users_asked_for_are_scored(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_only_the_listed_users_are_scored(tiny_bundle: Bundle, tmp_path: Path) -> None:
     history = random_histories(20)
     write_log(tmp_path / "log.parquet", events(history))
     write_sequences(tmp_path / "s.parquet", history)
@@ -144,7 +144,7 @@ def test_a_line_of_a_file_of_ids_is_taken_as_it_stands(
         assert [item for item, _ in rows(tmp_path / f"out{number}")["u"]] == ["plain"]
         assert result.unknown_listed == 0
     deny.write_bytes(b"plain\n\xff\n")
-    with pytest.raises(InputError, match=r"deny2\.txt: cannot be read: .*UTF8"):
+    with pytest.raises(InputError, match=r"deny2\.txt: cannot be read; .*found .*UTF8"):
         run(path, bundle, tmp_path / "out", deny=deny)
 
 
@@ -265,7 +265,7 @@ def test_a_list_of_users_of_whom_none_is_there_is_refused(
     path, history = tmp_path / "in.parquet", {"u": ["item1"]}
     write_log(path, events(history)) if kind == "log" else write_sequences(path, history)
     (tmp_path / "users.txt").write_text("user_id\nv\nw\n")
-    with pytest.raises(InputError, match="none of the users asked for is in the input; found 2"):
+    with pytest.raises(InputError, match="none of the listed users is in the input; found 2"):
         run(path, tiny_bundle, tmp_path / "out", users=tmp_path / "users.txt")
     assert not (tmp_path / "out").exists()
 

@@ -313,7 +313,7 @@ def test_a_file_of_sequences_is_skipped_as_a_whole(tiny_bundle: Bundle, tmp_path
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_full_disk_is_told_and_can_be_resumed(
+def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_sequences(tmp_path / "s.parquet", random_histories(40))
@@ -334,36 +334,6 @@ def test_a_full_disk_is_told_and_can_be_resumed(
     monkeypatch.undo()
     monkeypatch.setattr(scorer, "PART_USERS", 16)
     assert run(path, tiny_bundle, tmp_path / "out", resume=True).n_users == 40
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_a_run_that_fails_early_leaves_the_output_folder_as_it_was(
-    tmp_path: Path, there: bool
-) -> None:
-    out = tmp_path / "out"
-    if there:
-        out.mkdir()
-    with pytest.raises(Killed), LocalFolder(out).scratch():
-        raise Killed
-    assert [path.name for path in tmp_path.iterdir()] == (["out"] if there else [])
-    assert not there or not list(out.iterdir())
-
-
-@pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("broken", ["rmdir", "unlink"])
-def test_tidying_that_fails_hides_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, there: bool
-) -> None:
-    out = tmp_path / "out"
-    if there:
-        out.mkdir()
-
-    def busy(path: Path, **options: Any) -> None:
-        raise OSError(16, "Device or resource busy")
-
-    monkeypatch.setattr(Path, broken, busy)
-    with pytest.raises(Killed), LocalFolder(out).scratch():
-        raise Killed
 
 
 @pytest.mark.parametrize("content", [b"", b"123", bytes(41 * 16 * 4 - 4), bytes(41 * 16 * 4 + 1)])

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ConfigError
-from pipeline.bundles import sessions as providers
 from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.sessions import CUDA, TENSORRT
 from pipeline.errors import BundleError
 from tests.helpers.scoring_cases import (
     RUN_DATE,
@@ -222,7 +222,7 @@ def test_an_allow_list_that_leaves_nothing_is_refused(tiny_bundle: Bundle, tmp_p
             run(path, tiny_bundle, tmp_path / "out", allow=tmp_path / "allow.txt")
 
 
-def test_weights_that_are_no_numbers_are_refused(
+def test_weights_that_are_nan_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
     embedding = np.ones((41, 16), np.float32)
@@ -233,7 +233,7 @@ def test_weights_that_are_no_numbers_are_refused(
         run(path, bundle, tmp_path / "out")
 
 
-def test_scores_that_are_no_numbers_are_refused(
+def test_scores_that_are_nan_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
     embedding = np.ones((41, 16), np.float32)
@@ -241,7 +241,7 @@ def test_scores_that_are_no_numbers_are_refused(
     embedding[1:4] = 3e38  # finite, but their sum is not
     bundle = make_bundle(tmp_path / "huge", embedding=embedding)
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", "item2", "item3"]})
-    with pytest.raises(BundleError, match="no numbers"):
+    with pytest.raises(BundleError, match="NaN or infinite"):
         run(path, bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -254,7 +254,7 @@ def test_scores_that_are_infinite_are_refused(
     embedding[9:] = np.concatenate([np.eye(16), -np.eye(16)]) * 3.4e38
     bundle = make_bundle(tmp_path / "huge", embedding=embedding)
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1", "item2"]})
-    with pytest.raises(BundleError, match="no numbers"):
+    with pytest.raises(BundleError, match="NaN or infinite"):
         run(path, bundle, tmp_path / "out")
 
 
@@ -263,10 +263,10 @@ def test_a_provider_that_does_not_work_is_an_error_and_no_fallback(
     tiny_bundle: Bundle, tmp_path: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]})
-    wanted = {"cuda": providers.CUDA, "tensorrt": providers.TENSORRT}[provider]
+    expected = {"cuda": CUDA, "tensorrt": TENSORRT}[provider]
     failure = None
     try:
-        assert run(path, tiny_bundle, tmp_path / "out", provider=provider).provider == wanted
+        assert run(path, tiny_bundle, tmp_path / "out", provider=provider).provider == expected
     except ConfigError as error:
         failure = error
     if failure is not None:  # the usual case: there is no such device here

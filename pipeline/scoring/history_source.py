@@ -1,0 +1,86 @@
+"""Where the histories of a scoring run come from: the interface, and its form for input files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.config.sections import LogSettings
+from pipeline.logs.log_files import LogFile
+from pipeline.logs.validation import IdTypes
+from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.storage.scratch_db import scratch_database
+
+
+class OpenedHistories(NamedTuple):
+    """Histories that can be read once, in the same order in every run over the same input."""
+
+    n_users: int | None  # None where it is not known before all histories were read
+    histories: Iterator[UserHistories]
+
+
+class HistorySource(Protocol):
+    """The histories of a scoring run, for `score_histories`."""
+
+    @property
+    def where(self) -> str:
+        """The input's path or paths, for messages."""
+
+    @property
+    def types(self) -> IdTypes:
+        """The Arrow types of the user and item ids."""
+
+    @property
+    def dropped(self) -> DroppedRows:
+        """What was left out so far."""
+
+    def open(self, items: pa.Table, scratch: Path) -> AbstractContextManager[OpenedHistories]:
+        """Begin to read; the histories are read inside the ``with`` block.
+
+        Args:
+            items: The bundle's items, V-1 rows in index order from 1, for encoding item ids. Their
+                ids are of the kind of `types`.
+            scratch: An empty local folder for temporary files.
+
+        Raises:
+            InputError: a file cannot be read, or there is nothing to score.
+            StorageError: the temporary files do not fit on the disk.
+        """
+
+
+@dataclass(frozen=True)
+class FileHistories(ABC):
+    """A `HistorySource` over files whose footers are checked.
+
+    Attributes:
+        where: See `HistorySource`.
+        files: The Parquet files.
+        logs: The names of a log's columns, and the unit of timestamps that are numbers.
+        types: See `HistorySource`.
+        user_filter: The users to score, and the end of their histories.
+        skip_bad_files: Whether to leave out files that turn out to be unreadable.
+        dropped: See `HistorySource`.
+    """
+
+    where: str
+    files: tuple[LogFile, ...]
+    logs: LogSettings
+    types: IdTypes
+    user_filter: UserFilter
+    skip_bad_files: bool
+    dropped: DroppedRows = field(default_factory=DroppedRows)
+
+    @contextmanager
+    def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
+        """See `HistorySource`."""
+        with scratch_database(scratch) as base:
+            yield self._open(base, items)
+
+    @abstractmethod
+    def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
+        """Begin to read, with an empty database that stays open while the histories are read."""

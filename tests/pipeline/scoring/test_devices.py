@@ -1,0 +1,151 @@
+"""Scoring in several processes, each with a device of its own, and in float16."""
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from model.errors import ConfigError
+from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
+from pipeline.bundles.bundle import DESCRIPTION, Bundle, publish_bundle
+from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.engines.process_pool import ProcessPool
+from pipeline.errors import BundleError, PublishError, ResumeError
+from pipeline.scoring.cli import app
+from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.manifest import Manifest, ResumeKey
+from pipeline.scoring.output import PartWriter
+from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
+from pipeline.scoring.run import score
+from pipeline.scoring.scorer import open_scorer, write_parts
+from pipeline.scoring.user_histories import UserHistories
+from pipeline.storage.folders import LocalFolder
+
+TOP_K = 5
+
+
+def write_sequences(path: Path, users: int) -> Path:
+    random = np.random.default_rng(5)
+    histories = [
+        [f"item{item}" for item in random.integers(1, 46, random.integers(0, 12))]
+        for _ in range(users)
+    ]
+    pq.write_table(pa.table({"user_id": [f"u{i:04}" for i in range(users)], "item_ids": histories}),
+                   path)  # fmt: skip
+    return path
+
+
+def run(inputs: Path, bundle: Bundle, out: Path, resume: bool = False, **options: Any) -> Any:
+    settings = ScoreSettings(provider="cpu", top_k=TOP_K, batch_size=8, **options)
+    return score(
+        [str(inputs)], bundle, out, settings,
+        logs=LogSettings(), run_date=date(2026, 11, 20), time_zone="UTC", resume=resume,
+    )  # fmt: skip
+
+
+def test_two_processes_write_what_one_writes(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 10)
+    inputs = write_sequences(tmp_path / "s.parquet", 75)
+    one, two = (run(inputs, tiny_bundle, tmp_path / str(count), devices=count) for count in (1, 2))
+    assert (one.devices, two.devices) == (1, 2)
+    assert (one.n_rows, one.n_fallback) == (two.n_rows, two.n_fallback)
+    parts = sorted(path.name for path in (tmp_path / "1").glob("*.parquet"))
+    assert parts == sorted(path.name for path in (tmp_path / "2").glob("*.parquet"))
+    assert len(parts) == 8
+    for name in parts:
+        expected, found = (
+            pq.read_table(tmp_path / count / name).drop(["generated_at"]) for count in "12"
+        )
+        assert found.equals(expected)
+
+
+@pytest.fixture
+def both(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle with a float16 recommender, which is the float32 one under its name."""
+    staging = tmp_path / "staging"
+    shutil.copytree(tiny_bundle.path, staging)
+    shutil.copyfile(staging / RECOMMENDER, staging / FLOAT16_RECOMMENDER)
+    (staging / DESCRIPTION).unlink()
+    return publish_bundle(staging, tmp_path / "both", tiny_bundle.description)
+
+
+def test_a_run_may_be_resumed_on_other_devices_but_not_in_another_precision(
+    both: Bundle, tmp_path: Path
+) -> None:
+    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    run(inputs, both, tmp_path / "out", devices=1)
+    assert run(inputs, both, tmp_path / "out", devices=2, resume=True).devices == 2
+    with pytest.raises(ResumeError, match="precision"):
+        run(inputs, both, tmp_path / "out", precision="fp16", resume=True)
+
+
+def test_the_command_says_that_float16_is_not_for_cpus(both: Bundle, tmp_path: Path) -> None:
+    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    command = [str(inputs), "--model", str(both.path), "--output", str(tmp_path / "out")]
+    command += ["--provider", "cpu", "--run-date", "2026-11-20"]
+    done = CliRunner().invoke(app, [*command, "--precision", "fp16"])
+    assert done.exit_code == 0, done.output
+    assert "model tiny-1 on CPUExecutionProvider in fp16" in done.stdout
+    assert "fp16 is no faster on a CPU" in done.stdout
+    done = CliRunner().invoke(app, [*command, "--overwrite", "--devices", "2"])
+    assert done.exit_code == 0, done.output
+    assert "model tiny-1 on 2 x CPUExecutionProvider" in done.stdout
+    assert "fp16" not in done.stdout
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--precision", "fp8"), ("--devices", "0")])
+def test_an_impossible_flag_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str, value: str
+) -> None:
+    command = ["s.parquet", "--model", str(tiny_bundle.path), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, flag, value])
+    assert done.exit_code == 2
+    assert flag.strip("-") in done.stderr
+
+
+PART = UserHistories(pa.array(["u"]), np.array([1, 2, 3]), np.array([0, 3]))
+
+
+def ranked(make: Callable[[int], Any]) -> list[Ranked]:
+    return list(ProcessPool(make, 1).results([PART], lambda users: None))
+
+
+def test_an_error_in_a_process_is_raised_as_itself(
+    tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    embedding = np.ones((41, 16), np.float32)
+    embedding[:, 1::2] = -1
+    embedding[1:4] = 3e38  # finite, but their sum is not
+    huge = make_bundle(tmp_path / "huge", embedding=embedding)
+    for bundle, precision, error, message in (
+        (tiny_bundle, "fp16", ConfigError, "no recommender in float16"),  # opening it
+        (huge, "fp32", BundleError, "NaN or infinite"),  # running it
+    ):
+        settings = ScoreSettings(provider="cpu", top_k=TOP_K, precision=precision)
+        eligibility = eligible_items(bundle.items(), settings)
+        make = partial(open_scorer, bundle, settings, eligibility, None)
+        with pytest.raises(error, match=message):
+            ranked(make)
+
+
+def test_a_process_that_dies_is_reported(tmp_path: Path) -> None:
+    key = ResumeKey(model_version="m", bundle={}, inputs={}, settings={})
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    manifest = Manifest(resume_key=key, generated_at=now, parts={}, complete=False)
+    out = PartWriter(LocalFolder(tmp_path / "out"), manifest)
+    row_format = RowFormat("long", pa.array(["item1"]), RunColumns("m", now.date(), now))
+    engine: ProcessPool[UserHistories, Ranked] = ProcessPool(os._exit, 1)  # with its index
+    with pytest.raises(PublishError, match=r"a scoring process died.*--resume"), out.begin():
+        write_parts([PART], engine, TOP_K, row_format, out, lambda users: None)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,88 @@
+"""The translation of other libraries' exceptions, and the tree of errors in the docstring."""
+
+import inspect
+import re
+
+import pyarrow as pa
+import pytest
+
+import pipeline.errors
+from pipeline.errors import (
+    BundleError,
+    FearecError,
+    InputError,
+    StorageError,
+    first_line,
+    one_line,
+    raised_as,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "whole", "first"),
+    [
+        (OSError(28, "whatever", "/a/file"), "No space left on device", "No space left on device"),
+        (ValueError("one"), "one", "one"),
+        (ValueError(), "ValueError", "ValueError"),
+        (ValueError("\n two\n\t lines "), "two lines", "two"),
+        (OSError("S3 error\n \x1b[31m↳\x1b[0m 404"), "S3 error ↳ 404", "S3 error"),
+    ],
+)  # fmt: skip
+def test_messages_become_one_line(error: Exception, whole: str, first: str) -> None:
+    assert (one_line(error), first_line(error)) == (whole, first)
+
+
+def test_an_exception_is_translated_with_its_cause() -> None:
+    cause = pa.ArrowInvalid("bad\nmagic")
+    translated = raised_as(
+        InputError, (OSError, pa.ArrowException), "cannot be read", "a.parquet",
+        expected="Parquet", remedy="Write it again.",
+    )  # fmt: skip
+    with pytest.raises(InputError) as caught, translated:
+        raise cause
+    assert str(caught.value) == (
+        "a.parquet: cannot be read; expected Parquet; found bad magic. Write it again."
+    )
+    assert caught.value.__cause__ is cause
+    with pytest.raises(InputError, match=r"found bad$"), raised_as(
+        InputError, pa.ArrowInvalid, "cannot be read", message=first_line
+    ):  # fmt: skip
+        raise cause
+
+
+def test_other_exceptions_and_fearecs_own_pass() -> None:
+    with pytest.raises(KeyError), raised_as(InputError, OSError, "cannot be read"):
+        raise KeyError("a")
+    own = BundleError("not a bundle")
+    with pytest.raises(BundleError) as caught, raised_as(InputError, Exception, "cannot be read"):
+        raise own
+    assert caught.value is own
+
+
+@pytest.mark.parametrize("name_file", [False, True])
+def test_an_error_may_name_the_exceptions_file(name_file: bool) -> None:
+    for error, file in ((OSError(2, "no", "/a/file"), "/a/file"), (OSError("no"), "/a")):
+        with (
+            pytest.raises(StorageError) as caught,
+            raised_as(StorageError, OSError, "cannot be read", "/a", name_file=name_file),
+        ):
+            raise error
+        assert caught.value.where == (file if name_file else "/a")
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn: dict[str, tuple[str, str]] = {}
+    above: list[str] = []
+    for indent, name, code in re.findall(
+        r"^    ([│├└─ ]*)(\w+Error) +(?:exit code )?(\d)", pipeline.errors.__doc__ or "", re.M
+    ):
+        above = [*above[: len(indent) // 4], name]
+        drawn[name] = (above[-2] if len(above) > 1 else "Exception", code)
+    classes = {
+        name: kind
+        for name, kind in inspect.getmembers(pipeline.errors, inspect.isclass)
+        if issubclass(kind, FearecError)
+    }
+    assert drawn == {
+        name: (kind.__base__.__name__, str(kind.exit_code)) for name, kind in classes.items()
+    }
