@@ -1,10 +1,10 @@
-"""Prepared histories are those that reading the same file as sequences gives, without its checks."""
+"""Prepared histories are those that the reader of sequences gives, without its checks."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -35,9 +35,8 @@ def read(source: HistorySource, folder: Path) -> list[tuple[int, list[int]]]:
 
 
 def pairs(histories: UserHistories) -> list[tuple[int, list[int]]]:
-    lists = np.split(histories.items, histories.offsets[1:-1])
-    users = histories.user_id.to_pylist()
-    return list(zip(users, map(np.ndarray.tolist, lists), strict=True))
+    lists = [histories.items[begin:end].tolist() for begin, end in pairwise(histories.offsets)]
+    return list(zip(histories.user_id.to_pylist(), lists, strict=True))
 
 
 @pytest.mark.parametrize("days", [None, 1, 5])
