@@ -26,7 +26,7 @@ class Encoded:
 
     indices: dict[str, list[int]]
     where: str = "memory"
-    types: IdTypes = IdTypes(pa.string(), pa.string())
+    types: IdTypes = field(default_factory=lambda: IdTypes(pa.string(), pa.string()))
     dropped: DroppedRows = field(default_factory=DroppedRows)
 
     @contextmanager
@@ -46,9 +46,10 @@ def run(
     source: HistorySource, bundle: Bundle, out: Path, version: str, **flags: bool
 ) -> ScoreResult:
     settings = ScoreSettings(provider="cpu", top_k=5)
+    inputs = {"version": version}
     return score_histories(
-        source, bundle, out, settings, run_date=RUN_DATE, resume_inputs={"version": version}, **flags
-    )  # fmt: skip
+        source, bundle, out, settings, run_date=RUN_DATE, resume_inputs=inputs, **flags
+    )
 
 
 def test_histories_of_any_source_are_scored_and_resumed(
