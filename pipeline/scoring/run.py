@@ -208,7 +208,7 @@ def score_histories(
     provider = scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
-    nobody = scorer.rank_nobody(source.types.user)
+    no_users = scorer.rank_no_users(source.types.user)
     if devices > 1:
         engine = ProcessPool(make_scorer, devices)
         del scorer  # frees device 0 for one of the processes
@@ -227,7 +227,7 @@ def score_histories(
             out,
             lambda done: progress(done, total),
         )
-        out.finish(row_format.rows(nobody))
+        out.finish(row_format.rows(no_users))
     ended = time.perf_counter()
     dropped = source.dropped
     return ScoreResult(

@@ -85,7 +85,7 @@ class ListScorer:
         progress(int(ranked.popular.sum()))
         return ranked
 
-    def rank_nobody(self, user_type: pa.DataType) -> Ranked:
+    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
         """The result for no users, with ids of a type."""
         return self._popular(
             UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
