@@ -1,0 +1,1 @@
+"""The warehouse's Delta tables."""
