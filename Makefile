@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DATE ?= 2026-07-01
 
 .DEFAULT_GOAL := help
-.PHONY: help install nightly test lint bench clean
+.PHONY: help install nightly test lint recbole bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -32,15 +32,15 @@ lint: install  ## ruff, mypy, import-linter, and rules of our own
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.helpers.house
 
-recbole: .recbole/bin/python  ## the reference in an environment of its own, for the benchmarks
+recbole: .recbole/bin/python  ## RecBole in an environment of its own, for the benchmarks
 
 .recbole/bin/python:
 	$(PYTHON) -m venv .recbole
 	.recbole/bin/pip install --quiet --no-deps recbole==1.2.1 torch==2.13.0
 	.recbole/bin/pip install --quiet -r tests/benchmarks/recbole-requirements.txt
 
-bench: install recbole  ## every benchmark, each printing its ratios
+bench: install recbole  ## every benchmark; each prints ratios
 	$(BIN)/python -m tests.benchmarks
 
-clean:  ## what the sample run left behind
+clean:  ## remove what `make nightly` left behind
 	rm -rf warehouse work .prefect

@@ -20,8 +20,7 @@ MAX_LINES = 300
 
 # Path to reason; an entry that is not needed (any longer) is a finding too.
 LONG_MODULES = {
-    "pipeline/logs/imports/formats.py": "our own reader of text files, until DuckDB's replaces it",
-    "pipeline/logs/imports/importer.py": "our own reader of text files, until DuckDB's replaces it",
+    "pipeline/runner/stages.py": "the seven stages on one page, each with all that it is given",
 }
 LIBRARY_NAMES = {
     "model/recbole.py": "a name that outside programs import; RecBole is never imported beside it",

@@ -409,7 +409,7 @@ def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., li
 @pytest.mark.parametrize(
     "place", ["pipeline.data.prepare.prepare", "pipeline.runner.nightly.record_run"]
 )
-def test_a_full_disk_is_storage_failures(
+def test_a_full_disk_is_told_in_one_line(
     error: Exception, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch,
     ran: Callable[..., list[str]],
 ) -> None:  # fmt: skip

@@ -1,7 +1,6 @@
-"""The real night through Prefect and by `fearec`, on logs small enough for a test."""
+"""A whole run through Prefect, and `fearec` on what it left, on logs small enough for a test."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 import yaml
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from flows.cli import main as cli
-from flows.cli.options import one_line_errors
-from flows.console.user import print_user
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError, PublishError
-from pipeline.runner.stages import STAGES, Evaluate, Export
-from pipeline.warehouse.lookup import Event, Recommended
+from pipeline.errors import InputError
+from pipeline.runner.stages import Evaluate, Export
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 USERS, ITEMS, EVENTS = 40, 15, 8
@@ -130,7 +124,7 @@ def task_names(state: Any) -> list[str]:
     return [task.name for task in reversed(tasks)]
 
 
-def test_the_flow_completes_with_a_task_a_stage(night: Night) -> None:
+def test_the_flow_completes_with_a_task_per_stage(night: Night) -> None:
     assert night.state.is_completed()
     assert sorted(night.task_names) == sorted(f"{name} {DAY}" for name in NAMES)
     result = night.state.result()
@@ -202,7 +196,7 @@ def test_one_stage_with_other_settings_needs_the_night_as_it_was(night: Night) -
     assert [{**row, "generated_at": None} for row in night.rows("recommendations")] == undated
 
 
-def test_the_figures_stand_under_their_protocol(night: Night) -> None:
+def test_the_metrics_stand_under_their_protocol(night: Night) -> None:
     code, out, _ = night.fearec("evaluate", "--date", str(DAY))
     assert code == 0
     evaluated = night.state.result().results[Evaluate].result
@@ -215,7 +209,7 @@ def test_the_figures_stand_under_their_protocol(night: Night) -> None:
     assert rows["NDCG@10"][2] == f"({low:.3f}-{high:.3f})".replace("0.", ".")
 
 
-def test_a_bundle_is_measured_by_hand(night: Night) -> None:
+def test_a_bundle_is_evaluated_by_hand(night: Night) -> None:
     bundle = str(night.state.result().results[Export].result.bundle)
     record = night.folder / f"work/run_date={DAY}/evaluate.json"
     before = record.read_bytes()
@@ -241,59 +235,10 @@ def test_a_user_can_be_looked_at(night: Night) -> None:
 
 
 @pytest.mark.parametrize("user", ["[/x]", "99999999999999999999999", "\udcff", ":smile:"])
-def test_whatever_user_is_asked_for_is_storage_failures(night: Night, user: str) -> None:
+def test_an_unknown_user_is_one_line(night: Night, user: str) -> None:
     code, _, err = night.fearec("recommend", user)
     assert (code, err.count("\n")) == (2, 1)
     assert "no such user" in err
-
-
-def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    user, item = "[/x]:smile:", "[red]x[/]\\"
-    found = Recommended(user, DAY, "v1", "model", ((item, 0.5),))
-    event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
-    monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
-    monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
-    print_user(Settings(), user, None)
-    out = capsys.readouterr().out
-    assert f"Last events of {user}" in out
-    assert out.count(item) == 2
-
-
-@pytest.mark.parametrize("lightning", [False, True])
-def test_ctrl_c_is_one_line_and_exit_code_130(lightning: bool, capsys: Any) -> None:
-    @one_line_errors()
-    def interrupted() -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if lightning:  # as its trainer does
-                sys.exit(1)
-            raise
-
-    with pytest.raises(typer.Exit) as ended:
-        interrupted()
-    assert ended.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted; run the same command to continue\n"
-
-
-def test_another_exit_is_left_alone() -> None:
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        sys.exit(3)
-    assert ended.value.code == 3
-
-
-def test_nobody_is_called(tmp_path: Path) -> None:
-    code = (
-        "import flows.scheduled.nightly, prefect.settings as s;"
-        "from prefect._internal.analytics.enabled import is_telemetry_enabled as sdk;"
-        "print(s.get_current_settings().server.analytics_enabled, sdk())"
-    )
-    keep = {"PATH", "HOME"}
-    env = {name: value for name, value in os.environ.items() if name in keep}
-    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False", "False"]
 
 
 def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
@@ -359,55 +304,24 @@ def test_unknown_settings_fail_the_flow(prefect: None) -> None:
     assert state.message.startswith("score.topk: unknown setting")
 
 
-def test_only_what_may_pass_is_tried_again() -> None:
-    from prefect.states import Failed
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stages before it are imported")
+@pytest.mark.parametrize("command", ["score", "publish"])
+def test_scoring_and_publishing_import_no_torch(night: Night, command: str) -> None:
+    code = """
+import sys
 
-    from flows.scheduled.nightly import _may_pass
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "lightning"):
+            raise ImportError(f"{name} is forbidden")
 
-    def may_pass(error: Exception) -> bool:
-        return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
-
-    assert may_pass(OSError("timeout"))
-    assert may_pass(PublishError("another run wrote to the table meanwhile"))
-    assert not may_pass(InputError("no such file or folder"))
-
-
-def test_commands_are_the_stages() -> None:
-    assert [stage.name for stage in STAGES] == NAMES
-
-
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("flows.cli.main", {"torch", "prefect", "deltalake", "pyarrow", "onnxruntime", "duckdb"}),
-        (
-            "pipeline.runner.nightly, flows.console.night",
-            {"torch", "lightning", "prefect", "deltalake"},
-        ),
-        ("pipeline.training.train, pipeline.training.export", {"prefect"}),
-    ],
-)
-def test_nothing_heavy_is_imported_before_its_time(module: str, absent: set[str]) -> None:
-    code = f"import sys, {module}; print(*({absent!r} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nightly", "--config", "nowhere.toml"], "nowhere.toml: no such settings file"),
-        (["nightly", "--set", "score.topk=3"], "score.topk: unknown setting"),
-        (["ingest", "--set", "logs.path=nowhere"], "nowhere: no such file or folder"),
-        (["recommend", "1", "--set", "warehouse=nowhere"], "nowhere/interactions: no such table"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli.app, arguments)
-    assert done.exit_code == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+sys.meta_path.insert(0, Forbidden())
+from flows.cli.main import app
+app()
+"""
+    options = ["--config", str(night.config), "--date", str(DAY), "--force"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert f"n_rows: {USERS * 4}" in run.stdout

@@ -1,0 +1,32 @@
+"""How commands end with errors."""
+
+import sys
+from typing import Any
+
+import pytest
+import typer
+
+from flows.cli.options import one_line_errors
+
+
+@pytest.mark.parametrize("lightning", [False, True])
+def test_ctrl_c_is_one_line_and_exit_code_130(lightning: bool, capsys: Any) -> None:
+    @one_line_errors()
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if lightning:  # as its trainer does
+                sys.exit(1)
+            raise
+
+    with pytest.raises(typer.Exit) as ended:
+        interrupted()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted; run the same command to continue\n"
+
+
+def test_another_exit_is_left_alone() -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        sys.exit(3)
+    assert ended.value.code == 3

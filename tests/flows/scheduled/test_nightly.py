@@ -1,0 +1,37 @@
+"""The nightly flow: whom it calls and what it tries again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.errors import InputError, PublishError
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_nobody_is_called(tmp_path: Path) -> None:
+    code = (
+        "import flows.scheduled.nightly, prefect.settings as s;"
+        "from prefect._internal.analytics.enabled import is_telemetry_enabled as sdk;"
+        "print(s.get_current_settings().server.analytics_enabled, sdk())"
+    )
+    keep = {"PATH", "HOME"}
+    env = {name: value for name, value in os.environ.items() if name in keep}
+    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    from prefect.states import Failed
+
+    from flows.scheduled.nightly import _may_pass
+
+    def may_pass(error: Exception) -> bool:
+        return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+    assert may_pass(OSError("timeout"))
+    assert may_pass(PublishError("another run wrote to the table meanwhile"))
+    assert not may_pass(InputError("no such file or folder"))
