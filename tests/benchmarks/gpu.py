@@ -31,8 +31,8 @@ from model.errors import ConfigError
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.graphs import export_both
 from model.network.fearec import FEARec
+from pipeline.scoring.batches import ScoringBatch
 from pipeline.scoring.recommender import load_recommender
-from pipeline.scoring.user_histories import Batch
 
 TARGET = 1.5
 SCORES = 2**29  # elements of a batch's (B, V) scores, at most
@@ -48,19 +48,19 @@ class Side:
 
     name: str
     bytes_a_number: int
-    run: Callable[[Batch], Found]
+    run: Callable[[ScoringBatch], Found]
 
 
-def sequences(users: int, n_items: int, length: int) -> Batch:
+def sequences(users: int, n_items: int, length: int) -> ScoringBatch:
     """Of Beauty's lengths: 4 to 50, most of them short."""
     random = np.random.default_rng(0)
     lengths = np.clip(random.geometric(1 / 6, users) + 3, 4, length)
     items = random.integers(1, n_items, (users, length)) * (np.arange(length) < lengths[:, None])
-    return Batch(np.arange(users), items, lengths, np.zeros((users, 0), np.int64))
+    return ScoringBatch(np.arange(users), items, lengths, np.zeros((users, 0), np.int64))
 
 
-def first(batch: Batch, users: int) -> Batch:
-    return Batch(
+def first(batch: ScoringBatch, users: int) -> ScoringBatch:
+    return ScoringBatch(
         batch.rows[:users], batch.item_seq[:users], batch.item_seq_len[:users],
         batch.exclude[:users],
     )  # fmt: skip
@@ -102,7 +102,10 @@ def torch_sides(network: FEARec, device: str, mode: str, top_k: int) -> Iterator
         table = placed.item_embedding.weight.detach().T
 
         def run(
-            batch: Batch, forward: Any = forward, table: Any = table, precision: str = precision
+            batch: ScoringBatch,
+            forward: Any = forward,
+            table: Any = table,
+            precision: str = precision,
         ) -> Found:
             torch.set_float32_matmul_precision(precision)
             given = [torch.from_numpy(x) for x in (batch.item_seq, batch.item_seq_len)]
@@ -118,7 +121,7 @@ def torch_sides(network: FEARec, device: str, mode: str, top_k: int) -> Iterator
         yield Side(f"torch, {name}", dtype.itemsize, run)
 
 
-def rate(side: Side, batch: Batch, rounds: int, seconds: float) -> float:
+def rate(side: Side, batch: ScoringBatch, rounds: int, seconds: float) -> float:
     """Users/s, the median of the rounds; each is many runs, whose results are all fetched."""
     side.run(batch)
     started = time.perf_counter()
