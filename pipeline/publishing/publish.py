@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
-from pipeline.results import Published
+from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.scoring.run import ScoreResult
 from pipeline.storage.folders import Folder, open_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import (
@@ -37,7 +36,7 @@ _SCORE_AGAIN = "Run `fearec score --force` for this date, then publish again."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def publish(scored: ScoreResult, locations: RunLocations) -> Published:
+def publish(scored: Scored, locations: RunLocations) -> Published:
     """Replace the run date's partition with the scored parts, all or nothing.
 
     Args:

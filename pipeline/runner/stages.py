@@ -30,13 +30,13 @@ from pipeline.errors import ResumeError
 from pipeline.evaluation.protocol import check_topk
 from pipeline.logs.id_lists import id_list_hash
 from pipeline.logs.log_files import LogFile, list_log_files
-from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
 from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, VOCABULARY
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.progress import scoring_progress
-from pipeline.scoring.run import ScoreResult, score_histories
+from pipeline.scoring.run import score_histories
 from pipeline.storage.folders import StoreFolder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import has_table
@@ -259,11 +259,11 @@ class Export(Stage[Exported]):
 
 
 @dataclass(frozen=True)
-class Score(Stage[ScoreResult]):
+class Score(Stage[Scored]):
     """Recommendations for every user, in parts."""
 
     name = "score"
-    result_type = ScoreResult
+    result_type = Scored
 
     prepared: StageRecord[Prepared]
     exported: StageRecord[Exported]
@@ -288,7 +288,7 @@ class Score(Stage[ScoreResult]):
             locations,
         )
 
-    def run(self) -> ScoreResult:
+    def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
         run = partial(
@@ -308,7 +308,7 @@ class Score(Stage[ScoreResult]):
                 shutil.rmtree(self.locations.parts)
                 return run(progress=progress)
 
-    def is_intact(self, result: ScoreResult) -> bool:
+    def is_intact(self, result: Scored) -> bool:
         """See `Stage`."""
         return Path(result.folder).exists()
 
@@ -325,7 +325,7 @@ class Publish(Stage[Published]):
     result_type = Published
 
     exported: StageRecord[Exported]
-    scored: StageRecord[ScoreResult]
+    scored: StageRecord[Scored]
     locations: RunLocations
 
     @classmethod

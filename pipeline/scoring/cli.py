@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, FearecError
 from pipeline.scoring.progress import scoring_progress
 
 if TYPE_CHECKING:
-    from pipeline.scoring.run import ScoreResult
+    from pipeline.results import Scored
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -143,7 +143,7 @@ def main(
         console.print(escape(line), soft_wrap=True, highlight=False, emoji=False)
 
 
-def summary(result: "ScoreResult") -> list[str]:
+def summary(result: "Scored") -> list[str]:
     """The lines printed at the end: one per count that is not zero, the output and the speed."""
     lines = [f"dropped {count:,} rows: {reason}" for reason, count in result.dropped.items()]
     facts = {

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
+from pipeline.results import Scored
 from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.history_source import HistorySource
@@ -35,49 +36,6 @@ Progress = Callable[[int, int | None], None]
 _CHUNK = 2**24  # floats
 
 
-@dataclass(frozen=True)
-class ScoreResult:
-    """The output of a scoring run, and what was left out of its input.
-
-    Attributes:
-        folder: The output's path or URI.
-        model_version: The bundle's model version.
-        provider: The execution provider, such as CUDAExecutionProvider.
-        precision: fp32 or fp16.
-        devices: The number of scoring processes.
-        n_users: Users in the output, those from before a resumption included.
-        n_rows: Rows in the output.
-        n_fallback: Users without a known item, who got popular items.
-        n_short: Users with fewer than `top_k` items.
-        dropped: Rows that break a row rule, by reason.
-        duplicates: Exact repeats of (user, item, timestamp), of which one is kept.
-        unknown_items: Events with items that the bundle does not know, left out.
-        unknown_listed: Ids in the allow and deny files that the bundle does not know.
-        absent_users: Users of the list of users who have no row.
-        skipped_files: Unreadable files that were left out.
-        seconds: From the call to the last row.
-        users_per_second: Users scored in this run per second of scoring.
-    """
-
-    folder: str
-    model_version: str
-    provider: str
-    precision: str
-    devices: int
-    n_users: int
-    n_rows: int
-    n_fallback: int
-    n_short: int
-    dropped: Mapping[str, int]
-    duplicates: int
-    unknown_items: int
-    unknown_listed: int
-    absent_users: int
-    skipped_files: tuple[str, ...]
-    seconds: float
-    users_per_second: float
-
-
 def score(
     inputs: Sequence[str],
     bundle: Bundle,
@@ -93,7 +51,7 @@ def score(
     skip_bad_files: bool = False,
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
-) -> ScoreResult:
+) -> Scored:
     """Recommend `top_k` items to every user in logs or sequences.
 
     Users of logs come in the order of their ids, users of sequences in the order of the rows.
@@ -172,7 +130,7 @@ def score_histories(
     overwrite: bool = False,
     cache: Path | None = None,
     progress: Progress = lambda done, total: None,
-) -> ScoreResult:
+) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
 
     The source alone decides which users are scored and where their histories end:
@@ -230,7 +188,7 @@ def score_histories(
         out.finish(row_format.rows(no_users))
     ended = time.perf_counter()
     dropped = source.dropped
-    return ScoreResult(
+    return Scored(
         folder=folder.where,
         model_version=bundle.model_version,
         provider=provider,

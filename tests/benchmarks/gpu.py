@@ -31,8 +31,8 @@ from model.errors import ConfigError
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.graphs import export_both
 from model.network.fearec import FEARec
+from pipeline.scoring.batches import ScoringBatch
 from pipeline.scoring.recommender import load_recommender
-from pipeline.scoring.user_histories import ScoringBatch
 
 TARGET = 1.5
 SCORES = 2**29  # elements of a batch's (B, V) scores, at most

@@ -304,7 +304,6 @@ def test_unknown_settings_fail_the_flow(prefect: None) -> None:
     assert state.message.startswith("score.topk: unknown setting")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stages before it are imported")
 @pytest.mark.parametrize("command", ["score", "publish"])
 def test_scoring_and_publishing_import_no_torch(night: Night, command: str) -> None:
     code = """

@@ -35,9 +35,9 @@ from model.training.weights import ITEM_TABLE
 from pipeline.bundles.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
 from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.scoring.batches import ScoringBatch
 from pipeline.scoring.recommender import Recommender, load_recommender
 from pipeline.scoring.run import score
-from pipeline.scoring.user_histories import ScoringBatch
 
 Array = npt.NDArray[Any]
 

@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.results import Scored
 from pipeline.scoring.output import PartWriter
-from pipeline.scoring.run import ScoreResult, score
+from pipeline.scoring.run import score
 
 RUN_DATE = date(2026, 11, 20)
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -59,7 +60,7 @@ def random_histories(users: int, seed: int = 0, longest: int = 12) -> dict[str, 
     }
 
 
-def run(inputs: Path | str, bundle: Bundle, out: Path | str, **options: Any) -> ScoreResult:
+def run(inputs: Path | str, bundle: Bundle, out: Path | str, **options: Any) -> Scored:
     named = {
         name: options.pop(name) for name in list(options) if name in ScoreSettings.model_fields
     }

@@ -10,8 +10,7 @@ from pipeline.data.held_out import held_out_events
 from pipeline.data.ingest import ingest as ingest_stage
 from pipeline.data.prepare import prepare as prepare_stage
 from pipeline.logs.log_files import list_log_files
-from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
-from pipeline.scoring.run import ScoreResult
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.storage.locations import RunLocations, Warehouse
 
 
@@ -84,7 +83,7 @@ def export(
     )
 
 
-def publish(settings: Settings, run_date: date, scored: ScoreResult) -> Published:
+def publish(settings: Settings, run_date: date, scored: Scored) -> Published:
     from pipeline.publishing.publish import publish as publish_stage
 
     return publish_stage(scored, locations(settings, run_date))

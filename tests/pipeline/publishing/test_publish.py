@@ -15,10 +15,10 @@ from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publishing.publish import check_layout
+from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
 from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
-from pipeline.scoring.run import ScoreResult
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import first_users, recommended_to
@@ -68,7 +68,7 @@ def scored(
     version: str = "v1",
     users: tuple[int, ...] = (5, 3),
     schema: pa.Schema = LONG,
-) -> ScoreResult:
+) -> Scored:
     """Parts of so many users each, as a scoring run leaves them."""
     rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
     binding = ResumeKey(model_version=version, bundle={}, inputs={}, settings={})
@@ -81,7 +81,7 @@ def scored(
             out.write(table, PartCounts(n_users=n_users, n_rows=len(rows)))
             first += n_users
         out.finish(schema.empty_table())
-    return ScoreResult(
+    return Scored(
         folder=folder,
         model_version=version,
         provider="CPUExecutionProvider",
@@ -187,7 +187,7 @@ def test_ids_of_another_width_are_published(
     before = kinds[first]
     now = kinds[then]
 
-    def parts(name: str, day: date, kind: pa.DataType) -> ScoreResult:
+    def parts(name: str, day: date, kind: pa.DataType) -> Scored:
         like = LONG if layout is recommendations_schema else LISTS
         result = scored(tmp_path / name, day, users=(3,), schema=like)
         path = result.folder / "part-00000.parquet"
@@ -214,10 +214,10 @@ def test_ids_of_another_width_are_published(
     assert rows_of(table, DAY) == earlier
 
 
-def scored_again(folder: Path) -> ScoreResult:
+def scored_again(folder: Path) -> Scored:
     """What `scored` returned for parts that are there."""
     counts = json.loads((folder / MANIFEST).read_text())["parts"]["part-00000.parquet"]
-    return ScoreResult(
+    return Scored(
         str(folder), "v1", "CPUExecutionProvider", "fp32", 1, counts["n_users"], counts["n_rows"],
         0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0,
     )  # fmt: skip

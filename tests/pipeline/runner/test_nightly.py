@@ -23,12 +23,11 @@ from deltalake.exceptions import DeltaError
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
-from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Trained
+from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
 from pipeline.runner.stages import STAGES, Evaluate, Export, Ingest, Prepare, Score, Train
 from pipeline.schema import ITEMS_FILE
-from pipeline.scoring.run import ScoreResult
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import open_table, table_id
 from tests.helpers.stages import locations, read_champion, table_uri
@@ -98,16 +97,16 @@ class Stages:
         bundle.mkdir(parents=True, exist_ok=True)
         return Exported(bundle, bundle.name, 1e-6, 100, 0)
 
-    def score(self, stage: Score) -> ScoreResult:
+    def score(self, stage: Score) -> Scored:
         folder = self._made(stage.locations, "parts")
-        return ScoreResult(
+        return Scored(
             str(folder), stage.exported.result.model_version, "CPUExecutionProvider",
             precision="fp32", devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={},
             duplicates=0, unknown_items=0, unknown_listed=0, absent_users=0, skipped_files=(),
             seconds=1.0, users_per_second=4.0,
         )  # fmt: skip
 
-    def publish(self, scored: ScoreResult, run: RunLocations) -> Published:
+    def publish(self, scored: Scored, run: RunLocations) -> Published:
         self._made(run, "publish")
         table = self._append(run, "recommendations")
         return Published(

@@ -14,8 +14,9 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import ScoreSettings
 from pipeline.errors import ResumeError, SchemaError
 from pipeline.logs.validation import IdTypes
+from pipeline.results import Scored
 from pipeline.scoring.history_source import HistorySource, OpenedHistories
-from pipeline.scoring.run import ScoreResult, score_histories
+from pipeline.scoring.run import score_histories
 from pipeline.scoring.user_histories import DroppedRows, UserHistories
 from tests.helpers.scoring_cases import RUN_DATE, assert_rows, brute_force, rows
 
@@ -42,9 +43,7 @@ class Encoded:
         )
 
 
-def run(
-    source: HistorySource, bundle: Bundle, out: Path, version: str, **flags: bool
-) -> ScoreResult:
+def run(source: HistorySource, bundle: Bundle, out: Path, version: str, **flags: bool) -> Scored:
     settings = ScoreSettings(provider="cpu", top_k=5)
     inputs = {"version": version}
     return score_histories(
