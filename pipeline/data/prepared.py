@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from pipeline.data.prepare import ITEMS_FILE, SEQUENCES_FILE
 from pipeline.schema import ITEM_ID, ITEM_IDS, TIME
 from pipeline.scoring.sequence_reader import TIMESTAMPS

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 import torch
 from torch import Tensor
 
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import Prepared
 from pipeline.data.prepared import events_before

@@ -26,7 +26,7 @@ from machine import describe
 from onnx import TensorProto, helper, numpy_helper
 
 from model.export.graphs import OPSET
-from model.export.quantize import encode
+from model.export.quantize import quantize
 from model.export.retrieval import add_retrieval
 from model.training.weights import ITEM_TABLE
 
@@ -125,12 +125,12 @@ def sides(table: Array, users: Array, batch_sizes: list[int], folder: Path) -> S
 
     bias = np.zeros(len(table), np.float32)
     random = np.random.default_rng(1)
-    for form, codes, sizes in (
+    for form, quantized, sizes in (
         ("matrix", None, whole),
-        ("two passes", encode(table), batch_sizes),
+        ("two passes", quantize(table), batch_sizes),
     ):
         built = users_to(EMBEDDING, [], table)
-        add_retrieval(built, len(table), codes)
+        add_retrieval(built, len(table), quantized)
         runs = session(built, folder)
         for k, width in (*((k, 0) for k in TOP_K), (TOP_K[0], SEEN)):
             exclude = random.integers(1, len(table), (max(sizes), width))

@@ -21,9 +21,10 @@ import torch
 from machine import beside_recbole, describe
 
 from model.config import FEARecConfig, TrainingConfig
+from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule
 from model.training.losses import training_loss
-from model.training.samples import EventHistories, ShuffledBatches, TrainingSet
+from model.training.samples import ShuffledBatches, TrainingSet
 
 USERS, ITEMS, INTERACTIONS = 943, 1682, 100_000  # ml-100k's
 CONFIG = FEARecConfig.from_preset("paper", n_items=ITEMS + 1)
