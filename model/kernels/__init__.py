@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Kernel = Literal["dropout", "blocked_feed_forward", "cross_spectrum", "chunked_cross_entropy"]
+Kernel = Literal["dropout", "blocked_feed_forward", "chunked_cross_entropy"]
 
 _disabled: set[Kernel] = set()
 

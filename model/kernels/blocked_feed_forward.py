@@ -16,7 +16,7 @@ from model.kernels import enabled
 
 Activation = Callable[[Tensor], Tensor]
 
-BLOCK_ELEMENTS = 2**18  # inner-layer elements per block: 1 MiB of float32, within an L2 cache
+BLOCK_BYTES = 2**20  # of the inner layer per block; fits an L2 cache
 
 
 def plain_feed_forward(
@@ -47,6 +47,10 @@ def blocked_feed_forward(
     return _BlockedFeedForward.apply(x, w1, b1, w2, b2, activation)  # type: ignore[no-untyped-call]
 
 
+def _block_rows(w1: Tensor) -> int:
+    return max(1, BLOCK_BYTES // (len(w1) * w1.element_size()))
+
+
 class _BlockedFeedForward(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
@@ -55,10 +59,10 @@ class _BlockedFeedForward(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.act = act
-        rows = max(1, BLOCK_ELEMENTS // len(w1))
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, w1, b1, w2, b2 = (t.to(dtype) for t in (x, w1, b1, w2, b2))
+        rows = _block_rows(w1)
         out = torch.empty_like(x)
         for x_block, out_block in zip(x.split(rows), out.split(rows), strict=True):
             torch.addmm(b2, act(torch.addmm(b1, x_block, w1.T)), w2.T, out=out_block)
@@ -69,11 +73,11 @@ class _BlockedFeedForward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         (grad,) = grads
-        rows = max(1, BLOCK_ELEMENTS // len(w1))
         x_dtype, exact = x.dtype, w1.dtype  # autocast rounds the products, not the sums over blocks
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, w1, b1, w2, grad = (t.to(dtype) for t in (x, w1, b1, w2, grad))
+        rows = _block_rows(w1)
         grad_x = torch.empty_like(x)
         grad_w1, grad_w2 = (torch.zeros_like(w, dtype=exact) for w in (w1, w2))
         grad_b1 = torch.zeros(len(w1), dtype=exact)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.kernels.cross_spectrum import cross_spectrum
 
 
 def frequency_band(config: FEARecConfig, layer: int) -> range:
@@ -81,6 +80,25 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     """
     even, odd = cross_spectrum(query, key)
     return torch.cat([even, odd], dim=1) @ (synthesis / query.shape[-1])
+
+
+def cross_spectrum(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross-spectrum ``sum_d q_d * conj(k_d)`` of band coefficients.
+
+    Args:
+        query: (B, R, D), the first R/2 rows cosine coefficients, the others sine coefficients.
+        key: (B, R, D), likewise.
+
+    Returns:
+        Its even part (factors of a delay's cosines) and its odd part (of the sines), both
+        (B, R/2), summed in at least float32.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    query_cos, query_sin = query.chunk(2, dim=1)
+    key_cos, key_sin = key.chunk(2, dim=1)
+    even = query_cos * key_cos + query_sin * key_sin
+    odd = query_sin * key_cos - query_cos * key_sin
+    return even.sum(-1, dtype=exact), odd.sum(-1, dtype=exact)
 
 
 def correlation_period(band: range, length: int) -> int:

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/retrieval.py [--items 1000000] [--rounds 5]
 
-FAISS takes part where it is installed (pip install faiss-cpu). All sides take turns, so that each
-meets the same machine; of batch sizes, every side is given its best.
+FAISS takes part if it is installed (pip install faiss-cpu). All sides take turns, so that each
+meets the same machine; of batch sizes, each side's best one counts.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def users_to(output: str, nodes: list[onnx.NodeProto], table: Array) -> onnx.Mod
 
 
 def session(built: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
-    """As from a bundle: large tensors lie in a file beside the graph."""
+    """A session as from a bundle: large tensors are in a file beside the graph."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "graph.onnx"
     onnx.save(built, str(path), save_as_external_data=True, location="data.bin")
     options = onnxruntime.SessionOptions()
@@ -77,7 +77,7 @@ def sides(table: Array, users: Array, batch_sizes: list[int], folder: Path) -> S
     whole = [size for size in batch_sizes if size * len(table) <= 2**27]  # 512 MB of scores
     whole = whole or batch_sizes[:1]
 
-    # The item table first: ONNX Runtime is faster so than by Gemm(users, items).
+    # The item table is the first factor: ONNX Runtime is faster so than by Gemm(users, items).
     product = session(
         users_to(
             "s",

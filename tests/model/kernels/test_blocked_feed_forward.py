@@ -30,7 +30,7 @@ def test_blocks_give_the_value_and_the_gradients_of_the_whole(
 ) -> None:
     given, act = tensors(rows), ACTIVATIONS[activation]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "BLOCK_ELEMENTS", block_rows * INNER)
+        patch.setattr(kernel, "BLOCK_BYTES", 8 * block_rows * INNER)
         blocked = blocked_feed_forward(*given, act)
         whole = plain_feed_forward(*given, act)
         torch.testing.assert_close(blocked, whole)

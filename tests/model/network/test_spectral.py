@@ -109,6 +109,23 @@ def test_projection_by_the_basis_is_masking_the_spectrum(
 # Autocorrelation and delays
 
 
+def test_the_cross_spectrum_is_a_product_of_complex_numbers() -> None:
+    query, key = torch.randn(2, 3, 8, 5, dtype=torch.float64)
+    # A spectrum of cosine coefficient c and sine coefficient s is c - i s.
+    q, k = (torch.complex(x[:, :4], -x[:, 4:]) for x in (query, key))
+    product = (q * k.conj()).sum(-1)
+    even, odd = spectral.cross_spectrum(query, key)
+    torch.testing.assert_close(even, product.real)
+    torch.testing.assert_close(odd, -product.imag)
+
+
+def test_the_cross_spectrum_is_summed_in_float32_under_autocast() -> None:
+    query, key = torch.randn(2, 3, 8, 5).bfloat16().unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        even, odd = spectral.cross_spectrum(query, key)
+    assert even.dtype == odd.dtype == torch.float32
+
+
 def brute_force_correlation(query: Tensor, key: Tensor) -> Tensor:
     """``sum_t query[(t + delay) mod L] * key[t]`` for every delay, over the last axis."""
     return torch.stack(
