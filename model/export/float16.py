@@ -1,7 +1,7 @@
 """The float16 form of an exported graph, for GPUs: half the bytes of the item table and scores.
 
-Written for our graphs, because converters of whole models (onnxruntime.transformers.float16) put
-casts around every node that stays float32, between two of them too: 82 where 8 are enough.
+Our own, because the general converter (onnxruntime.transformers.float16) puts casts around every
+node that stays float32, even between two of them: 82 casts where 8 are enough.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 def to_float16(model: onnx.ModelProto) -> None:
     """Make a graph compute in float16, in place; its inputs and outputs stay float32.
 
-    The choice of the delays stays float32 from the normalised layer to their softmax: its sums of
-    products over time and channels could leave float16's range.
+    The choice of the delays stays float32, from the LayerNorm's output to the delays' softmax: its
+    sums of products over time and channels could leave float16's range.
 
     Args:
         model: A traced encoder, with or without retrieval.
@@ -65,12 +65,12 @@ def to_float16(model: onnx.ModelProto) -> None:
 
 
 def float16_name(name: str) -> str:
-    """What the float16 form of a value is called."""
+    """The name of a value's float16 form."""
     return f"{name}.float16"
 
 
 def in_float16(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """A weight in float16; infinities stay.
+    """Round a weight to float16; infinities stay.
 
     Raises:
         ConfigError: a finite value is beyond float16's range.
@@ -91,8 +91,8 @@ def in_float16(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
 def with_every_rounding(model: onnx.ModelProto) -> None:
     """Make a float16 graph round on a CPU wherever a GPU does, in place.
 
-    ONNX Runtime has few float16 kernels for CPUs: it computes in float32, and leaves out the
-    rounding between two such nodes. Casts that stand in the graph themselves it keeps.
+    ONNX Runtime has few float16 kernels for CPUs: it computes in float32 and skips the rounding
+    between two such nodes, but keeps casts that the graph itself holds.
     """
     graph = model.graph
     kinds = _kinds(model)
@@ -127,7 +127,7 @@ def _kinds(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _delay_choice(graph: onnx.GraphProto) -> set[str]:
-    """The nodes, by first output, from a normalised layer to the delays and their weights."""
+    """The nodes, by first output, from a LayerNorm to the delays and their weights."""
     made_by = {name: node for node in graph.node for name in node.output}
 
     def sources(node: onnx.NodeProto) -> dict[str, str]:
@@ -143,7 +143,7 @@ def _delay_choice(graph: onnx.GraphProto) -> set[str]:
     chosen: set[str] = set()
     for node in graph.node:
         if "user_embedding" in node.output:
-            break  # retrieval, which may follow, has a TopK too
+            break  # retrieval, if it follows, has a TopK of its own
         if node.op_type in ("TopK", "Softmax"):
             found = sources(node)
             if "TopK" in found.values():
@@ -152,7 +152,7 @@ def _delay_choice(graph: onnx.GraphProto) -> set[str]:
 
 
 class _Casts:
-    """The values of a graph in the other precision, made once each."""
+    """Casts of a graph's values to the other precision, one per value."""
 
     def __init__(self, graph: onnx.GraphProto, kinds: dict[str, int]) -> None:
         self._graph = graph
@@ -161,7 +161,7 @@ class _Casts:
         self._made: dict[tuple[str, int], str] = {}
 
     def of(self, name: str, kind: int, nodes: list[onnx.NodeProto]) -> str:
-        """The value in the precision asked for; a new cast is added to `nodes`."""
+        """The name of the value in a precision; a new cast is appended to `nodes`."""
         have = self._kinds.get(name)
         if have not in (FLOAT, FLOAT16) or have == kind:
             return name

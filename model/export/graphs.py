@@ -1,13 +1,14 @@
-"""PyTorch to ONNX: the encoder, and the recommender with exact top-k retrieval behind it.
+"""PyTorch to ONNX: the encoder, and the recommender (encoder and exact top-k retrieval).
 
-The same weights give the same bytes anywhere: nothing of the exporter's own bookkeeping (which
-holds source paths) and no time stays in the files.
+The same weights give the same bytes anywhere: files hold no time, and none of the exporter's own
+metadata (which holds source paths).
 """
 
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import torch
@@ -16,26 +17,29 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from model.errors import ConfigError
 from model.export import files
 from model.export.float16 import float16_name, in_float16, to_float16
-from model.export.quantize import encode
+from model.export.quantize import quantize
 from model.export.retrieval import TWO_PASS_FROM, add_retrieval
 from model.export.two_pass import CODES
-from model.network.fearec import FEARec, Form
+from model.network.fearec import FEARec
+from model.reference import ReferenceFEARec
 from model.training.weights import ITEM_TABLE
 
-OPSET = 20  # the first with DFT over a run-time axis, as the exporter writes it
-SELF_CONTAINED_BYTES = 10**9  # protobuf ends at 2 GB
+Form = Literal["matmul", "dft"]
+
+OPSET = 20  # the first whose DFT takes the axis as an input, as the exporter writes it
+SELF_CONTAINED_BYTES = 10**9  # protobuf's own limit is 2 GB
 
 
 def export_encoder(model: FEARec, path: Path | str, *, fft: Form = "matmul") -> None:
-    """Write ``item_seq, item_seq_len -> user_embedding``.
+    """Write the encoder: ``item_seq`` (B, L), ``item_seq_len`` (B,) to ``user_embedding`` (B, D).
 
-    The file is self-contained where the item table is under 1 GB; otherwise the table lies
-    beside it in ``items.bin``.
+    The file is self-contained if the item table is under 1 GB; otherwise the table is written
+    beside it as ``items.bin``.
 
     Args:
-        model: Its weights are exported as they are; it is not changed.
+        model: The network; it is not changed.
         path: The file to write.
-        fft: ``matmul`` for speed, ``dft`` for the standard DFT operator, op for op the reference.
+        fft: ``matmul`` is fast; ``dft`` is `model.reference` by the standard DFT operator.
 
     Raises:
         ConfigError: a weight is NaN or infinite.
@@ -44,22 +48,22 @@ def export_encoder(model: FEARec, path: Path | str, *, fft: Form = "matmul") -> 
 
 
 def export_recommender(model: FEARec, path: Path | str, *, fft: Form = "matmul") -> None:
-    """Write the encoder followed by exact top-k retrieval; arguments as in `export_encoder`."""
+    """Write the encoder and exact top-k retrieval as one graph, as `export_encoder` does."""
     graph = trace_encoder(model, fft)
     add_retrieval(graph, model.config.n_items)
     _write(graph, model, Path(path))
 
 
 def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
-    """Write the graphs of a bundle and the one item table they share.
+    """Write the graphs of a bundle and the item table that they share.
 
-    A large catalogue has a second recommender, faster on CPUs, which alone can run it: its first
-    pass is over items of 8 bits, in a file of their own.
+    A large catalogue gets a second recommender, faster but for CPUs only: its first pass reads
+    the items in 8 bits, from a file of their own.
 
     Args:
-        model: Its weights are exported as they are.
-        folder: Where to.
-        fp16: Whether to add a recommender in float16, for GPUs, with an item table of its own.
+        model: The network; it is not changed.
+        folder: The folder to write into.
+        fp16: Whether to add a float16 recommender, for GPUs, with an item table of its own.
 
     Raises:
         ConfigError: a weight is NaN or infinite or, with `fp16`, beyond float16's range.
@@ -69,12 +73,12 @@ def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
     n_items = model.config.n_items
     add_retrieval(graphs[files.RECOMMENDER], n_items)
     if n_items >= TWO_PASS_FROM:
-        codes = encode(model.item_embedding.weight.detach().cpu().numpy())
+        items = quantize(model.item_embedding.weight.detach().cpu().numpy())
         graphs[files.CPU_RECOMMENDER] = _copy(encoder)
-        add_retrieval(graphs[files.CPU_RECOMMENDER], n_items, codes)
+        add_retrieval(graphs[files.CPU_RECOMMENDER], n_items, items)
         tensor = _initializer(graphs[files.CPU_RECOMMENDER], CODES)
-        codes.code.tofile(folder / files.CODES)
-        _refer(tensor, TensorProto.UINT8, codes.code.shape, codes.code.nbytes, files.CODES)
+        items.code.tofile(folder / files.INT8_TABLE)
+        _refer(tensor, TensorProto.UINT8, items.code.shape, items.code.nbytes, files.INT8_TABLE)
     _write_table(model, folder)
     if fp16:
         graph = _copy(graphs[files.RECOMMENDER])
@@ -87,15 +91,20 @@ def export_both(model: FEARec, folder: Path, *, fp16: bool = False) -> None:
 
 
 def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
-    """The encoder's graph; its item table is an empty stand-in until the file is written."""
+    """Trace the encoder; its item table is a two-row placeholder until the file is written.
+
+    Raises:
+        ConfigError: a weight is NaN or infinite.
+    """
     config = model.config
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise ConfigError(
                 "weights are NaN or infinite", name, remedy="The training diverged; do not export."
             )
-    # A table of any size is traced as a table of two rows.
-    traced = FEARec(config.model_copy(update={"n_items": 2}), fft=fft)
+    # Two rows are enough, as the table's size does not change the graph.
+    network = ReferenceFEARec if fft == "dft" else FEARec
+    traced = network(config.model_copy(update={"n_items": 2}))
     weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     weights[ITEM_TABLE] = weights[ITEM_TABLE][:2]
     traced.load_state_dict(weights)
@@ -131,7 +140,7 @@ def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
 
 
 def _strip(graph: onnx.ModelProto) -> None:
-    """Drop what depends on the machine and the exporter's version of itself."""
+    """Drop what depends on the machine or on the exporter's version."""
     graph.producer_name, graph.producer_version = "fearec", str(files.FORMAT_VERSION)
     graph.doc_string = ""
     graph.graph.name = "fearec"
@@ -188,7 +197,7 @@ def _write_float16_table(graph: onnx.ModelProto, model: FEARec, folder: Path) ->
 
 
 def _refer(tensor: onnx.TensorProto, kind: int, shape: Sequence[int], size: int, file: str) -> None:
-    """Make an initialiser one whose data is the whole of another file."""
+    """Replace an initialiser's data by a reference to a whole file."""
     name = tensor.name
     tensor.Clear()
     tensor.name, tensor.data_type = name, kind

@@ -1,4 +1,4 @@
-"""Does an exported graph compute what the PyTorch model computes?"""
+"""Parity of an exported graph with its PyTorch model."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,18 @@ from torch import Tensor
 from model.errors import ExportParityError
 from model.network.fearec import FEARec
 
-TIE = 1e-5  # relative; closer correlations may be told apart differently by correct programs
+TIE = 1e-5  # relative; correct programs may rank closer correlations differently
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest absolute difference of embeddings, rows with tied delays counted apart."""
+    """The result of `check_parity`.
+
+    Attributes:
+        max_error: Largest absolute difference, over rows without tied delays.
+        sequences: Number of rows.
+        near_ties: Number of rows with tied delays.
+    """
 
     max_error: float
     sequences: int
@@ -22,7 +28,7 @@ class Parity:
 
 @torch.no_grad()
 def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-    """Sequences in which some layer's K-th and (K+1)-th delay correlations are tied to rounding.
+    """Mark sequences in which a layer's K-th and (K+1)-th correlation are equal up to rounding.
 
     Args:
         network: In eval mode.
@@ -51,21 +57,21 @@ def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor
 def check_parity(
     expected: Tensor, found: Tensor, tied: Tensor, *, max_error: float, max_near_ties: float
 ) -> Parity:
-    """Compare embeddings.
+    """Compare the embeddings of a graph with PyTorch's.
 
     Args:
         expected: (N, D), PyTorch's.
         found: (N, D), the graph's.
-        tied: bool (N,), `near_ties`.
-        max_error: The largest difference allowed on other rows.
+        tied: bool (N,), from `near_ties`.
+        max_error: The largest difference allowed on rows that are not tied.
         max_near_ties: The largest share of tied rows allowed.
 
     Raises:
-        ExportParityError: either is exceeded, or the graph gave NaN.
+        ExportParityError: either limit is exceeded, or the graph gave NaN.
     """
     error = (expected - found).abs().amax(1)
     worst = float(error[~tied].max()) if bool((~tied).any()) else 0.0
-    # Written so that NaN is refused too.
+    # "Not at most", so that NaN raises too.
     if not worst <= max_error or bool(torch.isnan(found).any()):
         raise ExportParityError(
             "the exported encoder differs from the PyTorch model",
@@ -81,6 +87,6 @@ def check_parity(
             "encoder",
             expected=f"a share of at most {max_near_ties:g}",
             found=f"{share:g}",
-            remedy="An untrained or collapsed model; look at its training curve.",
+            remedy="The model may be untrained or collapsed; check its training curve.",
         )
     return Parity(worst, len(expected), int(tied.sum()))

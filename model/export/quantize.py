@@ -1,7 +1,7 @@
-"""The item table in 8 bits, with a proven bound on what that changes in any score.
+"""The item table in 8 bits, with a proven bound of the error of any score.
 
-In ONNX Runtime a product of 8-bit integers takes a fraction of the time of a float32 one. Its
-scores are near, not exact: they choose the few blocks of items whose exact scores can matter.
+In ONNX Runtime a matrix product of 8-bit integers takes a fraction of the time of a float32 one.
+Its scores are approximate; they select the few blocks of items whose exact scores can matter.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ITEMS = 16  # share a scale and stand or fall together
-TILE_BLOCKS = 32  # a tile's products with 256 users take a quarter of a 2 MB cache
+BLOCK_ITEMS = 16  # items that share a scale and are selected together
+TILE_BLOCKS = 32  # a tile's products with 256 users fill a quarter of a 2 MB cache
 TILE_ITEMS = BLOCK_ITEMS * TILE_BLOCKS
 
 ITEM_LEVELS = 127
-# Fewer than 127: without VNNI, x86 adds pairs of 8-bit products in 16 bits, which 255 * 63 * 2
-# just fits.
+# Fewer than 127: without VNNI, x86 adds pairs of 8-bit products in 16 bits, and 255 * 63 * 2 is
+# the largest sum that fits.
 USER_LEVELS = 63
 
 _ZERO = ITEM_LEVELS + 1  # the code of 0
@@ -24,15 +24,16 @@ _TINY = np.float32(1e-20)  # the least scale, that of an all-zero block
 
 
 @dataclass(frozen=True)
-class Codes:
-    """`table ~ scale * (code - zero)`, padded by zero items to whole tiles.
+class QuantizedItems:
+    """An item table as ``scale * (code - zero)``, padded with zero items to whole tiles.
 
     Attributes:
         code: (tiles, TILE_ITEMS, D) uint8.
-        scale: (tiles, TILE_BLOCKS, 1) float32, one a block.
-        error: (tiles, TILE_BLOCKS, 2) float32. For an item x of the block, coded as y, and a
-            user u, coded as v, `|x.u - y.v| <= error[0] * |u - v| + error[1] * |u|`, with room
-            for float32 rounding of either side.
+        scale: (tiles, TILE_BLOCKS, 1) float32, one per block.
+        error: (tiles, TILE_BLOCKS, 2) float32. For an item x of the block, quantized to y, and a
+            user u, quantized to v, ``|x.u - y.v| <= error[0] * |u - v| + error[1] * |u|``,
+            including the float32 rounding of both sides.
+        zero: uint8, the code of 0.
     """
 
     code: NDArray[np.uint8]
@@ -42,8 +43,8 @@ class Codes:
     zero = np.uint8(_ZERO)
 
 
-def encode(table: NDArray[np.float32]) -> Codes:
-    """Code an item table (V, D)."""
+def quantize(table: NDArray[np.float32]) -> QuantizedItems:
+    """Quantize an item table (V, D)."""
     n_items, dimensions = table.shape
     tiles = -(-n_items // TILE_ITEMS)
     code = np.empty((tiles, TILE_ITEMS, dimensions), np.uint8)
@@ -60,12 +61,12 @@ def encode(table: NDArray[np.float32]) -> Codes:
         y = level * steps
         code[begin:end] = (level + _ZERO).reshape(end - begin, TILE_ITEMS, dimensions)
         scale[begin:end] = steps[..., 0]
-        # x.u - y.v = (x - y).u + y.(u - v), and Cauchy-Schwarz. A float32 dot product is off by
-        # at most D * 2**-24 * |x| |u|; twice that is more than all our roundings together.
+        # x.u - y.v = (x - y).u + y.(u - v), then Cauchy-Schwarz. The error of a float32 dot product
+        # is at most D * 2**-24 * |x| |u|; twice that is more than all roundings here together.
         rounding = (dimensions + 16) * 2.0**-23 * _largest(x)
         error[begin:end, :, 0] = _largest(y) * (1 + 2.0**-10)
         error[begin:end, :, 1] = _largest(x - y) * (1 + 2.0**-10) + rounding
-    return Codes(code, scale, error)
+    return QuantizedItems(code, scale, error)
 
 
 def _largest(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,37 +1,39 @@
-"""Exact top-k over the catalogue as ONNX nodes behind an encoder's output."""
+"""Exact top-k retrieval over the catalogue, as ONNX nodes after an encoder's output."""
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model.export.graph_builder import Nodes
-from model.export.quantize import Codes
+from model.export.graph_builder import GraphBuilder
+from model.export.quantize import QuantizedItems
 from model.export.two_pass import add_two_pass
 from model.training.weights import ITEM_TABLE
 
-# From how many items a form is the faster one on a CPU, as tests/benchmarks/retrieval.py finds.
+# Catalogue sizes from which a form is faster on a CPU, as tests/benchmarks/retrieval.py measures.
 BLOCKS_FROM = 2**14
 TWO_PASS_FROM = 2**16
 
 _BLOCK_ITEMS = 64
 
 
-def add_retrieval(model: onnx.ModelProto, n_items: int, codes: Codes | None = None) -> None:
+def add_retrieval(
+    model: onnx.ModelProto, n_items: int, items: QuantizedItems | None = None
+) -> None:
     """Append retrieval to an encoder graph, in place.
 
     Adds the inputs ``exclude`` int64 (B, E), ``item_bias`` float32 (V,) and ``k`` int64 (1,), and
     replaces the output by ``item_index`` int64 (B, K) and ``score`` float32 (B, K), best first,
-    ties by the smaller index; where fewer than K items are eligible, index 0 and score -inf.
+    ties by the smaller index; if fewer than K items are eligible, the rest is index 0, score -inf.
 
     Args:
         model: The encoder; its output is ``user_embedding``.
         n_items: V.
-        codes: Of the item table; with them retrieval is the faster one for CPUs, without them
-            the one for every execution provider.
+        items: The quantized item table for the two-pass form, which is faster and for CPUs only;
+            without it, the form for every execution provider.
     """
     graph = model.graph
-    if codes is not None:
-        add_two_pass(graph, n_items, codes)
+    if items is not None:
+        add_two_pass(graph, n_items, items)
     else:
         _add_matrix(graph, n_items, _BLOCK_ITEMS if n_items >= BLOCKS_FROM else 0)
     graph.input.extend(
@@ -41,7 +43,7 @@ def add_retrieval(model: onnx.ModelProto, n_items: int, codes: Codes | None = No
             helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
         ]
     )
-    # Its shape stays known, so that ONNX Runtime writes over the scores instead of copying them.
+    # Keep the embedding's shape known: ONNX Runtime then overwrites the scores, not copies them.
     graph.value_info.extend(graph.output)
     del graph.output[:]
     graph.output.extend(
@@ -53,17 +55,17 @@ def add_retrieval(model: onnx.ModelProto, n_items: int, codes: Codes | None = No
 
 
 def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
-    """Score everything, (B, V), and take the best, block by block where `block_items` is given."""
-    add = Nodes(graph, "retrieval")
+    """Score all items, (B, V), and take the best; by blocks, unless `block_items` is 0."""
+    add = GraphBuilder(graph, "retrieval")
     zero, never = add.constant(0), add.constant(-np.inf, np.float32)
     table, bias = ITEM_TABLE, "item_bias"
     padding = -n_items % block_items if block_items else 0
-    if padding:  # to whole blocks; constant, so that a session pads the table once
+    if padding:  # to whole blocks; constant-folded, so a session pads the table once
         table = add("Pad", table, add.constant([0, 0, padding, 0]))
         bias = add("Pad", bias, add.constant([0, padding]), never)
     score = add("Gemm", "user_embedding", table, bias, transB=1)
-    # One more column of 0 excludes PAD, also where nothing else is excluded. (CUDA has no Pad of
-    # integers.)
+    # An extra column of 0 excludes PAD, even if nothing else is excluded. Concat, as CUDA has no
+    # Pad of integers.
     rows = add("Concat", add("Shape", "exclude", end=1), add.constant([1]), axis=0)
     column = add("ConstantOfShape", rows, value=numpy_helper.from_array(np.zeros(1, np.int64)))
     excluded = add("Concat", "exclude", column, axis=1)
@@ -80,17 +82,17 @@ def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
     graph.node.extend(add.nodes)
 
 
-def _best_blocks(add: Nodes, score: str, n_items: int, block_items: int) -> tuple[str, str]:
-    """The items of the k best blocks, by index, and their scores: both (B, k * block_items).
+def _best_blocks(add: GraphBuilder, score: str, n_items: int, block_items: int) -> tuple[str, str]:
+    """The items of the k best blocks, in index order, and their scores: (B, k * block_items).
 
-    The k best items lie in the k blocks with the greatest maxima; equal maxima are taken by the
-    smaller index, as equal items are.
+    The k best items lie in the k blocks with the greatest maxima; ties of maxima go to the
+    smaller index, like ties of items.
     """
     n_blocks, third, rows = n_items // block_items, add.constant([2]), add.constant([0, -1])
     score = add("Reshape", score, add.constant([0, n_blocks, block_items]))
     chosen = add("Min", "k", add.constant([n_blocks]))
     block = add.several(2, "TopK", add("ReduceMax", score, third, keepdims=0), chosen)[1]
-    block = add.several(2, "TopK", block, chosen, largest=0)[0]  # in the order of their indices
+    block = add.several(2, "TopK", block, chosen, largest=0)[0]  # in index order
     block = add("Unsqueeze", block, third)
     score = add("Reshape", add("GatherND", score, block, batch_dims=1), rows)
     within = add.constant(np.arange(block_items))

@@ -1,19 +1,25 @@
 """Exact top-k in two passes, as ONNX nodes: 8-bit bounds of all items, float32 scores of few.
 
-The first pass gives every block of items an upper bound of its scores. The exact scores in a
-user's most promising blocks give a lower bound of the k-th best score; only other blocks whose
-upper bound reaches it can hold one of the k best, and are scored too. No score matrix is ever
-held: one tile of it at a time stays in the processor's cache.
+The first pass computes an upper bound of the scores of every block of items. The exact scores in
+a user's most promising blocks give a lower bound of the k-th best score. Only other blocks whose
+upper bound reaches it can hold one of the k best items; the second pass scores these too. The
+score matrix never exists as a whole: one tile of it at a time stays in the processor's cache.
 
-For CPUs: no other execution provider of ONNX Runtime multiplies uint8 by int8 matrices.
+For CPUs only: no other execution provider of ONNX Runtime multiplies uint8 by int8 matrices.
 """
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model.export.graph_builder import Nodes
-from model.export.quantize import BLOCK_ITEMS, TILE_BLOCKS, TILE_ITEMS, USER_LEVELS, Codes
+from model.export.graph_builder import GraphBuilder
+from model.export.quantize import (
+    BLOCK_ITEMS,
+    TILE_BLOCKS,
+    TILE_ITEMS,
+    USER_LEVELS,
+    QuantizedItems,
+)
 from model.training.weights import ITEM_TABLE
 
 FLOAT, INT8, INT32, INT64 = (
@@ -27,36 +33,36 @@ CODES = "retrieval.codes"  # the initialiser of the 8-bit items
 
 # Values of the main graph that its subgraphs read.
 _BIAS = "retrieval.bias"  # (blocks, BLOCK_ITEMS), -inf where padded
-_LEVELS = "retrieval.levels"  # (D, B) int8, the users' codes
-_WEIGHTS = "retrieval.weights"  # (B, 3), what multiplies a block's bias and errors
+_LEVELS = "retrieval.levels"  # (D, B) int8, the quantized users
+_WEIGHTS = "retrieval.weights"  # (B, 3), factors of a block's bias and errors
 _BOUNDS = "retrieval.bounds"  # (tiles * B, TILE_BLOCKS)
 _USERS = "retrieval.users"  # B
-_TRIED = "retrieval.tried"  # (1,) how many blocks give the lower bound
-_K_ROWS = "retrieval.k_rows"  # pads a vector by k
+_TRIED = "retrieval.tried"  # (1,), the number of blocks that give the lower bound
+_K_ROWS = "retrieval.k_rows"  # pads a vector by k entries
 
-_LEAST_SCALE = 1e-20  # of an all-zero user
-# What float32 additions of a bias may change, relative to the sum.
+_LEAST_SCALE = 1e-20  # the scale of an all-zero user
+# Bound of the float32 rounding when a bias is added, relative to the sum.
 _ROUNDING = 2.0**-20
 
 _value = helper.make_tensor_value_info
 
 
-def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
+def add_two_pass(graph: onnx.GraphProto, n_items: int, items: QuantizedItems) -> None:
     """Append the nodes from ``user_embedding`` to ``item_index`` and ``score``.
 
     Args:
-        graph: Has, or will have, the inputs ``exclude``, ``item_bias`` and ``k``.
+        graph: Has, or will get, the inputs ``exclude``, ``item_bias`` and ``k``.
         n_items: V.
-        codes: Of the item table.
+        items: The quantized item table.
     """
-    add = Nodes(graph, "retrieval")
-    tiles, _, dimensions = codes.code.shape
-    for name, values in (("codes", codes.code), ("scales", codes.scale), ("errors", codes.error)):
+    add = GraphBuilder(graph, "retrieval")
+    tiles, _, dimensions = items.code.shape
+    for name, values in (("codes", items.code), ("scales", items.scale), ("errors", items.error)):
         graph.initializer.append(numpy_helper.from_array(values, f"retrieval.{name}"))
     zero, first, second, third = (add.constant(value) for value in (0, [0], [1], [2]))
     never = add.constant(-np.inf, np.float32)
 
-    # A user u is coded as v = scale * level; bounds are in units of the user's scale.
+    # A user u is quantized to v = scale * level; bounds are in units of the user's scale.
     largest = add("ReduceMax", add("Abs", "user_embedding"), second)
     scale = add("Div", largest, add.constant(USER_LEVELS, np.float32))
     scale = add("Max", scale, add.constant(_LEAST_SCALE, np.float32))
@@ -68,7 +74,7 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
     missed, norm = add("Mul", missed, per_scale), add("Mul", norm, per_scale)
     add("Concat", per_scale, missed, norm, axis=1, out=_WEIGHTS)
 
-    # First pass: what multiplies `weights` is each block's greatest bias and its errors.
+    # First pass: `margins` are each block's greatest bias and its errors.
     padding = add.constant([0, tiles * TILE_ITEMS - n_items])
     bias = add("Pad", "item_bias", padding, never)
     add("Reshape", bias, add.constant([-1, BLOCK_ITEMS]), out=_BIAS)
@@ -81,14 +87,14 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
         "retrieval.scales",
         margins,
         num_scan_inputs=3,
-        body=_tile_pass(graph, codes),
+        body=_tile_pass(graph, items),
     )
     add("Reshape", bounds, add.constant([-1, TILE_BLOCKS]), out=_BOUNDS)
     tile_bounds = add("Transpose", tile_bounds, perm=[1, 0])
 
-    # Second pass. One more excluded item is PAD, also where nothing else is excluded.
+    # Second pass. An extra excluded item is PAD, even if nothing else is excluded.
     excluded = add("Pad", "exclude", add.constant([0, 0, 0, 1]), zero)
-    # With so many blocks at least k of their items are not excluded.
+    # This many blocks hold at least k items that are not excluded.
     add("Add", "k", add("Shape", excluded, start=1), out=_TRIED)
     add("Concat", first, "k", axis=0, out=_K_ROWS)
     add("Squeeze", add("Shape", "user_embedding", end=1), out=_USERS)
@@ -109,10 +115,14 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, codes: Codes) -> None:
     graph.node.extend(add.nodes)
 
 
-def _tile_pass(graph: onnx.GraphProto, codes: Codes) -> onnx.GraphProto:
-    """A tile's codes, scales and margins to the bounds of its blocks, and the greatest."""
-    add = Nodes(graph, "retrieval.tile")
-    product = add("MatMulInteger", "tile", _LEVELS, add.constant(codes.zero, np.uint8))
+def _tile_pass(graph: onnx.GraphProto, items: QuantizedItems) -> onnx.GraphProto:
+    """The subgraph from a tile's codes, scales and margins to its blocks' bounds and the greatest.
+
+    Returns:
+        A graph of outputs (B, TILE_BLOCKS) and (B,).
+    """
+    add = GraphBuilder(graph, "retrieval.tile")
+    product = add("MatMulInteger", "tile", _LEVELS, add.constant(items.zero, np.uint8))
     shape = add.constant([TILE_BLOCKS, BLOCK_ITEMS, -1])
     best = add("ReduceMax", add("Reshape", product, shape), add.constant([1]), keepdims=0)
     scaled = add("Mul", add("Cast", best, to=FLOAT), "tile_scales")
@@ -123,7 +133,7 @@ def _tile_pass(graph: onnx.GraphProto, codes: Codes) -> onnx.GraphProto:
         add.nodes,
         "tile_pass",
         [
-            _value("tile", TensorProto.UINT8, codes.code.shape[1:]),
+            _value("tile", TensorProto.UINT8, items.code.shape[1:]),
             _value("tile_scales", FLOAT, [TILE_BLOCKS, 1]),
             _value("margins", FLOAT, [TILE_BLOCKS, 3]),
         ],
@@ -137,8 +147,12 @@ def _tile_pass(graph: onnx.GraphProto, codes: Codes) -> onnx.GraphProto:
 def _user_pass(
     graph: onnx.GraphProto, n_items: int, tiles: int, dimensions: int
 ) -> onnx.GraphProto:
-    """One user's embedding, scale, tile bounds and excluded items to the best items."""
-    add = Nodes(graph, "retrieval.user")
+    """The subgraph from one user's embedding, scale, tile bounds and exclusions to the best items.
+
+    Returns:
+        A graph of outputs item index (K,) and score (K,).
+    """
+    add = GraphBuilder(graph, "retrieval.user")
     zero, one, block_items, tile_blocks = map(add.constant, (0, 1, BLOCK_ITEMS, TILE_BLOCKS))
     first, second, flat = map(add.constant, ([0], [1], [-1]))
     never = add.constant(-np.inf, np.float32)
@@ -151,7 +165,7 @@ def _user_pass(
     nowhere = add.constant(np.full(tiles * TILE_BLOCKS, -1), np.int32)
 
     def reaching(values: str, bound: str) -> str:
-        # "Not less", so that a NaN is let through and found by whoever takes the scores.
+        # "Not less", so that NaN passes and is found by the check of the scores.
         return add("Not", add("Less", values, bound))
 
     def bounds_of(tile: str) -> str:
@@ -162,18 +176,18 @@ def _user_pass(
         return add("Reshape", add("NonZero", reaching("user_tile_bounds", bound)), flat)
 
     def blocks_of(tile: str, chosen: str) -> str:
-        """Ascending, so that items stay in the order of their indices."""
+        """The chosen blocks, ascending, so that items stay in index order."""
         row, block = add.several(2, "Split", add("NonZero", chosen), halves, axis=0)
         row, block = add("Reshape", row, flat), add("Reshape", block, flat)
         return add("Add", add("Mul", add("Gather", tile, row), tile_blocks), block)
 
     def scores_of(block: str) -> tuple[str, str]:
-        """The items of blocks and their scores, both flat."""
+        """The items of some blocks and their scores, both flat."""
         item = add("Add", add("Mul", add("Unsqueeze", block, second), block_items), within_block)
         rows = add("Gather", ITEM_TABLE, add("Min", item, last_item))
         score = add("Squeeze", add("MatMul", rows, add("Reshape", "user_row", column)), flat)
         score = add("Add", score, add("Gather", _BIAS, block))
-        # Excluded items of other blocks fall into one more row.
+        # Excluded items of other blocks are written to an extra row, which is dropped.
         n = add("Squeeze", add("Shape", block))
         place = add("Cast", add("Range", zero, n, one), to=INT32)
         place = add("ScatterElements", nowhere, block, place)
@@ -202,7 +216,7 @@ def _user_pass(
     item = add("Gather", add("Pad", item, _K_ROWS), place)
     kth = add("ReduceMin", score, keepdims=0)
 
-    # The other blocks that can hold an item as good.
+    # The other blocks that can hold an item of at least this score.
     slack = add("Mul", add("Abs", kth), add.constant(_ROUNDING, np.float32))
     reach = add("Max", add("Div", add("Sub", kth, slack), "user_scale"), lowest)
     tile = tiles_reaching(reach)
@@ -211,7 +225,7 @@ def _user_pass(
     new_item, new_score = scores_of(blocks_of(tile, new))
     good = add("Reshape", add("NonZero", reaching(new_score, add("Max", kth, lowest))), flat)
 
-    # Both in the order of item indices: ties go to the smaller.
+    # Merge both in index order, so that ties go to the smaller index.
     item = add("Concat", item, add("Gather", new_item, good), axis=0)
     score = add("Concat", score, add("Gather", new_score, good), axis=0)
     item, order = add.several(2, "TopK", item, add("Shape", item), largest=0)

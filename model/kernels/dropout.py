@@ -1,4 +1,8 @@
-"""Dropout whose random bits do not cost more than the layer it follows."""
+"""Dropout with eight random decisions per 64-bit draw, and the residual added in the same pass.
+
+Reason: PyTorch's dropout on the CPU draws a random number per element, at a cost comparable to
+the matrix product before it. Here eight elements share one 64-bit draw.
+"""
 
 from typing import Any
 
@@ -6,16 +10,29 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 
+from model.kernels import enabled
 
-class Dropout(nn.Module):
-    """`torch.nn.Dropout`, several times faster on the CPU.
 
-    There PyTorch draws a float for every element; here eight elements share one 64-bit draw. The
-    probability is rounded to a multiple of 1/256, or of 1/65536 where it is not one already, and
-    the kept elements are scaled by what was rounded to, so the expectation is exact.
+def plain_dropout(x: Tensor, residual: Tensor | None, p: float) -> Tensor:
+    """The formula: ``residual + x * mask``, mask 0 with probability p, otherwise ``1 / (1 - p)``.
 
     Args:
-        p: Probability of an element to be zeroed, below 1.
+        x: Any shape.
+        residual: Of the same shape, or None for 0.
+        p: Probability of an element to be zeroed, in [0, 1).
+    """
+    dropped = fn.dropout(x, p)
+    return dropped if residual is None else dropped + residual
+
+
+class Dropout(nn.Module):
+    """`torch.nn.Dropout` with an optional residual; on the CPU, training uses the kernel.
+
+    The kernel rounds the probability to a multiple of 1/65536 (1/256 if it is one already) and
+    scales by the rounded one, so the expectation is exact.
+
+    Args:
+        p: Probability of an element to be zeroed, in [0, 1).
     """
 
     def __init__(self, p: float) -> None:
@@ -23,24 +40,30 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Dropout of x, any shape, plus the residual if one is given."""
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            dropped = fn.dropout(x, self.p, self.training)
-            return dropped if residual is None else dropped + residual
-        return _BitDropout.apply(x, residual, self.p)  # type: ignore[no-untyped-call]
+        """Dropout of x, of any shape, plus the residual if there is one."""
+        if not self.training or self.p == 0:
+            return x if residual is None else x + residual
+        if x.device.type == "cpu" and enabled("dropout"):
+            return _BitDropout.apply(x, residual, self.p)  # type: ignore[no-untyped-call]
+        return plain_dropout(x, residual, self.p)
+
+
+def dropout_mask(x: Tensor, p: float) -> Tensor:
+    """A random mask for x, of its shape and dtype: 0, or 1 divided by the share that is kept."""
+    kind = torch.int8 if (p * 256).is_integer() else torch.int16
+    width = 8 * kind.itemsize
+    draws = torch.empty(-(-x.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(kind)[: x.numel()].view(x.shape)
+    kept = max(1, 2**width - round(p * 2**width))
+    # A mask in x's dtype multiplies faster than a boolean one, and `lt` writes it directly.
+    mask = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.lt(bits, kept - 2 ** (width - 1), out=mask).mul_(2**width / kept)
 
 
 class _BitDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float) -> Tensor:
-        kind = torch.int8 if (p * 256).is_integer() else torch.int16
-        width = 8 * kind.itemsize
-        draws = torch.empty(-(-x.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(kind)[: x.numel()].view(x.shape)
-        kept = max(1, 2**width - round(p * 2**width))
-        # A float mask costs less to multiply by than a boolean one, and is written at once.
-        mask = torch.empty_like(x, memory_format=torch.contiguous_format)
-        torch.lt(bits, kept - 2 ** (width - 1), out=mask).mul_(2**width / kept)
+        mask = dropout_mask(x, p)
         ctx.save_for_backward(mask)
         ctx.has_residual = residual is not None
         return x * mask if residual is None else torch.addcmul(residual, x, mask)

@@ -1,6 +1,6 @@
-"""FEARec's layers: hybrid attention, and the block of it and the feed-forward network.
+"""FEARec's block: hybrid attention, then the feed-forward network.
 
-Parameter names are the reference's, so that its weights load as they are.
+Parameter names are the reference's, so that its weights load unchanged.
 """
 
 import math
@@ -18,14 +18,13 @@ from model.network.feed_forward import FeedForward
 class HybridAttention(nn.Module):
     """Frequency-domain autocorrelation and, with `dual_domain`, time-domain attention.
 
-    Paper, Eq. 10-18. Three methods compute the same thing: `forward` in the matrix form,
-    `last_row` its row of each sequence's last item alone, `forward_fft` as the paper writes it.
+    Paper, Eq. 10-18. `forward` computes every position; `last_row` computes only the row of each
+    sequence's last item, which is all that the last block needs.
     """
 
     basis: Tensor
     synthesis: Tensor
     constant: Tensor
-    band_mask: Tensor
 
     def __init__(self, config: FEARecConfig, layer: int) -> None:
         super().__init__()
@@ -41,41 +40,40 @@ class HybridAttention(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.out_dropout = Dropout(config.hidden_dropout_prob)
 
-        # ONNX Runtime computes products of width 0 wrongly, so an empty band has a column of 0.
+        # ONNX Runtime computes products of width 0 wrongly, so an empty band has one zero column.
         basis = spectral.band_basis(self.band, length) if self.band else torch.zeros(length, 1)
         synthesis = spectral.correlation_basis(self.band, length)
         if 0 in self.band:
-            # The constant bin adds the same to every delay, which changes neither their order nor
-            # their softmax; without it the differences that do count are not rounded away.
+            # The constant bin adds the same value to every delay, which changes neither their order
+            # nor their softmax; left out, it cannot round the differences away.
             synthesis[0] = 0.0
-        mask = torch.zeros(length // 2 + 1)
-        mask[list(self.band)] = 1.0
         for name, value in {
             "basis": basis,
             "synthesis": synthesis,
-            "constant": basis.sum(0)[:, None],  # coefficients of a constant: what a bias becomes
-            "band_mask": mask,
+            "constant": basis.sum(0)[:, None],  # band coefficients of 1, by which biases transform
         }.items():
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, views: int) -> Tensor:
-        """Every position, in the matrix form.
+        """Every position.
 
         Args:
             hidden: (B, L, D).
             attention_mask: (B, L, T), added to the attention scores; T is at least the longest
-                sequence, for nothing after it is attended to.
-            views: how many equal groups B is made of; in training each shares its delays.
+                sequence's length, as nothing after it is attended to.
+            views: Number of equal groups in B; in training each group shares its delays.
 
         Returns:
             (B, L, D).
         """
         length, reach = self.config.MAX_ITEM_LIST_LENGTH, attention_mask.shape[-1]
-        # Its bias follows in `_output`: the weights of the delays add up to 1.
+        # Its bias is added in `_output`: the delays' weights sum to 1, so it passes unchanged.
         value = fn.linear(hidden, self.value_layer.weight)
-        band = self.basis.T @ hidden  # transformed once, projected then
+        # One transform of the input; queries, keys and values are projections of it.
+        band = self.basis.T @ hidden
         ratio = self.config.spatial_ratio if self.config.dual_domain else 0.0
-        if self.band:  # Eq. 18's share, where it costs least
+        if self.band:
+            # Eq. 18's share is applied to the K weights, the smallest factor of the product.
             delays, weights = self._select(self.correlation(band), views)
             context = spectral.delay_matrix(delays, weights * (1 - ratio), length) @ value
         else:
@@ -95,7 +93,7 @@ class HybridAttention(nn.Module):
         return self._output(context, hidden, self.value_layer.bias * (1 - ratio))
 
     def _from_band(self, band: Tensor, weight: Tensor, bias: Tensor, reach: int) -> Tensor:
-        """The first steps (B, reach, N) of a projection's band, from its input's (B, R, D)."""
+        """The first `reach` steps of a band-limited projection: (B, R, D) to (B, reach, N)."""
         projected = fn.linear(band, weight)
         if 0 in self.band:
             projected = projected + self.constant * bias
@@ -104,26 +102,26 @@ class HybridAttention(nn.Module):
     def last_row(self, hidden: Tensor, attention_mask: Tensor, last: Tensor, views: int) -> Tensor:
         """The output row of each sequence's last item, at the cost of one row.
 
-        One row needs no keys and values of its own: the key projection is applied to the query,
-        and the value projection to the attended row.
+        No keys and values are computed: ``q . (W_k x) = (W_k.T q) . x``, so the key projection is
+        applied to the one query, and the value projection to the one attended row.
 
         Args:
             hidden: (B, L, D).
             attention_mask: (B, 1, T), the row of the last item.
             last: int64 (B,), the last item's position.
-            views: as in `forward`.
+            views: As in `forward`.
 
         Returns:
             (B, D).
         """
         length, reach = self.config.MAX_ITEM_LIST_LENGTH, attention_mask.shape[-1]
         band = self.basis.T @ hidden
-        # The weights of the delays add up to 1, so the projection may follow the weighted sum.
+        # The delays' weights sum to 1, so the projection can follow the weighted sum.
         at, weights = last[:, None], hidden.new_ones(hidden.shape[0], 1)
         if self.band:
             delays, weights = self._select(self.correlation(band), views)
             at = (at + delays) % length
-        # Two rows by one product: picking the last one by its index costs more, backwards.
+        # Both rows by one matmul: indexing the last row has a slower backward pass.
         empty = weights.new_zeros(weights.shape[0], length)
         by_time = torch.stack(
             [empty.scatter(1, at, weights), empty.scatter(1, last[:, None], 1.0)], dim=1
@@ -141,43 +139,15 @@ class HybridAttention(nn.Module):
             context = (1 - ratio) * context + ratio * attended
         return self._output(context, hidden_last)
 
-    def forward_fft(self, hidden: Tensor, attention_mask: Tensor, views: int) -> Tensor:
-        """Every position, as the paper and the reference write it; arguments as in `forward`."""
-        # (B, H, E, L): one transform a head and channel
-        query, key, value = (
-            self._split_heads(layer(hidden)).permute(0, 2, 3, 1)
-            for layer in (self.query_layer, self.key_layer, self.value_layer)
-        )
-        context = value
-        if self.band:
-            corr = spectral.fft_correlation(query, key, self.band_mask).mean((1, 2))
-            delays, weights = self._select(corr, views)
-            context = torch.zeros_like(value)
-            steps = torch.arange(value.shape[-1], device=value.device)
-            for i in range(self.config.delay_count):
-                at = (steps + delays[:, i, None]) % value.shape[-1]
-                rotated = value.gather(-1, at[:, None, None, :].expand_as(value))
-                context = context + rotated * weights[:, i, None, None, None]
-        context = context.permute(0, 3, 1, 2).flatten(-2)
-        if self.config.dual_domain:
-            if self.config.std:
-                query, key, value = (
-                    spectral.fft_band(x, self.band_mask) for x in (query, key, value)
-                )
-            query, key, value = (x.permute(0, 3, 1, 2).flatten(-2) for x in (query, key, value))
-            ratio = self.config.spatial_ratio
-            context = context * (1 - ratio)
-            key_value = torch.cat([key, value * ratio], dim=-1)
-            context = self._attend(query, key_value, attention_mask, context)
-        return self._output(context, hidden)
-
     def correlation(self, band: Tensor) -> Tensor:
-        """What delays are picked by, up to a constant: band coefficients (B, R, D) to (B, L).
+        """The correlation of every delay, up to a constant: band coefficients (B, R, D) to (B, L).
 
-        The sum over channels of query times key is a bilinear form of the input, one product
-        instead of two projections. Their biases only touch the constant bin, which is left out.
+        The sum over channels of query times key is a bilinear form of the input,
+        ``x.T (W_k.T W_q) x``: one product instead of two projections. Biases only change the
+        constant bin, which is left out.
         """
-        # Correlations are sharp: in float32 this one product would double the error of them all.
+        # Multiply the weight matrices in float64: float32 rounding here alone would double every
+        # correlation's error.
         form = (self.key_layer.weight.double().T @ self.query_layer.weight.double()).to(band.dtype)
         return spectral.correlation(band, band @ form, self.synthesis)
 
@@ -193,15 +163,15 @@ class HybridAttention(nn.Module):
         return delays, torch.softmax(corr.gather(1, delays), dim=-1)
 
     def _attend(self, query: Tensor, key_value: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        """Add the share of multi-head attention to a context (B, L, D) (paper, Eq. 16-18).
+        """Multi-head attention, added to a context (B, L, D) (paper, Eq. 16-18).
 
-        Head by head, as slices of the hidden axis: their products need no transposed copies.
+        Each head is a slice of the hidden axis, so its products need no transposed copies.
 
         Args:
             query: (B, L, D).
-            key_value: (B, T, 2D), the values already times their share.
+            key_value: (B, T, 2D), the values already multiplied by `spatial_ratio`.
             mask: (B, L, T).
-            context: (B, L, D), already with the other share of it.
+            context: (B, L, D), already multiplied by ``1 - spatial_ratio``.
         """
         heads = self.config.n_heads
         width = self.config.hidden_size // heads
@@ -226,20 +196,20 @@ class HybridAttention(nn.Module):
         """Multi-head attention of one row.
 
         Args:
-            row: (B, D), what the query is a projection of.
-            source: (B, R, D), what keys and values are projections of, in `basis`.
-            basis: (T, R), or None where the source is in time, R = T.
+            row: (B, D), the query before its projection.
+            source: (B, R, D), keys and values before their projections, as coefficients of `basis`.
+            basis: (T, R), or None where the source is in the time domain, R = T.
             mask: (B, 1, T).
 
         Returns:
             (B, D).
         """
-        # A bias is a constant in time: part of a band, or not in it at all.
+        # A bias is constant in time: only a band with the constant bin has it.
         biased = basis is None or 0 in self.band
         query = self._by_head(fn.linear(row, self.query_layer.weight))
         if biased:
             query = query + self._split_heads(self.query_layer.bias)[:, None, :]
-        # (H, B, E) @ (H, E, D); the key's bias adds the same to every score
+        # (H, B, E) @ (H, E, D); the key's bias adds the same value to every score and is left out.
         turned = query @ self.key_layer.weight.unflatten(0, (self.config.n_heads, -1))
         scores = source @ turned.permute(1, 2, 0) / math.sqrt(query.shape[-1])  # (B, R, H)
         scores = scores.transpose(1, 2)
@@ -254,11 +224,11 @@ class HybridAttention(nn.Module):
         return value.flatten(1)
 
     def _output(self, context: Tensor, residual: Tensor, constant: Tensor | None = None) -> Tensor:
-        """Projection, residual and normalisation of contexts that yet lack a `constant` (D,)."""
+        """Projection of ``context + constant``, residual and LayerNorm; the constant is (D,)."""
         bias: Tensor = self.dense.bias
         if constant is not None:
             bias = bias + self.dense.weight @ constant
-        # As rows: ONNX Runtime adds a bias within a product of two dimensions only.
+        # ONNX Runtime fuses a bias into two-dimensional products only.
         projected = fn.linear(context.flatten(0, -2), self.dense.weight, bias).view_as(residual)
         output: Tensor = self.LayerNorm(self.out_dropout(projected, residual))
         return output
@@ -289,10 +259,4 @@ class FEABlock(nn.Module):
         """The last item's row: (B, L, D) to (B, D)."""
         row = self.hybrid_attention.last_row(hidden, attention_mask, last, views)
         output: Tensor = self.feed_forward(row)
-        return output
-
-    def forward_fft(self, hidden: Tensor, attention_mask: Tensor, views: int) -> Tensor:
-        """Every position, in the FFT form."""
-        context = self.hybrid_attention.forward_fft(hidden, attention_mask, views)
-        output: Tensor = self.feed_forward(context)
         return output

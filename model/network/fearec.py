@@ -1,6 +1,6 @@
 """The FEARec network (Du et al., SIGIR 2023)."""
 
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,11 @@ from model.kernels.dropout import Dropout
 from model.network.attention import FEABlock
 from model.network.padding import padding_index
 
-Form = Literal["matmul", "dft"]
-
-MASKED = -10000.0  # the reference's: added to the scores of positions not to be attended to
+MASKED = -10000.0  # the reference's constant, added to the scores of masked positions
 
 
 class Encoder(nn.Module):
-    """The blocks, under the reference's name for them."""
+    """The blocks, held under the reference's parameter names."""
 
     def __init__(self, config: FEARecConfig) -> None:
         super().__init__()
@@ -29,22 +27,21 @@ class Encoder(nn.Module):
 
 
 class FEARec(nn.Module):
-    """Encodes a user's item sequence into one vector; scores are its products with item vectors.
+    """Encodes a user's item sequence into one vector; an item's score is its product with it.
+
+    The last block computes each sequence's last position only. `model.reference.ReferenceFEARec`
+    computes the same by FFT at every position, as RecBole does; both agree to rounding.
 
     Args:
-        config: Architecture; the instance keeps it as `config`.
-        fft: ``matmul`` (default) computes the spectral parts with constant real matrices and
-            the last block for the last position only; ``dft`` is the definition by FFT, every
-            position, as in the reference. Both agree to rounding.
+        config: Architecture; kept as attribute `config`.
     """
 
     causal: Tensor
     repeated: Tensor
 
-    def __init__(self, config: FEARecConfig, *, fft: Form = "matmul") -> None:
+    def __init__(self, config: FEARecConfig) -> None:
         super().__init__()
         self.config = config
-        self.fft = fft
         self.item_embedding = nn.Embedding(config.n_items, config.hidden_size, padding_idx=0)
         self.position_embedding = nn.Embedding(config.MAX_ITEM_LIST_LENGTH, config.hidden_size)
         self.item_encoder = Encoder(config)
@@ -59,7 +56,7 @@ class FEARec(nn.Module):
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
-        # PAD's row too, as in the reference: its logit is one of the CE's V.
+        # PAD's row too, as in the reference: its logit is one of the V of the cross-entropy.
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
@@ -73,8 +70,8 @@ class FEARec(nn.Module):
                 `padding`. L is always `MAX_ITEM_LIST_LENGTH`: padding takes part in the
                 transforms.
             item_seq_len: int64 (B,), at least 1.
-            views: how many equal groups B is made of; in training with ``delays="batch"`` each
-                group shares its delays.
+            views: Number of equal groups in B; in training with ``delays="batch"`` each group
+                shares its delays.
 
         Returns:
             float32 (B, D).
@@ -83,25 +80,21 @@ class FEARec(nn.Module):
         *blocks, final = self.item_encoder.blocks
         last = item_seq_len - 1
         reach = self._reach(item_seq_len)
-        if blocks or self.fft == "dft":
+        if blocks:
             mask = self.attention_mask(item_seq_len, reach, hidden.dtype)
         for block in blocks:
-            step = block.forward if self.fft == "matmul" else block.forward_fft
-            hidden = step(hidden, mask, views)
-        if self.fft == "dft":
-            rows = torch.arange(hidden.shape[0], device=hidden.device)
-            return final.forward_fft(hidden, mask, views)[rows, last]
+            hidden = block(hidden, mask, views)
         last_mask = self.causal[last, :reach].unsqueeze(1).to(hidden.dtype)
         return final.last_row(hidden, last_mask, last, views)
 
     def embed(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        """What the first block takes: (B, L) and (B,) to (B, L, D) (paper, Eq. 5)."""
+        """The first block's input: (B, L) and (B,) to (B, L, D) (paper, Eq. 5)."""
         if self.config.padding != "zero":
             item_seq = item_seq.gather(1, self.repeated[item_seq_len])
         hidden = self.item_embedding(item_seq) + self.position_embedding.weight
         embedded: Tensor = self.LayerNorm(hidden)
         kind = embedded.device.type
-        if torch.is_autocast_enabled(kind):  # once here, instead of at every product
+        if torch.is_autocast_enabled(kind):  # cast once here, not at every product
             embedded = embedded.to(torch.get_autocast_dtype(kind))
         dropped: Tensor = self.dropout(embedded)
         return dropped
@@ -109,20 +102,20 @@ class FEARec(nn.Module):
     def attention_mask(self, item_seq_len: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
         """(B, L, reach): 0 for real items no later than the row's, `MASKED` elsewhere.
 
-        The real items are the first ones, so a padded row sees what the last item's row sees.
+        Real items come first, so a padding row sees what the last item's row sees.
         """
         steps = torch.arange(len(self.causal), device=item_seq_len.device)
         seen = torch.minimum(steps, item_seq_len[:, None] - 1)
         return self.causal[:, :reach].to(dtype)[seen]
 
     def _reach(self, item_seq_len: Tensor) -> int:
-        """T, how many steps attention has to look at: those of the batch's longest sequence.
+        """T, the steps that attention covers: the length of the batch's longest sequence.
 
-        In training, where batches are mixed, that is nearly always L, and finding out would wait
-        for the device. The yardstick, too, looks at them all, as the reference does.
+        In training, batches are mixed and T is nearly always L, and reading it would wait for the
+        device; there it is L.
         """
         length = self.config.MAX_ITEM_LIST_LENGTH
-        if self.training or self.fft == "dft":
+        if self.training:
             return length
         reach = cast(int, item_seq_len.max().item())
         torch._check(reach >= 1)

@@ -1,7 +1,7 @@
-"""What stands after a sequence's last item: zeros, or the sequence's own items once more.
+"""Paddings of a sequence: zeros (the reference), or the sequence's own items repeated.
 
-Transforms over time see the padding. A study of BSARec-type models (arXiv 2512.17442) reports
-better figures with other paddings than zeros; zeros are the reference's.
+The transforms over time see the padding. A study of BSARec-type models (arXiv 2512.17442) reports
+better metrics with other paddings than zeros.
 """
 
 from typing import Literal
@@ -13,22 +13,22 @@ Padding = Literal["zero", "cyclic", "reflect"]
 
 
 def padding_index(padding: Padding, length: int) -> Tensor:
-    """Which step each step of a padded sequence repeats, by the number of its items.
+    """The item that each step of a padded sequence repeats, by the sequence's item count.
 
-    ``cyclic`` begins again with the oldest item; ``reflect`` goes back from the last one, which
-    is not repeated, and turns at the oldest.
+    ``cyclic`` begins again with the oldest item; ``reflect`` walks back from the last item
+    (without repeating it) and turns at the oldest.
 
     Args:
         padding: ``cyclic`` or ``reflect``.
         length: L.
 
     Returns:
-        int64 (L + 1, L); row n is for sequences of n items, and below n all the way. Row 0 is 0.
+        int64 (L + 1, L); row n holds indices below n, for sequences of n items. Row 0 is 0.
     """
     steps = torch.arange(length)
     items = torch.arange(length + 1)[:, None]
     if padding == "cyclic":
         return steps % items.clamp(min=1)
     period = (2 * (items - 1)).clamp(min=1)
-    there = steps % period
-    return torch.minimum(there, period - there).where(items > 1, 0)
+    place = steps % period
+    return torch.minimum(place, period - place).where(items > 1, 0)

@@ -9,20 +9,21 @@ from torch import Tensor
 from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
+from model.training.histories import EventHistories
 from model.training.losses import training_loss
-from model.training.samples import EventHistories, TrainingBatch
+from model.training.samples import TrainingBatch
 
 MONITOR = "NDCG@10"
 
 
 class FEARecModule(lightning.LightningModule):
-    """Trains a `FEARec`.
+    """A `FEARec` with its training loss, validation metric and optimiser.
 
     Args:
-        config: The network; it is built here, under the training seed.
-        training: The optimiser's settings and the seed.
-        histories: What validation positions point into; none when there is no validation.
-        mask_seen: Whether validation leaves out what a user has already met.
+        config: The network; it is built here, from the training seed.
+        training: Settings of the optimiser, and the seed.
+        histories: The items that validation positions refer to; None without validation.
+        mask_seen: Whether validation leaves out the items that a user has already met.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class FEARecModule(lightning.LightningModule):
         self._ranks: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
-        """Each epoch has its own seed, so a resumed run repeats an uninterrupted one."""
+        """Seed each epoch by its number, so that a resumed run repeats an uninterrupted one."""
         torch.manual_seed(self.training_config.seed + 1 + self.current_epoch)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """One batch's loss."""
+        """The loss of one batch."""
         loss = training_loss(
             self.network,
             batch.item_seq,
@@ -61,21 +62,21 @@ class FEARecModule(lightning.LightningModule):
         return loss
 
     def validation_step(self, positions: Tensor, batch_idx: int) -> None:
-        """Ranks of the items at flat `positions`."""
+        """Collect the ranks of the items at flat `positions`."""
         assert self.histories is not None
         self._ranks.append(rank_positions(self.network, self.histories, positions, self.mask_seen))
 
     def on_validation_epoch_end(self) -> None:
-        """NDCG@10 over all ranks."""
+        """Log NDCG@10 over all ranks."""
         ranks = torch.cat(self._ranks)
         self._ranks.clear()
         self.log(MONITOR, metrics_at(ranks, (10,))[MONITOR], prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Adam, as the reference, and its schedule, one step an epoch.
+        """Adam, as the reference, and its learning-rate schedule, one step per epoch.
 
-        The schedule is that of the configured epochs, so a refit, which ends at the best of them,
-        has the rates of the run that it repeats.
+        The schedule spans the configured epochs, so a refit, which stops at the best of them, has
+        the learning rates of the run that it repeats.
         """
         training: Any = self.training_config
         adam = torch.optim.Adam(
@@ -92,7 +93,7 @@ class FEARecModule(lightning.LightningModule):
 def rank_positions(
     network: FEARec, histories: EventHistories, positions: Tensor, mask_seen: bool
 ) -> Tensor:
-    """Ranks int64 (B,), on the CPU, of the items at flat positions int64 (B,)."""
+    """The ranks of the items at flat positions int64 (B,): int64 (B,), on the CPU."""
     device = network.item_embedding.weight.device
     positions = positions.cpu()
     item_seq, item_seq_len = histories.windows(positions, network.config.MAX_ITEM_LIST_LENGTH)

@@ -1,6 +1,6 @@
-"""Training samples over flat histories: windows, same-target partners, negatives.
+"""Training samples over flat histories, with same-target partners, negatives and shuffled batches.
 
-A sample is the flat position of its target item; the sequence is the window of items before it,
+A sample is the flat position of its target item; its sequence is the window of items before it,
 so no prefix is ever stored. Everything is vectorised over a batch.
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from model.config import FEARecConfig
+from model.training.histories import EventHistories
 
 
 class TrainingBatch(NamedTuple):
-    """What `model.training.losses.training_loss` takes."""
+    """The arguments of `training_loss` for one batch."""
 
     item_seq: Tensor  # int64 (B, L)
     item_seq_len: Tensor  # int64 (B,)
@@ -29,63 +30,16 @@ class TrainingBatch(NamedTuple):
     same_target_len: Tensor | None  # int64 (B,)
 
 
-@dataclass(frozen=True)
-class EventHistories:
-    """Every user's items, oldest first, one user after the other (CSR).
-
-    Attributes:
-        items: int32 (N,), item indices.
-        offsets: int64 (U + 1,), where each user's items begin.
-    """
-
-    items: Tensor
-    offsets: Tensor
-
-    @property
-    def position_dtype(self) -> torch.dtype:
-        """The smallest that can number every item."""
-        return torch.int32 if len(self.items) < 2**31 else torch.int64
-
-    def starts(self, positions: Tensor) -> Tensor:
-        """Where the user of the item before each position begins.
-
-        So a position may be a user's end: the window before it is the whole user's.
-        """
-        users = torch.searchsorted(self.offsets, positions.long() - 1, right=True) - 1
-        return self.offsets[users]
-
-    def windows(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """The items before each position: item_seq int64 (B, L) and item_seq_len int64 (B,)."""
-        positions = positions.long()
-        begin = torch.maximum(self.starts(positions), positions - length)
-        at = begin[:, None] + torch.arange(length)
-        inside = at < positions[:, None]
-        items = self.items[at.clamp_(max=len(self.items) - 1)].long()
-        return items.where(inside, 0), positions - begin
-
-    def seen(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Every item before each position, as pairs: row of `positions`, item index."""
-        begin = self.starts(positions)
-        rows, before = expand_ranges(begin, positions - begin)
-        return rows, self.items[before].long()
-
-
-def expand_ranges(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Every position of B ranges, one range after the other: the range's number, the position."""
-    rows = torch.repeat_interleave(torch.arange(len(begins)), lengths)
-    shift = torch.repeat_interleave(begins - lengths.cumsum(0) + lengths, lengths)
-    return rows, shift + torch.arange(len(rows))
-
-
 class TrainingSet(Dataset[TrainingBatch]):
-    """The samples of a training run; indexed by a tensor of sample numbers, it gives a batch.
+    """The samples of a training run; a tensor of sample numbers indexes one batch.
 
-    Memory an interaction: 4 bytes of item, 4 of sample order, 4 of shuffling, and 8 more for BPR.
+    Memory per interaction: 4 bytes for the item, 4 for the order of the samples, 4 for shuffling,
+    and 8 more for BPR.
 
     Args:
-        histories: All items, of which `positions` are targets.
+        histories: All items; `positions` are the targets among them.
         positions: (S,) integer, flat positions of the targets, none a user's first.
-        config: Says which of the batch's parts are needed.
+        config: Decides which parts of a batch are needed.
     """
 
     def __init__(self, histories: EventHistories, positions: Tensor, config: FEARecConfig) -> None:
@@ -123,15 +77,15 @@ class TrainingSet(Dataset[TrainingBatch]):
 
 @dataclass(frozen=True)
 class SameTarget:
-    """Draws, for each sample, another of the same target and, where one exists, another sequence.
+    """Draws for each sample one with the same target and, where one exists, another sequence.
 
-    Samples are numbered in the order of (target, sequence), so those of one target are a range,
-    and those of one target and sequence a range inside it.
+    Samples are numbered in the order of (target, sequence), so those with the same target form a
+    range, and those with the same target and sequence a range within it.
 
     Attributes:
         target_starts: int64 (V + 1,), the first sample of each target.
-        repeat_starts: int64 (G,), first samples of the ranges of more than one equal sequence.
-        repeat_ends: int64 (G,), the samples after them.
+        repeat_starts: int64 (G,), the first samples of the ranges of two or more equal sequences.
+        repeat_ends: int64 (G,), the samples after these ranges.
     """
 
     target_starts: Tensor
@@ -142,14 +96,14 @@ class SameTarget:
     def build(
         cls, histories: EventHistories, positions: Tensor, length: int
     ) -> tuple[Tensor, "SameTarget"]:
-        """In O(S log S); gives the order that samples must be put into as well."""
+        """Build it in O(S log S); returns also the order into which samples must be put."""
         items = histories.items.numpy()
         targets = items[positions.numpy()]
-        prints = window_fingerprints(histories, positions, length)
-        order = np.lexsort((prints, targets))
-        targets, prints = targets[order], prints[order]
+        hashes = window_hashes(histories, positions, length)
+        order = np.lexsort((hashes, targets))
+        targets, hashes = targets[order], hashes[order]
         new = np.ones(len(order) + 1, dtype=bool)
-        new[1:-1] = (targets[1:] != targets[:-1]) | (prints[1:] != prints[:-1])
+        new[1:-1] = (targets[1:] != targets[:-1]) | (hashes[1:] != hashes[:-1])
         starts = np.flatnonzero(new)
         repeated = np.diff(starts) > 1
         counts = np.bincount(targets, minlength=int(items.max(initial=0)) + 1)
@@ -160,7 +114,7 @@ class SameTarget:
         )
 
     def sample(self, samples: Tensor, item_id: Tensor) -> Tensor:
-        """Sample numbers int64 (B,), uniform over the target's other sequences."""
+        """Sample numbers int64 (B,), uniform over the other sequences of each target item."""
         samples = samples.long()
         begin, end = self.target_starts[item_id], self.target_starts[item_id + 1]
         own_begin, own_end = samples, samples + 1
@@ -183,7 +137,8 @@ class Negatives:
     Attributes:
         gaps: int64 (M,), for each user's distinct items s_0 < s_1 < ...: ``s_j - 1 - j``, the
             number of unmet items below s_j, plus ``user * V``; sorted.
-        offsets: int64 (U + 1,), where each user's distinct items begin in `gaps`.
+        offsets: int64 (U + 1,), the first entry of each user in `gaps`; the last entry is M.
+        n_items: V.
     """
 
     gaps: Tensor
@@ -192,7 +147,7 @@ class Negatives:
 
     @classmethod
     def build(cls, histories: EventHistories, n_items: int) -> "Negatives":
-        """In O(N log N)."""
+        """Build it in O(N log N)."""
         offsets = histories.offsets.numpy()
         users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
         keys = np.unique(users * n_items + histories.items.numpy())
@@ -202,7 +157,7 @@ class Negatives:
         return cls(torch.from_numpy(keys), torch.from_numpy(begins), n_items)
 
     def sample(self, histories: EventHistories, positions: Tensor, count: int) -> Tensor:
-        """Item indices int64 (B, count); any real item for a user who met them all."""
+        """Item indices int64 (B, count); any real items for a user who met all of them."""
         positions = positions.long()
         users = torch.searchsorted(histories.offsets, positions, right=True) - 1
         begin, end = self.offsets[users], self.offsets[users + 1]
@@ -215,9 +170,9 @@ class Negatives:
 
 
 class ShuffledBatches(Sampler[Tensor]):
-    """Batches of sample numbers, shuffled anew each epoch, the same for the same seed and epoch.
+    """Batches of sample numbers in a random order that follows from the seed and the epoch.
 
-    Among several processes each takes its share of every batch.
+    With several processes, each takes its share of every batch.
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int) -> None:
@@ -227,7 +182,7 @@ class ShuffledBatches(Sampler[Tensor]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -235,18 +190,19 @@ class ShuffledBatches(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        kind = torch.int32 if self.n_samples < 2**31 else torch.int64
-        order = torch.randperm(self.n_samples, generator=generator, dtype=kind)
+        dtype = torch.int32 if self.n_samples < 2**31 else torch.int64
+        order = torch.randperm(self.n_samples, generator=generator, dtype=dtype)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for batch in order.split(self.batch_size):
-            # Too few for every process: some share one, as the mean of nothing is NaN.
+            # A batch smaller than the number of processes: some share a sample, as the mean of
+            # an empty batch is NaN.
             yield batch[min(rank, len(batch) - 1) :: world]
 
 
-def window_fingerprints(
+def window_hashes(
     histories: EventHistories, positions: Tensor, length: int
 ) -> npt.NDArray[np.uint64]:
-    """A 64-bit fingerprint of each position's window, equal for equal windows (rolling hash).
+    """A 64-bit rolling hash of each position's window, equal for equal windows.
 
     Args:
         histories: N items.
@@ -257,7 +213,7 @@ def window_fingerprints(
         uint64 (S,).
     """
     items = histories.items.numpy()
-    codes = np.random.default_rng(0).integers(
+    item_hashes = np.random.default_rng(0).integers(
         1, 2**63, size=int(items.max(initial=0)) + 1, dtype=np.uint64
     )
     base = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2**64
@@ -266,11 +222,11 @@ def window_fingerprints(
     powers[0] = 1
     np.multiply.accumulate(powers, out=powers)
     prefix = np.zeros(len(items) + 1, dtype=np.uint64)
-    np.cumsum(codes[items] * powers[:-1], out=prefix[1:])
+    np.cumsum(item_hashes[items] * powers[:-1], out=prefix[1:])
     ends = positions.numpy()
     begins = np.maximum(histories.starts(positions).numpy(), ends - length)
     powers.fill(inverse)
     powers[0] = 1
     np.multiply.accumulate(powers, out=powers)
-    fingerprints: npt.NDArray[np.uint64] = (prefix[ends] - prefix[begins]) * powers[begins]
-    return fingerprints
+    hashes: npt.NDArray[np.uint64] = (prefix[ends] - prefix[begins]) * powers[begins]
+    return hashes

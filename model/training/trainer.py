@@ -1,4 +1,4 @@
-"""One training run: Lightning with early stopping, best and last checkpoints, resume."""
+"""One training run by Lightning: early stopping, best and last checkpoints, resumption."""
 
 import contextlib
 import logging
@@ -27,23 +27,25 @@ from torch.utils.data import DataLoader
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
+from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
-from model.training.samples import EventHistories, ShuffledBatches, TrainingSet
+from model.training.samples import ShuffledBatches, TrainingSet
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-_PRECISION = "high"
+_MATMUL_PRECISION = "high"
 _LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network (the best epoch's weights, in eval mode) and how it came about.
+    """A trained network with its epoch and validation metric.
 
     Attributes:
-        network: On the CPU.
-        epoch: Epochs trained when it was best (validated runs) or in all, from 1.
-        valid_ndcg_at_10: Of that epoch; None without validation.
+        network: The best epoch's weights, in eval mode, on the CPU.
+        epoch: Number of epochs of these weights, from 1: the best one's with validation, all
+            without.
+        valid_ndcg_at_10: NDCG@10 of that epoch; None without validation.
     """
 
     network: FEARec
@@ -52,21 +54,20 @@ class Fitted:
 
 
 class _Processes(DDPStrategy):
-    """DDP in processes that do nothing but train; Lightning's default is the command once more."""
+    """DDP in spawned processes that only train; Lightning's default runs the command again."""
 
     def __init__(self) -> None:
-        # Some biases have no effect and so no gradient (a softmax's keys'), which plain DDP
-        # refuses.
+        # Some biases (a softmax's keys') have no effect and no gradient, which plain DDP rejects.
         super().__init__(start_method="spawn", find_unused_parameters=True)
 
     def connect(self, model: LightningModule) -> None:
-        """Comes first in each of them, where nothing is set yet of what `fit` sets in its own."""
-        torch.set_float32_matmul_precision(_PRECISION)
-        _hush()
+        """First hook in each worker: repeat the global set-up of `fit`."""
+        torch.set_float32_matmul_precision(_MATMUL_PRECISION)
+        _silence_lightning()
         super().connect(model)
 
     def on_exception(self, exception: BaseException) -> None:
-        """An interrupted run ends; by themselves they would be waited for until they are done."""
+        """Kill the workers, for which an interrupted run would otherwise wait."""
         if self.launcher is not None:
             self.launcher.kill(signal.SIGKILL)
         super().on_exception(exception)
@@ -74,7 +75,7 @@ class _Processes(DDPStrategy):
 
 class _Generator(torch.Generator):
     def __reduce__(self) -> Any:
-        """Begins anew in another process; the state of PyTorch's own is lost on the way there."""
+        """Pickle without the state, which PyTorch's own generator loses too."""
         return _Generator, ()
 
 
@@ -82,7 +83,7 @@ class _WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Written beside the old one and renamed: never half a file, on a full disk either."""
+        """Write beside the old file, then rename: never half a file, even on a full disk."""
         unfinished = Path(path).with_suffix(".part")
         super().save_checkpoint(checkpoint, unfinished, storage_options)
         unfinished.replace(path)
@@ -90,7 +91,7 @@ class _WholeCheckpoints(TorchCheckpointIO):
 
 class _EarlyStopping(EarlyStopping):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """A run that had stopped early does not train on when it is resumed."""
+        """Keep a run that had stopped early stopped when it is resumed."""
         trainer.should_stop = self.wait_count >= self.patience
 
 
@@ -99,24 +100,24 @@ class _EpochReport(Callback):
         self.on_epoch = on_epoch
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Hand the epoch's figure on; what is raised there ends the run."""
+        """Report the epoch's metric; an exception raised there ends the run."""
         if not trainer.sanity_checking:
             self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]))
 
 
 class _Progress(RichProgressBar):
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
-        """Without the logger's version number, which says nothing here."""
+        """The metrics without the logger's version number, which is always 0 here."""
         metrics = super().get_metrics(trainer, module)
         return {name: value for name, value in metrics.items() if name != "v_num"}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on hardware, tips, and folders that a resumed run finds."""
+    """Suppress Lightning's messages on hardware, tips and existing folders."""
     levels = [logger.level for logger in _LOGGERS]
     with warnings.catch_warnings():
-        _hush()
+        _silence_lightning()
         try:
             yield
         finally:
@@ -124,7 +125,7 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _hush() -> None:
+def _silence_lightning() -> None:
     for logger in _LOGGERS:
         logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -146,26 +147,26 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Fitted:
-    """Train a network; a run killed earlier in the same folder goes on where it stopped.
+    """Train a network; a run killed earlier in the same folder resumes where it stopped.
 
     Args:
         config: The network.
         training: Optimiser, epochs, batch sizes, precision, devices, seed.
         histories: All items.
         train: int64 (S,), flat positions of training targets.
-        valid: int64, flat positions of validation targets; with none, all epochs are trained.
-        folder: Takes checkpoints and logs.
-        epochs: Instead of `training.epochs`.
-        start: Weights to begin from (see `model.training.weights`); otherwise random ones.
-        mask_seen: Whether validation leaves out what a user has already met.
+        valid: int64, flat positions of validation targets; None or empty trains all epochs.
+        folder: Folder of checkpoints and logs.
+        epochs: Overrides `training.epochs`.
+        start: Initial weights (see `model.training.weights`); random ones by default.
+        mask_seen: Whether validation leaves out the items that a user has already met.
         progress: Whether to draw a progress bar.
-        on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; what it
-            raises ends the run.
+        on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; an
+            exception that it raises ends the run.
 
     Raises:
-        ConfigError: the machine lacks the accelerator or so many devices.
+        ConfigError: the machine lacks the accelerator or the number of devices.
     """
-    torch.set_float32_matmul_precision(_PRECISION)
+    torch.set_float32_matmul_precision(_MATMUL_PRECISION)
     module = FEARecModule(config, training, histories, mask_seen)
     if start is not None:
         module.network.load_state_dict(start.state_dict())
@@ -174,7 +175,7 @@ def fit(
         folder, Path(BEST).stem, monitor=MONITOR if validated else None, mode="max",
         enable_version_counter=False,
     )  # fmt: skip
-    # After `best`, whose state it holds; Lightning's own `save_last` only follows a new best.
+    # Runs after `best`, whose state it stores; Lightning's own `save_last` follows a new best only.
     newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
     callbacks: list[Callback] = [best, newest]
     if validated:
@@ -190,8 +191,8 @@ def fit(
         TrainingSet(histories, train, config),
         batch_size=None,
         sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
-        # Of its own: the loader's first draw comes after an epoch's seeding, or before in a
-        # resumed run.
+        # A separate generator, as the loader draws from it after the first epoch's seeding, but
+        # before it in a resumed run.
         generator=_Generator(),
     )
     held_out: DataLoader[Any] | None = None
@@ -213,19 +214,19 @@ def fit(
                 callbacks=callbacks,
                 enable_progress_bar=progress,
                 enable_model_summary=False,
-                use_distributed_sampler=False,  # ShuffledBatches shares batches out itself
+                use_distributed_sampler=False,  # ShuffledBatches distributes batches itself
                 default_root_dir=folder,
                 plugins=[_WholeCheckpoints()],
             )
         except MisconfigurationException as error:
             raise ConfigError(
-                f"this machine cannot train so ({' '.join(str(error).split())})",
+                f"this machine lacks the devices to train on ({' '.join(str(error).split())})",
                 "train.accelerator",
                 expected=f"train.devices = {training.devices} of {training.accelerator}",
-                remedy="Choose what it has, or auto.",
+                remedy="Choose devices that it has, or auto.",
             ) from None
         trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
-    # Of several processes, callbacks keep to themselves what they know: all is read from the file.
+    # Callbacks of other processes do not report back, so everything is read from the checkpoint.
     state = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     score = state["callbacks"][best.state_key]["best_model_score"]

@@ -1,4 +1,4 @@
-"""Weights on disk, and the start of a night's training from the night before."""
+"""Weights on disk, and warm starts from an earlier model's weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,20 +20,25 @@ def save_weights(network: FEARec, path: Path) -> None:
 
 
 def load_network(config: FEARecConfig, path: Path) -> FEARec:
-    """A network of `config` with the weights of `path`, in eval mode."""
+    """Build the network of a configuration with the weights of a file, in eval mode."""
     network = FEARec(config)
     network.load_state_dict(load_file(path))
     return network.eval()
 
 
 def warm_start(config: FEARecConfig, weights: Mapping[str, Tensor], seed: int) -> FEARec | None:
-    """A network that begins from an earlier night's weights.
+    """Build a network that starts from an earlier model's weights.
 
-    The vocabulary only ever grows at its end, so old item rows are copied as they are and new
-    items keep their random rows.
+    The vocabulary is append-only, so the rows of earlier items are copied and new items keep
+    their random rows.
+
+    Args:
+        config: The new network.
+        weights: The earlier state dict.
+        seed: Seed of the rows of new items.
 
     Returns:
-        None where the architecture has changed and nothing can be carried over.
+        The network, or None if the architecture has changed and no weights fit.
 
     Raises:
         ConfigError: the earlier vocabulary is the larger one.
@@ -44,7 +49,7 @@ def warm_start(config: FEARecConfig, weights: Mapping[str, Tensor], seed: int) -
     old = weights[ITEM_TABLE]
     if len(old) > config.n_items:
         raise ConfigError(
-            "the earlier model knows more items than there are",
+            "the earlier model has more items than the vocabulary",
             "warm start",
             expected=f"at most {config.n_items} rows",
             found=f"{len(old)} rows",

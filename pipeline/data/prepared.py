@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE, TIME, TIMESTAMPS
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before
 from pipeline.errors import InputError

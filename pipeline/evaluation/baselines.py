@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.training.samples import EventHistories, expand_ranges
+from model.training.histories import EventHistories, expand_ranges
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import TrainingConfig
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import Provider, open_session
 from pipeline.config.sections import EvaluateSettings

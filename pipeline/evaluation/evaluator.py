@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.ranking import top_items
-from model.training.samples import expand_ranges
+from model.training.histories import expand_ranges
 from pipeline.data.splits import Split
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, user_metrics

@@ -4,6 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("training", "encoder", "retrieval", "end_to_end", "million_users", "evaluation"):
+BENCHMARKS = (
+    "training",
+    "kernels",
+    "encoder",
+    "retrieval",
+    "end_to_end",
+    "million_users",
+    "evaluation",
+)
+
+for name in BENCHMARKS:
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py"))], check=True)

@@ -2,9 +2,9 @@
 
     make recbole && .venv/bin/python tests/benchmarks/encoder.py
 
-Sides: both exported forms in ONNX Runtime, both forms in PyTorch eager, and RecBole's FEARec with
-the same weights in its own environment. CPU seconds on one thread; the best of its batch sizes
-counts for each.
+Sides: both exported forms in ONNX Runtime; FEARec and `model.reference` in PyTorch eager; RecBole's
+FEARec with the same weights in its own environment. CPU seconds on one thread; of batch sizes, each
+side's best one counts.
 """
 
 import json
@@ -24,8 +24,9 @@ import torch
 from machine import beside_recbole, describe
 
 from model.config import FEARecConfig
-from model.export.graphs import export_encoder
-from model.network.fearec import FEARec
+from model.export import export_encoder
+from model.network import FEARec
+from model.reference import ReferenceFEARec
 
 CONFIG = FEARecConfig.from_preset("paper", n_items=12_102)
 USERS = 2048
@@ -35,7 +36,7 @@ BATCHES = {"onnx matmul": (16, 32, 64, 256), "onnx dft": (64,), "torch": (64, 25
 def sequences() -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded sequences of Beauty's lengths: 4 to 50, most of them short, longest first.
 
-    `fearec-score` takes users in this order; all sides are given it.
+    `fearec-score` scores users in this order; all sides get it.
     """
     random = np.random.default_rng(0)
     lengths = torch.from_numpy(np.clip(random.geometric(1 / 6, USERS) + 3, 4, 50))
@@ -68,6 +69,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = FEARec(CONFIG).eval()
+    reference = ReferenceFEARec(CONFIG).eval()
+    reference.load_state_dict(network.state_dict())
     item_seq, item_seq_len = sequences()
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,9 +92,9 @@ def main() -> None:
                 for batch in BATCHES[f"onnx {form}"]:
                     speed = timed(side, item_seq[few], item_seq_len[few], batch)
                     figures[f"ONNX Runtime, {form}, batch {batch}"].append(speed)
-                network.fft = form
+                eager = reference if form == "dft" else network
                 for batch in BATCHES["torch"]:
-                    speed = timed(network, item_seq, item_seq_len, batch)
+                    speed = timed(eager, item_seq, item_seq_len, batch)
                     figures[f"PyTorch eager, {form}, batch {batch}"].append(speed)
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             for batch, (forward, _) in json.loads(done.stdout.splitlines()[-1]).items():

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/retrieval.py [--items 1000000] [--rounds 5]
 
-FAISS takes part where it is installed (pip install faiss-cpu). All sides take turns, so that each
-meets the same machine; of batch sizes, every side is given its best.
+FAISS takes part if it is installed (pip install faiss-cpu). All sides take turns, so that each
+meets the same machine; of batch sizes, each side's best one counts.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from machine import describe
 from onnx import TensorProto, helper, numpy_helper
 
 from model.export.graphs import OPSET
-from model.export.quantize import encode
+from model.export.quantize import quantize
 from model.export.retrieval import add_retrieval
 from model.training.weights import ITEM_TABLE
 
@@ -52,7 +52,7 @@ def users_to(output: str, nodes: list[onnx.NodeProto], table: Array) -> onnx.Mod
 
 
 def session(built: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
-    """As from a bundle: large tensors lie in a file beside the graph."""
+    """A session as from a bundle: large tensors are in a file beside the graph."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "graph.onnx"
     onnx.save(built, str(path), save_as_external_data=True, location="data.bin")
     options = onnxruntime.SessionOptions()
@@ -77,7 +77,7 @@ def sides(table: Array, users: Array, batch_sizes: list[int], folder: Path) -> S
     whole = [size for size in batch_sizes if size * len(table) <= 2**27]  # 512 MB of scores
     whole = whole or batch_sizes[:1]
 
-    # The item table first: ONNX Runtime is faster so than by Gemm(users, items).
+    # The item table is the first factor: ONNX Runtime is faster so than by Gemm(users, items).
     product = session(
         users_to(
             "s",
@@ -125,12 +125,12 @@ def sides(table: Array, users: Array, batch_sizes: list[int], folder: Path) -> S
 
     bias = np.zeros(len(table), np.float32)
     random = np.random.default_rng(1)
-    for form, codes, sizes in (
+    for form, quantized, sizes in (
         ("matrix", None, whole),
-        ("two passes", encode(table), batch_sizes),
+        ("two passes", quantize(table), batch_sizes),
     ):
         built = users_to(EMBEDDING, [], table)
-        add_retrieval(built, len(table), codes)
+        add_retrieval(built, len(table), quantized)
         runs = session(built, folder)
         for k, width in (*((k, 0) for k in TOP_K), (TOP_K[0], SEEN)):
             exclude = random.integers(1, len(table), (max(sizes), width))

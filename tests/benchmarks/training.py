@@ -3,7 +3,7 @@
     make recbole && .venv/bin/python tests/benchmarks/training.py
 
 RecBole runs in its own environment, in turns with fearec, so that both meet the same machine.
-Both are timed in CPU seconds, which on one thread are wall seconds less what others took.
+Both are timed in CPU seconds: on one thread, wall seconds without those that other processes took.
 """
 
 import json
@@ -21,9 +21,10 @@ import torch
 from machine import beside_recbole, describe
 
 from model.config import FEARecConfig, TrainingConfig
+from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule
 from model.training.losses import training_loss
-from model.training.samples import EventHistories, ShuffledBatches, TrainingSet
+from model.training.samples import ShuffledBatches, TrainingSet
 
 USERS, ITEMS, INTERACTIONS = 943, 1682, 100_000  # ml-100k's
 CONFIG = FEARecConfig.from_preset("paper", n_items=ITEMS + 1)
@@ -40,6 +41,14 @@ def synthetic_histories() -> EventHistories:
         torch.from_numpy(items.astype(np.int32)),
         torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
     )
+
+
+def training_samples() -> TrainingSet:
+    """Every event but each user's first as a sample."""
+    histories = synthetic_histories()
+    targets = torch.ones(INTERACTIONS, dtype=torch.bool)
+    targets[histories.offsets[:-1]] = False
+    return TrainingSet(histories, targets.nonzero().squeeze(1), CONFIG)
 
 
 def ours(samples: TrainingSet, steps: int, bf16: bool) -> list[float]:
@@ -79,11 +88,8 @@ def recbole(python: Path, samples: Path, steps: int, mode: str) -> list[float]:
 
 def main() -> None:
     options = beside_recbole(__doc__)
-    histories = synthetic_histories()
-    every = torch.ones(INTERACTIONS, dtype=torch.bool)
-    every[histories.offsets[:-1]] = False
-    positions = every.nonzero().squeeze(1)
-    samples = TrainingSet(histories, positions, CONFIG)
+    samples = training_samples()
+    histories, positions = samples.histories, samples.positions
     rows: dict[str, list[float]] = {
         name: [] for name in ("fearec float32", "fearec bf16", "RecBole as installed",
                               "RecBole anomaly mode off")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.network.fearec import FEARec, Form
+from model.export.graphs import Form
 from model.recbole import from_recbole
+from model.reference import ReferenceFEARec
 from model.training.losses import training_loss
 
 COMMITTED = Path(__file__).parents[1] / "golden"
@@ -71,7 +72,7 @@ def check(case: Case, form: Form) -> None:
     assert not model.training
     if form == "dft":
         weights = model.state_dict()
-        model = FEARec(model.config, fft="dft").eval()
+        model = ReferenceFEARec(model.config).eval()
         model.load_state_dict(weights)
     inputs, answers = case.inputs, case.answers
     with torch.no_grad():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from model.config import FEARecConfig
 from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
+from model.training.histories import EventHistories
 from model.training.lightning_module import rank_positions
-from model.training.samples import EventHistories
 
 steady = settings(deadline=None)
 

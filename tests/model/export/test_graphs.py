@@ -22,10 +22,16 @@ from torch import Tensor
 import model.export.graphs
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export.files import CODES, CPU_RECOMMENDER, RECOMMENDER
-from model.export.graphs import export_both, export_encoder, export_recommender, trace_encoder
+from model.export.files import CPU_RECOMMENDER, INT8_TABLE, RECOMMENDER
+from model.export.graphs import (
+    Form,
+    export_both,
+    export_encoder,
+    export_recommender,
+    trace_encoder,
+)
 from model.export.parity import near_ties
-from model.network.fearec import FEARec, Form
+from model.network.fearec import FEARec
 
 V, L = 37, 11
 FORMS: tuple[Form, ...] = ("matmul", "dft")
@@ -426,7 +432,7 @@ def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
 ) -> None:
     monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", NETWORK.config.n_items)
     model.export.graphs.export_both(NETWORK, tmp_path)
-    assert (tmp_path / CODES).stat().st_size % NETWORK.config.hidden_size == 0
+    assert (tmp_path / INT8_TABLE).stat().st_size % NETWORK.config.hidden_size == 0
     item_seq, item_seq_len = sequences(each=2)
     feeds = {
         "item_seq": item_seq.numpy(),

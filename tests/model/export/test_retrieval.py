@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import model.export.retrieval
 from model.export.graphs import OPSET
-from model.export.quantize import BLOCK_ITEMS, ITEM_LEVELS, TILE_ITEMS, USER_LEVELS, encode
+from model.export.quantize import BLOCK_ITEMS, ITEM_LEVELS, TILE_ITEMS, USER_LEVELS, quantize
 from model.export.retrieval import add_retrieval
 from model.training.weights import ITEM_TABLE
 
@@ -35,7 +35,7 @@ def retrieval(table: Array, form: str) -> Run:
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if form == "blocks" else 10**9)
-        add_retrieval(built, len(table), encode(table) if form == "two-pass" else None)
+        add_retrieval(built, len(table), quantize(table) if form == "two-pass" else None)
     onnx.checker.check_model(built, full_check=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -240,7 +240,7 @@ def test_no_score_is_further_off_than_the_bound(
     user = random.standard_normal(dimensions)
     step = np.abs(user).max() / USER_LEVELS
     coded_user = np.rint(user / step) * step
-    codes = encode(table)
+    codes = quantize(table)
     scale, error = (
         np.repeat(part.reshape(-1, part.shape[-1]), BLOCK_ITEMS, axis=0)[:n_items]
         for part in (codes.scale, codes.error)

@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.kernels.dropout import Dropout
-from model.network.fearec import FEARec, Form
+from model.network.fearec import FEARec
+from model.reference import ReferenceFEARec
+from model.training.histories import EventHistories
 from model.training.losses import training_loss
-from model.training.samples import EventHistories, TrainingSet
+from model.training.samples import TrainingSet
 
 V, L = 29, 12
 SMALL: dict[str, Any] = {
@@ -30,12 +31,13 @@ SPECTRAL: dict[str, Any] = {
     "spatial_ratio": 0.3,
     "global_ratio": 0.6,
 }
-FORMS: tuple[Form, ...] = ("matmul", "dft")
+Form = type[FEARec]
+FORMS: tuple[Form, ...] = (FEARec, ReferenceFEARec)
 
 
-def network(fft: Form = "matmul", **changes: Any) -> FEARec:
+def network(form: Form = FEARec, **changes: Any) -> FEARec:
     torch.manual_seed(0)
-    return FEARec(FEARecConfig(**{**SMALL, **changes}), fft=fft)
+    return form(FEARecConfig(**{**SMALL, **changes}))
 
 
 def batch(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -68,44 +70,27 @@ def test_the_initial_weights_are_the_references() -> None:
     assert model.item_embedding.weight[0].any()  # PAD's row too
 
 
-@pytest.mark.parametrize("fft", FORMS)
-def test_the_output_is_a_vector_a_sequence(fft: Form) -> None:
-    output = network(fft)(*batch(5))
+@pytest.mark.parametrize("form", FORMS)
+def test_the_output_is_one_vector_per_sequence(form: Form) -> None:
+    output = network(form)(*batch(5))
     assert output.shape == (5, 8)
     assert output.dtype == torch.float32
 
 
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("changes", [{"hidden_dropout_prob": 0.5}, {"attn_dropout_prob": 0.5}])
-def test_dropout_obeys_train_and_eval(fft: Form, changes: dict[str, Any]) -> None:
-    model, still = network(fft, **SPECTRAL, **changes), network(fft, **SPECTRAL)
+def test_dropout_obeys_train_and_eval(form: Form, changes: dict[str, Any]) -> None:
+    model, still = network(form, **SPECTRAL, **changes), network(form, **SPECTRAL)
     inputs = batch(6)
     assert not model.train()(*inputs).equal(model(*inputs))
     assert model.eval()(*inputs).equal(model(*inputs))
     torch.testing.assert_close(model(*inputs), still.eval()(*inputs))
 
 
-@pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.75, 0.9])
-def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
-    dropout = Dropout(p)
-    x = torch.full((1000, 300), 2.0, requires_grad=True)
-    y = dropout(x)
-    kept = y != 0
-    # Within five standard deviations, and a rounding of p.
-    assert abs(1 - kept.double().mean().item() - p) < 5 * (p * (1 - p) / x.numel()) ** 0.5 + 1e-4
-    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / (1 - p)), rtol=1e-3, atol=0)
-    y.sum().backward()
-    assert x.grad is not None
-    assert (x.grad != 0).equal(kept)
-    torch.testing.assert_close(x.grad * 2, y.detach())
-    assert not dropout(x).equal(y)
-    assert dropout.eval()(x).equal(x)
-
-
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("spectral", [{}, SPECTRAL])
-def test_a_sequence_is_scored_alike_in_any_batch(fft: Form, spectral: dict[str, Any]) -> None:
-    model = network(fft, **spectral).eval()
+def test_a_sequence_is_scored_alike_in_any_batch(form: Form, spectral: dict[str, Any]) -> None:
+    model = network(form, **spectral).eval()
     item_seq, item_seq_len = batch(6)
     together = model(item_seq, item_seq_len)
     for i in range(6):
@@ -113,23 +98,23 @@ def test_a_sequence_is_scored_alike_in_any_batch(fft: Form, spectral: dict[str, 
         torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fft", FORMS)
-def test_training_shares_the_batchs_delays_unless_told_otherwise(fft: Form) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_training_shares_the_batchs_delays_unless_set_otherwise(form: Form) -> None:
     inputs = batch(16)
-    inference = network(fft, **SPECTRAL).eval()(*inputs)
-    shared = network(fft, **SPECTRAL, delays="batch").train()(*inputs)
-    own = network(fft, **SPECTRAL, delays="sequence").train()(*inputs)
+    inference = network(form, **SPECTRAL).eval()(*inputs)
+    shared = network(form, **SPECTRAL, delays="batch").train()(*inputs)
+    own = network(form, **SPECTRAL, delays="sequence").train()(*inputs)
     torch.testing.assert_close(own, inference)
     assert (shared - inference).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("views", [2, 3])
 @pytest.mark.parametrize("spectral", [{}, SPECTRAL])
 def test_views_in_one_pass_are_separate_passes(
-    fft: Form, views: int, spectral: dict[str, Any]
+    form: Form, views: int, spectral: dict[str, Any]
 ) -> None:
-    model = network(fft, **spectral).train()
+    model = network(form, **spectral).train()
     groups = [batch(3, seed) for seed in range(views)]
     item_seq, item_seq_len = (torch.cat(parts) for parts in zip(*groups, strict=True))
     together = model(item_seq, item_seq_len, views)

@@ -1,4 +1,4 @@
-"""Losses against their literal formulations; cross-entropy in bounded memory."""
+"""Losses against their literal formulations."""
 
 import math
 from typing import Any
@@ -9,11 +9,10 @@ import torch.nn.functional as fn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import FEARecConfig
 from model.network.fearec import FEARec
-from model.training.losses import ChunkedCrossEntropy, info_nce, spectral_distance, training_loss
+from model.training.losses import info_nce, spectral_distance, training_loss
 
 V, L, D, B = 31, 10, 8, 7
 steady = settings(deadline=None)
@@ -181,68 +180,7 @@ def test_bpr_is_finite_for_a_hopeless_pair() -> None:
     assert torch.isfinite(training_loss(model, **given))
 
 
-# Cross-entropy of a large catalogue
-
-
-def chunked_loss(output: Tensor, items: Tensor, target: Tensor, chunk: int) -> Tensor:
-    loss = ChunkedCrossEntropy.apply(output, items, target, chunk)  # type: ignore[no-untyped-call]
-    assert isinstance(loss, Tensor)
-    return loss
-
-
-class Largest(TorchDispatchMode):
-    """Notes the largest tensor made, forward or backward."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.numel = max(self.numel, made.numel())
-        return made
-
-
-@given(st.integers(1, 20), st.integers(2, 60), st.integers(1, 70), st.integers(0, 1000))
-@steady
-def test_chunks_give_the_value_and_the_gradients_of_the_whole(
-    count: int, n_items: int, chunk: int, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    # Each target more than once: its gradients add up.
-    target = torch.randint(0, n_items, (count,))
-    inputs = [
-        torch.randn(count, 5, dtype=torch.float64, requires_grad=True),
-        torch.randn(n_items, 5, dtype=torch.float64, requires_grad=True),
-    ]
-    whole = fn.cross_entropy(inputs[0] @ inputs[1].T, target)
-    chunked = chunked_loss(inputs[0], inputs[1], target, chunk)
-    torch.testing.assert_close(chunked, whole)
-    gradients = (torch.autograd.grad(3 * loss, inputs) for loss in (chunked, whole))
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-def test_large_logits_do_not_overflow() -> None:
-    output, items = 200 * rows(0, 4), 200 * rows(1, V)
-    target = torch.tensor([1, 2, 3, 4])
-    chunked = chunked_loss(output, items, target, 5)
-    torch.testing.assert_close(chunked, fn.cross_entropy(output @ items.T, target))
-    assert torch.isfinite(chunked)
-
-
-def test_chunks_bound_the_logits_memory_in_both_passes() -> None:
-    count, n_items, dim, chunk = 64, 5000, 4, 250
-    output = rows(0, count, dim).requires_grad_()
-    items = rows(1, n_items, dim).requires_grad_()
-    target = torch.arange(count)
-    with Largest() as chunked:
-        chunked_loss(output, items, target, chunk).backward()
-    with Largest() as whole:
-        fn.cross_entropy(output @ items.T, target).backward()
-    assert whole.numel == count * n_items
-    assert chunked.numel <= max(count * chunk, n_items * dim)  # logits, the items' gradient
+# Cross-entropy in chunks
 
 
 def test_the_network_trains_alike_with_chunks() -> None:

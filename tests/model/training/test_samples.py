@@ -1,4 +1,4 @@
-"""Samples over flat histories: windows, same-target partners, negatives, shuffled batches."""
+"""Samples over flat histories: same-target partners, negatives, shuffled batches."""
 
 import time
 from collections import Counter
@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.training.samples import (
-    EventHistories,
-    Negatives,
-    SameTarget,
-    ShuffledBatches,
-    TrainingSet,
-)
+from model.training.histories import EventHistories
+from model.training.samples import Negatives, SameTarget, ShuffledBatches, TrainingSet
 
 steady = settings(deadline=None)
 users_of_items = st.lists(
@@ -46,42 +41,6 @@ def prefix(users: list[list[int]], position: int) -> list[int]:
             return items[:position]
         position -= len(items)
     raise AssertionError
-
-
-# Windows
-
-
-@given(users_of_items, st.integers(1, 12))
-@steady
-def test_windows_are_the_last_items_before_a_position(users: list[list[int]], length: int) -> None:
-    histories = histories_of(users)
-    positions = targets_of(histories)
-    item_seq, item_seq_len = histories.windows(positions, length)
-    assert item_seq.dtype == item_seq_len.dtype == torch.int64
-    assert item_seq.shape == (len(positions), length)
-    for i, position in enumerate(positions.tolist()):
-        expected = prefix(users, position)[-length:]
-        assert item_seq[i].tolist() == expected + [0] * (length - len(expected))
-        assert item_seq_len[i] == len(expected)
-
-
-@given(users_of_items)
-@steady
-def test_seen_is_every_item_before_a_position(users: list[list[int]]) -> None:
-    histories = histories_of(users)
-    positions = targets_of(histories)
-    rows, items = histories.seen(positions)
-    for i, position in enumerate(positions.tolist()):
-        assert items[rows == i].tolist() == prefix(users, position)
-
-
-def test_users_without_items_shift_nobody() -> None:
-    histories = EventHistories(
-        torch.tensor([1, 2, 3, 4], dtype=torch.int32), torch.tensor([0, 0, 2, 2, 4, 4])
-    )
-    item_seq, item_seq_len = histories.windows(torch.tensor([1, 3]), 3)
-    assert item_seq.tolist() == [[1, 0, 0], [3, 0, 0]]
-    assert item_seq_len.tolist() == [1, 1]
 
 
 # Same-target partners

@@ -18,8 +18,9 @@ from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
+from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule, rank_positions
-from model.training.samples import EventHistories, TrainingBatch
+from model.training.samples import TrainingBatch
 from model.training.trainer import Fitted, fit
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12

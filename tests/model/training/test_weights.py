@@ -9,7 +9,7 @@ import torch
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
-from model.training.samples import EventHistories
+from model.training.histories import EventHistories
 from model.training.trainer import fit
 from model.training.weights import ITEM_TABLE, load_network, save_weights, warm_start
 

@@ -12,7 +12,7 @@ from hypothesis import settings as tuned
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.training.samples import EventHistories, expand_ranges
+from model.training.histories import EventHistories, expand_ranges
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import events_before, read_histories

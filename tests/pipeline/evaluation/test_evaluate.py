@@ -19,8 +19,8 @@ from torch import Tensor
 from model.export.graphs import export_both
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
+from model.training.histories import EventHistories
 from model.training.lightning_module import rank_positions
-from model.training.samples import EventHistories
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import (
     HELD_OUT_WEIGHTS,

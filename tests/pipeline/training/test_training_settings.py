@@ -15,8 +15,8 @@ import model.training.trainer
 import pipeline.training.train
 from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
+from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule
-from model.training.samples import EventHistories
 from model.training.trainer import Fitted, fit
 from pipeline.config.settings import Settings
 from pipeline.results import Prepared

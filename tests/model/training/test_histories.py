@@ -1,0 +1,68 @@
+"""Flat histories: windows and seen items."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.training.histories import EventHistories
+
+steady = settings(deadline=None)
+users_of_items = st.lists(
+    st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=1, max_size=8
+)
+
+
+def histories_of(users: list[list[int]]) -> EventHistories:
+    offsets = np.concatenate([[0], np.cumsum([len(items) for items in users])])
+    flat = [item for items in users for item in items]
+    return EventHistories(torch.tensor(flat, dtype=torch.int32), torch.from_numpy(offsets))
+
+
+def targets_of(histories: EventHistories) -> Tensor:
+    """Every position but each user's first."""
+    positions = torch.arange(len(histories.items))
+    return positions[~torch.isin(positions, histories.offsets)]
+
+
+def prefix(users: list[list[int]], position: int) -> list[int]:
+    """The items before a flat position, by walking."""
+    for items in users:
+        if position < len(items):
+            return items[:position]
+        position -= len(items)
+    raise AssertionError
+
+
+@given(users_of_items, st.integers(1, 12))
+@steady
+def test_windows_are_the_last_items_before_a_position(users: list[list[int]], length: int) -> None:
+    histories = histories_of(users)
+    positions = targets_of(histories)
+    item_seq, item_seq_len = histories.windows(positions, length)
+    assert item_seq.dtype == item_seq_len.dtype == torch.int64
+    assert item_seq.shape == (len(positions), length)
+    for i, position in enumerate(positions.tolist()):
+        expected = prefix(users, position)[-length:]
+        assert item_seq[i].tolist() == expected + [0] * (length - len(expected))
+        assert item_seq_len[i] == len(expected)
+
+
+@given(users_of_items)
+@steady
+def test_seen_is_every_item_before_a_position(users: list[list[int]]) -> None:
+    histories = histories_of(users)
+    positions = targets_of(histories)
+    rows, items = histories.seen(positions)
+    for i, position in enumerate(positions.tolist()):
+        assert items[rows == i].tolist() == prefix(users, position)
+
+
+def test_users_without_items_shift_nobody() -> None:
+    histories = EventHistories(
+        torch.tensor([1, 2, 3, 4], dtype=torch.int32), torch.tensor([0, 0, 2, 2, 4, 4])
+    )
+    item_seq, item_seq_len = histories.windows(torch.tensor([1, 3]), 3)
+    assert item_seq.tolist() == [[1, 0, 0], [3, 0, 0]]
+    assert item_seq_len.tolist() == [1, 1]
