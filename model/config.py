@@ -52,22 +52,38 @@ class FEARecConfig(Frozen):
     section = "model"
 
     n_items: int = Field(ge=2)
-    MAX_ITEM_LIST_LENGTH: int = Field(50, ge=1)
-    n_layers: int = Field(2, ge=1)
-    n_heads: int = Field(2, ge=1)
-    hidden_size: int = Field(64, ge=1)
-    inner_size: int = Field(256, ge=1)
-    hidden_dropout_prob: float = Field(0.5, ge=0, lt=1)
-    attn_dropout_prob: float = Field(0.5, ge=0, lt=1)
-    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = "gelu"
-    layer_norm_eps: float = Field(1e-12, gt=0)
-    initializer_range: float = Field(0.02, gt=0)
+    MAX_ITEM_LIST_LENGTH: int = Field(
+        50, ge=1, description="L, the last items of a history that the model sees"
+    )
+    n_layers: int = Field(2, ge=1, description="encoder layers")
+    n_heads: int = Field(2, ge=1, description="H, attention heads")
+    hidden_size: int = Field(64, ge=1, description="D")
+    inner_size: int = Field(256, ge=1, description="width of the feed-forward layers")
+    hidden_dropout_prob: float = Field(
+        0.5, ge=0, lt=1, description="dropout of embeddings and layer outputs"
+    )
+    attn_dropout_prob: float = Field(0.5, ge=0, lt=1, description="dropout of attention weights")
+    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = Field(
+        "gelu", description="`gelu`, `relu`, `swish`, `tanh` or `sigmoid`"
+    )
+    layer_norm_eps: float = Field(1e-12, gt=0, description="epsilon of the layer normalisation")
+    initializer_range: float = Field(
+        0.02, gt=0, description="standard deviation of the initial weights"
+    )
 
-    global_ratio: float = Field(1.0, gt=0, le=1)
-    dual_domain: bool = False
-    std: bool = False
-    spatial_ratio: float = Field(0.0, ge=0, le=1)
-    topk_factor: float = Field(1, gt=0)
+    global_ratio: float = Field(
+        1.0, gt=0, le=1, description="share of the frequency bins that a layer keeps"
+    )
+    dual_domain: bool = Field(
+        False, description="attention in the time domain beside the autocorrelation"
+    )
+    std: bool = Field(
+        False, description="the attention in the time domain keeps the band only, too"
+    )
+    spatial_ratio: float = Field(
+        0.0, ge=0, le=1, description="share of the attention in the time domain"
+    )
+    topk_factor: float = Field(1, gt=0, description="delays are this times ln L")
     delays: Literal["batch", "sequence"] = Field(
         "batch",
         description="whose delays training uses: the batch's (the reference) or each sequence's "
@@ -80,18 +96,20 @@ class FEARecConfig(Frozen):
         "sequence again",
     )
 
-    loss_type: Literal["CE", "BPR"] = "CE"
+    loss_type: Literal["CE", "BPR"] = Field("CE", description="`CE` or `BPR`")
     sample_num: int = Field(1, ge=1, description="negative items a sample, for BPR")
     ce_chunk_size: int = Field(
         0, ge=0, description="items a chunk of the CE logits, to bound their memory; 0 is all"
     )
-    contrast: Contrast = "none"
-    tau: float = Field(1.0, gt=0)
-    sim: Literal["dot", "cos"] = "dot"
-    lmd: float = Field(0.1, ge=0)
-    lmd_sem: float = Field(0.1, ge=0)
-    fredom: bool = False
-    fredom_type: Contrast = "none"
+    contrast: Contrast = Field("none", description="`none`, `un`, `su`, `us` or `us_x`")
+    tau: float = Field(1.0, gt=0, description="temperature of the contrast")
+    sim: Literal["dot", "cos"] = Field(
+        "dot", description="similarity in the contrast: `dot` or `cos`"
+    )
+    lmd: float = Field(0.1, ge=0, description="weight of the unsupervised contrast")
+    lmd_sem: float = Field(0.1, ge=0, description="weight of the supervised contrast")
+    fredom: bool = Field(False, description="regularise in the frequency domain")
+    fredom_type: Contrast = Field("none", description="the views that `fredom` compares")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -128,7 +146,7 @@ class FEARecConfig(Frozen):
 
     @property
     def delay_count(self) -> int:
-        """Delays aggregated a sequence: ``int(topk_factor * ln L)``, at least 1 (paper, Eq. 14)."""
+        """Delays aggregated per sequence: ``int(topk_factor * ln L)``, at least 1 (paper, Eq. 14)."""
         return max(1, int(self.topk_factor * math.log(self.MAX_ITEM_LIST_LENGTH)))
 
     @property
@@ -142,28 +160,47 @@ class TrainingConfig(Frozen):
 
     section = "train"
 
-    epochs: int = Field(50, ge=1)
-    train_batch_size: int = Field(256, ge=2)
-    eval_batch_size: int = Field(512, ge=1, json_schema_extra=NO_RESULT_CHANGE)
-    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(50, ge=1, description="at most")
+    train_batch_size: int = Field(256, ge=2, description="samples per step")
+    eval_batch_size: int = Field(
+        512,
+        ge=1,
+        description="users per batch of validation and evaluation",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine falls to nothing by the last of `epochs`"
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of Adam")
     stopping_step: int = Field(
         5, ge=1, description="epochs without a better NDCG@10 before training stops"
     )
-    clip_grad_norm: float | None = Field(None, gt=0)
-    seed: int = Field(2020, ge=0)
+    clip_grad_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    seed: int = Field(2020, ge=0, description="of weights, order of samples, dropout and bootstrap")
     refit: bool = Field(
         True, description="train the published model on the held-out items too, as many epochs"
     )
     warm_start: bool = Field(True, description="begin from the champion's weights")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
-    devices: int | Literal["auto"] = Field(1, json_schema_extra=NO_RESULT_CHANGE)
-    strategy: Literal["auto", "ddp"] = Field("auto", json_schema_extra=NO_RESULT_CHANGE)
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    logger: Literal["csv", "tensorboard"] = Field("csv", json_schema_extra=NO_RESULT_CHANGE)
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="`auto`, `cpu` or `gpu`", json_schema_extra=NO_RESULT_CHANGE
+    )
+    devices: int | Literal["auto"] = Field(
+        1, description="how many, or `auto`", json_schema_extra=NO_RESULT_CHANGE
+    )
+    strategy: Literal["auto", "ddp"] = Field(
+        "auto",
+        description="`auto` or `ddp`: with either, several devices train by DDP, a process per device",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true", description="`32-true`, `bf16-mixed` or `16-mixed`"
+    )
+    logger: Literal["csv", "tensorboard"] = Field(
+        "csv",
+        description="`csv`, or `tensorboard` with the extra of that name",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
 
     @field_validator("devices")
     @classmethod
