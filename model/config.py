@@ -146,7 +146,7 @@ class FEARecConfig(Frozen):
 
     @property
     def delay_count(self) -> int:
-        """Delays aggregated per sequence: ``int(topk_factor * ln L)``, at least 1 (paper, Eq. 14)."""
+        """K, the delays per sequence: ``int(topk_factor * ln L)``, at least 1 (paper, Eq. 14)."""
         return max(1, int(self.topk_factor * math.log(self.MAX_ITEM_LIST_LENGTH)))
 
     @property
@@ -190,7 +190,7 @@ class TrainingConfig(Frozen):
     )
     strategy: Literal["auto", "ddp"] = Field(
         "auto",
-        description="`auto` or `ddp`: with either, several devices train by DDP, a process per device",
+        description="`auto` or `ddp`: either way several devices train by DDP, a process each",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
