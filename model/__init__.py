@@ -1,1 +1,1 @@
-"""What is learned: the FEARec network, its losses, its training module and its export."""
+"""The FEARec model: network, losses, training and export to ONNX."""

@@ -1,6 +1,6 @@
-"""Hyper-parameters: of the architecture and its losses, and of training.
+"""Hyper-parameters of the architecture, its losses and its training.
 
-Names and defaults are those of RecBole's FEARec page, plus what its yaml leaves out
+Names and defaults are those of RecBole's FEARec page, plus those that its yaml leaves out
 (``contrast``, ``tau``, ``sim``). This module imports no torch.
 """
 
@@ -27,8 +27,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "std": True,
         "spatial_ratio": 0.1,
     },
-    # What did best on real data (README, figures): the paper's architecture, trained as it is used,
-    # by the CE alone.
+    # The best on real data (figures in the README): the paper's architecture, trained with the
+    # delays of inference and by the cross-entropy alone.
     "best": {
         "global_ratio": 0.6,
         "dual_domain": True,
@@ -41,7 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class FEARecConfig(Frozen):
-    """Architecture and losses of one FEARec network.
+    """Hyper-parameters of one FEARec network and its losses.
 
     ``FEARecConfig(n_items=V)`` is the ``recbole`` preset. ``n_items`` counts PAD, as in RecBole.
 
@@ -86,20 +86,20 @@ class FEARecConfig(Frozen):
     topk_factor: float = Field(1, gt=0, description="delays are this times ln L")
     delays: Literal["batch", "sequence"] = Field(
         "batch",
-        description="whose delays training uses: the batch's (the reference) or each sequence's "
-        "own, as inference always does",
+        description="delays in training: shared by the batch (the reference) or each sequence's "
+        "own, as always in inference",
     )
 
     padding: Literal["zero", "cyclic", "reflect"] = Field(
         "zero",
-        description="what the transforms see after the last item: nothing (the reference), or the "
-        "sequence again",
+        description="input of the transforms after the last item: zeros (the reference), or the "
+        "sequence's items again",
     )
 
     loss_type: Literal["CE", "BPR"] = Field("CE", description="`CE` or `BPR`")
-    sample_num: int = Field(1, ge=1, description="negative items a sample, for BPR")
+    sample_num: int = Field(1, ge=1, description="negative items per sample, for BPR")
     ce_chunk_size: int = Field(
-        0, ge=0, description="items a chunk of the CE logits, to bound their memory; 0 is all"
+        0, ge=0, description="items per chunk of the CE logits, to bound their memory; 0 for all"
     )
     contrast: Contrast = Field("none", description="`none`, `un`, `su`, `us` or `us_x`")
     tau: float = Field(1.0, gt=0, description="temperature of the contrast")
@@ -119,13 +119,13 @@ class FEARecConfig(Frozen):
             )
         if self.delay_count > self.MAX_ITEM_LIST_LENGTH:
             raise ValueError(
-                f"topk_factor ({self.topk_factor}) asks for {self.delay_count} delays of a "
-                f"sequence of MAX_ITEM_LIST_LENGTH {self.MAX_ITEM_LIST_LENGTH}"
+                f"topk_factor ({self.topk_factor}) asks for {self.delay_count} delays, more than "
+                f"MAX_ITEM_LIST_LENGTH {self.MAX_ITEM_LIST_LENGTH}"
             )
         if self.fredom and self.contrast != "us_x":
             raise ValueError(
                 "fredom compares the views of contrast 'us_x'; "
-                f"contrast {self.contrast!r} does not yield them"
+                f"contrast {self.contrast!r} does not have them"
             )
         if self.fredom and self.fredom_type == "none":
             raise ValueError("fredom needs a fredom_type: one of un, su, us, us_x")
@@ -133,10 +133,10 @@ class FEARecConfig(Frozen):
 
     @classmethod
     def from_preset(cls, preset: str, *, n_items: int, **overrides: Any) -> Self:
-        """A named preset (`PRESETS`) with some hyper-parameters set otherwise.
+        """Build the configuration of a preset (`PRESETS`) with some hyper-parameters overridden.
 
         Raises:
-            ConfigError: the preset is unknown, or the combination impossible.
+            ConfigError: the preset is unknown, or the combination is impossible.
         """
         if preset not in PRESETS:
             raise ConfigError(
@@ -151,12 +151,12 @@ class FEARecConfig(Frozen):
 
     @property
     def needs_same_target(self) -> bool:
-        """Whether a loss term compares sequences that share their target item."""
+        """Whether a loss term compares sequences with the same target item."""
         return self.contrast in ("su", "us", "us_x")
 
 
 class TrainingConfig(Frozen):
-    """How a network is trained; names are RecBole's where RecBole has one."""
+    """Settings of a training run; names are RecBole's where RecBole has one."""
 
     section = "train"
 
@@ -170,7 +170,7 @@ class TrainingConfig(Frozen):
     )
     learning_rate: float = Field(1e-3, gt=0, description="of Adam")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine falls to nothing by the last of `epochs`"
+        "constant", description="cosine falls to 0 at the last of `epochs`"
     )
     weight_decay: float = Field(0.0, ge=0, description="of Adam")
     stopping_step: int = Field(
@@ -179,9 +179,10 @@ class TrainingConfig(Frozen):
     clip_grad_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     seed: int = Field(2020, ge=0, description="of weights, order of samples, dropout and bootstrap")
     refit: bool = Field(
-        True, description="train the published model on the held-out items too, as many epochs"
+        True,
+        description="train the published model on the held-out items too, for as many epochs",
     )
-    warm_start: bool = Field(True, description="begin from the champion's weights")
+    warm_start: bool = Field(True, description="start from the champion's weights")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="`auto`, `cpu` or `gpu`", json_schema_extra=NO_RESULT_CHANGE
     )
@@ -204,7 +205,7 @@ class TrainingConfig(Frozen):
 
     @field_validator("devices")
     @classmethod
-    def _some(cls, devices: int | str) -> int | str:
+    def _at_least_one(cls, devices: int | str) -> int | str:
         if isinstance(devices, int) and devices < 1:
             raise ValueError("devices must be at least 1, or auto")
         return devices

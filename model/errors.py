@@ -1,20 +1,20 @@
-"""The root of fearec's errors, and those the model itself raises."""
+"""The root of fearec's errors, and the errors that the model itself raises."""
 
 
 class FearecError(Exception):
-    """An error told in one line: what, where, expected, found, remedy.
+    """An error with a one-line message: what, where, expected, found, remedy.
 
-    Every part is kept in ``args``, so errors pickle across processes.
+    ``args`` holds every part, so errors pickle across processes.
 
     Args:
-        what: What went wrong, in a few words.
-        where: The path, column, row or setting it happened at.
-        expected: What would have been right.
-        found: What was there instead.
+        what: The failure, in a few words.
+        where: The path, column, row or setting concerned.
+        expected: The value or state that would have been right.
+        found: The value or state found instead.
         remedy: What the reader can do about it.
     """
 
-    exit_code = 1  # 2 in the classes that tell of bad input or configuration
+    exit_code = 1  # 2 in the classes for bad input or configuration
 
     def __init__(
         self, what: str, where: str = "", expected: str = "", found: str = "", remedy: str = ""

@@ -1,4 +1,4 @@
-"""The base of every settings class: frozen, validated, unknown keys refused."""
+"""The base of every settings class: immutable, validated, without unknown keys."""
 
 from typing import Any, ClassVar
 
@@ -7,16 +7,16 @@ from pydantic.config import JsonDict
 
 from model.errors import ConfigError
 
-# Marks a field that changes how a result is computed but not the result: cache keys leave it out.
+# Marks a field that changes how a result is computed, but not the result; cache keys leave it out.
 NO_RESULT_CHANGE: JsonDict = {"changes_result": False}
 
 
 class Frozen(BaseModel):
-    """Immutable settings; unknown keys are refused and every refusal is a `ConfigError`."""
+    """Immutable settings; an unknown key or an invalid value raises `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    section: ClassVar[str] = "settings"  # where an error says it happened
+    section: ClassVar[str] = "settings"  # the place named in errors
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -25,7 +25,7 @@ class Frozen(BaseModel):
             raise config_error(error, self.section) from None
 
     def result_settings(self) -> dict[str, Any]:
-        """The settings that a result depends on, as JSON values: all but `NO_RESULT_CHANGE`."""
+        """The settings that a result depends on, as JSON: all but those of `NO_RESULT_CHANGE`."""
         left_out = {
             name
             for name, field in type(self).model_fields.items()
@@ -35,7 +35,7 @@ class Frozen(BaseModel):
 
 
 def config_error(error: ValidationError, where: str) -> ConfigError:
-    """Tell pydantic's first complaint in fearec's form."""
+    """Turn pydantic's first error into a `ConfigError` at a setting below `where`."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     place = f"{where}.{name}" if name else where

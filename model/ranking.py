@@ -1,4 +1,4 @@
-"""Ranking the whole catalogue: where a held-out item comes, and which items come first."""
+"""Full ranking of the catalogue: ranks of held-out items, top-k items, and metrics of ranks."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The rank of each target, from 1, ties going to the smaller index.
+    """The rank of each target item, from 1; ties go to the smaller index.
 
     Args:
         scores: (B, V); changed in place.
         target: int64 (B,).
-        seen: rows and items never to be ranked; a target among them ranks last, as it could
-            not be recommended. PAD is never ranked.
+        seen: Rows and item indices to leave out; a target among them ranks last, as it could
+            not be recommended. PAD is always left out.
 
     Returns:
         int64 (B,).
@@ -23,26 +23,26 @@ def target_ranks(scores: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | N
     above = (scores > own).sum(1)
     earlier = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
     ranks = 1 + above + ((scores == own) & earlier).sum(1)
-    # Written so that the NaN of a diverged network ranks last, not first.
+    # NaN, of a diverged network, compares false and so ranks last.
     return torch.where(own.squeeze(1) > -torch.inf, ranks, scores.shape[1])
 
 
 def top_items(scores: Tensor, k: int, seen: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The k items that rank first, by the same rules as `target_ranks`.
+    """The top k items, by the rules of `target_ranks`.
 
     Args:
         scores: (B, V); changed in place.
         k: At most V - 1.
-        seen: rows and items never to be ranked.
+        seen: Rows and item indices to leave out.
 
     Returns:
-        int64 (B, k), best first; 0 where fewer can be ranked.
+        int64 (B, k), best first; 0 where fewer than k items remain.
     """
     _mask(scores, seen)
     scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    # One more than asked for, so that a tie across the end is seen.
+    # One more than k, to detect a tie between the k-th item and the next.
     best, items = scores.topk(k + 1)
-    # `topk` leaves the order of ties open; only rows that have any are worth a whole sort.
+    # `topk` does not define the order of ties; only rows with ties need a full sort.
     tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(1)
     if tied.any():
         items[tied] = scores[tied].sort(descending=True, stable=True).indices[:, : k + 1]
@@ -63,7 +63,7 @@ METRICS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def metrics_at(ranks: Tensor, topk: tuple[int, ...]) -> dict[str, float]:
-    """Mean HR, NDCG and MRR at each k of ranks int64 (U,), keyed ``NDCG@10``."""
+    """Mean HR, NDCG and MRR at each k of ranks int64 (U,), under keys such as ``NDCG@10``."""
     ranks = ranks.double()
     return {
         f"{name}@{k}": float((gain(ranks) * (ranks <= k)).mean())

@@ -3,6 +3,11 @@
 Reason: the inner layer (rows x inner_size) is the largest tensor of the network. Whole, it is
 written to and read from memory several times per pass; in blocks it never leaves the cache, and
 the backward pass recomputes each block instead of loading it.
+
+Gain (`tests/benchmarks/kernels.py`, AMD EPYC with AVX-512, one thread, paper preset, V=1,683, L=50,
+batch 256): a training step costs 0.365 -> 0.327 CPU seconds in float32 (the formula +12%). In bf16,
+where the inner layer is half as large, runs gave between -3% and +8%, by how often the allocator
+returned memory to the system.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,9 @@
 
 Reason: memory. The plain formula keeps the logits and their gradient, 8 * B * V bytes: 2 GB at
 B = 256 and V = 1,000,000. Here the backward pass recomputes the logits chunk by chunk.
+
+Gain (`tests/benchmarks/kernels.py`, V=1,000,000, D=64, B=256, chunks of 65,536 items): a loss and
+its gradient add 2.87 -> 0.42 GiB of memory, of which 0.24 are the items' gradient.
 """
 
 from typing import Any

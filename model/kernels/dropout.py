@@ -2,6 +2,10 @@
 
 Reason: PyTorch's dropout on the CPU draws a random number per element, at a cost comparable to
 the matrix product before it. Here eight elements share one 64-bit draw.
+
+Gain (`tests/benchmarks/kernels.py`, AMD EPYC with AVX-512, one thread, paper preset, V=1,683, L=50,
+batch 256): a training step costs 0.420 -> 0.327 CPU seconds in float32 (the formula +30%),
+0.269 -> 0.167 in bf16 (+62%).
 """
 
 from typing import Any

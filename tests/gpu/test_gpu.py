@@ -1,6 +1,6 @@
 """On a GPU: what stays on it, and that it finds what a CPU finds.
 
-    .venv/bin/python -m pytest -m gpu tests/test_gpu.py
+    .venv/bin/python -m pytest -m gpu tests/gpu
 
 The reader of ONNX Runtime's profiles is tested everywhere.
 """
