@@ -1,6 +1,7 @@
 """What the commands print at their end."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from rich.text import Text
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.logs.imports.importer import Imported
+from pipeline.logs.items_table import item_titles
 from pipeline.runner.cache import Record
 from pipeline.runner.failures import told_in_one_line
 from pipeline.runner.nightly import NightResult
-from pipeline.warehouse.lookup import Recommended, first_users, history_of, recommended_to
+from pipeline.warehouse.lookup import Id, Recommended, first_users, history_of, recommended_to
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluated
@@ -139,18 +141,30 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         recommended = recommended_to(settings, [user_id], run_date)
     if not events and not recommended:
         raise InputError("no such user", "user_id", found=repr(user_id))
-    history = Table("item", "time", title=Text(f"Last events of {user_id}"), title_justify="left")
+    shown = [event.item_id for event in events]
+    shown += [item for found in recommended for item, _ in found.items]
+    path = settings.items.path
+    titles = item_titles(path, shown) if path is not None else None
+    columns = ("item",) if titles is None else ("item", "title")
+    heading = Text(f"Last events of {user_id}")
+    history = Table(*columns, "time", title=heading, title_justify="left")
     for event in events:
-        history.add_row(Text(str(event.item_id)), f"{event.timestamp:%Y-%m-%d %H:%M:%S}")
+        time = f"{event.timestamp:%Y-%m-%d %H:%M:%S}"
+        history.add_row(*_item_cells(event.item_id, titles), time)
     console.print(history)
     for found in recommended:
-        title = Text(f"Recommended on {found.run_date} by {found.model_version} ({found.source})")
-        ranks = Table("rank", "item", "score", title=title, title_justify="left")
+        heading = Text(f"Recommended on {found.run_date} by {found.model_version} ({found.source})")
+        ranks = Table("rank", *columns, "score", title=heading, title_justify="left")
         for rank, (item, score) in enumerate(found.items, start=1):
-            ranks.add_row(str(rank), Text(str(item)), f"{score:.4f}")
+            ranks.add_row(str(rank), *_item_cells(item, titles), f"{score:.4f}")
         console.print(ranks)
     if not recommended:
         _plain(console, "No recommendations for this user.")
+
+
+def _item_cells(item: Id, titles: Mapping[Id, str] | None) -> list[Text]:
+    """An item's id and, where there is an items table, its title."""
+    return [Text(str(item))] if titles is None else [Text(str(item)), Text(titles.get(item, ""))]
 
 
 def _around(interval: tuple[float, float] | None) -> str:
