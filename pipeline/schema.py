@@ -7,6 +7,7 @@ PAD = 0  # item index of padding; real items are 1..V-1
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
+TITLE = "title"
 ITEM_IDS = "item_ids"
 ITEM_INDEX = "item_index"
 RUN_DATE = "run_date"

@@ -1,14 +1,20 @@
-"""Write the sample logs: 30 days of 2,000 invented people going through 800 invented items.
+"""Write the sample: 30 days of 2,000 invented people in an invented shop, and its 800 items.
 
-Items come in series. Who has met one item mostly goes on to one of the next three of its series:
-that is what a sequence model can learn. Otherwise they turn to another series of their taste,
-which drifts, and is another at weekends. A few rows are spoilt, as in real logs.
+The shop sells series of numbered volumes. Everybody follows a few series at a time, one on each of
+the weekdays they come on; some weekdays alternate between two series from week to week. Who comes
+takes the next volume of the day's series. So the next item follows, not the one before, but the one
+of a week or a fortnight ago: a sequence model can learn that, a table of neighbours can not.
+Strays, skipped volumes, second looks, missed days and changing tastes are the noise. A few rows
+are spoilt, as in real logs.
 
     python sample_data/generate.py      # the same bytes every time, with the same libraries
 """
 
+import tomllib
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,89 +25,169 @@ FIRST_DAY = datetime(2026, 6, 1, tzinfo=UTC)  # a Monday
 N_DAYS, N_USERS, N_SERIES, SERIES_LENGTH = 30, 2_000, 40, 20
 N_ITEMS = N_SERIES * SERIES_LENGTH
 
-FOLLOW = 0.75  # chance that the next item follows the one before in its series
-STEPS = [0.65, 0.23, 0.12]  # ... as its first, second or third next
-DRIFT = 0.04  # chance, an event, that one series of a taste gives way to another
-LATE_USERS, LATE_ITEMS = 0.25, 0.10  # shares of those that first appear after the first day
+N_TASTES = 5  # series that a user follows at a time
+FORTNIGHTLY = 0.35  # chance of a weekday that its series is another every other week
+COME, COME_UNUSUALLY = 0.95, 0.03  # chance to come on a usual weekday, and on another
+MORE, MOST = 0.15, 4  # chance to take one more item at a visit, and how many at most
+STRAY = 0.10  # chance that an item is of any series, by popularity
+AGAIN = 0.02  # chance that it is the volume taken last, once more
+SKIP = 0.10  # chance that a volume is skipped
+DRIFT = 0.02  # chance per day that one series of a user's tastes gives way to another
+LATE_USERS = 0.25  # share of users that first appear after the first day
+N_LATE, LATE_SERIES = 4, 0.5  # the last volumes of some series appear after the first day
 
-# What is spoilt, in rows.
+# Rows spoilt, by kind.
 NULL_USERS, NULL_ITEMS, NULL_TIMES, ANCIENT, FUTURE, DUPLICATES = 12, 9, 7, 6, 5, 80
 
-LOG = pa.schema(
+TIME = pa.timestamp("us", tz="UTC")
+LOG = pa.schema([("user_id", pa.int64()), ("item_id", pa.string()), ("timestamp", TIME)])
+ITEMS = pa.schema(
     [
-        ("user_id", pa.int64()),
         ("item_id", pa.string()),
-        ("timestamp", pa.timestamp("us", tz="UTC")),
+        ("title", pa.string()),
+        ("category", pa.string()),
+        ("price", pa.float64()),
+        ("created_at", TIME),
     ]
 )
 
 
+@dataclass(frozen=True)
+class Shop:
+    """What the items are; arrays are by item: series times `SERIES_LENGTH`, plus the volume."""
+
+    item_ids: np.ndarray  # numbered at random, so that ids tell nothing
+    release: np.ndarray  # day of first appearance, from 0; 0 also for all that is older
+    liking: np.ndarray  # of each series: the share of users' choices, a long tail
+
+
 def main(folder: Path) -> None:
-    """Write one file a day into `folder`."""
+    """Write the items and one log file per day."""
     rng = np.random.default_rng(SEED)
-    day, rows = spoil(rng, *interactions(rng))
+    late = rng.random((N_SERIES, 1)) < LATE_SERIES
+    days = np.sort(rng.integers(3, N_DAYS - 3, (N_SERIES, N_LATE)), axis=1)
+    release = np.zeros((N_SERIES, SERIES_LENGTH), int)
+    release[:, -N_LATE:] = np.where(late, days, 0)
+    liking = 1 / np.arange(1, N_SERIES + 1) ** 0.6
+    shop = Shop(
+        np.array([f"item-{number:04d}" for number in rng.permutation(N_ITEMS)]),
+        release.ravel(),
+        rng.permutation(liking / liking.sum()),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(items_table(rng, shop), folder / "items.parquet", compression="zstd")
+
+    day, rows = spoil(rng, *log_rows(shop, *choices(rng, shop)))
     for number in range(N_DAYS):
         of_day = rows.filter(pa.array(day == number)).sort_by("timestamp")
-        partition = folder / f"dt={FIRST_DAY + timedelta(days=number):%Y-%m-%d}"
+        partition = folder / "logs" / f"dt={FIRST_DAY + timedelta(days=number):%Y-%m-%d}"
         partition.mkdir(parents=True, exist_ok=True)
         pq.write_table(of_day, partition / "part-0.parquet", compression="zstd")
 
 
-def interactions(rng: np.random.Generator) -> tuple[np.ndarray, pa.Table]:
-    """Good rows, and the day of each."""
-    # Series are liked unequally (a long tail); every other one is a weekend series.
-    liking = 1 / np.arange(1, N_SERIES + 1) ** 0.6
-    names = rng.permutation(N_ITEMS)  # so that ids tell nothing of series
-    late = rng.random(N_ITEMS) < LATE_ITEMS
-    release = np.where(late, rng.integers(3, N_DAYS - 3, N_ITEMS), 0)  # day of first appearance
+def items_table(rng: np.random.Generator, shop: Shop) -> pa.Table:
+    """One row per item, ordered by id."""
+    content = (Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8")
+    rows: list[tuple[str, str, float]] = []
+    for category in tomllib.loads(content)["category"]:
+        rows += volumes(rng, category)
+    titles, categories, prices = zip(*rows, strict=True)
 
-    users, items, seconds = [], [], []
-    for user in range(N_USERS):
-        times = event_times(rng)
-        users += [1_000 + user] * len(times)
-        items += list(walk(rng, times, liking, release))
-        seconds += list(times)
-    seconds_in = np.array(seconds)
-    item_ids = [f"item-{names[item]:04d}" for item in items]
-    micros = int(FIRST_DAY.timestamp()) * 1_000_000 + (seconds_in * 1e6).astype(np.int64)
-    times_utc = pa.array(micros).cast(LOG.field("timestamp").type)
-    return (seconds_in // 86_400).astype(int), pa.table([users, item_ids, times_utc], schema=LOG)
+    # A volume every few weeks, the last of the old ones shortly before the first day.
+    series, volume = np.divmod(np.arange(N_ITEMS), SERIES_LENGTH)
+    rhythm, latest = rng.integers(20, 91, N_SERIES), rng.integers(1, 20, N_SERIES)
+    n_old = np.bincount(series[shop.release == 0])
+    old_days = -latest[series] - rhythm[series] * (n_old[series] - 1 - volume)
+    released = np.where(shop.release > 0, shop.release, old_days)
+    created = [FIRST_DAY + timedelta(days=int(day)) for day in released]
+    columns = [shop.item_ids, titles, categories, prices, pa.array(created, TIME)]
+    return pa.table(columns, schema=ITEMS).sort_by("item_id")
 
 
-def event_times(rng: np.random.Generator) -> np.ndarray:
-    """When one user is about: seconds since the first day, ascending."""
-    count = int(np.clip(rng.lognormal(3.0, 0.6), 4, 120))
-    joined = rng.integers(1, N_DAYS - 2) if rng.random() < LATE_USERS else 0
-    days = np.arange(joined, N_DAYS)
-    weight = np.where(days % 7 >= 5, 2.0, 1.0)  # weekends count double
-    day = rng.choice(days, count, p=weight / weight.sum())
-    hour = rng.normal(19.5, 2.5, count) % 24  # evenings
-    return np.sort(day * 86_400 + np.round(hour * 3_600, 3) % 86_400)
+def volumes(rng: np.random.Generator, category: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Title, category and price of every volume of a category's series, in order."""
+    names = [f"{one} {other}" for one in category["adjectives"] for other in category["nouns"]]
+    rows = []
+    for place, name in enumerate(rng.permutation(names)):
+        series, volume = divmod(place, SERIES_LENGTH)
+        title = f"{category['series'][series]} {volume + 1}: {name}"
+        price = round(category["price"] + int(rng.integers(-3, 4)), 2)
+        rows.append((title, category["name"], price))
+    return rows
 
 
-def walk(
-    rng: np.random.Generator, times: np.ndarray, liking: np.ndarray, release: np.ndarray
-) -> list[int]:
-    """The items one user meets, none of them twice."""
-    taste = rng.choice(N_SERIES, 4, replace=False, p=liking / liking.sum())
-    seen: list[int] = []
-    for time in times:
-        day = int(time // 86_400)
-        if rng.random() < DRIFT:
-            taste[rng.integers(4)] = rng.choice(N_SERIES, p=liking / liking.sum())
-        if seen and rng.random() < FOLLOW:
-            series, place = divmod(seen[-1], SERIES_LENGTH)
-            place += rng.choice([1, 2, 3], p=STEPS)
-        else:
-            weekend = (taste % 2 == 1) == (day % 7 >= 5)  # the series that suit the day
-            series = rng.choice(taste[weekend] if weekend.any() else taste)
-            place = int(rng.integers(SERIES_LENGTH) * rng.random())  # beginnings are known better
-        # On along the series, then into the next one, past what is seen or not yet out.
-        item = (series * SERIES_LENGTH + place) % N_ITEMS
-        while item in seen or release[item] > day:
-            item = (item + 1) % N_ITEMS
-        seen.append(int(item))
-    return seen
+def choices(rng: np.random.Generator, shop: Shop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who takes what when.
+
+    Returns:
+        Users from 0, items and times in seconds since the first day; by user, then by time.
+    """
+    users = np.arange(N_USERS)
+    shape = N_USERS, N_SERIES
+    # Tastes without repeats, by liking (Gumbel's trick), and the one of each weekday and week.
+    noisy = np.log(shop.liking) + rng.gumbel(size=shape)
+    tastes = np.argsort(-noisy, axis=1)[:, :N_TASTES]
+    habit = np.repeat(rng.integers(N_TASTES, size=(N_USERS, 1, 7)), 2, axis=1)
+    other = rng.integers(N_TASTES, size=(N_USERS, 7))
+    alternates = rng.random((N_USERS, 7)) < FORTNIGHTLY
+    habit[:, 1] = np.where(alternates, other, habit[:, 1])
+    # The usual weekdays: two to all seven, rather weekends.
+    wish = rng.random((N_USERS, 7))
+    wish[:, 5:] += 0.3
+    usual = np.argsort(np.argsort(-wish, axis=1), axis=1) < rng.integers(2, 8, (N_USERS, 1))
+    late = rng.random(N_USERS) < LATE_USERS
+    joined = np.where(late, rng.integers(1, N_DAYS - 12, N_USERS), 0)
+    hour = np.clip(rng.normal(19.5, 2.5, (N_DAYS, N_USERS)), 6, 22)  # evenings
+    # The volume taken last of each series, -1 for none; beginnings are known better.
+    last = rng.integers(SERIES_LENGTH, size=shape)
+    last[rng.random(shape) < 0.5] = -1
+    seen = np.zeros((N_USERS, N_ITEMS), bool)
+
+    taken: list[np.ndarray] = []
+    for day in range(N_DAYS):
+        week, weekday = divmod(day, 7)
+        drifts = np.flatnonzero(rng.random(N_USERS) < DRIFT)
+        places = rng.integers(N_TASTES, size=len(drifts))
+        tastes[drifts, places] = rng.choice(N_SERIES, len(drifts), p=shop.liking)
+        chance = np.where(usual[:, weekday], COME, COME_UNUSUALLY)
+        here = ((rng.random(N_USERS) < chance) & (joined <= day)) | (joined == day)
+        seconds = day * 86_400 + hour[day] * 3_600
+        for _ in range(MOST):
+            user = users[here]
+            series = tastes[user, habit[user, week % 2, weekday]]
+            strays = rng.random(len(user)) < STRAY
+            series[strays] = rng.choice(N_SERIES, int(strays.sum()), p=shop.liking)
+            volume = last[user, series] + 1 + (rng.random(len(user)) < SKIP)
+            item = next_free(shop, seen[user], series * SERIES_LENGTH + volume, day)
+            again = series * SERIES_LENGTH + np.maximum(last[user, series], 0)
+            looks_again = (rng.random(len(user)) < AGAIN) & seen[user, again]
+            item[looks_again] = again[looks_again]
+            inside = item // SERIES_LENGTH == series
+            last[user[inside], series[inside]] = item[inside] % SERIES_LENGTH
+            seen[user, item] = True
+            taken.append(np.stack([user, item, seconds[user]], axis=1))
+            here &= rng.random(N_USERS) < MORE
+            seconds = seconds + rng.uniform(60, 1_200, N_USERS)
+    user, item, second = np.concatenate(taken).T
+    order = np.lexsort((second, user))
+    return user[order].astype(int), item[order].astype(int), second[order]
+
+
+def next_free(shop: Shop, seen: np.ndarray, item: np.ndarray, day: int) -> np.ndarray:
+    """Each item, or the next after it that its user has not seen and that is out."""
+    after = (item[:, None] + np.arange(N_ITEMS)) % N_ITEMS
+    free = ~np.take_along_axis(seen, after, axis=1) & (shop.release[after] <= day)
+    return after[np.arange(len(item)), free.argmax(axis=1)]
+
+
+def log_rows(
+    shop: Shop, user: np.ndarray, item: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, pa.Table]:
+    """The day of each row, and good rows as the log has them."""
+    start = int(FIRST_DAY.timestamp()) * 1_000
+    times = pa.array((start + np.round(second * 1_000).astype(np.int64)) * 1_000).cast(TIME)
+    table = pa.table([1_000 + user, shop.item_ids[item], times], schema=LOG)
+    return (second // 86_400).astype(int), table
 
 
 def spoil(rng: np.random.Generator, day: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, pa.Table]:
@@ -129,4 +215,4 @@ def spoil(rng: np.random.Generator, day: np.ndarray, rows: pa.Table) -> tuple[np
 
 
 if __name__ == "__main__":
-    main(Path(__file__).parent / "logs")
+    main(Path(__file__).parent)

@@ -26,6 +26,24 @@ class LogSettings(Frozen):
     )
 
 
+class ItemsSettings(Frozen):
+    """The table of the items' titles, for what is shown to people."""
+
+    section = "items"
+
+    path: str | None = Field(
+        None,
+        description="Parquet or CSV table with columns `item_id` and `title`, for "
+        "`fearec recommend`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
+        return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
 class PrepareSettings(Frozen):
     """k-core filtering, by the names and in the notation of RecBole."""
 

@@ -24,6 +24,7 @@ from model.pydantic_base import config_error
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
+    ItemsSettings,
     LogSettings,
     ModelSettings,
     PrepareSettings,
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
     time_zone: str = Field("UTC", description="the calendar that run dates belong to")
     logs: LogSettings = LogSettings()
+    items: ItemsSettings = ItemsSettings()
     prepare: PrepareSettings = PrepareSettings()
     model: ModelSettings = ModelSettings()
     train: TrainingConfig = TrainingConfig()

@@ -1,0 +1,119 @@
+"""The items table: what is read of it, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import FearecError, InputError, SchemaError
+from pipeline.logs.items_table import item_titles, read_items_table
+
+
+def parquet(folder: Path, **columns: Any) -> Path:
+    path = folder / "items.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def text(folder: Path, content: str | bytes, name: str = "items.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_titles_by_id_and_none_for_what_has_none(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path, item_id=["a", "b", "c"], title=["Alpha", None, "Gamma"], price=[1, 2, 3]
+    )
+    assert item_titles(path, ["c", "b", "unknown", "a", "a"]) == {"a": "Alpha", "c": "Gamma"}
+    assert item_titles(path, []) == {}
+    assert read_items_table(path)["price"].to_pylist() == [1, 2, 3]
+
+
+def test_integer_ids_stay_integers(tmp_path: Path) -> None:
+    path = parquet(tmp_path, item_id=pa.array([7, 8], pa.int32()), title=["Seven", "Eight"])
+    assert item_titles(path, [8, 9]) == {8: "Eight"}
+    assert read_items_table(str(path))["item_id"].type == pa.int32()
+
+
+def test_csv_ids_and_titles_are_text_as_they_stand(tmp_path: Path) -> None:
+    content = '\ufefftitle,item_id,price\n"One, two\nthree",007,1.5\n1984,7,2\nNULL,8,\n'
+    path = text(tmp_path, content)
+    found = item_titles(path, ["007", "7", "8"])
+    assert found == {"007": "One, two\nthree", "7": "1984", "8": "NULL"}
+    assert item_titles(path, [7]) == {7: "1984"}
+    assert read_items_table(path)["price"].to_pylist() == [1.5, 2.0, None]
+
+
+def test_a_uri_and_an_ending_in_capitals(tmp_path: Path) -> None:
+    path = text(tmp_path, "item_id,title\na,Alpha\n", "ITEMS.CSV")
+    assert item_titles(path.as_uri(), ["a"]) == {"a": "Alpha"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_id": ["a"]}, "no column 'title' of strings"),
+        ({"title": ["a"]}, "no column 'item_id' of integers or strings"),
+        ({"item_id": [0.5], "title": ["a"]}, "no column 'item_id' of integers or strings"),
+        ({"item_id": ["a"], "title": [1]}, "no column 'title' of strings"),
+        ({"item_id": ["a", None], "title": ["A", "B"]}, "1 without"),
+        ({"item_id": ["a", "b", "a", "b"], "title": ["A"] * 4}, "2 ids with several, such as 'a'"),
+    ],
+)
+def test_another_table_is_refused_in_one_line(
+    tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    path = parquet(tmp_path, **columns)
+    with pytest.raises(SchemaError, match=message) as caught:
+        read_items_table(path)
+    check_one_line(caught.value, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("item_id,name\na,A\n", "no column 'title'"),
+        ("item_id,title,title\na,A,B\n", "no column 'title'"),
+        ("item_id,title\na,A\na,B\n", "such as 'a'"),
+    ],
+)
+def test_another_csv_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = text(tmp_path, content)
+    with pytest.raises(SchemaError, match=message) as caught:
+        read_items_table(path)
+    check_one_line(caught.value, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("items.parquet", b"item_id,title\n"),
+        ("items.csv", b""),
+        ("items.csv", b"item_id,title\na,\xff\n"),
+        ("items.csv", b"item_id,title\na\n"),
+        ("items.xlsx", b"PK"),
+        ("items", b"item_id,title\na,A\n"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = text(tmp_path, content, name)
+    with pytest.raises(InputError) as caught:
+        read_items_table(path)
+    check_one_line(caught.value, path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_items_table(tmp_path / "none.parquet")
+    check_one_line(caught.value, tmp_path / "none.parquet")
+
+
+def check_one_line(error: FearecError, path: Path) -> None:
+    assert str(path) in str(error)
+    assert "\n" not in str(error)
+    assert error.exit_code == 2
