@@ -137,7 +137,7 @@ def choices(rng: np.random.Generator, shop: Shop) -> tuple[np.ndarray, np.ndarra
     usual = np.argsort(np.argsort(-wish, axis=1), axis=1) < rng.integers(2, 8, (N_USERS, 1))
     late = rng.random(N_USERS) < LATE_USERS
     joined = np.where(late, rng.integers(1, N_DAYS - 12, N_USERS), 0)
-    hour = np.clip(rng.normal(19.5, 2.5, (N_DAYS, N_USERS)), 6, 22)  # evenings
+    hour = 6 + 16.5 * rng.beta(6, 1.5, (N_DAYS, N_USERS))  # evenings, and done before midnight
     # The volume taken last of each series, -1 for none; beginnings are known better.
     last = rng.integers(SERIES_LENGTH, size=shape)
     last[rng.random(shape) < 0.5] = -1
