@@ -1,6 +1,6 @@
 """What each kernel of `model.kernels` is worth: a training step with it and with its formula.
 
-    .venv/bin/python tests/benchmarks/kernels.py [--rounds 5]
+    .venv/bin/python tests/benchmarks/kernels.py [--rounds 3]
 
 One thread, paper preset, ml-100k shapes, CPU seconds. As memory once allocated makes later steps
 faster, each variant trains in a process of its own, in turns; a round's gain is the ratio of the
@@ -60,7 +60,7 @@ def in_new_process(function: Callable[..., float], *arguments: Any) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     print(describe("fearec", "torch"))
     batch = TRAINING.train_batch_size
