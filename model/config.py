@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "std": True,
         "spatial_ratio": 0.1,
     },
-    # The best on real data (figures in the README): the paper's architecture, trained with the
+    # The best on real data (tests/benchmarks/README.md): the paper's architecture, trained with the
     # delays of inference and by the cross-entropy alone.
     "best": {
         "global_ratio": 0.6,

@@ -41,7 +41,9 @@ def config_error(error: ValidationError, where: str) -> ConfigError:
     place = f"{where}.{name}" if name else where
     if first["type"] == "extra_forbidden":
         return ConfigError(
-            "unknown setting", place, remedy="Check the spelling; the README lists every name."
+            "unknown setting",
+            place,
+            remedy="Check the spelling; pipeline/README.md lists every name.",
         )
     message = first["msg"].removeprefix("Value error, ")
     found = "" if isinstance(first["input"], dict) else repr(first["input"])

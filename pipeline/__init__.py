@@ -1,1 +1,1 @@
-"""What moves data: one module a stage, each `stage(settings, inputs) -> frozen result`."""
+"""Everything that moves data; `pipeline/README.md` has the stages, tables and settings."""

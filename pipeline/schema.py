@@ -83,7 +83,7 @@ def prepared_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
 
 
 def vocabulary_schema(item: pa.DataType) -> pa.Schema:
-    """`items.parquet`: one row a real item, in index order from 1; PAD has no row."""
+    """`items.parquet`: one row per real item, in index order from 1; PAD has no row."""
     return pa.schema(
         [
             (ITEM_INDEX, pa.int64()),
@@ -95,7 +95,7 @@ def vocabulary_schema(item: pa.DataType) -> pa.Schema:
 
 
 def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The long form of the output, one row a user and rank."""
+    """The long form of the output, one row per user and rank."""
     return pa.schema(
         [
             (USER_ID, user),
@@ -111,7 +111,7 @@ def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
 
 
 def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The list form of the output, one row a user."""
+    """The list form of the output, one row per user."""
     entry = pa.struct([(ITEM_ID, item), (SCORE, pa.float32())])
     return pa.schema(
         [

@@ -1,4 +1,4 @@
-"""The report of a night or of one stage. Only this module reads the results for the terminal."""
+"""The report of a run or of one stage."""
 
 from dataclasses import asdict
 from typing import Any

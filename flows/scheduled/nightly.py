@@ -33,7 +33,7 @@ from pipeline.runner.nightly import FinishedRun, do_stage, open_run
 from pipeline.runner.run_log import record_run
 from pipeline.runner.stages import STAGES, Ingest, Prepare, Publish
 
-# Stages that read or write what may be in an object store, where a second try can help.
+# Stages that read and write tables, perhaps in an object store, where a second try can help.
 _RETRIED = (Ingest, Prepare, Publish)
 _RETRY_DELAYS = [10.0, 60.0]  # seconds
 

@@ -172,5 +172,5 @@ def _refuse_unknown_environment() -> None:
                 "unknown setting",
                 f"environment variable {name}",
                 expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY",
-                remedy="Check the spelling; the README lists every name.",
+                remedy="Check the spelling; pipeline/README.md lists every name.",
             )

@@ -116,12 +116,14 @@ def _in_the_bundles_indices(
 ) -> EventHistories:
     """The same histories in the bundle's indices; V and above are items that it does not know."""
     ids = bundle.items()[ITEM_ID].combine_chunks()
-    tonight = read_vocabulary(prepared.folder)
-    check_same_kind(tonight.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path))
+    prepared_ids = read_vocabulary(prepared.folder)
+    check_same_kind(
+        prepared_ids.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path)
+    )
     kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    index = pc.index_in(tonight.cast(kind), value_set=ids.cast(kind))
+    index = pc.index_in(prepared_ids.cast(kind), value_set=ids.cast(kind))
     known = index.is_valid().to_numpy(zero_copy_only=False)
-    index_of = np.zeros(len(tonight) + 1, np.int32)
+    index_of = np.zeros(len(prepared_ids) + 1, np.int32)
     index_of[1:][known] = index.drop_null().to_numpy() + 1
     index_of[1:][~known] = bundle.n_items + np.arange((~known).sum())
     return replace(histories, items=torch.from_numpy(index_of)[histories.items.long()])

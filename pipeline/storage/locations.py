@@ -59,7 +59,7 @@ class RunLocations:
 
     @property
     def training(self) -> Path:
-        """Checkpoints and weights, in a folder per cache key."""
+        """Checkpoints and weights, in a folder per training key."""
         return self.folder / "train"
 
     @property

@@ -31,3 +31,19 @@ def test_every_module_is_named_beside_its_folder() -> None:
         if not re.search(rf"\b{name.removesuffix('.py')}\b", described.get(folder, "")):
             missing.append(path)
     assert missing == []
+
+
+def test_every_path_that_a_document_names_exists() -> None:
+    documents = [path for path in repository_files(ROOT) if path.endswith(".md")]
+    gone = []
+    for document in documents:
+        if document == "CHANGELOG.md":  # which names what was
+            continue
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:model|pipeline|flows|tests|sample_data)/[\w./-]+)`", text):
+            if not (ROOT / name).exists():
+                gone.append(f"{document}: {name}")
+        for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+            if not (ROOT / document).parent.joinpath(link).exists():
+                gone.append(f"{document}: {link}")
+    assert gone == []

@@ -155,7 +155,7 @@ def test_uniform_stays_within_its_bounds() -> None:
         ("topk_factor choice range(1,4)", ["cannot read the choice"]),
         ("topk_factor choice [1,1.0]", ["a value is there twice"]),
         ("topk_factor choice [1,-2]", ["greater than 0", "-2"]),
-        ("topk_factor choice [1,20]", ["delays of a sequence", "20"]),
+        ("topk_factor choice [1,20]", ["delays, more than MAX_ITEM_LIST_LENGTH", "20"]),
         ("topk_factor choice [1,1e999]", ["finite", "inf"]),
         ("hidden_act choice ['gelu','selu']", ["'gelu'", "'selu'"]),
         ("learning_rate uniform 0.1", ["cannot read the uniform", "LOW,HIGH", "'0.1'"]),
