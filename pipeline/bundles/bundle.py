@@ -19,6 +19,7 @@ from model.pydantic_base import Frozen
 from pipeline.errors import BundleError, raised_as
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.folders import is_plain_name
 
 DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
@@ -244,8 +245,15 @@ def read_description(path: Path) -> BundleDescription:
         if not isinstance(description.hyper_parameters.get(name), int):
             raise BundleError("a hyper-parameter is missing", str(path), expected=name)
     for name in description.files:
-        if Path(name).name != name:
+        if not is_plain_name(name) or name == DESCRIPTION:
             raise BundleError("a file outside of the bundle is listed", str(path), found=name)
+    if not is_plain_name(description.model_version):
+        raise BundleError(
+            "the model version is not the name of a folder",
+            str(path),
+            expected="letters, digits, dots, dashes and underscores",
+            found=description.model_version,
+        )
     return description
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from model.pydantic_base import Frozen
 from pipeline.errors import ConfigError, ResumeError
@@ -48,6 +48,11 @@ class PartCounts(Frozen):
         )
 
 
+def part_name(number: int) -> str:
+    """The file name of a part, counted from 0."""
+    return f"part-{number:05d}.parquet"
+
+
 class Manifest(Frozen):
     """The content of `_manifest.json`."""
 
@@ -60,10 +65,18 @@ class Manifest(Frozen):
     parts: dict[str, PartCounts]
     complete: bool
 
+    @field_validator("parts")
+    @classmethod
+    def _as_written(cls, parts: dict[str, PartCounts]) -> dict[str, PartCounts]:
+        # Listed files may be replaced and removed, so no other name is taken from a manifest.
+        if list(parts) != [part_name(number) for number in range(len(parts))]:
+            raise ValueError("the parts are not named in order, from part-00000.parquet")
+        return parts
+
     @property
     def next_part(self) -> str:
         """The name of the next part."""
-        return f"part-{len(self.parts):05d}.parquet"
+        return part_name(len(self.parts))
 
     @property
     def files(self) -> set[str]:

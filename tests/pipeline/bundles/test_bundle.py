@@ -71,6 +71,10 @@ def test_a_missing_file_is_refused(bundle: Bundle) -> None:
         ({"surprise": 1}, "surprise"),
         ({"hyper_parameters": {"n_items": 41}}, "MAX_ITEM_LIST_LENGTH"),
         ({"files": {"../outside": "0" * 64}}, "outside of the bundle"),
+        ({"files": {"..": "0" * 64}}, "outside of the bundle"),
+        ({"files": {"bundle.json": "0" * 64}}, "outside of the bundle"),
+        ({"model_version": "../../elsewhere"}, "not the name of a folder"),
+        ({"model_version": ".."}, "not the name of a folder"),
         ({"files": {}}, "does not list"),
     ],
 )
