@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
 from pipeline.schema import ITEM_ID, SCORE
 from pipeline.scoring.manifest import (
     MANIFEST,
+    FinishedPart,
     Manifest,
     PartCounts,
     ResumeKey,
@@ -27,6 +28,7 @@ from pipeline.scoring.manifest import (
     read_manifest,
 )
 from pipeline.storage.atomic_files import fsync, is_unfinished
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import LOCK, SCRATCH, Folder, storage_errors
 
 
@@ -80,9 +82,10 @@ class PartWriter:
         with self._writing(name):
             pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
             fsync(file)
+            part = FinishedPart(**counts.model_dump(), content_hash=content_hash(file))
             self._start()
             self.folder.put(file, name)
-        self._record(parts={**self.manifest.parts, name: counts})
+        self._record(parts={**self.manifest.parts, name: part})
 
     def finish(self, empty: pa.Table) -> None:
         """Mark the output complete; a run without users gets one part without rows, `empty`."""
