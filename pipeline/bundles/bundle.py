@@ -1,5 +1,6 @@
 """The bundle: a folder with everything that scoring needs of one model, immutable once written."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -7,18 +8,32 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from model.errors import ConfigError
-from model.export.files import ENCODER, FLOAT16_RECOMMENDER, FORMAT_VERSION, ITEM_TABLE, RECOMMENDER
+from model.export.files import (
+    CPU_RECOMMENDER,
+    ENCODER,
+    FLOAT16_RECOMMENDER,
+    FLOAT16_TABLE,
+    FORMAT_VERSION,
+    INT8_TABLE,
+    ITEM_TABLE,
+    RECOMMENDER,
+)
 from model.pydantic_base import Frozen
 from pipeline.errors import BundleError, raised_as
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.folders import is_plain_name
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
@@ -26,6 +41,7 @@ WEIGHTS = "model.safetensors"
 # From before the refit. The next run's evaluated weights start from these, so that they have never
 # seen its held-out events.
 HELD_OUT_WEIGHTS = "held_out.safetensors"
+_OPTIONAL = (CPU_RECOMMENDER, INT8_TABLE, FLOAT16_RECOMMENDER, FLOAT16_TABLE, HELD_OUT_WEIGHTS)
 REQUIRED = (ENCODER, RECOMMENDER, ITEM_TABLE, ITEMS, WEIGHTS)
 
 
@@ -79,10 +95,11 @@ class Bundle:
         path = Path(path)
         bundle = cls(path, read_description(path / DESCRIPTION))
         files = bundle.description.files
-        for name in (*REQUIRED, *files):
+        unlisted = (name for name in _OPTIONAL if (path / name).exists())
+        for name in (*REQUIRED, *files, *unlisted):
             if name not in files:
                 raise BundleError(
-                    "the bundle does not list a required file",
+                    "the bundle does not list a file that would be used",
                     str(path / DESCRIPTION),
                     expected=name,
                     remedy="Export the model again.",
@@ -105,6 +122,51 @@ class Bundle:
                     remedy="Copy the bundle again, or export the model again.",
                 )
         return bundle
+
+    def check_table_size(self) -> None:
+        """Check that the item table has V rows, of D values each where D is described.
+
+        Raises:
+            BundleError: it has another size.
+        """
+        size = self.item_table.stat().st_size
+        width = self.description.hyper_parameters.get("hidden_size")
+        column = self.n_items * np.dtype(np.float32).itemsize
+        if not size or (size % column if width is None else size != column * width):
+            expected = f"a multiple of {column:,}" if width is None else f"{column * width:,}"
+            raise BundleError(
+                "the item table does not fit the model",
+                str(self.item_table),
+                expected=f"{expected} bytes",
+                found=f"{size:,}",
+                remedy="Export the model again.",
+            )
+
+    def check_description(self, session: "InferenceSession") -> None:
+        """Check that `bundle.json`, which has no checksum, describes a graph of the bundle.
+
+        Args:
+            session: Of the encoder or of a recommender.
+
+        Raises:
+            BundleError: V, L or another hyper-parameter is not that of the graph.
+        """
+        shapes = {value.name: value.shape for value in session.get_inputs()}
+        metadata = session.get_modelmeta().custom_metadata_map
+        graph: dict[str, Any] = json.loads(metadata.get("hyper_parameters", "{}"))
+        graph["MAX_ITEM_LIST_LENGTH"] = shapes["item_seq"][1]
+        if "item_bias" in shapes:
+            (graph["n_items"],) = shapes["item_bias"]
+        for name, found in graph.items():
+            described = self.description.hyper_parameters.get(name)
+            if described != found:
+                raise BundleError(
+                    "another hyper-parameter than in the graph",
+                    str(self.path / DESCRIPTION),
+                    expected=f"{name} {found}",
+                    found=str(described),
+                    remedy="Copy the bundle again, or export the model again.",
+                )
 
     @property
     def model_version(self) -> str:
@@ -240,12 +302,25 @@ def read_description(path: Path) -> BundleDescription:
             found=str(first["msg"]) if first else str(error),
             remedy="Export the model again with this version of fearec.",
         ) from None
-    for name in ("n_items", "MAX_ITEM_LIST_LENGTH"):
-        if not isinstance(description.hyper_parameters.get(name), int):
-            raise BundleError("a hyper-parameter is missing", str(path), expected=name)
+    for name, least in {"n_items": 2, "MAX_ITEM_LIST_LENGTH": 1}.items():
+        value = description.hyper_parameters.get(name)
+        if type(value) is not int or value < least:  # a bool is an int, too
+            raise BundleError(
+                "a hyper-parameter is missing or impossible",
+                str(path),
+                expected=f"{name}, a whole number from {least} on",
+                found=str(value),
+            )
     for name in description.files:
-        if Path(name).name != name:
+        if not is_plain_name(name) or name == DESCRIPTION:
             raise BundleError("a file outside of the bundle is listed", str(path), found=name)
+    if not is_plain_name(description.model_version):
+        raise BundleError(
+            "the model version is not the name of a folder",
+            str(path),
+            expected="letters, digits, dots, dashes and underscores",
+            found=description.model_version,
+        )
     return description
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from model.pydantic_base import Frozen
 from pipeline.bundles.transfer import download_bundle
 from pipeline.errors import BundleError, ConfigError
-from pipeline.storage.folders import StoreFolder
+from pipeline.storage.folders import StoreFolder, is_plain_name
 from pipeline.storage.locations import RunLocations, Warehouse
 
 CHAMPION = "champion.json"
@@ -21,7 +21,7 @@ class RegisteredModel(Frozen):
 
     run_date: date
     model_version: str
-    path: str  # relative to the file, so that the warehouse can be moved
+    path: str  # the bundle's folder beside the file, so that the warehouse can be moved
 
 
 class Champion(RegisteredModel):
@@ -71,8 +71,9 @@ def register_champion(locations: RunLocations, bundle: Path, model_version: str)
     Raises:
         BundleError: `champion.json` cannot be read.
     """
-    path = bundle.resolve().relative_to(locations.local_models.resolve()).as_posix()
-    model = RegisteredModel(run_date=locations.run_date, model_version=model_version, path=path)
+    model = RegisteredModel(
+        run_date=locations.run_date, model_version=model_version, path=bundle.name
+    )
     champion = _read(locations.warehouse)
     every = champion.history if champion else ()
     others = [other for other in every if other.run_date != locations.run_date]
@@ -85,7 +86,11 @@ def register_champion(locations: RunLocations, bundle: Path, model_version: str)
 def _read(warehouse: Warehouse) -> Champion | None:
     folder = warehouse.models()
     try:
-        return Champion.model_validate_json(folder.read(CHAMPION))
+        champion = Champion.model_validate_json(folder.read(CHAMPION))
+        # A bundle may be downloaded to its path, so none may lead elsewhere.
+        if not all(is_plain_name(model.path) for model in champion.history):
+            raise ConfigError("a path that is not the name of a folder")
+        return champion
     except FileNotFoundError:
         return None
     except (ValidationError, ConfigError):

@@ -195,6 +195,11 @@ class ScoreSettings(Frozen):
     exclude_seen: bool = Field(True, description="never recommend what a user has seen")
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
+    accept_unknown_deny: bool = Field(
+        False,
+        description="go on although the model knows none of the ids in `score.deny`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
     layout: Literal["long", "list"] = Field(
         "long", description="`long`: a row per user and rank; `list`: a row per user"
     )

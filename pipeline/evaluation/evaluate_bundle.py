@@ -43,8 +43,10 @@ class BundleScorer:
     @classmethod
     def load(cls, bundle: Bundle, provider: Provider) -> "BundleScorer":
         """Open a bundle on a provider."""
+        bundle.check_table_size()
         table = np.fromfile(bundle.item_table, np.float32).reshape(bundle.n_items, -1)
         session = open_session(bundle.encoder, provider)
+        bundle.check_description(session)
         return cls(session, torch.from_numpy(table))
 
     def __call__(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:

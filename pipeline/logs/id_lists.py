@@ -43,7 +43,8 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
     Args:
         path: A local path or an object's URI. The file is Parquet with a column of name `column`,
             or UTF-8 text with one id per line, where the first line may be the column's name. Lines
-            are not parsed: quotes, commas and spaces belong to the id. Empty lines are skipped.
+            are not parsed: quotes, commas and spaces belong to an id that is text (see `as_known`).
+            Empty lines are skipped.
         column: `user_id` or `item_id`.
         kind: The type that the ids must have.
         origin: Where that type comes from, for the error.
@@ -59,6 +60,8 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
         ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
     if is_parquet:
         check_same_kind(ids.type, where, kind, origin)
+    elif pa.types.is_integer(kind):
+        ids = _unquoted(_trimmed(ids))
     with raised_as(
         SchemaError,
         pa.ArrowInvalid,
@@ -68,6 +71,40 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
         message=first_line,
     ):
         return ids.cast(kind).drop_null().unique()
+
+
+def as_known(listed: pa.Array, known: pa.Array) -> pa.Array:
+    """Listed ids in the form that is known: as listed, or else without white space and quotes.
+
+    Exports of databases and spreadsheets pad and quote ids; such an id means the bare one unless
+    the very text with its spaces and quotes is an id.
+
+    Args:
+        listed: (N,) distinct ids.
+        known: The ids there are, of the same type.
+
+    Returns:
+        (N,) ids, null where an id is not known in any form.
+    """
+    nothing = pa.scalar(None, listed.type)
+    found = pc.if_else(pc.is_in(listed, value_set=known), listed, nothing)
+    if pa.types.is_integer(listed.type):
+        return found
+    trimmed = _trimmed(listed)
+    for form in (trimmed, _unquoted(trimmed)):
+        found = pc.coalesce(found, pc.if_else(pc.is_in(form, value_set=known), form, nothing))
+    return found
+
+
+def _trimmed(ids: pa.Array) -> pa.Array:
+    return pc.utf8_trim_whitespace(ids)
+
+
+def _unquoted(ids: pa.Array) -> pa.Array:
+    """The text inside one pair of quotes, where there is one; doubled quotes in it are single."""
+    inner = pc.replace_substring_regex(ids, r"""(?s)\A(?:"(.*)"|'(.*)')\z""", r"\1\2")
+    single = pc.replace_substring(inner, '""', '"')
+    return pc.utf8_trim_whitespace(pc.if_else(pc.equal(inner, ids), ids, single))
 
 
 def id_list_hash(path: str | os.PathLike[str]) -> str:

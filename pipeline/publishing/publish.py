@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
 from pipeline.results import Published, Scored
@@ -63,15 +65,14 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
             _widen(table, _common_columns(table, parts.schema, uri))
         known = table.transaction_version(transaction) if table is not None else None
         if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
-            # Streamed, few batches ahead: the parts together may be far larger than memory.
-            scanner = parts.scanner(batch_size=1 << 16, batch_readahead=2, fragment_readahead=1)
-            replace_run_date(
-                table or uri,
-                scanner.to_reader(),
-                run_date,
-                (transaction, scoring_run),
-                partition_by=[RUN_DATE],
-            )
+            with _checked_rows(folder, manifest, parts.schema) as rows:
+                replace_run_date(
+                    table or uri,
+                    rows,
+                    run_date,
+                    (transaction, scoring_run),
+                    partition_by=[RUN_DATE],
+                )
             table = open_table(uri)
     assert table is not None
     return Published(uri, table_id(table), table.version(), n_rows, sum(counts))
@@ -124,13 +125,7 @@ def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
     expected = sum(part.n_rows for part in manifest.parts.values())
     found = parts.count_rows()
     if found != expected:
-        raise PublishError(
-            "the parts are not as they were written",
-            folder.where,
-            expected=f"{expected} rows",
-            found=str(found),
-            remedy=_SCORE_AGAIN,
-        )
+        raise _changed(folder.where, f"{expected} rows", str(found))
     if not found:
         raise PublishError(
             "no recommendations",
@@ -139,6 +134,45 @@ def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
             remedy="The table is as it was. Check score.allow, score.deny and the logs.",
         )
     return parts
+
+
+@contextmanager
+def _checked_rows(
+    folder: Folder, manifest: Manifest, columns: pa.Schema
+) -> Iterator[pa.RecordBatchReader]:
+    """The rows of all parts as a stream, part by part: each is read once, hashed, then decoded.
+
+    The parts together may be far larger than memory.
+
+    Raises:
+        PublishError: a part is not as it was written. It replaces the error that delta-rs, which
+            reads the stream, raises then.
+    """
+    failures: list[PublishError] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for name, part in manifest.parts.items():
+            content = folder.read(name)
+            found = sha256(content).hexdigest()
+            if part.content_hash not in (None, found):
+                error = _changed(folder.name_of(name), f"sha256 {part.content_hash}", found)
+                failures.append(error)
+                raise error
+            with pq.ParquetFile(pa.BufferReader(content)) as file:
+                yield from file.iter_batches(1 << 16)
+
+    try:
+        yield pa.RecordBatchReader.from_batches(columns, batches())
+    except Exception:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
+def _changed(where: str, expected: str, found: str) -> PublishError:
+    return PublishError(
+        "the parts are not as they were written", where, expected, found, _SCORE_AGAIN
+    )
 
 
 def _common_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> pa.Schema:

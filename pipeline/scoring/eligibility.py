@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.errors import ConfigError
 from pipeline.config.sections import ScoreSettings
-from pipeline.logs.id_lists import read_ids
+from pipeline.logs.id_lists import as_known, read_ids
 from pipeline.schema import ITEM_ID, PAD
 
 
@@ -35,10 +35,11 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
 
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
-        settings: `allow`, `deny` and `top_k` are used.
+        settings: `allow`, `deny`, `accept_unknown_deny` and `top_k` are used.
 
     Raises:
-        ConfigError: `top_k` exceeds the number of items, or no item is eligible.
+        ConfigError: `top_k` exceeds the number of items, no item is eligible, or none of the
+            denied ones is known.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
@@ -56,9 +57,11 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
     for path, allowed in ((settings.allow, True), (settings.deny, False)):
         if path is None:
             continue
-        listed = read_ids(path, ITEM_ID, ids.type, "the bundle")
-        n_unknown += int(pc.sum(pc.is_null(pc.index_in(listed, value_set=ids))).as_py() or 0)
-        eligible &= pc.is_in(ids, value_set=listed).to_numpy() == allowed
+        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
+        n_unknown += known.null_count
+        if not allowed and not settings.accept_unknown_deny:
+            _check_deny_file(known, path)
+        eligible &= pc.is_in(ids, value_set=known.drop_null()).to_numpy() == allowed
     if not eligible.any():
         raise ConfigError(
             "no item is left to recommend",
@@ -72,3 +75,14 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
     best = best[eligible[best]][: settings.top_k]
     share = (popularity / popularity.sum()).astype(np.float32)
     return Eligibility(item_bias, best + 1, share[best], n_unknown)
+
+
+def _check_deny_file(known: pa.Array, path: str) -> None:
+    """Check that some denied id is known: otherwise it is another catalogue's list, or misread."""
+    if len(known) and known.null_count == len(known):
+        raise ConfigError(
+            "none of the ids in the deny file is an item of this model",
+            path,
+            found=f"{len(known)} other ids",
+            remedy="Check the file, or set score.accept_unknown_deny = true.",
+        )

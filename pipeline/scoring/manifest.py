@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from model.pydantic_base import Frozen
 from pipeline.errors import ConfigError, ResumeError
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import Folder
 
 MANIFEST = "_manifest.json"
@@ -48,6 +49,17 @@ class PartCounts(Frozen):
         )
 
 
+class FinishedPart(PartCounts):
+    """One part in the folder."""
+
+    content_hash: str | None = None  # None where version 0.1.0 wrote the part
+
+
+def part_name(number: int) -> str:
+    """The file name of a part, counted from 0."""
+    return f"part-{number:05d}.parquet"
+
+
 class Manifest(Frozen):
     """The content of `_manifest.json`."""
 
@@ -57,13 +69,21 @@ class Manifest(Frozen):
 
     resume_key: ResumeKey = Field(alias="binding")  # the file keeps its first name
     generated_at: datetime  # the start of the first run, so that a resumed run writes the same rows
-    parts: dict[str, PartCounts]
+    parts: dict[str, FinishedPart]
     complete: bool
+
+    @field_validator("parts")
+    @classmethod
+    def _as_written(cls, parts: dict[str, FinishedPart]) -> dict[str, FinishedPart]:
+        # Listed files may be replaced and removed, so no other name is taken from a manifest.
+        if list(parts) != [part_name(number) for number in range(len(parts))]:
+            raise ValueError("the parts are not named in order, from part-00000.parquet")
+        return parts
 
     @property
     def next_part(self) -> str:
         """The name of the next part."""
-        return f"part-{len(self.parts):05d}.parquet"
+        return part_name(len(self.parts))
 
     @property
     def files(self) -> set[str]:
@@ -96,12 +116,8 @@ def read_manifest(folder: Folder) -> Manifest:
 
 
 def intact(manifest: Manifest, folder: Folder) -> Manifest:
-    """The manifest cut before the first part that is missing or has another number of rows."""
-    kept = dict(
-        takewhile(
-            lambda part: _count_rows(folder, part[0]) == part[1].n_rows, manifest.parts.items()
-        )
-    )
+    """The manifest cut before the first part that is missing or not as it was written."""
+    kept = dict(takewhile(lambda part: _is_intact(folder, *part), manifest.parts.items()))
     if len(kept) == len(manifest.parts):
         return manifest
     return manifest.model_copy(update={"parts": kept, "complete": False})
@@ -130,9 +146,12 @@ def check_resume_key(where: str, before: ResumeKey, now: ResumeKey) -> None:
         )
 
 
-def _count_rows(folder: Folder, part: str) -> int | None:
+def _is_intact(folder: Folder, name: str, part: FinishedPart) -> bool:
+    """Whether a part has its content; one without a hash, whether it has its number of rows."""
     try:
-        metadata = pq.read_metadata(folder.path(part), filesystem=folder.filesystem)
+        if part.content_hash is not None:
+            return content_hash(folder.name_of(name)) == part.content_hash
+        metadata = pq.read_metadata(folder.path(name), filesystem=folder.filesystem)
     except (OSError, pa.ArrowException):
-        return None
-    return int(metadata.num_rows)
+        return False
+    return int(metadata.num_rows) == part.n_rows

@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
 from pipeline.schema import ITEM_ID, SCORE
 from pipeline.scoring.manifest import (
     MANIFEST,
+    FinishedPart,
     Manifest,
     PartCounts,
     ResumeKey,
@@ -26,10 +27,9 @@ from pipeline.scoring.manifest import (
     intact,
     read_manifest,
 )
-from pipeline.storage.atomic_files import fsync, hidden
+from pipeline.storage.atomic_files import fsync, is_unfinished
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import LOCK, SCRATCH, Folder, storage_errors
-
-_UNFINISHED = {LOCK, SCRATCH, hidden(MANIFEST)}
 
 
 class PartWriter:
@@ -66,6 +66,9 @@ class PartWriter:
         with ExitStack() as stack:
             with self._writing(SCRATCH):
                 self._scratch = stack.enter_context(self.folder.scratch())
+                for name in self.folder.names():
+                    if is_unfinished(name, MANIFEST):  # left by a killed run
+                        self.folder.remove(name)
             yield self._scratch
 
     def write(self, table: pa.Table, counts: PartCounts) -> None:
@@ -79,9 +82,10 @@ class PartWriter:
         with self._writing(name):
             pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
             fsync(file)
+            part = FinishedPart(**counts.model_dump(), content_hash=content_hash(file))
             self._start()
             self.folder.put(file, name)
-        self._record(parts={**self.manifest.parts, name: counts})
+        self._record(parts={**self.manifest.parts, name: part})
 
     def finish(self, empty: pa.Table) -> None:
         """Mark the output complete; a run without users gets one part without rows, `empty`."""
@@ -153,7 +157,9 @@ def open_output(
                 remedy="Give another folder, --resume to continue an interrupted run, or "
                 "--overwrite to replace it.",
             )
-        if names <= _UNFINISHED:  # from a run that was killed before its first part
+        _check_links(folder)
+        names = {name for name in names if not _is_unfinished(name)}
+        if not names:  # from a run that was killed before its first part
             return PartWriter(folder, fresh)
         try:
             before = read_manifest(folder)
@@ -169,9 +175,24 @@ def open_output(
     return PartWriter(folder, fresh, before)
 
 
+def _is_unfinished(name: str) -> bool:
+    """Whether a killed run may have left a file of this name."""
+    return name in (LOCK, SCRATCH) or is_unfinished(name, MANIFEST)
+
+
+def _check_links(folder: Folder) -> None:
+    links = folder.links()
+    if links:
+        raise ConfigError(
+            "the output folder holds a symbolic link, which fearec-score did not write",
+            folder.name_of(min(links)),
+            remedy="Give another folder, or remove the link.",
+        )
+
+
 def _check_own_files(folder: Folder, names: set[str], before: Manifest | None) -> None:
     ours = {MANIFEST, *before.files} if before is not None else set()
-    foreign = sorted(names - ours - _UNFINISHED)
+    foreign = sorted(names - ours)
     if foreign:
         raise ConfigError(
             "the output folder holds files that fearec-score did not write",

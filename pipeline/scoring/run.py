@@ -211,16 +211,7 @@ def score_histories(
 
 def _check_item_table(bundle: Bundle) -> None:
     """Check the item table's size, and that its values are finite: a NaN sorts before any score."""
-    size = bundle.item_table.stat().st_size
-    column = bundle.n_items * np.dtype(np.float32).itemsize
-    if not size or size % column:
-        raise BundleError(
-            "the item table does not fit the model",
-            str(bundle.item_table),
-            expected=f"a multiple of {column:,} bytes",
-            found=f"{size:,}",
-            remedy="Export the model again.",
-        )
+    bundle.check_table_size()
     table = np.memmap(bundle.item_table, np.float32, "r")
     for begin in range(0, len(table), _CHUNK):
         bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))

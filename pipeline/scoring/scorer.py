@@ -120,7 +120,7 @@ def open_scorer(
 
     Raises:
         ConfigError: the provider does not work here, or the bundle lacks the precision.
-        BundleError: the graph cannot be loaded.
+        BundleError: the graph cannot be loaded, or `bundle.json` describes another.
     """
     half = settings.precision == "fp16"
     recommender = load_recommender(
@@ -133,6 +133,7 @@ def open_scorer(
         device_id=device_id,
         cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
     )
+    bundle.check_description(recommender.session)
     return ListScorer(
         recommender, eligibility, bundle.max_length, settings.top_k, settings.exclude_seen
     )

@@ -1,6 +1,7 @@
 """Atomic file writes: after a crash a file is complete or absent, never partial."""
 
 import os
+import re
 from pathlib import Path
 
 
@@ -13,15 +14,25 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def hidden(name: str) -> str:
-    """The name that a file has while it is being written."""
-    return f".{name}.tmp"
+def is_unfinished(name: str, of: str) -> bool:
+    """Whether a file has the name that `replace_text` gives to a file `of` while it is written."""
+    return re.fullmatch(rf"\.{re.escape(of)}(\.[0-9a-f]+)?\.tmp", name) is not None
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file by rename: readers see the old text or the new text, never a mixture."""
-    unfinished = path.with_name(hidden(path.name))
-    unfinished.write_text(text, encoding="utf-8")
-    fsync(unfinished)
-    unfinished.replace(path)
+    """Write a small file by rename: readers see the old text or the new text, never a mixture.
+
+    Several processes may write the same file at once: each writes a file of its own name first,
+    newly created, so that nothing is written through a link that has that name.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        with unfinished.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     fsync(path.parent)

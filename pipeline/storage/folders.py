@@ -61,6 +61,10 @@ class Folder(ABC):
         below = pafs.FileSelector(self.root, allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(below)}
 
+    def links(self) -> set[str]:
+        """The names in the folder that are symbolic links; a store has none."""
+        return set()
+
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with self.filesystem.open_input_stream(self.path(name)) as file:
@@ -94,6 +98,16 @@ class LocalFolder(Folder):
 
     def __init__(self, where: str | Path) -> None:
         super().__init__(str(where), _LOCAL, str(Path(where).resolve()))
+
+    def names(self) -> set[str]:
+        """The names of everything in the folder, broken links and names not in UTF-8 included."""
+        with suppress(FileNotFoundError):
+            return set(os.listdir(self.root))
+        return set()
+
+    def links(self) -> set[str]:
+        """The names in the folder that are symbolic links."""
+        return {name for name in self.names() if os.path.islink(self.path(name))}
 
     def put(self, file: Path, name: str) -> None:
         """Move a file into the folder, by rename."""
@@ -188,6 +202,14 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     if not root:
         raise _unusable(text, "no bucket")
     return StoreFolder(text, filesystem, root.rstrip("/"))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file of ours carries is of one file or folder, and of no other place.
+
+    Letters, digits, dots, dashes and underscores; the first is no dot.
+    """
+    return re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) is not None
 
 
 def is_uri(path: str) -> bool:

@@ -70,7 +70,13 @@ def test_a_missing_file_is_refused(bundle: Bundle) -> None:
         ({"parent": 7}, "string"),
         ({"surprise": 1}, "surprise"),
         ({"hyper_parameters": {"n_items": 41}}, "MAX_ITEM_LIST_LENGTH"),
+        ({"hyper_parameters": {"n_items": True, "MAX_ITEM_LIST_LENGTH": 5}}, "n_items"),
+        ({"hyper_parameters": {"n_items": 41, "MAX_ITEM_LIST_LENGTH": 0}}, "from 1 on"),
         ({"files": {"../outside": "0" * 64}}, "outside of the bundle"),
+        ({"files": {"..": "0" * 64}}, "outside of the bundle"),
+        ({"files": {"bundle.json": "0" * 64}}, "outside of the bundle"),
+        ({"model_version": "../../elsewhere"}, "not the name of a folder"),
+        ({"model_version": ".."}, "not the name of a folder"),
         ({"files": {}}, "does not list"),
     ],
 )
@@ -80,6 +86,13 @@ def test_another_description_is_refused(
     path = bundle.path / "bundle.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(BundleError, match=message):
+        Bundle.load(bundle.path)
+
+
+def test_a_graph_that_is_there_and_not_listed_is_refused(bundle: Bundle) -> None:
+    # Its checksum would not be verified, and on a CPU it is preferred to recommender.onnx.
+    (bundle.path / "recommender_cpu.onnx").write_bytes(bundle.recommender.read_bytes())
+    with pytest.raises(BundleError, match=r"does not list.*recommender_cpu\.onnx"):
         Bundle.load(bundle.path)
 
 

@@ -71,3 +71,12 @@ def test_a_broken_list_of_champions_is_told_and_kept(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=CHAMPION):
         crown(settings, date(2026, 7, 2), "v2")
     assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", "..", ".", "", "v1/../../elsewhere"])
+def test_a_champion_outside_of_the_warehouse_is_refused(tmp_path: Path, path: str) -> None:
+    settings = settings_in(tmp_path)
+    registry = crown(settings, DAY, "v1").parent / CHAMPION
+    registry.write_text(registry.read_text().replace('"path": "v1"', f'"path": "{path}"'))
+    with pytest.raises(BundleError, match=CHAMPION):
+        read_champion(settings, before=date(2026, 7, 2))

@@ -19,6 +19,7 @@ from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
 from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import first_users, recommended_to
@@ -196,6 +197,9 @@ def test_ids_of_another_width_are_published(
             for entry in row.get("recommendations", [row]):
                 entry["item_id"] = 7
         pq.write_table(pa.Table.from_pylist(rows, layout(kind, kind)), path)
+        manifest = json.loads((result.folder / MANIFEST).read_text())
+        manifest["parts"][path.name]["content_hash"] = content_hash(path)
+        (result.folder / MANIFEST).write_text(json.dumps(manifest))
         return result
 
     table = publish(settings, DAY, parts("first", DAY, before)).table
@@ -242,6 +246,14 @@ def test_no_number_of_a_user_is_told(settings: Settings, tmp_path: Path, user: s
         recommended_to(Warehouse(settings.warehouse), [user])
 
 
+def swap_scores(folder: Path) -> None:
+    """Other rows, as many as before."""
+    part = folder / "part-00001.parquet"
+    table = pq.read_table(part)
+    score = table.schema.get_field_index("score")
+    pq.write_table(table.set_column(score, "score", table["score"].combine_chunks()[::-1]), part)
+
+
 def unfinish(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, "complete": False}))
@@ -260,9 +272,10 @@ def unfinish(folder: Path) -> None:
             ),
             "expected 16 rows; found 20",
         ),
+        (swap_scores, r"part-00001\.parquet: .*not as they were written; expected sha256"),
     ],
 )
-def test_incomplete_parts_are_refused(
+def test_parts_that_are_not_as_they_were_written_are_refused(
     settings: Settings, tmp_path: Path, spoil: Callable[[Path], Any], message: str
 ) -> None:
     table = publish(settings, DAY, scored(tmp_path / "good")).table
@@ -273,6 +286,18 @@ def test_incomplete_parts_are_refused(
         publish(settings, DAY, parts)
     assert "\n" not in str(caught.value)
     assert rows_of(table) == before
+
+
+def test_parts_of_version_0_1_0_have_no_hashes_and_are_published(
+    settings: Settings, tmp_path: Path
+) -> None:
+    parts = scored(tmp_path / "parts")
+    path = parts.folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    for part in manifest["parts"].values():
+        del part["content_hash"]
+    path.write_text(json.dumps(manifest))
+    assert publish(settings, DAY, parts).n_rows == 16
 
 
 def test_no_rows_are_refused(settings: Settings, tmp_path: Path) -> None:

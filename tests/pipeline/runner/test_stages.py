@@ -101,6 +101,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.exclude_seen": (False, SCORE),
     "score.allow": ("ids.txt", SCORE),
     "score.deny": ("ids.txt", SCORE),
+    "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
     "tune.params_file": (Path("other.test"), NOTHING),

@@ -148,6 +148,52 @@ def test_a_line_of_a_file_of_ids_is_taken_as_it_stands(
         run(path, bundle, tmp_path / "out", deny=deny)
 
 
+@pytest.mark.parametrize(
+    "listed", [" item1", "item1\t", '"item1"', "'item1'", ' "item1 " ', "\u00a0item1 "]
+)
+@pytest.mark.parametrize("kind", ["text", "parquet"])
+def test_a_denied_id_in_quotes_or_white_space_is_denied(
+    tiny_bundle: Bundle, tmp_path: Path, listed: str, kind: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item2"], "nobody": []})
+    deny = tmp_path / "deny"
+    if kind == "text":
+        deny.write_text(f"{listed}\nanother\n")
+    else:
+        pq.write_table(pa.table({"item_id": [listed, "another"]}), deny)
+    result = run(path, tiny_bundle, tmp_path / "out", deny=deny, top_k=37)
+    assert result.unknown_listed == 1
+    found = rows(tmp_path / "out")
+    assert all(len(mine) == 37 or user == "u" for user, mine in found.items())
+    assert "item1" not in {item for mine in found.values() for item, _ in mine}
+
+
+def test_a_number_in_quotes_or_white_space_is_denied(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "numbers", item_ids=[7, 8, 9, 10])
+    path = write_log(tmp_path / "n.parquet", [(1, 10, START)])
+    (tmp_path / "deny.txt").write_text(' 7\n"8"\n')
+    run(path, bundle, tmp_path / "out", deny=tmp_path / "deny.txt", top_k=4)
+    assert [item for item, _ in rows(tmp_path / "out")[1]] == [9]
+
+
+@pytest.mark.parametrize("listed", [["other1", "other2"], ["item1,item2"]])
+def test_a_deny_file_of_which_nothing_is_known_is_refused_unless_accepted(
+    tiny_bundle: Bundle, tmp_path: Path, listed: list[str]
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["item2"]})
+    deny = tmp_path / "deny.txt"
+    deny.write_text("\n".join(listed))
+    with pytest.raises(ConfigError, match=r"deny\.txt: none of the ids.*accept_unknown_deny"):
+        run(path, tiny_bundle, tmp_path / "out", deny=deny)
+    assert not (tmp_path / "out").exists()
+    result = run(path, tiny_bundle, tmp_path / "out", deny=deny, accept_unknown_deny=True)
+    assert result.unknown_listed == len(listed)
+    deny.write_text("item_id\n")  # nothing is denied today
+    assert run(path, tiny_bundle, tmp_path / "empty", deny=deny).unknown_listed == 0
+
+
 def test_ids_of_another_kind_are_refused(
     tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:

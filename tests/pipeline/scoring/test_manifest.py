@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.scoring import scorer
+from pipeline.storage.content_hash import content_hash
 from tests.helpers.scoring_cases import (
     Killed,
     kill_after,
@@ -85,7 +86,9 @@ def test_a_run_of_the_version_before_can_be_resumed(
     )
     now = (out / "_manifest.json").read_text()
     assert list(json.loads(now)) == list(json.loads(old))
-    assert {**json.loads(now), "generated_at": ""} == {**json.loads(old), "generated_at": ""}
+    described = json.loads(now)
+    assert described["parts"][part.name].pop("content_hash") == content_hash(part)  # new since
+    assert {**described, "generated_at": ""} == {**json.loads(old), "generated_at": ""}
 
     (out / "_manifest.json").write_text(old)
     result = run(path, tiny_bundle, out, deny=deny, resume=True)

@@ -36,6 +36,13 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "PART_USERS", 16)
 
 
+def flip_a_bit(part: Path) -> None:
+    """Damage that leaves the footer, and thereby the number of rows, as it was."""
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+
+
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
     ("parts", "when"), [(0, "write"), (2, "write"), (1, "_record"), (3, "_record")]
@@ -95,7 +102,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny_bundle: Bundle, tmp_path: 
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda part: part.write_bytes(b"")])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda part: part.write_bytes(b""), flip_a_bit])
 def test_resuming_scores_again_from_the_first_part_that_is_not_as_it_was(
     tiny_bundle: Bundle, tmp_path: Path, spoil: Callable[[Path], Any]
 ) -> None:
@@ -240,6 +247,70 @@ def test_only_what_the_manifest_lists_is_replaced(
     with pytest.raises(ConfigError, match=r"_manifest\.json"):
         run(path, tiny_bundle, out, **{flag: True})
     assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_no_file_outside_the_output_is_removed_whatever_its_manifest_lists(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str, absolute: bool
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(40))
+    out, outside = tmp_path / "out", tmp_path / "precious.parquet"
+    run(path, tiny_bundle, out)
+    outside.write_text("precious")
+    manifest = json.loads((out / "_manifest.json").read_text())
+    listed = str(outside) if absolute else "../precious.parquet"
+    manifest["parts"][listed] = manifest["parts"]["part-00000.parquet"]
+    (out / "_manifest.json").write_text(json.dumps(manifest))
+    before = {file: file.read_bytes() for file in out.iterdir()}
+
+    with pytest.raises(ConfigError, match=r"_manifest\.json"):
+        run(path, tiny_bundle, out, **{flag: True})
+
+    assert outside.read_text() == "precious"
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+@pytest.mark.parametrize("name", ["part-00000.parquet", ".spill", ".lock", "_manifest.json"])
+def test_nothing_is_written_or_removed_through_a_link_in_the_output(
+    tiny_bundle: Bundle, tmp_path: Path, flag: str, name: str
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    run(path, tiny_bundle, out)
+    if name == ".spill":
+        elsewhere.mkdir()
+        (elsewhere / "precious").write_text("precious")
+    elif (out / name).exists():
+        (out / name).rename(elsewhere)
+    else:
+        elsewhere.write_text("precious")
+    (out / name).symlink_to(elsewhere)
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ConfigError, match=rf"{name}: .*symbolic link"):
+        run(path, tiny_bundle, out, **{flag: True})
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_manifest_is_not_written_through_a_link_with_its_unfinished_name(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = write_sequences(tmp_path / "s.parquet", random_histories(9))
+    out, outside = tmp_path / "out", tmp_path / "precious"
+    out.mkdir()
+    outside.write_text("precious")
+    (out / "._manifest.json.tmp").symlink_to(outside)
+    with pytest.raises(ConfigError, match="symbolic link"):
+        run(path, tiny_bundle, out, overwrite=True)
+    (out / "._manifest.json.tmp").unlink()
+    (out / "._manifest.json.tmp").write_text("{")  # of version 0.1.0, killed
+    run(path, tiny_bundle, out, overwrite=True)
+    assert outside.read_text() == "precious"
+    assert sorted(file.name for file in out.iterdir()) == ["_manifest.json", "part-00000.parquet"]
 
 
 def test_bad_input_loses_no_earlier_output(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The answers: everybody's best items, beside brute force."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,6 +222,38 @@ def test_an_allow_list_that_leaves_nothing_is_refused(tiny_bundle: Bundle, tmp_p
         (tmp_path / "allow.txt").write_text(ids)
         with pytest.raises(ConfigError, match=r"allow\.txt.*no item is left"):
             run(path, tiny_bundle, tmp_path / "out", allow=tmp_path / "allow.txt")
+
+
+GOLDEN_BUNDLE = Path(__file__).parents[2] / "golden/version_0_1/warehouse/models/20260602-0db89ae1"
+
+
+@pytest.mark.parametrize("change", [-1, 1, 10**9])
+@pytest.mark.parametrize(
+    ("golden", "name"),
+    [
+        (False, "n_items"),
+        (False, "MAX_ITEM_LIST_LENGTH"),
+        (True, "n_items"),
+        (True, "MAX_ITEM_LIST_LENGTH"),
+        (True, "hidden_size"),
+        (True, "n_heads"),
+    ],
+)
+def test_a_description_of_another_model_than_the_graph_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, golden: bool, name: str, change: int
+) -> None:
+    original = GOLDEN_BUNDLE if golden else tiny_bundle.path
+    shutil.copytree(original, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "bundle.json"
+    described = json.loads(path.read_text())
+    described["hyper_parameters"][name] += change
+    path.write_text(json.dumps(described))
+    inputs = write_sequences(tmp_path / "s.parquet", random_histories(9))
+
+    with pytest.raises(BundleError, match=r"bundle"):
+        run(inputs, Bundle.load(tmp_path / "bundle"), tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_nan_are_refused(

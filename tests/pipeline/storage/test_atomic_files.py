@@ -1,0 +1,42 @@
+"""Small files are replaced whole, and through no link."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.atomic_files import is_unfinished, replace_text
+
+
+def test_a_link_of_the_unfinished_name_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "precious"
+    outside.write_text("precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".champion.json.tmp").symlink_to(outside)  # the one name of version 0.1.0
+
+    replace_text(folder / "champion.json", "new")
+
+    assert (folder / "champion.json").read_text() == "new"
+    assert outside.read_text() == "precious"
+
+
+def test_a_write_that_fails_leaves_the_old_text_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    replace_text(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_text(path, "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.json", "old")]
+
+
+def test_unfinished_names_are_told_from_others() -> None:
+    for name in (".x.json.tmp", ".x.json.0123456789abcdef.tmp"):
+        assert is_unfinished(name, of="x.json")
+        assert not is_unfinished(name, of="json")
+    assert not is_unfinished(".xyjson.tmp", of="x.json")
