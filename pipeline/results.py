@@ -80,6 +80,7 @@ class Trained:
             validate on.
         parent: The model version that training started from.
         refit: Whether the weights to publish were trained on the held-out items too.
+        content_hashes: sha256 of the two files, by name.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Trained:
     valid_ndcg_at_10: float | None
     parent: str | None
     refit: bool
+    content_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 import contextlib
 import logging
 import signal
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +37,8 @@ from model.training.samples import ShuffledBatches, TrainingSet
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 _MATMUL_PRECISION = "high"
+# What zipfile raises about headers of random bytes, besides its own error.
+_DAMAGE = (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error)
 _LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
 
 
@@ -87,6 +92,15 @@ class _WholeCheckpoints(TorchCheckpointIO):
         unfinished = Path(path).with_suffix(".part")
         super().save_checkpoint(checkpoint, unfinished, storage_options)
         unfinished.replace(path)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint is as it was written: PyTorch's own reader checks no CRC."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, *_DAMAGE):
+        return False
 
 
 class _EarlyStopping(EarlyStopping):
@@ -149,6 +163,8 @@ def fit(
 ) -> Fitted:
     """Train a network; a run killed earlier in the same folder resumes where it stopped.
 
+    A damaged checkpoint counts as none: the run begins anew.
+
     Args:
         config: The network.
         training: Optimiser, epochs, batch sizes, precision, devices, seed.
@@ -201,6 +217,9 @@ def fit(
         held_out = DataLoader(batches, batch_size=None)
     several = training.devices != 1 or training.strategy != "auto"
     last = folder / LAST
+    if not (_is_whole(last) and _is_whole(folder / BEST)):  # damaged, or the run was killed early
+        for name in (LAST, BEST):
+            (folder / name).unlink(missing_ok=True)
     with _quiet():
         try:
             trainer = Trainer(

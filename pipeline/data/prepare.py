@@ -29,6 +29,7 @@ from pipeline.schema import (
     USER_ID,
     VOCABULARY,
 )
+from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
@@ -95,11 +96,14 @@ def prepare(
         )
         columns = schema.prepared_schema(interactions.schema.field(USER_ID).type, item_type)
         n_users = _write_sequences(unfinished / SEQUENCES_FILE, columns, db)
+    for name in (SEQUENCES_FILE, ITEMS_FILE, "."):
+        fsync(unfinished / name)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
+    fsync(folder.parent)
     return Prepared(
         folder,
-        _hash_of_both(folder),
+        prepared_hash(folder),
         version,
         vocabulary_id,
         n_users,
@@ -113,7 +117,12 @@ def prepare(
     )
 
 
-def _hash_of_both(folder: Path) -> str:
+def prepared_hash(folder: Path) -> str:
+    """The `Prepared.content_hash` of a folder.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+    """
     hashes = (content_hash(folder / name) for name in (SEQUENCES_FILE, ITEMS_FILE))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 

@@ -6,6 +6,7 @@ these; a record counts where its key is the same and everything the stage made i
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from functools import singledispatch
@@ -173,7 +174,8 @@ def read_record(path: Path, result_type: type[Result]) -> StageRecord[Result] | 
     except (FileNotFoundError, ValidationError):
         return None
     values = [getattr(record.result, each.name) for each in fields(record.result)]  # type: ignore[arg-type]
-    if all(value.exists() for value in values if isinstance(value, Path)):
+    # Not Path.exists, which raises where a damaged name is too long.
+    if all(os.path.exists(value) for value in values if isinstance(value, Path)):
         return replace(record, reused=True)
     return None
 

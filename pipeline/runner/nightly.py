@@ -199,6 +199,9 @@ def _recorded(given: Stage[Result], locations: RunLocations) -> StageRecord[Resu
     record: StageRecord[Result] | None = read_record(
         locations.record(given.name), given.result_type
     )
-    if record and record.cache_key == cache_key(given) and given.is_intact(record.result):
-        return record
-    return None
+    if record is None or record.cache_key != cache_key(given):
+        return None
+    # Of a damaged record the result does not fit its key.
+    if record.output_key != given.output_key(record.result) or not given.is_intact(record.result):
+        return None
+    return record

@@ -34,10 +34,12 @@ from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published,
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
 from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, VOCABULARY
 from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.progress import scoring_progress
 from pipeline.scoring.run import score_histories
-from pipeline.storage.folders import StoreFolder
+from pipeline.storage.content_hash import content_hash
+from pipeline.storage.folders import StoreFolder, open_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import has_table
 
@@ -102,7 +104,14 @@ class Prepare(Stage[Prepared]):
 
     def is_intact(self, result: Prepared) -> bool:
         """See `Stage`."""
-        return has_table(self.locations.warehouse.table(VOCABULARY), result.vocabulary_id)
+        from pipeline.data.prepare import prepared_hash
+
+        vocabulary = self.locations.warehouse.table(VOCABULARY)
+        try:
+            same_files = prepared_hash(result.folder) == result.content_hash
+        except FileNotFoundError:
+            return False
+        return same_files and has_table(vocabulary, result.vocabulary_id)
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,16 @@ class Train(Stage[Trained]):
             self.champion,
             self.locations,
         )
+
+    def is_intact(self, result: Trained) -> bool:
+        """See `Stage`; records of earlier versions have no hashes."""
+        hashes = result.content_hashes
+        try:
+            return bool(hashes) and all(
+                content_hash(result.folder / name) == expected for name, expected in hashes.items()
+            )
+        except FileNotFoundError:
+            return False
 
     def scratch(self) -> Path:
         """See `Stage`."""
@@ -304,13 +323,18 @@ class Score(Stage[Scored]):
         with scoring_progress() as progress:
             try:
                 return run(resume=True, progress=progress)
-            except ResumeError:  # of another model, input or settings, or broken
+            except ResumeError:  # of another model, input or settings, or damaged
                 shutil.rmtree(self.locations.parts)
                 return run(progress=progress)
 
     def is_intact(self, result: Scored) -> bool:
         """See `Stage`."""
-        return Path(result.folder).exists()
+        folder = open_folder(result.folder)
+        try:
+            manifest = read_manifest(folder)
+        except (ResumeError, OSError):
+            return False
+        return manifest.complete and intact(manifest, folder) == manifest
 
     def scratch(self) -> Path:
         """See `Stage`."""

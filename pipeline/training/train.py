@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
 from model.config import FEARecConfig, TrainingConfig
@@ -24,7 +24,8 @@ from pipeline.errors import InputError
 from pipeline.evaluation.protocol import rule_of
 from pipeline.results import Prepared, Trained
 from pipeline.schema import ITEM_ID
-from pipeline.storage.atomic_files import replace_text
+from pipeline.storage.atomic_files import fsync, replace_text
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,11 @@ logger = logging.getLogger(__name__)
 class _Fit:
     epoch: int
     valid_ndcg_at_10: float | None
+    content_hash: str  # of the weights
+
+
+_CODEC = TypeAdapter(_Fit)
+_FINISHED = "finished.json"
 
 
 def train(
@@ -87,13 +93,14 @@ def train(
         run.fit(everything, WEIGHTS, epochs=evaluated.epoch)
     else:
         network = load_network(config, folder / HELD_OUT_WEIGHTS)
-        save_weights(network, folder / WEIGHTS)
+        _save_durably(network, folder / WEIGHTS)
     return Trained(
         folder,
         evaluated.epoch,
         evaluated.valid_ndcg_at_10,
         parent.model_version if parent else None,
         training.refit,
+        {name: content_hash(folder / name) for name in (HELD_OUT_WEIGHTS, WEIGHTS)},
     )
 
 
@@ -137,11 +144,10 @@ class _TrainingRun:
 
     def fit(self, split: Split, weights: str, epochs: int | None) -> _Fit:
         """Train once, unless it was finished before; a warm start takes the parent's `weights`."""
-        codec = TypeAdapter(_Fit)
         folder = self.folder / Path(weights).stem
-        finished = folder / "finished.json"
-        if finished.exists():
-            return codec.validate_json(finished.read_bytes())
+        finished = _read_finished(folder / _FINISHED, self.folder / weights)
+        if finished:
+            return finished
         start = None
         if self.parent:
             start = _start(self.config, self.training.seed, self.parent, weights)
@@ -156,10 +162,26 @@ class _TrainingRun:
             start=start,
             mask_seen=self.mask_seen,
         )
-        save_weights(fitted.network, self.folder / weights)
-        result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10)
-        replace_text(finished, codec.dump_json(result).decode())
+        _save_durably(fitted.network, self.folder / weights)
+        result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10, content_hash(self.folder / weights))
+        replace_text(folder / _FINISHED, _CODEC.dump_json(result).decode())
         return result
+
+
+def _read_finished(path: Path, weights: Path) -> _Fit | None:
+    """What a training run left when it ended; None unless the weights are as it wrote them."""
+    try:
+        finished = _CODEC.validate_json(path.read_bytes())
+        return finished if content_hash(weights) == finished.content_hash else None
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _save_durably(network: FEARec, path: Path) -> None:
+    """Write weights to the disk itself, before anything says that they are there."""
+    save_weights(network, path)
+    fsync(path)
+    fsync(path.parent)
 
 
 def _same_items(parent: Bundle, prepared: Prepared) -> bool:

@@ -20,14 +20,18 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipeline.bundles.bundle import WEIGHTS
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
+from pipeline.data.prepare import prepared_hash
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
 from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
 from pipeline.runner.stages import STAGES, Evaluate, Export, Ingest, Prepare, Score, Train
-from pipeline.schema import ITEMS_FILE
+from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.scoring.manifest import MANIFEST, Manifest, ResumeKey
+from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import open_table, table_id
 from tests.helpers.stages import locations, read_champion, table_uri
@@ -69,19 +73,23 @@ class Stages:
         pq.write_table(
             pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
         )
+        (folder / SEQUENCES_FILE).write_text("sequences")
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(run.warehouse.table("vocabulary"))
         vocabulary = vocabulary or self._append(run, "vocabulary")
         return Prepared(
-            folder, "sha256", ingested.interactions_version, table_id(vocabulary), 4, 6, 7,
-            event, event,
+            folder, prepared_hash(folder), ingested.interactions_version, table_id(vocabulary),
+            4, 6, 7, event, event,
         )  # fmt: skip
 
     def train(self, *given: Any) -> Trained:
         champion, run = given[-2:]
         self.weights += 1
         parent = champion and champion.model_version
-        return Trained(self._made(run, "train"), 2, 0.25, parent, refit=True)
+        folder = self._made(run, "train")
+        (folder / WEIGHTS).write_text("weights")
+        hashes = {WEIGHTS: content_hash(folder / WEIGHTS)}
+        return Trained(folder, 2, 0.25, parent, refit=True, content_hashes=hashes)
 
     def evaluate(self, prepared: Prepared, *given: Any) -> Evaluated:
         self.calls.append("evaluate")
@@ -99,6 +107,10 @@ class Stages:
 
     def score(self, stage: Score) -> Scored:
         folder = self._made(stage.locations, "parts")
+        key = ResumeKey(model_version="v1", bundle={}, inputs={}, settings={})
+        now = datetime(2026, 6, 1, tzinfo=UTC)
+        manifest = Manifest(resume_key=key, generated_at=now, parts={}, complete=True)
+        (folder / MANIFEST).write_text(manifest.to_json())
         return Scored(
             str(folder), stage.exported.result.model_version, "CPUExecutionProvider",
             precision="fp32", devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={},

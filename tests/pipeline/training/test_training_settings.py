@@ -124,7 +124,6 @@ def night(folder: Path, name: str, value: Any) -> Any:
         patch.setattr("pipeline.runner.stages.champion_before", no_champion)
         patch.setattr(pipeline.training.train, "fit", run)
         patch.setattr(pipeline.training.train, "load_network", lambda config, path: FEARec(config))
-        patch.setattr(pipeline.training.train, "save_weights", lambda network, path: None)
         run = RunLocations(Warehouse("nowhere"), folder, date(2026, 11, 1))
         before = RunResults(StageRecord("prepare", "", "", 0.0, prepared))
         Train.of(settings, run, before).run()

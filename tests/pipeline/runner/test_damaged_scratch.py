@@ -1,0 +1,156 @@
+"""Damaged scratch: what cannot be read counts as not done, and the run ends with the same rows."""
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.config.sections import ExportSettings, LogSettings, ModelSettings, ScoreSettings
+from pipeline.config.settings import Settings
+from pipeline.runner.nightly import nightly
+from pipeline.schema import RECOMMENDATIONS
+from tests.helpers.stages import locations, table_uri
+
+DAY = date(2026, 7, 1)
+USERS, ITEMS, EVENTS = 30, 15, 6
+
+DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "empty": lambda content, _: b"",
+    "cut in half": lambda content, _: content[: len(content) // 2],
+    "random bytes": lambda content, chance: chance.randbytes(len(content)),
+    "flipped bytes": lambda content, chance: flipped(content, chance),
+}
+
+
+def flipped(content: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(content)
+    for position in chance.sample(range(len(content)), min(8, len(content))):
+        changed[position] ^= 0xFF
+    return bytes(changed)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A small finished night, and a copy of everything that it left."""
+
+    settings: Settings
+    rows: list[dict[str, Any]]
+    kept: Path
+
+    @property
+    def files(self) -> list[str]:
+        """What is in its work folder, apart from logs and locks."""
+        folder = self.kept / "work"
+        every = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+        return sorted(str(path.relative_to(folder)) for path in every)
+
+    def restore(self, *, unpublished: bool = False) -> None:
+        for name in ("work", "warehouse"):
+            there = self.kept.parent / name
+            shutil.rmtree(there, ignore_errors=True)
+            shutil.copytree(self.kept / name, there)
+        if unpublished:  # as if killed before the end, so that everything is needed once more
+            shutil.rmtree(self.kept.parent / "warehouse" / RECOMMENDATIONS)
+            for stage in ("train", "evaluate", "export"):
+                locations(self.settings, DAY).record(stage).unlink()
+
+    def again(self) -> list[dict[str, Any]]:
+        nightly(self.settings, DAY)
+        return published(self.settings)
+
+
+def published(settings: Settings) -> list[dict[str, Any]]:
+    rows = DeltaTable(table_uri(settings, RECOMMENDATIONS)).to_pyarrow_table()
+    return sorted(rows.drop_columns(["generated_at"]).to_pylist(), key=repr)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    folder = tmp_path_factory.mktemp("night")
+    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
+    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
+    times = [end - timedelta(hours=int(EVENTS - each)) for each in step]
+    items = [f"item-{each:02}" for each in (user * 3 + step) % ITEMS]
+    (folder / "logs").mkdir()
+    log = pa.table({"user_id": user, "item_id": items, "timestamp": times})
+    pq.write_table(log, folder / "logs/a.parquet")
+    settings = Settings(
+        warehouse=str(folder / "warehouse"),
+        work_dir=folder / "work",
+        logs=LogSettings(path=str(folder / "logs")),
+        model=ModelSettings(
+            hidden_size=8, inner_size=8, n_layers=1, MAX_ITEM_LIST_LENGTH=6, contrast="none"
+        ),
+        train={"epochs": 2, "accelerator": "cpu"},
+        evaluate={"topk": [5, 10], "bootstrap": 0},
+        export=ExportSettings(max_near_ties=1.0),
+        score=ScoreSettings(top_k=4, provider="cpu"),
+    )
+    nightly(settings, DAY)
+    for name in ("work", "warehouse"):
+        shutil.copytree(folder / name, folder / "kept" / name)
+    return Night(settings, published(settings), folder / "kept")
+
+
+def damage(night: Night, files: list[str], kind: str) -> None:
+    for number, file in enumerate(files):
+        path = night.settings.work_dir / file
+        if path.exists():
+            path.write_bytes(DAMAGES[kind](path.read_bytes(), random.Random(number)))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_finished_night_with_damaged_files_completes_with_the_same_rows(
+    night: Night, kind: str
+) -> None:
+    night.restore()
+    damage(night, night.files, kind)
+    assert night.again() == night.rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("empty", ["*/finished.json"]),
+        ("empty", ["*/last.ckpt", "*/finished.json"]),
+        ("flipped bytes", ["*/best.ckpt", "*/finished.json"]),
+        ("random bytes", ["*.safetensors"]),
+        ("flipped bytes", ["*.safetensors", "*/parts/*"]),
+        ("cut in half", ["*/prepared/*", "*/parts/*"]),
+    ],
+)
+def test_a_killed_night_with_damaged_files_completes_with_the_same_rows(
+    night: Night, kind: str, names: list[str]
+) -> None:
+    night.restore(unpublished=True)
+    damage(night, [f for f in night.files if any(fnmatch(f, name) for name in names)], kind)
+    assert night.again() == night.rows
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("unpublished", [False, True])
+def test_a_night_with_any_one_damaged_file_completes_with_the_same_rows(
+    night: Night, unpublished: bool
+) -> None:
+    wrong = []
+    for file in night.files:
+        for kind in DAMAGES:
+            night.restore(unpublished=unpublished)
+            damage(night, [file], kind)
+            try:
+                if night.again() != night.rows:
+                    wrong.append((file, kind, "other rows"))
+            except Exception as error:
+                wrong.append((file, kind, repr(error)[:200]))
+    assert wrong == []
