@@ -12,6 +12,7 @@
     ├── PublishError                1   the recommendations could not be written
     ├── SearchError                 1   a hyper-parameter search failed
     ├── StorageError                1   a file or table could not be read or written
+    ├── ConflictError               1   another run wrote to a table meanwhile
     └── BusyError                   1   another process holds the lock
 
 `FearecError`, `ConfigError` and `ExportParityError` are defined in `model.errors`. Commands print
@@ -29,6 +30,7 @@ __all__ = [
     "BundleError",
     "BusyError",
     "ConfigError",
+    "ConflictError",
     "ExportParityError",
     "FearecError",
     "GateError",
@@ -85,6 +87,10 @@ class SearchError(FearecError):
 
 class StorageError(FearecError):
     """A file or table could not be read or written: no space, no permission or no network."""
+
+
+class ConflictError(FearecError):
+    """Another run wrote to a table after this one had read it; this one changed nothing in it."""
 
 
 class BusyError(FearecError):

@@ -5,6 +5,7 @@ their rows are in: a run killed at any moment is completed by the next.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,11 +35,14 @@ from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
+    create_table,
     dataset_of,
-    open_or_create_table,
+    delete,
     open_table,
     replace,
     table_id,
+    until_committed,
+    widen,
 )
 
 if TYPE_CHECKING:
@@ -64,10 +68,20 @@ def ingest(
         InputError: the log's path is missing, has no Parquet file or an unreadable one, or
             no good row was ever found. Only in the last case is anything written: bad rows.
         SchemaError: a column is missing or has a type that cannot be used.
+        ConflictError: other runs wrote to the tables each time that it was tried.
     """
+    return until_committed(partial(_ingest, files, logs, locations, time_zone))
+
+
+def _ingest(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+) -> Ingested:
     run_date, table = locations.run_date, locations.warehouse.table
-    stored = open_table(table(INTERACTIONS))
-    unread = _unread(files, open_table(table(LOG_FILES)), logs) if stored else list(files)
+    # Opened once: everything is decided from these versions and committed on top of them.
+    stored, quarantine, log_files = (
+        open_table(table(name)) for name in (INTERACTIONS, QUARANTINE, LOG_FILES)
+    )
+    unread = _unread(files, log_files, logs) if stored else list(files)
     types = _id_types(unread, stored, logs)
     locations.work_dir.mkdir(parents=True, exist_ok=True)
     with (
@@ -81,9 +95,9 @@ def ingest(
             )
         columns = schema.interactions_schema(types.user, types.item)
         if stored:
-            stored = open_or_create_table(table(INTERACTIONS), columns)
+            widen(stored, columns)
         withdrawn = find_kept(stored, columns, unread, db)
-        quarantine = open_or_create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
+        quarantine = quarantine or create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
         # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
         db.register("quarantine_table", dataset_of(quarantine))
         db.execute(f"CREATE TABLE {QUARANTINE} AS FROM quarantine_table")
@@ -103,17 +117,17 @@ def ingest(
                 found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
                 remedy="Check the columns and logs.timestamp_unit, or the run date.",
             )
-        interactions = stored or open_or_create_table(table(INTERACTIONS), columns)
+        interactions = stored or create_table(table(INTERACTIONS), columns)
         if withdrawn:
             replace(interactions, _rows("FROM kept UNION ALL BY NAME FROM new", columns, db))
         elif added:
             append(interactions, _rows("FROM new", columns, db))
         if unread:
-            log_files = open_or_create_table(table(LOG_FILES), schema.LOG_FILES_SCHEMA)
+            log_files = log_files or create_table(table(LOG_FILES), schema.LOG_FILES_SCHEMA)
             read = sources(unread, logs).select(schema.LOG_FILES_SCHEMA.names)
             append(log_files, read.to_reader())
         if released:
-            quarantine.delete(is_due)
+            delete(quarantine, is_due)
 
     return Ingested(
         table_id(interactions),

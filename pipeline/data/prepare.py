@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +40,7 @@ from pipeline.warehouse.tables import (
     open_or_create_table,
     open_table,
     table_id,
+    until_committed,
 )
 
 _BATCH_ROWS = 1_000_000
@@ -60,7 +62,14 @@ def prepare(
 
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
+        ConflictError: other runs wrote to the vocabulary each time that it was tried.
     """
+    return until_committed(partial(_prepare, ingested, limits, locations, time_zone))
+
+
+def _prepare(
+    ingested: Ingested, limits: PrepareSettings, locations: RunLocations, time_zone: str
+) -> Prepared:
     version = ingested.interactions_version
     uri = locations.warehouse.table(INTERACTIONS)
     table = open_table(uri, version)

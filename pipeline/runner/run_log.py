@@ -10,7 +10,13 @@ from pipeline.runner.cache import RunResults, StageRecord, hash_of, read_record,
 from pipeline.runner.stages import Evaluate, Export, Ingest, Prepare, Publish, Score, Train
 from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.tables import dataset_of, open_table, replace_run_date
+from pipeline.warehouse.tables import (
+    create_table,
+    dataset_of,
+    open_table,
+    replace_run_date,
+    until_committed,
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,24 @@ def record_run(locations: RunLocations, started_at: datetime, results: RunResult
         "co_occurrence_metrics": evaluated.co_occurrence,
     }
     rows = pa.Table.from_pylist([row], RUNS_SCHEMA)
-    # The schema merges into that of a table from before some column existed.
-    replace_run_date(uri, rows, locations.run_date, schema_mode="merge")
-    table = open_table(uri)
-    assert table is not None
-    write_record(path, StageRecord(RUNS, key, key, 0.0, RunRow(uri, table.version())))
+    version = write_row(uri, rows, locations.run_date)
+    write_record(path, StageRecord(RUNS, key, key, 0.0, RunRow(uri, version)))
+
+
+def write_row(uri: str, row: pa.Table, run_date: date) -> int:
+    """Replace the row of a run date in a table of runs; returns the table's version.
+
+    Raises:
+        ConflictError: other runs wrote to the table each time that it was tried.
+    """
+
+    def write() -> int:
+        table = open_table(uri) or create_table(uri, RUNS_SCHEMA)
+        # The schema merges into that of a table from before some column existed.
+        replace_run_date(table, row, run_date, schema_mode="merge")
+        return table.version()
+
+    return until_committed(write)
 
 
 def _has_row(uri: str, run_date: date) -> bool:

@@ -1,20 +1,25 @@
 """The warehouse's Delta tables: how they are opened, read and written."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import FearecError, raised_as
+from pipeline.errors import ConflictError
 from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable
 
-_WRITER = "fearec"  # names our appends in Delta's log, so that two at once collide
+Result = TypeVar("Result")
+
+_WRITER = "fearec"  # names our commits in Delta's log, so that two at once collide
+_TRIES = 5
 
 
 def open_table(uri: str, version: int | None = None) -> "DeltaTable | None":
@@ -35,23 +40,52 @@ def dataset_of(table: "DeltaTable") -> ds.Dataset:
     return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
 
 
-def open_or_create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
-    """A table at its latest version; an empty one of `schema` where there is none yet.
-
-    Integer columns narrower than in `schema` are widened, which rewrites the table.
+def create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
+    """A new table, empty.
 
     Raises:
-        FearecError: another run wrote to it meanwhile.
+        ConflictError: another run created it meanwhile.
     """
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
+    try:
+        table = DeltaTable.create(uri, schema)
+    except DeltaError:
+        if not DeltaTable.is_deltatable(uri):
+            raise
+        raise _conflict(uri) from None
+    # delta-rs creates a table on top of one that was created meanwhile, rows and all.
+    if table.version():
+        raise _conflict(uri)
+    return table
+
+
+def open_or_create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
+    """A table at its latest version, widened to `schema`; an empty one where there is none yet.
+
+    Raises:
+        ConflictError: another run created it or wrote to it meanwhile.
+    """
     table = open_table(uri)
     if table is None:
-        return DeltaTable.create(uri, schema)
-    stored = dataset_of(table)
-    if stored.schema.types != schema.types:
-        replace(table, all_rows(table).cast(schema))
+        return create_table(uri, schema)
+    widen(table, schema)
     return table
+
+
+def widen(table: "DeltaTable", schema: pa.Schema) -> None:
+    """Widen integer columns that are narrower than in `schema`, which rewrites the table.
+
+    Columns that the table does not have yet come with the first rows that have them.
+
+    Raises:
+        ConflictError: another run wrote to it meanwhile.
+    """
+    stored = dataset_of(table).schema
+    wide = pa.schema([schema.field(name) for name in stored.names])
+    if stored.types != wide.types:
+        replace(table, all_rows(table).cast(wide))
 
 
 def all_rows(table: "DeltaTable") -> pa.RecordBatchReader:
@@ -76,19 +110,33 @@ def append(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
     """Append to a table as it was when it was opened; `table` becomes the new version.
 
     Raises:
-        FearecError: another run wrote to it meanwhile; nothing was added.
+        ConflictError: another run wrote to it meanwhile; nothing was added.
     """
-    _commit(table, rows, mode="append")
+    _commit(table, rows, mode="append", schema_mode="merge")
 
 
 def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
     """Replace all rows of a table in one commit; `table` becomes the new version.
 
     Raises:
-        FearecError: another run wrote to it meanwhile; the table is as that left it.
+        ConflictError: another run wrote to it meanwhile; the table is as that left it.
     """
     partitions = table.metadata().partition_columns
     _commit(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+
+
+def delete(table: "DeltaTable", predicate: str) -> None:
+    """Delete rows of a table as it was when it was opened; `table` becomes the new version.
+
+    Args:
+        table: Where to delete.
+        predicate: An SQL condition on the rows.
+
+    Raises:
+        ConflictError: another run wrote to it meanwhile; nothing was deleted.
+    """
+    with _conflicts(table.table_uri):
+        table.delete(predicate, commit_properties=_properties(*_next(table)))
 
 
 def replace_run_date(
@@ -104,41 +152,71 @@ def replace_run_date(
         table: A table as it was when it was opened, or the path or URI of one to create.
         rows: With the column `run_date`.
         run_date: The day whose rows are replaced.
-        transaction: Application id and version to note in Delta's log with the commit.
+        transaction: Application id and version to note in Delta's log with the commit. By default
+            the commit fails where another run wrote to the table meanwhile.
         options: Further ones of `write_deltalake`.
+
+    Raises:
+        ConflictError: another run wrote to it meanwhile; nothing was changed.
     """
-    _write(
-        table,
-        rows,
-        transaction,
-        mode="overwrite",
-        predicate=f"{RUN_DATE} = '{run_date}'",
-        **options,
-    )
+    options |= {"mode": "overwrite", "predicate": f"{RUN_DATE} = '{run_date}'"}
+    if transaction is not None:
+        _write(table, rows, transaction, **options)
+    elif not isinstance(table, str):
+        _commit(table, rows, **options)
 
 
-def _commit(table: "DeltaTable", rows: pa.RecordBatchReader, **options: Any) -> None:
-    from deltalake.exceptions import CommitFailedError
+def until_committed(decide_and_write: Callable[[], Result]) -> Result:
+    """Call a function again, a few times, where a table changed after it had read it.
 
-    with raised_as(
-        FearecError,
-        CommitFailedError,
-        "another run wrote to the table meanwhile",
-        table.table_uri,
-        remedy="Nothing was changed; run it again when the other has ended.",
-    ):
-        _write(table, rows, (_WRITER, table.version() + 1), **options)
+    Raises:
+        ConflictError: the tables changed each time.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(ConflictError):
+            return decide_and_write()
+    return decide_and_write()
+
+
+def _commit(table: "DeltaTable", rows: pa.RecordBatchReader | pa.Table, **options: Any) -> None:
+    with _conflicts(table.table_uri):
+        _write(table, rows, _next(table), **options)
+
+
+def _next(table: "DeltaTable") -> tuple[str, int]:
+    return _WRITER, table.version() + 1
 
 
 def _write(
     table: "DeltaTable | str",
     rows: pa.RecordBatchReader | pa.Table,
-    transaction: tuple[str, int] | None,
+    transaction: tuple[str, int],
     **options: Any,
 ) -> None:
-    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake import write_deltalake
 
-    if transaction is not None:
-        properties = CommitProperties(app_transactions=[Transaction(*transaction)])
-        options["commit_properties"] = properties
-    write_deltalake(table, rows, **options)
+    write_deltalake(table, rows, commit_properties=_properties(*transaction), **options)
+
+
+def _properties(application: str, version: int) -> "CommitProperties":
+    from deltalake import CommitProperties, Transaction
+
+    return CommitProperties(app_transactions=[Transaction(application, version)])
+
+
+@contextmanager
+def _conflicts(uri: str) -> Iterator[None]:
+    from deltalake.exceptions import CommitFailedError
+
+    try:
+        yield
+    except CommitFailedError as error:
+        raise _conflict(uri) from error
+
+
+def _conflict(uri: str) -> ConflictError:
+    return ConflictError(
+        "another run wrote to the table meanwhile",
+        uri,
+        remedy="Nothing was changed; run it again when the other has ended.",
+    )

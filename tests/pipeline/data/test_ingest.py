@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,19 @@ import pipeline.data.ingest
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
 from pipeline.dates import run_end
-from pipeline.errors import FearecError, InputError, SchemaError
+from pipeline.errors import ConflictError, FearecError, InputError, SchemaError
 from pipeline.logs.log_files import list_log_files
 from pipeline.logs.validation import normalise_timestamps
 from pipeline.results import Ingested
 from pipeline.schema import TIME
-from pipeline.warehouse.tables import append, open_or_create_table, open_table, table_id
+from pipeline.warehouse.tables import (
+    append,
+    create_table,
+    dataset_of,
+    open_or_create_table,
+    open_table,
+    table_id,
+)
 from tests.helpers.stages import ingest, table_uri
 
 TODAY = date(2026, 6, 10)
@@ -199,7 +208,7 @@ def test_a_killed_run_is_completed_by_the_next(
         if killed_at in table.table_uri:
             raise KeyboardInterrupt
 
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -225,6 +234,74 @@ def test_two_runs_at_once_do_not_add_twice(settings: Settings):
     with pytest.raises(FearecError, match="another run wrote to the table meanwhile"):
         append(other, rows.to_reader())
     assert len(rows_of(settings, "interactions")) == 1
+
+
+# Two runs at once
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("reads", [1, 3])  # of the log, before the other run commits
+def test_two_ingests_at_once_double_no_row(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, first: bool, reads: int
+):
+    if not first:
+        write_log(settings, "0.parquet", [(0, "x", NOON), (0, None, NOON)])
+        ingest(settings, TODAY)
+    tomorrow = NOON + timedelta(days=1)
+    write_log(settings, "a.parquet", [(1, "x", NOON), (None, "x", NOON), (1, "y", tomorrow)])
+    elsewhere = settings.model_copy(update={"work_dir": settings.work_dir / "other"})
+    steps = ["stage", "find_kept", "find_bad"]
+    function = steps[reads - 1]
+    unpatched = getattr(pipeline.data.ingest, function)
+    others: list[Ingested] = []
+
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
+        if not others:
+            others.append(Ingested("", 0, 0, 0, 0, 0, 0, 0))  # not once more inside
+            others[0] = ingest(elsewhere, TODAY)
+        return unpatched(*arguments, **named)
+
+    monkeypatch.setattr(pipeline.data.ingest, function, meanwhile)
+    result = ingest(settings, TODAY)
+    assert (result.added, result.quarantined, others[0].added) == (0, 0, 1)
+    assert events_of(settings) == [*([] if first else [(0, "x", NOON)]), (1, "x", NOON)]
+    reasons = sorted(row["reason"] for row in rows_of(settings, "quarantine"))
+    assert reasons == [
+        *([] if first else ["null item_id"]),
+        "null user_id",
+        "timestamp after the run date",
+    ]
+    names = [row["source_file"] for row in rows_of(settings, "log_files")]
+    assert len(names) == len(set(names))
+    monkeypatch.undo()
+    before = versions(settings)
+    assert ingest(settings, TODAY).files == 0
+    assert versions(settings) == before
+
+
+def test_creating_a_table_twice_at_once_is_a_race_that_one_loses(tmp_path: Path):
+    columns = pa.schema([("a", pa.int64())])
+    rows = pa.table({"a": [1]}, columns)
+
+    def create(uri: str, together: threading.Barrier) -> int:
+        together.wait()
+        try:
+            append(create_table(uri, columns), rows.to_reader())
+        except ConflictError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(2) as pool:
+        for attempt in range(40):
+            uri, together = str(tmp_path / f"{attempt}"), threading.Barrier(2)
+            created = [pool.submit(create, uri, together) for _ in range(2)]
+            won = sum(each.result() for each in created)
+            assert rows_in(uri) == won <= 1
+
+
+def rows_in(uri: str) -> int:
+    table = open_table(uri)
+    return 0 if table is None else dataset_of(table).count_rows()
 
 
 # Id types

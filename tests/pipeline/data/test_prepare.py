@@ -227,3 +227,28 @@ def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int)
         assert histories(prepared) == expected
         assert prepared.n_users == len(expected)
         assert prepared.n_items == len({item for _, item, _ in kept}) + 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_runs_at_once_give_no_index_twice(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, first: bool
+):
+    write_log(settings, "a.parquet", [(1, 7, NOON), (1, 9, NOON - DAY)])
+    if not first:
+        night(settings, TODAY - DAY)
+    ingested = ingest(settings, TODAY)
+    elsewhere = settings.model_copy(update={"work_dir": settings.work_dir / "other"})
+    unpatched = pipeline.data.prepare.append
+    others: list[Prepared] = []
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(pipeline.data.prepare, "append", unpatched)
+        others.append(prepare(elsewhere, TODAY, ingested))
+        unpatched(*arguments)
+
+    monkeypatch.setattr(pipeline.data.prepare, "append", meanwhile)
+    indices = vocabulary(prepare(settings, TODAY, ingested))
+    assert indices == vocabulary(others[0])
+    table = open_table(table_uri(settings, "vocabulary"))
+    assert table is not None
+    assert sorted(table.to_pyarrow_table()["item_index"].to_pylist()) == [1, 2]
