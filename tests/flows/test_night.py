@@ -241,6 +241,47 @@ def test_an_unknown_user_is_one_line(night: Night, user: str) -> None:
     assert "no such user" in err
 
 
+def test_titles_are_shown_beside_the_ids(night: Night) -> None:
+    table = night.folder / "items.csv"
+    rows = [f"item-{item:02d},Tale {item:02d}\n" for item in range(ITEMS - 1)]  # one is unknown
+    table.write_text("".join(["item_id,title\n", *rows]))
+    code, out, _ = night.fearec("recommend", "7", "--set", f"items.path={table}")
+    assert code == 0
+    assert out.count("title") == 2
+    for line in out.splitlines():
+        if "item-" in line:
+            item = line[line.index("item-") + 5 :][:2]
+            assert (f"Tale {item}" in line) == (item != f"{ITEMS - 1}")
+    assert "Tale 0" in out
+    assert "title" not in night.fearec("recommend", "7")[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("item_id,title\na,A\na,B\n", "repeated item ids"),
+        ("item_id,name\na,A\n", "no column 'title'"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_items_table_that_cannot_be_used_is_one_line(
+    night: Night, tmp_path: Path, content: str | None, message: str
+) -> None:
+    table = tmp_path / "items.csv"
+    if content is not None:
+        table.write_text(content)
+    code, _, err = night.fearec("recommend", "7", "--set", f"items.path={table}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(table) in err
+    assert message in err
+
+
+def test_another_items_table_redoes_nothing(night: Night) -> None:
+    again = night.fearec("nightly", "--date", str(DAY), "--set", "items.path=elsewhere.csv")
+    assert again[0] == 0
+    assert again[1].count("done before") == len(NAMES)
+
+
 def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
     code, out, err = night.fearec("train", "--date", str(NEXT))
     assert (code, out) == (2, "")

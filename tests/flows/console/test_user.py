@@ -1,8 +1,11 @@
 """What `fearec recommend` prints."""
 
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.console.user import print_user
@@ -22,3 +25,17 @@ def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: An
     out = capsys.readouterr().out
     assert f"Last events of {user}" in out
     assert out.count(item) == 2
+
+
+def test_titles_are_printed_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    title = "[red]x[/]:smile:\\"
+    table = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item_id": ["a"], "title": [title]}), table)
+    found = Recommended("u", DAY, "v1", "model", (("a", 0.5), ("b", 0.4)))
+    event = Event("a", datetime(2026, 6, 30, tzinfo=UTC))
+    monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
+    monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
+    print_user(Settings(items={"path": table}), "u", None)
+    assert capsys.readouterr().out.count(title) == 2
