@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
 
 def fsync(path: Path) -> None:
@@ -19,9 +20,22 @@ def hidden(name: str) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file by rename: readers see the old text or the new text, never a mixture."""
+    """Write a small file by rename: readers see the old text or the new text, never a mixture.
+
+    Two that write at once, on two machines even, write a file each; the later rename stays.
+    """
     unfinished = path.with_name(hidden(path.name))
-    unfinished.write_text(text, encoding="utf-8")
-    fsync(unfinished)
-    unfinished.replace(path)
+    try:
+        file = unfinished.open("x", encoding="utf-8")
+    except FileExistsError:  # another's, or left by one that was killed
+        unfinished = path.with_name(hidden(f"{path.name}.{uuid4().hex}"))
+        file = unfinished.open("x", encoding="utf-8")
+    try:
+        with file:
+            file.write(text)
+        fsync(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     fsync(path.parent)
