@@ -25,10 +25,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader
 
 from model.config import FEARecConfig, TrainingConfig
-from model.errors import ConfigError
+from model.errors import ConfigError, FearecError
 from model.network.fearec import FEARec
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
@@ -37,6 +38,7 @@ from model.training.samples import ShuffledBatches, TrainingSet
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 _MATMUL_PRECISION = "high"
+_CHECKED_BATCHES = 50
 # What zipfile raises about headers of random bytes, besides its own error.
 _DAMAGE = (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error)
 _LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
@@ -101,6 +103,32 @@ def _is_whole(checkpoint: Path) -> bool:
             return archive.testzip() is None
     except (FileNotFoundError, zipfile.BadZipFile, zlib.error, *_DAMAGE):
         return False
+
+
+class _DivergenceCheck(Callback):
+    """Ends a run whose loss is no number, before its checkpoint is written.
+
+    Reading the loss makes the CPU wait for the device, so not every batch is checked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check the loss."""
+        if batch_idx % _CHECKED_BATCHES == 0 or trainer.is_last_batch:
+            _check_finite("loss", outputs["loss"], self.folder)
+
+
+def _check_finite(name: str, value: Tensor, folder: Path) -> None:
+    if not bool(value.isfinite().all()):
+        raise FearecError(
+            f"the training diverged: its {name} is not a finite number",
+            str(folder),
+            remedy="Lower train.learning_rate, or set train.clip_grad_norm.",
+        )
 
 
 class _EarlyStopping(EarlyStopping):
@@ -181,6 +209,7 @@ def fit(
 
     Raises:
         ConfigError: the machine lacks the accelerator or the number of devices.
+        FearecError: the training diverged, or a process of several failed.
     """
     torch.set_float32_matmul_precision(_MATMUL_PRECISION)
     module = FEARecModule(config, training, histories, mask_seen)
@@ -193,7 +222,7 @@ def fit(
     )  # fmt: skip
     # Runs after `best`, whose state it stores; Lightning's own `save_last` follows a new best only.
     newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
-    callbacks: list[Callback] = [best, newest]
+    callbacks: list[Callback] = [_DivergenceCheck(folder), best, newest]
     if validated:
         callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
     if on_epoch:
@@ -244,13 +273,25 @@ def fit(
                 expected=f"train.devices = {training.devices} of {training.accelerator}",
                 remedy="Choose devices that it has, or auto.",
             ) from None
-        trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+        try:
+            trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+        except ProcessException as error:  # with the traceback of the process as its text
+            raise FearecError(
+                "a training process failed",
+                str(folder),
+                found=str(error).strip().splitlines()[-1],
+                remedy="Without a reason it was killed, perhaps for lack of memory.",
+            ) from error
     # Callbacks of other processes do not report back, so everything is read from the checkpoint.
     state = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     score = state["callbacks"][best.state_key]["best_model_score"]
+    network = module.network.cpu().eval()
+    with torch.inference_mode():  # an epoch's last step shows in no loss
+        windows = histories.windows(train[:_CHECKED_BATCHES], config.MAX_ITEM_LIST_LENGTH)
+        _check_finite("output", network(*windows), folder)
     return Fitted(
-        module.network.cpu().eval(),
+        network,
         state["epoch"] + 1,
         float(score) if validated and score is not None else None,
     )

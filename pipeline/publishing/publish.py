@@ -47,7 +47,8 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
 
     Raises:
         PublishError: the parts are empty, incomplete or of another layout than the table, or
-            the table could not be written; it is then as it was.
+            the table could not be written; it is then as it was. Or another run of the same run
+            date, on another machine, was the later one; the table holds its rows.
     """
     folder = open_folder(scored.folder)
     manifest = _read_manifest(folder)
@@ -75,6 +76,12 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
                 )
             table = open_table(uri)
     assert table is not None
+    if table.transaction_version(transaction) != scoring_run:
+        raise PublishError(
+            "lost the race: another run of this run date has published meanwhile",
+            uri,
+            remedy="The table holds the other run's rows, and its model becomes the champion.",
+        )
     return Published(uri, table_id(table), table.version(), n_rows, sum(counts))
 
 
@@ -227,7 +234,7 @@ def _publish_errors(uri: str) -> Iterator[None]:
         raised_as(
             PublishError,
             CommitFailedError,
-            "another run wrote to the table meanwhile",
+            "lost the race: another run wrote to the table meanwhile",
             uri,
             remedy="The table holds the other run's rows; publish again when it has ended.",
         ),

@@ -2,11 +2,14 @@
 
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnxruntime
@@ -35,6 +38,8 @@ from pipeline.storage.locations import RunLocations
 from pipeline.training.float16_check import check_float16
 
 BATCH = 256
+_STAGING = ".staging-"
+_ABANDONED = 24 * 60 * 60  # seconds
 
 
 def export(
@@ -66,44 +71,47 @@ def export(
     config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / WEIGHTS)
     folder = locations.local_models
-    staging = folder / f".staging-{locations.run_date}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    export_both(network, staging, fp16=limits.fp16)
-    for name in (WEIGHTS, HELD_OUT_WEIGHTS):
-        shutil.copyfile(trained.folder / name, staging / name)
-    shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
-    parity = measure_parity(prepared, limits, network, staging / ENCODER)
-    fp16 = None
-    if limits.fp16:
-        length = config.MAX_ITEM_LIST_LENGTH
-        fp16 = check_float16(prepared, limits, staging, length=length, mask_seen=mask_seen)
-    described = BundleDescription(
-        model_version=_model_version(locations.run_date, staging, evaluated),
-        created_at=datetime.now(UTC),
-        settings=dict(provenance),
-        hyper_parameters=config.model_dump(mode="json"),
-        data=DataSnapshot(
-            interactions_version=prepared.interactions_version,
-            first_event=prepared.first_event,
-            last_event=prepared.last_event,
-            n_users=prepared.n_users,
-            n_items=prepared.n_items - 1,
-            n_interactions=prepared.n_interactions,
-        ),
-        metrics=asdict(evaluated),
-        refit=trained.refit,
-        parity={
-            "max_error": parity.max_error,
-            "sequences": parity.sequences,
-            "near_ties": parity.near_ties,
-            "fp16": asdict(fp16) if fp16 else None,
-        },
-        versions={name: version(name) for name in ("fearec", "torch", "onnx", "onnxscript")}
-        | {"onnxruntime": onnxruntime.__version__},
-        parent=trained.parent,
-    )
-    bundle = publish_bundle(staging, folder / described.model_version, described)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    # A name of its own: another machine may export for the same run date.
+    with TemporaryDirectory(prefix=f"{_STAGING}{locations.run_date}-", dir=folder) as own:
+        staging = Path(own) / "bundle"
+        staging.mkdir()
+        export_both(network, staging, fp16=limits.fp16)
+        for name in (WEIGHTS, HELD_OUT_WEIGHTS):
+            shutil.copyfile(trained.folder / name, staging / name)
+        shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
+        parity = measure_parity(prepared, limits, network, staging / ENCODER)
+        fp16 = None
+        if limits.fp16:
+            length = config.MAX_ITEM_LIST_LENGTH
+            fp16 = check_float16(prepared, limits, staging, length=length, mask_seen=mask_seen)
+        described = BundleDescription(
+            model_version=_model_version(locations.run_date, staging, evaluated),
+            created_at=datetime.now(UTC),
+            settings=dict(provenance),
+            hyper_parameters=config.model_dump(mode="json"),
+            data=DataSnapshot(
+                interactions_version=prepared.interactions_version,
+                first_event=prepared.first_event,
+                last_event=prepared.last_event,
+                n_users=prepared.n_users,
+                n_items=prepared.n_items - 1,
+                n_interactions=prepared.n_interactions,
+            ),
+            metrics=asdict(evaluated),
+            refit=trained.refit,
+            parity={
+                "max_error": parity.max_error,
+                "sequences": parity.sequences,
+                "near_ties": parity.near_ties,
+                "fp16": asdict(fp16) if fp16 else None,
+            },
+            versions={name: version(name) for name in ("fearec", "torch", "onnx", "onnxscript")}
+            | {"onnxruntime": onnxruntime.__version__},
+            parent=trained.parent,
+        )
+        bundle = publish_bundle(staging, folder / described.model_version, described)
     upload_bundle(bundle, locations.warehouse.models(bundle.model_version))
     return Exported(
         bundle.path,
@@ -113,6 +121,14 @@ def export(
         parity.near_ties,
         fp16,
     )
+
+
+def _remove_abandoned(models: Path) -> None:
+    """Remove what killed exports left, a day old at least: younger ones may be at work."""
+    for staging in models.glob(f"{_STAGING}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - staging.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def measure_parity(

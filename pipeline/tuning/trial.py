@@ -8,7 +8,6 @@ from pathlib import Path
 import optuna
 import torch
 
-from model.network.fearec import FEARec
 from model.training.trainer import fit
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
@@ -17,7 +16,7 @@ from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, split_histories
 from pipeline.engines.own_process import in_own_process
-from pipeline.errors import FearecError, InputError
+from pipeline.errors import InputError
 from pipeline.evaluation.protocol import check_topk
 from pipeline.results import Prepared
 from pipeline.tuning.study import load_study
@@ -96,8 +95,6 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
         progress=False,
         on_epoch=on_epoch,
     )
-    if not _finite(fitted.network):
-        raise FearecError("the training diverged: weights are not finite", str(run.folder))
     assert (
         fitted.valid_ndcg_at_10 is not None
     )  # `known_to_training` checked that there is validation
@@ -150,7 +147,3 @@ def _train_reporting(run: Run, out: Path, trial_id: int, threads: int) -> Judged
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     trial = optuna.Trial(load_study(out, run.settings), trial_id)
     return train_here(run, Pruning(trial, run.settings.train.epochs))
-
-
-def _finite(network: FEARec) -> bool:
-    return all(bool(weight.isfinite().all()) for weight in network.parameters())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import FEARecConfig, TrainingConfig
-from model.errors import ConfigError
+from model.errors import ConfigError, FearecError
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
 from model.training.histories import EventHistories
@@ -351,3 +351,35 @@ def test_every_epoch_has_an_order_of_its_own(
     train(tmp_path)
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(HISTORIES.items[TRAIN].tolist())
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("epochs", [1, 20])
+@pytest.mark.parametrize("valid", [VALID, None])
+@pytest.mark.parametrize("batch", [128, 10_000])  # several batches per epoch, and a single one
+def test_a_training_that_diverges_ends_with_one_line_and_the_remedy(
+    tmp_path: Path, epochs: int, valid: Tensor | None, batch: int
+) -> None:
+    seen: list[int] = []
+    with pytest.raises(FearecError, match="the training diverged") as caught:
+        fit(
+            CONFIG,
+            TrainingConfig(
+                **{**QUICK, "epochs": epochs, "train_batch_size": batch, "learning_rate": 1e30}
+            ),
+            HISTORIES,
+            TRAIN,
+            valid,
+            tmp_path,
+            progress=False,
+            on_epoch=lambda epoch, _: seen.append(epoch),
+        )
+    assert "train.learning_rate" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(seen) <= 1
+
+
+@pytest.mark.slow
+def test_a_training_on_several_devices_that_diverges_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FearecError, match=r"a training process failed.*diverged") as caught:
+        train(tmp_path, devices=2, learning_rate=1e30)
+    assert "\n" not in str(caught.value)

@@ -14,6 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
+from pipeline.publishing import publish as publishing
 from pipeline.publishing.publish import check_layout
 from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
@@ -348,3 +349,21 @@ def test_recommendations_are_looked_up_in_either_layout(
     assert [(one.user_id, one.run_date, one.model_version) for one in found] == [(4, NEXT, "v2")]
     assert [score for _, score in found[0].items] == [1.0, 0.5]
     assert recommended_to(Warehouse(settings.warehouse), [4], DAY)[0].model_version == "v1"
+
+
+def test_a_run_overtaken_by_another_of_its_date_reports_that_it_lost_the_race(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = scored(tmp_path / "mine"), scored(tmp_path / "other", version="v2")
+    real = publishing.replace_run_date
+
+    def overtaken(*given: Any, **options: Any) -> None:
+        real(*given, **options)
+        monkeypatch.setattr(publishing, "replace_run_date", real)
+        publish(settings, DAY, other)
+
+    monkeypatch.setattr(publishing, "replace_run_date", overtaken)
+    with pytest.raises(PublishError, match="lost the race"):
+        publish(settings, DAY, mine)
+    rows = DeltaTable(Warehouse(settings.warehouse).table("recommendations")).to_pyarrow_table()
+    assert set(rows["model_version"].to_pylist()) == {"v2"}

@@ -1,5 +1,6 @@
-"""Damaged scratch: what cannot be read counts as not done, and the run ends with the same rows."""
+"""Work folders: damaged files count as not done, and two machines keep out of each other's way."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pipeline.config.sections import ExportSettings, LogSettings, ModelSettings,
 from pipeline.config.settings import Settings
 from pipeline.runner.nightly import nightly
 from pipeline.schema import RECOMMENDATIONS
+from pipeline.training import export as exporting
 from tests.helpers.stages import locations, table_uri
 
 DAY = date(2026, 7, 1)
@@ -135,6 +137,33 @@ def test_a_killed_night_with_damaged_files_completes_with_the_same_rows(
     night.restore(unpublished=True)
     damage(night, [f for f in night.files if any(fnmatch(f, name) for name in names)], kind)
     assert night.again() == night.rows
+
+
+def test_two_machines_export_the_same_run_date_without_each_others_files(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.restore()
+    one, two = (
+        night.settings.model_copy(
+            update={"warehouse": str(tmp_path / "warehouse"), "work_dir": tmp_path / name}
+        )
+        for name in ("one", "two")
+    )
+    real = exporting.export_both
+
+    def while_another_exports(*given: Any, **options: Any) -> None:
+        real(*given, **options)
+        monkeypatch.setattr(exporting, "export_both", real)
+        nightly(two, DAY)
+
+    monkeypatch.setattr(exporting, "export_both", while_another_exports)
+    nightly(one, DAY)
+    rows = published(one)
+    assert [row["item_id"] for row in rows] == [row["item_id"] for row in night.rows]
+    models = tmp_path / "warehouse" / "models"
+    champion = json.loads((models / "champion.json").read_text())["model_version"]
+    assert {row["model_version"] for row in rows} == {champion}
+    assert not list(models.glob(".*"))
 
 
 @pytest.mark.slow
