@@ -1,5 +1,6 @@
 """The Parquet files of an interaction log: listing, checking and reading them."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.storage.folders import open_filesystem, resolved
 
 _BATCH_ROWS = 1 << 18
+_TAIL = 1 << 16  # bytes; most footers fit
 
 
 @dataclass(frozen=True, order=True)
@@ -36,6 +38,13 @@ class LogFile:
     def stamp(self) -> str:
         """Size and modification time, which change when the file does."""
         return f"{self.size}-{self.modified}"
+
+    @property
+    def location(self) -> str:
+        """The absolute path with symbolic links resolved, or the URI."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return resolved(self.filesystem, self.path)
+        return f"{self.filesystem.type_name}://{self.path}"
 
 
 def list_log_files(
@@ -81,6 +90,20 @@ def read_columns(file: LogFile) -> pa.Schema:
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
         return pq.read_schema(source)
+
+
+def footer_hash(file: LogFile) -> str:
+    """The sha256 of a file's footer: where its columns are, their counts and their extremes.
+
+    Raises:
+        UnreadableFileError: the file cannot be read.
+    """
+    with readable(file), file.filesystem.open_input_file(file.path) as source:
+        tail = source.read_at(min(_TAIL, file.size), max(0, file.size - _TAIL))
+        size = int.from_bytes(tail[-8:-4], "little") + 8
+        if size > len(tail):
+            tail = source.read_at(min(size, file.size), max(0, file.size - size))
+        return hashlib.sha256(tail[-size:]).hexdigest()
 
 
 def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
