@@ -64,6 +64,7 @@ QUARANTINE_SCHEMA = pa.schema(
         ("source_row", pa.int64()),
         ("source_stamp", pa.string()),
         (RUN_DATE, pa.date32()),
+        ("raw_timestamp", pa.string()),  # as the log has it, where the time is what is wrong
     ]
 )
 

@@ -34,7 +34,7 @@ from pipeline.data.source_files import SourceFile, SourceFiles
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile, check_log_files
-from pipeline.logs.validation import IdTypes, common_types, reason_sql
+from pipeline.logs.validation import IdTypes, common_types
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
 from pipeline.storage.locations import RunLocations
@@ -103,13 +103,13 @@ def _ingest(
     sources = SourceFiles(files, logs, log_files, holding)
     unread = [source for source in sources.files if force or not source.is_known]
     types = _id_types(unread, stored, logs)
-    reason = reason_sql(run_date, time_zone)
+    end = run_end(run_date, time_zone)
     locations.work_dir.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory(prefix="ingest-", dir=locations.work_dir) as folder,
         scratch_database(Path(folder)) as db,
     ):
-        rows = stage(unread, types, logs, reason, db)
+        rows = stage(unread, types, logs, end, db)
         if not rows and stored is None:
             raise InputError(
                 "the log is empty", logs.path, found=f"{len(files)} files without rows"
@@ -120,15 +120,20 @@ def _ingest(
         stale = find_kept(stored, columns, db)
         if scalar(db, "SELECT count(*) FROM gone"):
             others = [] if force else [source for source in sources.files if source.may_repeat]
-            stage_elsewhere(others, types, logs, reason, db)
+            stage_elsewhere(others, types, logs, end, db)
         quarantine = quarantine or create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
         # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
         db.register("quarantine_table", dataset_of(quarantine))
-        db.execute(f"CREATE TABLE {QUARANTINE} AS FROM quarantine_table")
+        db.register("columns_of_quarantine", schema.QUARANTINE_SCHEMA.empty_table())
+        db.execute(
+            f"""CREATE TABLE {QUARANTINE} AS
+            FROM columns_of_quarantine UNION ALL BY NAME FROM quarantine_table"""
+        )
 
         mended, n_bad = find_bad(run_date, db)
-        is_due = due_by(run_end(run_date, time_zone))
-        released = release(is_due, db)
+        is_due = due_by(end)
+        released, n_unfit = release(is_due, db)
+        mended += n_unfit
         good, n_new = find_new(db)
         bad = f"FROM {QUARANTINE} UNION ALL BY NAME FROM bad" if mended else "FROM bad"
         if mended or n_bad:

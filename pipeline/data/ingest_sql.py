@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_files import log_rows
-from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes
+from pipeline.logs.validation import AFTER_RUN_DATE, EARLIEST, IdTypes, reason_sql
 from pipeline.schema import INTERACTIONS, ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of
@@ -32,7 +32,7 @@ def stage(
     files: Sequence[SourceFile],
     types: IdTypes,
     logs: LogSettings,
-    reason: str,
+    end: datetime,
     db: duckdb.DuckDBPyConnection,
 ) -> int:
     """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
@@ -41,7 +41,7 @@ def stage(
         files: To read.
         types: Their id types.
         logs: Their columns.
-        reason: The row rules, as an SQL expression.
+        end: Of the run date.
         db: The scratch database.
 
     Returns:
@@ -49,7 +49,7 @@ def stage(
     """
     db.register("files_listed", _table_of(files))
     db.execute("CREATE TABLE files AS FROM files_listed")
-    _read(files, types, logs, reason, "CREATE TABLE staged AS {}", db)
+    _read(files, types, logs, end, "CREATE TABLE staged AS {}", db)
     return scalar(db, "SELECT count(*) FROM staged")
 
 
@@ -57,29 +57,30 @@ def stage_elsewhere(
     files: Sequence[SourceFile],
     types: IdTypes,
     logs: LogSettings,
-    reason: str,
+    end: datetime,
     db: duckdb.DuckDBPyConnection,
 ) -> None:
     """Add to `staged` the good rows of other files, as of `stage`, that hold an event of `gone`."""
     query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({_EVENT}) WHERE reason IS NULL"
-    _read(files, types, logs, reason, query, db)
+    _read(files, types, logs, end, query, db)
 
 
 def _read(
     files: Sequence[SourceFile],
     types: IdTypes,
     logs: LogSettings,
-    reason: str,
+    end: datetime,
     query: str,
     db: duckdb.DuckDBPyConnection,
 ) -> None:
     db.register("files_read", _table_of(files))
-    with log_rows([source.file for source in files], logs, types) as rows:
+    usual = (EARLIEST, end)
+    with log_rows([source.file for source in files], logs, types, usual) as rows:
         db.register("rows", rows)
         db.execute(
             query.format(
-                f"""SELECT {_EVENT}, source_file, "row" AS source_row, source_stamp,
-                       {reason} AS reason
+                f"""SELECT {_EVENT}, source_file, "row" AS source_row, source_stamp, raw_timestamp,
+                       {reason_sql(end)} AS reason
                 FROM rows JOIN files_read USING (file)"""
             )
         )
@@ -182,7 +183,7 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
         f"""CREATE TABLE judged AS
         SELECT CAST({USER_ID} AS VARCHAR) AS {USER_ID}, CAST({ITEM_ID} AS VARCHAR) AS {ITEM_ID},
                strftime({TIMESTAMP} AT TIME ZONE 'UTC', '{_TIME_FORMAT}') AS {TIMESTAMP},
-               reason, {_SOURCE}, DATE '{run_date}' AS {RUN_DATE}
+               reason, {_SOURCE}, DATE '{run_date}' AS {RUN_DATE}, raw_timestamp
         FROM staged WHERE reason IS NOT NULL"""
     )
     names = ("source_file", "source_row", USER_ID, ITEM_ID, TIMESTAMP, "reason")
@@ -239,15 +240,29 @@ def count_changes(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return added, withdrawn
 
 
-def release(is_due: str, db: duckdb.DuckDBPyConnection) -> int:
-    """Put quarantined rows that are due back into `staged`, as good; returns their number."""
+def release(is_due: str, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Put quarantined rows that are due back into `staged`, as good.
+
+    Those whose ids do not have the warehouse's type stay in quarantine, for that reason.
+
+    Returns:
+        The number of rows put back, and of those that stay.
+    """
+    kinds = dict(db.execute("SELECT column_name, column_type FROM (DESCRIBE staged)").fetchall())
+    user, item = (f"TRY_CAST({name} AS {kinds[name]})" for name in (USER_ID, ITEM_ID))
+    stay = scalar(
+        db,
+        f"""UPDATE {QUARANTINE} SET reason = 'ids of another type than in {INTERACTIONS}'
+        WHERE {is_due} AND ({user} IS NULL OR {item} IS NULL)""",
+    )
     before = scalar(db, "SELECT count(*) FROM staged")
     db.execute(
-        f"""INSERT INTO staged
-        SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP} || '+00', {_SOURCE}, NULL
+        f"""INSERT INTO staged BY NAME
+        SELECT {user} AS {USER_ID}, {item} AS {ITEM_ID},
+               CAST({TIMESTAMP} || '+00' AS TIMESTAMPTZ) AS {TIMESTAMP}, {_SOURCE}
         FROM {QUARANTINE} WHERE {is_due}"""
     )
-    return scalar(db, "SELECT count(*) FROM staged") - before
+    return scalar(db, "SELECT count(*) FROM staged") - before, stay
 
 
 def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:

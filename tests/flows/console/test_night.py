@@ -1,0 +1,27 @@
+"""The report of a night."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.console.night import headlines
+from pipeline.results import Evaluated, Exported, Ingested, Published
+from pipeline.runner.cache import RunResults, StageRecord
+from pipeline.runner.nightly import FinishedRun
+from tests.helpers.ingest_cases import TODAY
+
+
+def lines(quarantined: dict[str, int]) -> list[str]:
+    results: dict[str, Any] = {
+        "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined),
+        "evaluate": Evaluated("leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {}),
+        "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
+        "publish": Published("table", "id", 1, 8, 4),
+    }
+    records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
+    return headlines(FinishedRun(TODAY, RunResults(*records)))
+
+
+def test_quarantined_rows_are_named_by_reason_where_there_are_any() -> None:
+    one = "quarantined: 1,500 timestamp after the run date, 2 null user_id"
+    assert one in lines({"timestamp after the run date": 1500, "null user_id": 2})
+    assert not any("quarantined" in line for line in lines({}))
