@@ -18,8 +18,9 @@ class Ingested:
         added: Rows new in `interactions`, those released from quarantine among them.
         duplicates: Good rows not added because they are there already.
         quarantined: Rows new in `quarantine`.
-        withdrawn: Rows taken out of `interactions` because the same file was read once more,
-            with other columns or another unit of time.
+        withdrawn: Events taken out of `interactions` because the file that had them has them no
+            longer, or is read by other columns or in another unit of time.
+        quarantined_by_reason: The rows new in `quarantine`, by the reason.
     """
 
     interactions_id: str
@@ -30,6 +31,7 @@ class Ingested:
     duplicates: int
     quarantined: int
     withdrawn: int
+    quarantined_by_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,25 @@ QUARANTINE_SCHEMA = pa.schema(
         ("source_row", pa.int64()),
         ("source_stamp", pa.string()),
         (RUN_DATE, pa.date32()),
+        ("raw_timestamp", pa.string()),  # as the log has it, where the time is what is wrong
     ]
 )
 
 # The Delta table `log_files/`: which log files, as they were then, the two tables above hold.
-LOG_FILES_SCHEMA = pa.schema([("source_file", pa.string()), ("source_stamp", pa.string())])
+# Rows of version 0.1 have the first two columns alone.
+LOG_FILES_SCHEMA = pa.schema(
+    [
+        ("source_file", pa.string()),
+        ("source_stamp", pa.string()),
+        ("location", pa.string()),  # absolute path or URI
+        ("footer", pa.string()),  # sha256 of the file's footer
+        ("n_not_kept", pa.int64()),  # its rows that `interactions` has from other files, or lacks
+        ("interactions_id", pa.string()),  # the tables that hold its rows, and since which version
+        ("interactions_version", pa.int64()),
+        ("quarantine_id", pa.string()),
+        ("quarantine_version", pa.int64()),
+    ]
+)
 
 
 def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:

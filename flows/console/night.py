@@ -12,7 +12,7 @@ from pipeline.config.settings import Settings
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Export, Publish, Score
+from pipeline.runner.stages import Evaluate, Export, Ingest, Publish, Score
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
@@ -40,7 +40,10 @@ def headlines(night: FinishedRun) -> list[str]:
     name, model, popularity = evaluated.headline
     ratio = f"{model / popularity:.1f} times" if popularity else "while popularity is 0"
     unknown = night.results[Score].result.unknown_listed
+    quarantined = night.results[Ingest].result.quarantined_by_reason
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in quarantined.items())
     return [
+        *([f"quarantined: {reasons}"] if reasons else []),
         f"{name}: model {model:.4f}, popularity {popularity:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),

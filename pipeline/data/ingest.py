@@ -4,7 +4,9 @@ No step adds what is there already, and which files were read is noted (in `log_
 their rows are in: a run killed at any moment is completed by the next.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,19 +18,23 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.config.sections import LogSettings
 from pipeline.data.ingest_sql import (
+    count_changes,
     due_by,
     find_bad,
     find_kept,
     find_new,
+    find_rewritten,
+    not_kept,
+    quarantined_by_reason,
     release,
-    source_stamp,
-    sources,
     stage,
+    stage_elsewhere,
 )
+from pipeline.data.source_files import SourceFile, SourceFiles
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile, check_log_files
-from pipeline.logs.validation import IdTypes, common_types, reason_sql
+from pipeline.logs.validation import IdTypes, common_types
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
 from pipeline.storage.locations import RunLocations
@@ -38,8 +44,10 @@ from pipeline.warehouse.tables import (
     create_table,
     dataset_of,
     delete,
+    notes_since,
     open_table,
     replace,
+    replace_where,
     table_id,
     until_committed,
     widen,
@@ -50,19 +58,25 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+    files: Sequence[LogFile],
+    logs: LogSettings,
+    locations: RunLocations,
+    time_zone: str,
+    force: bool = False,
 ) -> Ingested:
     """Ingest the log files not yet known into the warehouse.
 
     Rows quarantined as after an earlier run date are released once the run date has come. A file
-    is read again when it has changed, or is to be read otherwise: by other columns, in another
-    unit of time. In the latter case the new rows replace its old ones, in both tables.
+    is read again when it has changed, is to be read otherwise (by other columns, in another unit of
+    time), or the tables have lost its rows. Its rows then replace those that the tables have of it;
+    an event that another file has too stays.
 
     Args:
         files: Every log file there is.
         logs: Their columns, and `logs.path` for messages.
         locations: The run's tables and scratch space.
         time_zone: The calendar that the run date belongs to.
+        force: Read the known files again too.
 
     Raises:
         InputError: the log's path is missing, has no Parquet file or an unreadable one, or
@@ -70,25 +84,32 @@ def ingest(
         SchemaError: a column is missing or has a type that cannot be used.
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
-    return until_committed(partial(_ingest, files, logs, locations, time_zone))
+    return until_committed(partial(_ingest, files, logs, locations, time_zone, force))
 
 
 def _ingest(
-    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+    files: Sequence[LogFile],
+    logs: LogSettings,
+    locations: RunLocations,
+    time_zone: str,
+    force: bool,
 ) -> Ingested:
     run_date, table = locations.run_date, locations.warehouse.table
     # Opened once: everything is decided from these versions and committed on top of them.
     stored, quarantine, log_files = (
         open_table(table(name)) for name in (INTERACTIONS, QUARANTINE, LOG_FILES)
     )
-    unread = _unread(files, log_files, logs) if stored else list(files)
+    holding = {INTERACTIONS: stored, QUARANTINE: quarantine}
+    sources = SourceFiles(files, logs, log_files, holding)
+    unread = [source for source in sources.files if force or not source.is_known]
     types = _id_types(unread, stored, logs)
+    end = run_end(run_date, time_zone)
     locations.work_dir.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory(prefix="ingest-", dir=locations.work_dir) as folder,
         scratch_database(Path(folder)) as db,
     ):
-        rows = stage(unread, types, logs, reason_sql(run_date, time_zone), db)
+        rows = stage(unread, types, logs, end, db)
         if not rows and stored is None:
             raise InputError(
                 "the log is empty", logs.path, found=f"{len(files)} files without rows"
@@ -96,20 +117,28 @@ def _ingest(
         columns = schema.interactions_schema(types.user, types.item)
         if stored:
             widen(stored, columns)
-        withdrawn = find_kept(stored, columns, unread, db)
+        stale = find_kept(stored, columns, db)
+        if scalar(db, "SELECT count(*) FROM gone"):
+            others = [] if force else [source for source in sources.files if source.may_repeat]
+            stage_elsewhere(others, types, logs, end, db)
         quarantine = quarantine or create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
         # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
         db.register("quarantine_table", dataset_of(quarantine))
-        db.execute(f"CREATE TABLE {QUARANTINE} AS FROM quarantine_table")
+        db.register("columns_of_quarantine", schema.QUARANTINE_SCHEMA.empty_table())
+        db.execute(
+            f"""CREATE TABLE {QUARANTINE} AS
+            FROM columns_of_quarantine UNION ALL BY NAME FROM quarantine_table"""
+        )
 
-        mended, quarantined = find_bad(run_date, db)
-        is_due = due_by(run_end(run_date, time_zone))
-        released = release(is_due, db)
-        good, added = find_new(db)
+        mended, n_bad = find_bad(run_date, db)
+        is_due = due_by(end)
+        released, n_unfit = release(is_due, db)
+        mended += n_unfit
+        good, n_new = find_new(db)
         bad = f"FROM {QUARANTINE} UNION ALL BY NAME FROM bad" if mended else "FROM bad"
-        if mended or quarantined:
+        if mended or n_bad:
             (replace if mended else append)(quarantine, _rows(bad, schema.QUARANTINE_SCHEMA, db))
-        if not added and not scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
+        if not n_new and not scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
             # Not noted as read either: under the right settings the same files may be good.
             raise InputError(
                 "no good row",
@@ -117,47 +146,60 @@ def _ingest(
                 found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
                 remedy="Check the columns and logs.timestamp_unit, or the run date.",
             )
+        unfinished = (
+            _unfinished(stored, sources.recorded_version, run_date) if unread else Counter()
+        )
+        added, withdrawn = count_changes(db)
         interactions = stored or create_table(table(INTERACTIONS), columns)
-        if withdrawn:
-            replace(interactions, _rows("FROM kept UNION ALL BY NAME FROM new", columns, db))
-        elif added:
-            append(interactions, _rows("FROM new", columns, db))
-        if unread:
-            log_files = log_files or create_table(table(LOG_FILES), schema.LOG_FILES_SCHEMA)
-            read = sources(unread, logs).select(schema.LOG_FILES_SCHEMA.names)
-            append(log_files, read.to_reader())
+        note = {"run_date": str(run_date), "files": len(unread)}
+        note |= {"added": added, "withdrawn": withdrawn}
+        if stale:
+            names = find_rewritten(interactions, db)
+            rewritten = _rows("FROM rewritten", columns, db)
+            replace_where(interactions, "source_file", names, rewritten, note)
+        elif n_new:
+            append(interactions, _rows("FROM new", columns, db), note)
         if released:
             delete(quarantine, is_due)
+        holding |= {INTERACTIONS: interactions, QUARANTINE: quarantine}
+        sources.write_entries(table(LOG_FILES), log_files, not_kept(db))
+        by_reason = quarantined_by_reason(db)
 
     return Ingested(
         table_id(interactions),
         interactions.version(),
         len(unread),
         rows,
-        added,
-        good - added,
-        quarantined,
-        withdrawn,
+        added + unfinished["added"],
+        good - n_new - unfinished["added"],
+        sum(by_reason.values()),
+        withdrawn + unfinished["withdrawn"],
+        by_reason,
     )
 
 
-def _unread(
-    files: Sequence[LogFile], log_files: "DeltaTable | None", logs: LogSettings
-) -> list[LogFile]:
-    if log_files is None:
-        return list(files)
-    read = dataset_of(log_files).to_table()
-    known = set(zip(*(read[name].to_pylist() for name in read.column_names), strict=True))
-    return [file for file in files if (file.name, source_stamp(file, logs)) not in known]
+def _unfinished(
+    interactions: "DeltaTable | None", recorded_version: int | None, run_date: date
+) -> Counter[str]:
+    """What earlier ingests of the run date changed that were ended before they noted the files."""
+    counts: Counter[str] = Counter()
+    if interactions is not None:
+        for note in notes_since(interactions, recorded_version):
+            if note["files"] and note["run_date"] == str(run_date):
+                counts.update({name: note[name] for name in ("added", "withdrawn")})
+    return counts
 
 
-def _id_types(unread: list[LogFile], stored: "DeltaTable | None", logs: LogSettings) -> IdTypes:
+def _id_types(
+    unread: Sequence[SourceFile], stored: "DeltaTable | None", logs: LogSettings
+) -> IdTypes:
     found: dict[str, IdTypes] = {}
     if stored is not None:
         columns = dataset_of(stored).schema
         found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
     if unread:
-        found |= {unread[0].path: check_log_files(unread, logs)}
+        files = [source.file for source in unread]
+        found |= {files[0].path: check_log_files(files, logs)}
     return common_types(found)
 
 

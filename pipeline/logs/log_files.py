@@ -1,11 +1,13 @@
 """The Parquet files of an interaction log: listing, checking and reading them."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -15,11 +17,18 @@ import pyarrow.parquet as pq
 
 from pipeline.config.sections import LogSettings
 from pipeline.errors import InputError, UnreadableFileError, raised_as
-from pipeline.logs.validation import IdTypes, check_columns, common_types, normalise_timestamps
+from pipeline.logs.validation import (
+    IdTypes,
+    check_columns,
+    common_types,
+    normalise_timestamps,
+    raw_timestamps,
+)
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.storage.folders import open_filesystem, resolved
 
 _BATCH_ROWS = 1 << 18
+_TAIL = 1 << 16  # bytes; most footers fit
 
 
 @dataclass(frozen=True, order=True)
@@ -36,6 +45,13 @@ class LogFile:
     def stamp(self) -> str:
         """Size and modification time, which change when the file does."""
         return f"{self.size}-{self.modified}"
+
+    @property
+    def location(self) -> str:
+        """The absolute path with symbolic links resolved, or the URI."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return resolved(self.filesystem, self.path)
+        return f"{self.filesystem.type_name}://{self.path}"
 
 
 def list_log_files(
@@ -83,6 +99,20 @@ def read_columns(file: LogFile) -> pa.Schema:
         return pq.read_schema(source)
 
 
+def footer_hash(file: LogFile) -> str:
+    """The sha256 of a file's footer: where its columns are, their counts and their extremes.
+
+    Raises:
+        UnreadableFileError: the file cannot be read.
+    """
+    with readable(file), file.filesystem.open_input_file(file.path) as source:
+        tail = source.read_at(min(_TAIL, file.size), max(0, file.size - _TAIL))
+        size = int.from_bytes(tail[-8:-4], "little") + 8
+        if size > len(tail):
+            tail = source.read_at(min(size, file.size), max(0, file.size - size))
+        return hashlib.sha256(tail[-size:]).hexdigest()
+
+
 def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
     """The id types of one file, whose columns are checked.
 
@@ -107,12 +137,16 @@ def check_log_files(files: Sequence[LogFile], logs: LogSettings) -> IdTypes:
 
 @contextmanager
 def log_rows(
-    files: Sequence[LogFile], logs: LogSettings, types: IdTypes
+    files: Sequence[LogFile],
+    logs: LogSettings,
+    types: IdTypes,
+    usual: tuple[datetime, datetime] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
 
     The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
-    position in `files`) and ``row`` (int64, from 0 in each file).
+    position in `files`), ``row`` (int64, from 0 in each file) and ``raw_timestamp`` (the file's own
+    value as text, where the time is null or not in the interval `usual`; otherwise null).
 
     Raises:
         UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
@@ -125,6 +159,7 @@ def log_rows(
             (TIMESTAMP, TIME),
             ("file", pa.int32()),
             ("row", pa.int64()),
+            ("raw_timestamp", pa.string()),
         ]
     )
     failures: list[UnreadableFileError] = []
@@ -133,7 +168,7 @@ def log_rows(
         for position, file in enumerate(files):
             try:
                 with readable(file):
-                    yield from _read(file, position, logs, schema)
+                    yield from _read(file, position, logs, schema, usual)
             except UnreadableFileError as error:
                 failures.append(error)
                 raise
@@ -147,7 +182,11 @@ def log_rows(
 
 
 def _read(
-    file: LogFile, position: int, logs: LogSettings, schema: pa.Schema
+    file: LogFile,
+    position: int,
+    logs: LogSettings,
+    schema: pa.Schema,
+    usual: tuple[datetime, datetime] | None,
 ) -> Iterator[pa.RecordBatch]:
     row = 0
     names = [logs.user_id, logs.item_id, logs.timestamp]
@@ -158,12 +197,14 @@ def _read(
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
             batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
             rows = len(batch)
+            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit)
             columns = [
                 batch[logs.user_id].cast(schema.field(USER_ID).type),
                 batch[logs.item_id].cast(schema.field(ITEM_ID).type),
-                normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit),
+                times,
                 pa.repeat(pa.scalar(position, pa.int32()), rows),
                 pa.arange(row, row + rows),
+                raw_timestamps(batch[logs.timestamp], times, usual),
             ]
             yield pa.record_batch(columns, schema=schema)
             row += rows

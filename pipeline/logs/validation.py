@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.sections import LogSettings
-from pipeline.dates import run_end
 from pipeline.errors import SchemaError
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
 
@@ -18,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1)
 _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 
-EARLIEST = "1990-01-01 00:00:00+00"  # an earlier timestamp means a wrong clock or unit
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # an earlier timestamp means a wrong clock or unit
 ID_TYPES = "integers (at most 64 bits, signed) or strings"  # for error messages
 AFTER_RUN_DATE = "timestamp after the run date"  # the only reason that can lapse
 
@@ -108,18 +107,45 @@ def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
     return inside.cast(pa.int64()).cast(TIME)
 
 
-def reason_sql(run_date: date, time_zone: str) -> str:
+def raw_timestamps(
+    column: pa.Array, times: pa.Array, usual: tuple[datetime, datetime] | None
+) -> pa.Array:
+    """The values of a timestamp column as text, where the time is null or unusual; otherwise null.
+
+    Args:
+        column: As the file has it.
+        times: The same, normalised.
+        usual: The first usual time, and the first one that no longer is; None for no text at all.
+    """
+    text = pa.nulls(len(times), pa.string())
+    if usual is None:
+        return text
+    first, end = (pa.scalar(time, TIME) for time in usual)
+    odd = pc.or_(pc.less(times, first), pc.greater_equal(times, end))
+    odd = pc.fill_null(odd, True)
+    if not pc.any(odd).as_py():
+        return text
+    values = column.filter(odd)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return pc.replace_with_mask(text, odd, values.cast(pa.string()))
+
+
+def reason_sql(end: datetime) -> str:
     """The row rules as a DuckDB expression: the reason why a row is bad, or NULL for a good row.
 
     The expression reads the columns ``user_id``, ``item_id`` and ``timestamp`` (TIMESTAMP WITH TIME
     ZONE).
+
+    Args:
+        end: Of the run date.
     """
     return f"""CASE
         WHEN {USER_ID} IS NULL THEN 'null user_id'
         WHEN {ITEM_ID} IS NULL THEN 'null item_id'
         WHEN {TIMESTAMP} IS NULL THEN 'null timestamp'
         WHEN {TIMESTAMP} < TIMESTAMPTZ '{EARLIEST}' THEN 'timestamp before 1990'
-        WHEN {TIMESTAMP} >= TIMESTAMPTZ '{run_end(run_date, time_zone).isoformat(sep=" ")}'
+        WHEN {TIMESTAMP} >= TIMESTAMPTZ '{end}'
             THEN '{AFTER_RUN_DATE}'
     END"""
 

@@ -109,6 +109,10 @@ class Stage(ABC, Generic[Result]):
         """Whether what the stage made outside of the run's folder is still there."""
         return True
 
+    def forced(self) -> Self:
+        """The stage as it is when it is forced, which may do more."""
+        return self
+
     def scratch(self) -> Path | None:
         """The folder of intermediate files that is emptied before the stage is forced."""
         return None

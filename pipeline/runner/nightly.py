@@ -155,6 +155,8 @@ def do_stage(
                 return record
         elif scratch := given.scratch():
             shutil.rmtree(scratch, ignore_errors=True)
+        if force:
+            given = given.forced()
         stage.check_settings(settings, done, whole_run=whole_run)
         begun = time.perf_counter()
         result = given.run()

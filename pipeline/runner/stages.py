@@ -4,7 +4,7 @@ What a stage calls is imported when it runs, so that a look at the records loads
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class Ingest(Stage[Ingested]):
     logs: LogSettings
     locations: RunLocations
     time_zone: str
+    read_all: bool = field(default=False, metadata=NOT_IN_KEY)  # known files too
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Ingest":
@@ -67,7 +68,11 @@ class Ingest(Stage[Ingested]):
         """See `Stage`."""
         from pipeline.data.ingest import ingest
 
-        return ingest(self.files, self.logs, self.locations, self.time_zone)
+        return ingest(self.files, self.logs, self.locations, self.time_zone, self.read_all)
+
+    def forced(self) -> "Ingest":
+        """See `Stage`: rows that the tables lost unnoticed are read again."""
+        return replace(self, read_all=True)
 
     def is_intact(self, result: Ingested) -> bool:
         """See `Stage`."""

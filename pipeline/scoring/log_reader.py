@@ -49,7 +49,7 @@ class LogHistories(FileHistories):
         if self.user_filter.users is not None:
             base.register("listed_users", pa.table({USER_ID: self.user_filter.users}))
             only = f"WHERE {USER_ID} IN (FROM listed_users)"
-        reason = reason_sql(self.user_filter.run_date, self.user_filter.time_zone)
+        reason = reason_sql(self.user_filter.end)
         with log_rows(files, self.logs, self.types) as rows:
             base.register("rows", rows)
             # One pass over the files. `place` is (file, row) in one integer: the order of events

@@ -1,6 +1,7 @@
 """The warehouse's Delta tables: how they are opened, read and written."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -106,13 +107,51 @@ def table_id(table: "DeltaTable") -> str:
     return str(table.metadata().id)
 
 
-def append(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
+def append(
+    table: "DeltaTable", rows: pa.RecordBatchReader, note: Mapping[str, Any] | None = None
+) -> None:
     """Append to a table as it was when it was opened; `table` becomes the new version.
+
+    Args:
+        table: Where to append.
+        rows: What to append.
+        note: Is kept with the commit; see `notes_since`.
 
     Raises:
         ConflictError: another run wrote to it meanwhile; nothing was added.
     """
-    _commit(table, rows, mode="append", schema_mode="merge")
+    _commit(table, rows, note, mode="append", schema_mode="merge")
+
+
+def replace_where(
+    table: "DeltaTable",
+    column: str,
+    values: Iterable[str],
+    rows: pa.RecordBatchReader,
+    note: Mapping[str, Any] | None = None,
+) -> None:
+    """Replace the rows that have some text in a column in one commit, as `append` appends.
+
+    Args:
+        table: Where to replace.
+        column: The column's name.
+        values: The texts.
+        rows: New rows, with no other text in that column.
+        note: Is kept with the commit; see `notes_since`.
+
+    Raises:
+        ConflictError: another run wrote to it meanwhile; nothing was changed.
+    """
+    quoted = ("'" + value.replace("'", "''") + "'" for value in values)
+    predicate = f"{column} IN ({', '.join(quoted)})"
+    _commit(table, rows, note, mode="overwrite", predicate=predicate)
+
+
+def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]]:
+    """The notes of all commits after a version (default of all), newest first."""
+    limit = None if version is None else max(0, table.version() - version)
+    commits = table.history(limit) if limit != 0 else []
+    return [json.loads(commit[_WRITER]) for commit in commits if _WRITER in commit]
 
 
 def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
@@ -178,9 +217,14 @@ def until_committed(decide_and_write: Callable[[], Result]) -> Result:
     return decide_and_write()
 
 
-def _commit(table: "DeltaTable", rows: pa.RecordBatchReader | pa.Table, **options: Any) -> None:
+def _commit(
+    table: "DeltaTable",
+    rows: pa.RecordBatchReader | pa.Table,
+    note: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
     with _conflicts(table.table_uri):
-        _write(table, rows, _next(table), **options)
+        _write(table, rows, _next(table), note, **options)
 
 
 def _next(table: "DeltaTable") -> tuple[str, int]:
@@ -191,11 +235,15 @@ def _write(
     table: "DeltaTable | str",
     rows: pa.RecordBatchReader | pa.Table,
     transaction: tuple[str, int],
+    note: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
     from deltalake import write_deltalake
 
-    write_deltalake(table, rows, commit_properties=_properties(*transaction), **options)
+    properties = _properties(*transaction)
+    if note:
+        properties.custom_metadata = {_WRITER: json.dumps(note)}
+    write_deltalake(table, rows, commit_properties=properties, **options)
 
 
 def _properties(application: str, version: int) -> "CommitProperties":

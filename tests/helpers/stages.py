@@ -22,9 +22,9 @@ def table_uri(settings: Settings, name: str) -> str:
     return Warehouse(settings.warehouse).table(name)
 
 
-def ingest(settings: Settings, run_date: date) -> Ingested:
-    files = list_log_files(settings.logs.path)
-    return ingest_stage(files, settings.logs, locations(settings, run_date), settings.time_zone)
+def ingest(settings: Settings, run_date: date, *, force: bool = False) -> Ingested:
+    files, given = list_log_files(settings.logs.path), locations(settings, run_date)
+    return ingest_stage(files, settings.logs, given, settings.time_zone, force=force)
 
 
 def prepare(settings: Settings, run_date: date, ingested: Ingested) -> Prepared:

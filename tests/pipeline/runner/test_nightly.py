@@ -58,7 +58,7 @@ class Stages:
         write_deltalake(uri, pa.table({"rank": [1]}), mode="append")
         return DeltaTable(uri)
 
-    def ingest(self, files: Any, logs: Any, run: RunLocations, time_zone: str) -> Ingested:
+    def ingest(self, files: Any, logs: Any, run: RunLocations, *given: Any) -> Ingested:
         self._made(run, "ingest")
         table = self._append(run, "interactions")
         return Ingested(

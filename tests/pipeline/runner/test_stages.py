@@ -216,3 +216,11 @@ def test_log_files_without_news_do_not_count() -> None:
     given = ingest.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), RunResults())
     assert given.output_key(one) == given.output_key(two)
     assert given.output_key(one) != given.output_key(Ingested("id", 4, 1, 9, 7, 1, 1, 0))
+
+
+def test_a_forced_ingest_reads_known_files_too() -> None:
+    (ingest, *_) = STAGES
+    given = ingest.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), RunResults())
+    assert given.forced().read_all
+    assert not given.read_all
+    assert cache_key(given.forced()) == cache_key(given)

@@ -1,0 +1,181 @@
+"""Log files and what the warehouse knows of them: the Delta table `log_files`.
+
+An entry vouches for a file's rows: it names the versions of `interactions` and `quarantine` that
+hold them, so a table that lost its last commits, or was made anew, gets the rows again. Entries of
+version 0.1 have a name and a stamp alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.config.sections import LogSettings
+from pipeline.logs.log_files import LogFile, footer_hash
+from pipeline.schema import LOG_FILES_SCHEMA
+from pipeline.warehouse.tables import append, create_table, dataset_of, replace, table_id
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+Entry = dict[str, Any]  # a row of `log_files`
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A log file under the name that its rows have in the warehouse.
+
+    Attributes:
+        file: The file.
+        name: The column `source_file` of its rows: the file's name below the folder that was first
+            listed, or its whole location where another file has that name.
+        stamp: The column `source_stamp`: the state of the file, and the settings it is read by.
+        entry: Its row in `log_files`, of this state or an earlier one.
+        is_known: Whether the tables hold its rows in this state.
+    """
+
+    file: LogFile
+    name: str
+    stamp: str
+    entry: Entry | None
+    is_known: bool
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether its entry has another location."""
+        location = self.entry and self.entry["location"]
+        return location is not None and location != self.file.location
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it is known, and may hold events that `interactions` has from other files."""
+        return self.is_known and self.entry is not None and self.entry["n_not_kept"] != 0
+
+
+class SourceFiles:
+    """The listed log files, held against the entries of `log_files`.
+
+    Args:
+        files: The listed ones.
+        logs: The settings that they are read by.
+        log_files: The table of entries; None where there is none yet.
+        holding: The tables of rows, `interactions` and `quarantine`; None where there is none yet.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[LogFile],
+        logs: LogSettings,
+        log_files: "DeltaTable | None",
+        holding: "dict[str, DeltaTable | None]",
+    ) -> None:
+        self._entries: list[Entry] = []
+        if log_files is not None:
+            self._entries = dataset_of(log_files).to_table().to_pylist()
+        missing = dict.fromkeys(LOG_FILES_SCHEMA.names)
+        self._entries = [{**missing, **entry} for entry in self._entries]
+        self._holding = holding
+        by_location: dict[str, Entry] = {}
+        by_name: dict[str, list[Entry]] = {}
+        for entry in self._entries:
+            by_name.setdefault(entry["source_file"], []).append(entry)
+            if entry["location"]:
+                by_location[entry["location"]] = entry
+        self.files = [
+            self._identified(file, source_stamp(file, logs), by_location, by_name) for file in files
+        ]
+
+    def _identified(
+        self,
+        file: LogFile,
+        stamp: str,
+        by_location: dict[str, Entry],
+        by_name: dict[str, list[Entry]],
+    ) -> SourceFile:
+        found = by_location.get(file.location)
+        candidates = [found] if found else by_name.get(file.name, [])
+        if not found and any(entry["location"] for entry in candidates):
+            # The same name below another folder: a copy that was moved, or another file.
+            footer = footer_hash(file)
+            candidates = [entry for entry in candidates if entry["footer"] == footer]
+            if not candidates:
+                return SourceFile(file, file.location, stamp, None, is_known=False)
+        name = candidates[0]["source_file"] if candidates else file.name
+        same = [entry for entry in candidates if entry["source_stamp"] == stamp]
+        known = next((entry for entry in same if self._vouches(entry)), None)
+        earlier = next(iter(candidates), None)
+        return SourceFile(file, name, stamp, known or earlier, is_known=known is not None)
+
+    def _vouches(self, entry: Entry) -> bool:
+        """Whether the tables are those that hold the file's rows."""
+        if self._holding["interactions"] is None:
+            return False
+        for name, table in self._holding.items():
+            if entry[f"{name}_id"] is None:  # of version 0.1
+                continue
+            if table is None or table_id(table) != entry[f"{name}_id"]:
+                return False
+            if table.version() < entry[f"{name}_version"]:
+                return False
+        return True
+
+    @property
+    def recorded_version(self) -> int | None:
+        """The last version of `interactions` that an entry names; None where none does."""
+        table = self._holding["interactions"]
+        versions = [
+            entry["interactions_version"]
+            for entry in self._entries
+            if table is not None and entry["interactions_id"] == table_id(table)
+        ]
+        return max(versions, default=None)
+
+    def write_entries(
+        self, uri: str, table: "DeltaTable | None", not_kept: Mapping[str, int]
+    ) -> None:
+        """Note which files the tables hold now, and where files are that were moved.
+
+        Args:
+            uri: Of `log_files`.
+            table: It, as it was read; None where there is none yet.
+            not_kept: The files that were read, by name, and how many rows of each are not in
+                `interactions`.
+
+        Raises:
+            ConflictError: another run wrote to the table meanwhile; nothing was changed.
+        """
+        new = {}
+        for source in self.files:
+            if source.name in not_kept:
+                new[source.name] = self._entry(source, not_kept[source.name])
+            elif source.has_moved and source.entry:
+                new[source.name] = source.entry | {"location": source.file.location}
+        if not new:
+            return
+        others = [entry for entry in self._entries if entry["source_file"] not in new]
+        table = table or create_table(uri, LOG_FILES_SCHEMA)
+        is_mended = len(others) < len(self._entries)
+        rows = [*(others if is_mended else []), *new.values()]
+        write = replace if is_mended else append
+        write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader())
+
+    def _entry(self, source: SourceFile, n_not_kept: int) -> Entry:
+        entry: Entry = {
+            "source_file": source.name,
+            "source_stamp": source.stamp,
+            "location": source.file.location,
+            "footer": footer_hash(source.file),
+            "n_not_kept": n_not_kept,
+        }
+        for name, table in self._holding.items():
+            if table is not None:
+                entry |= {f"{name}_id": table_id(table), f"{name}_version": table.version()}
+        return entry
+
+
+def source_stamp(file: LogFile, logs: LogSettings) -> str:
+    """The state of a file (size and time), and the settings it is read by."""
+    reading = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
+    return f"{file.stamp} {json.dumps(reading)}"
