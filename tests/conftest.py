@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.bundles.bundle import Bundle, BundleDescription, DataSnapshot, publish_bundle
+from pipeline.bundles.bundle import Bundle, publish_bundle
+from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.schema import vocabulary_schema
 
 MAX_LENGTH = 5

@@ -4,16 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
 
 from model.errors import ConfigError
 from model.export.files import (
@@ -21,21 +18,23 @@ from model.export.files import (
     ENCODER,
     FLOAT16_RECOMMENDER,
     FLOAT16_TABLE,
-    FORMAT_VERSION,
     INT8_TABLE,
     ITEM_TABLE,
     RECOMMENDER,
 )
-from model.pydantic_base import Frozen
-from pipeline.errors import BundleError, raised_as
+from pipeline.bundles.description import (
+    DESCRIPTION,
+    BundleDescription,
+    read_description,
+    readable,
+)
+from pipeline.errors import BundleError
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
-from pipeline.storage.folders import is_plain_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
 WEIGHTS = "model.safetensors"
 # From before the refit. The next run's evaluated weights start from these, so that they have never
@@ -43,38 +42,6 @@ WEIGHTS = "model.safetensors"
 HELD_OUT_WEIGHTS = "held_out.safetensors"
 _OPTIONAL = (CPU_RECOMMENDER, INT8_TABLE, FLOAT16_RECOMMENDER, FLOAT16_TABLE, HELD_OUT_WEIGHTS)
 REQUIRED = (ENCODER, RECOMMENDER, ITEM_TABLE, ITEMS, WEIGHTS)
-
-
-class DataSnapshot(Frozen):
-    """The data that the model was trained on."""
-
-    section = "bundle.data"
-
-    interactions_version: int | None = Field(description="of the Delta table `interactions/`")
-    first_event: datetime
-    last_event: datetime
-    n_users: int
-    n_items: int = Field(description="real items, PAD not counted")
-    n_interactions: int
-
-
-class BundleDescription(Frozen):
-    """The content of `bundle.json`."""
-
-    section = "bundle"
-
-    format_version: Literal[1] = FORMAT_VERSION
-    model_version: str
-    created_at: datetime
-    settings: dict[str, Any]
-    hyper_parameters: dict[str, Any]
-    data: DataSnapshot
-    metrics: dict[str, Any] = Field(description="with their evaluation protocol")
-    refit: bool = Field(description="whether the weights saw the held-out items too")
-    parity: dict[str, Any]
-    versions: dict[str, str]
-    parent: str | None = Field(default=None, description="the model version training started from")
-    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by name")
 
 
 @dataclass(frozen=True)
@@ -111,7 +78,7 @@ class Bundle:
                     remedy="Copy the whole folder again, or export the model again.",
                 )
         for name, expected in files.items():
-            with _readable(path / name):
+            with readable(path / name):
                 found = content_hash(path / name)
             if found != expected:
                 raise BundleError(
@@ -221,7 +188,7 @@ class Bundle:
         Raises:
             BundleError: it cannot be read, or has another number of items than the model.
         """
-        with _readable(self.path / ITEMS):
+        with readable(self.path / ITEMS):
             table = pq.read_table(self.path / ITEMS)
         if table.num_rows != self.n_items - 1:
             raise BundleError(
@@ -273,57 +240,6 @@ def publish_bundle(staging: Path, target: Path, description: BundleDescription) 
     return published
 
 
-def read_description(path: Path) -> BundleDescription:
-    """Read and check a `bundle.json`.
-
-    Raises:
-        BundleError: the file is missing, unreadable or not usable.
-    """
-    with _readable(path):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise BundleError(
-                "not a bundle",
-                str(path.parent),
-                expected=f"a folder with a {DESCRIPTION}",
-                remedy="Give the folder that the export stage wrote.",
-            ) from None
-        except UnicodeDecodeError:
-            text = ""
-    try:
-        description = BundleDescription.model_validate_json(text)
-    except (ValidationError, ConfigError) as error:
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        raise BundleError(
-            "not a valid bundle description",
-            str(path),
-            expected=f"format version {FORMAT_VERSION}",
-            found=str(first["msg"]) if first else str(error),
-            remedy="Export the model again with this version of fearec.",
-        ) from None
-    for name, least in {"n_items": 2, "MAX_ITEM_LIST_LENGTH": 1}.items():
-        value = description.hyper_parameters.get(name)
-        if type(value) is not int or value < least:  # a bool is an int, too
-            raise BundleError(
-                "a hyper-parameter is missing or impossible",
-                str(path),
-                expected=f"{name}, a whole number from {least} on",
-                found=str(value),
-            )
-    for name in description.files:
-        if not is_plain_name(name) or name == DESCRIPTION:
-            raise BundleError("a file outside of the bundle is listed", str(path), found=name)
-    if not is_plain_name(description.model_version):
-        raise BundleError(
-            "the model version is not the name of a folder",
-            str(path),
-            expected="letters, digits, dots, dashes and underscores",
-            found=description.model_version,
-        )
-    return description
-
-
 def check_same_files(
     target: str | Path, found: Mapping[str, str], expected: Mapping[str, str]
 ) -> None:
@@ -346,13 +262,3 @@ def check_same_files(
                 found=found.get(name, "no such file"),
                 remedy="Bundles never change: publish under another model version.",
             )
-
-
-def _readable(path: Path) -> AbstractContextManager[None]:
-    return raised_as(
-        BundleError,
-        (OSError, pa.ArrowException),
-        "cannot be read",
-        str(path),
-        remedy="Check the path and the permissions, or export the model again.",
-    )

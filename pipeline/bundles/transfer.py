@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pyarrow.fs as pafs
 
-from pipeline.bundles.bundle import DESCRIPTION, Bundle, check_same_files, read_description
+from pipeline.bundles.bundle import Bundle, check_same_files
+from pipeline.bundles.description import DESCRIPTION, read_description
 from pipeline.errors import BundleError
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.folders import Folder, LocalFolder, StoreFolder, open_folder, storage_errors

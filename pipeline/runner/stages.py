@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model.config import TrainingConfig
-from pipeline.bundles.bundle import DESCRIPTION, Bundle
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.registry import RegisteredModel, champion_before, register_champion
 from pipeline.config.sections import (
     EvaluateSettings,

@@ -20,14 +20,8 @@ from model.export.graphs import export_both
 from model.export.parity import Parity, check_parity, near_ties
 from model.network.fearec import FEARec
 from model.training.weights import load_network
-from pipeline.bundles.bundle import (
-    HELD_OUT_WEIGHTS,
-    ITEMS,
-    WEIGHTS,
-    BundleDescription,
-    DataSnapshot,
-    publish_bundle,
-)
+from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, publish_bundle
+from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.bundles.transfer import upload_bundle
 from pipeline.config.sections import ExportSettings, ModelSettings
 from pipeline.data.prepared import read_histories

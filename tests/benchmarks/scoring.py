@@ -16,14 +16,8 @@ from model.config import FEARecConfig
 from model.export.graphs import export_both
 from model.network.fearec import FEARec
 from model.training.weights import save_weights
-from pipeline.bundles.bundle import (
-    ITEMS,
-    WEIGHTS,
-    Bundle,
-    BundleDescription,
-    DataSnapshot,
-    publish_bundle,
-)
+from pipeline.bundles.bundle import ITEMS, WEIGHTS, Bundle, publish_bundle
+from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.schema import vocabulary_schema
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

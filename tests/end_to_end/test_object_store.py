@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.bundles.bundle import DESCRIPTION, Bundle
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.registry import CHAMPION
 from pipeline.bundles.transfer import download_bundle, opened_bundle, upload_bundle
 from pipeline.config.settings import Settings

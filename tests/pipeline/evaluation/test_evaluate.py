@@ -22,15 +22,8 @@ from model.ranking import metrics_at
 from model.training.histories import EventHistories
 from model.training.lightning_module import rank_positions
 from model.training.weights import save_weights
-from pipeline.bundles.bundle import (
-    HELD_OUT_WEIGHTS,
-    ITEMS,
-    WEIGHTS,
-    Bundle,
-    BundleDescription,
-    DataSnapshot,
-    publish_bundle,
-)
+from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, Bundle, publish_bundle
+from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepared import read_histories

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from model.errors import ConfigError
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
-from pipeline.bundles.bundle import DESCRIPTION, Bundle, publish_bundle
+from pipeline.bundles.bundle import Bundle, publish_bundle
+from pipeline.bundles.description import DESCRIPTION
 from pipeline.config.sections import LogSettings, ScoreSettings
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError, PublishError, ResumeError

@@ -1,0 +1,111 @@
+"""The description of a bundle, `bundle.json`: its content, and how it is read and checked."""
+
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from model.errors import ConfigError
+from model.export.files import FORMAT_VERSION
+from model.pydantic_base import Frozen
+from pipeline.errors import BundleError, raised_as
+from pipeline.storage.folders import is_plain_name
+
+DESCRIPTION = "bundle.json"
+
+
+class DataSnapshot(Frozen):
+    """The data that the model was trained on."""
+
+    section = "bundle.data"
+
+    interactions_version: int | None = Field(description="of the Delta table `interactions/`")
+    first_event: datetime
+    last_event: datetime
+    n_users: int
+    n_items: int = Field(description="real items, PAD not counted")
+    n_interactions: int
+
+
+class BundleDescription(Frozen):
+    """The content of `bundle.json`."""
+
+    section = "bundle"
+
+    format_version: Literal[1] = FORMAT_VERSION
+    model_version: str
+    created_at: datetime
+    settings: dict[str, Any]
+    hyper_parameters: dict[str, Any]
+    data: DataSnapshot
+    metrics: dict[str, Any] = Field(description="with their evaluation protocol")
+    refit: bool = Field(description="whether the weights saw the held-out items too")
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    parent: str | None = Field(default=None, description="the model version training started from")
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by name")
+
+
+def read_description(path: Path) -> BundleDescription:
+    """Read and check a `bundle.json`.
+
+    Raises:
+        BundleError: the file is missing, unreadable or not usable.
+    """
+    with readable(path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                "not a bundle",
+                str(path.parent),
+                expected=f"a folder with a {DESCRIPTION}",
+                remedy="Give the folder that the export stage wrote.",
+            ) from None
+        except UnicodeDecodeError:
+            text = ""
+    try:
+        description = BundleDescription.model_validate_json(text)
+    except (ValidationError, ConfigError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        raise BundleError(
+            "not a valid bundle description",
+            str(path),
+            expected=f"format version {FORMAT_VERSION}",
+            found=str(first["msg"]) if first else str(error),
+            remedy="Export the model again with this version of fearec.",
+        ) from None
+    for name, least in {"n_items": 2, "MAX_ITEM_LIST_LENGTH": 1}.items():
+        value = description.hyper_parameters.get(name)
+        if type(value) is not int or value < least:  # a bool is an int, too
+            raise BundleError(
+                "a hyper-parameter is missing or impossible",
+                str(path),
+                expected=f"{name}, a whole number from {least} on",
+                found=str(value),
+            )
+    for name in description.files:
+        if not is_plain_name(name) or name == DESCRIPTION:
+            raise BundleError("a file outside of the bundle is listed", str(path), found=name)
+    if not is_plain_name(description.model_version):
+        raise BundleError(
+            "the model version is not the name of a folder",
+            str(path),
+            expected="letters, digits, dots, dashes and underscores",
+            found=description.model_version,
+        )
+    return description
+
+
+def readable(path: Path) -> AbstractContextManager[None]:
+    """Turn a failure to read a file of a bundle into a `BundleError`."""
+    return raised_as(
+        BundleError,
+        (OSError, pa.ArrowException),
+        "cannot be read",
+        str(path),
+        remedy="Check the path and the permissions, or export the model again.",
+    )
