@@ -2,7 +2,6 @@
 
 from datetime import date
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +10,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.runner.failures import storage_failures
 from pipeline.storage.locations import Warehouse
+from pipeline.terminal import Terminal
 from pipeline.warehouse.lookup import Event, Recommended, history_of, recommended_to
 
 _EVENTS = 20  # the last ones of a history
@@ -34,7 +34,7 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
         found = recommended_to(warehouse, [user_id], run_date)
     if not events and not found:
         raise InputError("no such user", "user_id", found=repr(user_id))
-    console = Console()
+    console = Terminal()
     console.print(_history(user_id, events))
     for recommended in found:
         console.print(_ranks(recommended))
