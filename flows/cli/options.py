@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from model.errors import FearecError
+from pipeline.terminal import print_error
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings. (default: fearec.toml)")
@@ -43,10 +44,10 @@ def one_line_errors() -> Iterator[None]:
         # Lightning turns Ctrl-C during training into a plain SystemExit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        typer.echo("interrupted; run the same command to continue", err=True)
+        print_error("interrupted; run the same command to continue")
         raise typer.Exit(_INTERRUPTED) from None
     except FearecError as error:
-        typer.echo(f"error: {error}", err=True)
+        print_error(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
 
 

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from flows.console.plain import print_plain
+from pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from pipeline.results import Evaluated
@@ -25,7 +25,7 @@ def print_metrics(evaluated: "Evaluated") -> None:
             f"events with items unknown to the model: {unknown[0]:,} left out of histories, "
             f"{unknown[1]:,} held out and missed"
         )
-    Console().print(_metrics_table(evaluated))
+    Terminal().print(_metrics_table(evaluated))
 
 
 def _metrics_table(evaluated: "Evaluated") -> Table:

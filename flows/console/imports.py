@@ -22,5 +22,6 @@ def print_import(imported: Imported) -> None:
     logs = shlex.quote(f"logs.path={imported.logs}")
     print_plain(
         *(f"{name:<14}{value}" for name, value in lines.items()),
-        f"\nNext: fearec nightly --set {logs} --date {imported.run_date}",
+        "",
+        f"Next: fearec nightly --set {logs} --date {imported.run_date}",
     )

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flows.console.figures import print_metrics
@@ -14,6 +13,7 @@ from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import Evaluate, Export, Ingest, Publish, Score
 from pipeline.storage.locations import Warehouse
+from pipeline.terminal import Terminal
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
@@ -25,7 +25,7 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     Raises:
         StorageError: the recommendations cannot be read.
     """
-    Console().print(_timings(night))
+    Terminal().print(_timings(night))
     print_plain(*headlines(night), "")
     warehouse = Warehouse(settings.warehouse)
     with storage_failures(settings):

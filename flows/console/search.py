@@ -3,21 +3,22 @@
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from flows.console.figures import print_metrics
 from flows.console.plain import print_plain
+from pipeline.terminal import Terminal
 from pipeline.tuning.tune import Tuned
 
 
 def print_search(tuned: Tuned) -> None:
     """Print a table of all trials, the best one in bold, and its metrics on the test events."""
-    Console().print(_trials(tuned))
+    Terminal().print(_trials(tuned))
     print_plain(
         *headlines(tuned),
-        "\nThe best trial on the test events, by which nothing was chosen:",
+        "",
+        "The best trial on the test events, by which nothing was chosen:",
     )
     print_metrics(tuned.test)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import date
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.logs.items_table import item_titles
 from pipeline.runner.failures import storage_failures
 from pipeline.storage.locations import Warehouse
+from pipeline.terminal import Terminal
 from pipeline.warehouse.lookup import Event, Id, Recommended, history_of, recommended_to
 
 Titles = Mapping[Id, str] | None  # by item id; None without an items table
@@ -42,7 +42,7 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
     shown += [item for recommended in found for item, _ in recommended.items]
     path = settings.items.path
     titles = None if path is None else item_titles(path, shown)
-    console = Console()
+    console = Terminal()
     console.print(_history(user_id, events, titles))
     for recommended in found:
         console.print(_ranks(recommended, titles))

@@ -31,6 +31,7 @@ from pipeline.config.sections import (
     ScoreSettings,
     TuneSettings,
 )
+from pipeline.storage.credentials import check_settings
 
 ENV_PREFIX = "FEAREC_"
 ENV_DELIMITER = "__"
@@ -96,7 +97,8 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         overrides: What ``--set`` was given; values are TOML, or plain text where that fails.
 
     Raises:
-        ConfigError: the file is missing or not TOML, or a name or value is refused.
+        ConfigError: the file is missing or not TOML, a name or value is refused, or a URI holds a
+            key.
     """
     if path is None and Path("fearec.toml").exists():
         path = Path("fearec.toml")
@@ -125,7 +127,9 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
             "environment",
             expected=f"{ENV_PREFIX}SECTION{ENV_DELIMITER}KEY=value, or a section as a JSON object",
         ) from None
-    return Settings(**layered.model_dump(exclude_unset=True))
+    given = layered.model_dump(exclude_unset=True)
+    check_settings(given)
+    return Settings(**given)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError, FearecError
 from pipeline.scoring.progress import scoring_progress
+from pipeline.terminal import print_error, print_plain
 
 if TYPE_CHECKING:
     from pipeline.results import Scored
@@ -116,7 +115,6 @@ def main(
     from pipeline.bundles.transfer import opened_bundle
     from pipeline.scoring import score
 
-    console = Console()
     try:
         settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
         day = _date(run_date) if run_date else settings.today()
@@ -136,11 +134,10 @@ def main(
                 cache=settings.work_dir / "tensorrt",
                 progress=progress,
             )
+        print_plain(*summary(result))
     except FearecError as error:
-        typer.echo(f"error: {error}", err=True)
+        print_error(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
-    for line in summary(result):
-        console.print(escape(line), soft_wrap=True, highlight=False, emoji=False)
 
 
 def summary(result: "Scored") -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from pipeline.terminal import Terminal
 
 
 @contextmanager
@@ -51,5 +52,5 @@ class UserRateColumn(ProgressColumn):
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
     """A bar that vanishes at its end, and is not drawn where the output is no terminal."""
-    console = Console()
+    console = Terminal()
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

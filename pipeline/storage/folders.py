@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 
 from pipeline.errors import ConfigError, StorageError, one_line, raised_as
 from pipeline.storage.atomic_files import fsync, replace_text
+from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.locks import exclusive_lock
 
 # Names that a killed run may leave in a local folder.
@@ -186,7 +187,7 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     """The folder at a local path or at a URI such as ``s3://bucket/folder``.
 
     Raises:
-        ConfigError: the path is empty, or the URI is not usable.
+        ConfigError: the path is empty, or the URI is not usable or holds a key.
     """
     text = os.fspath(where)
     if not text:  # from an unset shell variable; it must not mean the current folder
@@ -221,10 +222,12 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system for a local path or a URI, and the path in it.
 
     Raises:
+        ConfigError: the URI holds a key.
         pa.ArrowInvalid: the URI is not usable.
         OSError: the store is not reachable.
     """
     if is_uri(path):
+        check_no_credentials(path)
         return pafs.FileSystem.from_uri(path)
     return _LOCAL, PurePosixPath(path or ".").as_posix()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import Folder, LocalFolder, open_folder
 
 
@@ -13,9 +14,15 @@ class Warehouse:
 
     Attributes:
         root: Local path, or URI of a folder in an object store.
+
+    Raises:
+        ConfigError: the URI holds a key.
     """
 
     root: str
+
+    def __post_init__(self) -> None:
+        check_no_credentials(self.root)
 
     def table(self, name: str) -> str:
         """The path or URI of a Delta table, such as ``interactions``."""

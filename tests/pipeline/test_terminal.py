@@ -1,0 +1,67 @@
+"""What commands print cannot steer the terminal."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.terminal import Terminal, print_error, print_plain, printable
+
+HOSTILE = {
+    "\x1b[2J": r"\x1b[2J",
+    "\x1b]0;title\x07": r"\x1b]0;title\x07",
+    "a\nerror: b": r"a\nerror: b",
+    "a\rb": r"a\rb",
+    "\x9b31m": r"\x9b31m",
+    "\u202eabc": r"\u202eabc",
+    "caf\udce9": r"caf\udce9",
+    "s3://K:S@bucket": "s3://***@bucket",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
+def test_ids_and_paths_are_shown_and_steer_nothing(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_plain(f"user {text}")
+    print_error(f"error: {text}")
+    table = Table("item", title=Text(f"events of {text}"), title_justify="left", width=60)
+    table.add_row(Text(text))
+    Terminal(width=80).print(table)
+    out, err = capsys.readouterr()
+    assert err == f"error: {shown}\n"
+    assert out.startswith(f"user {shown}\n")
+    assert not {*out} & {*"\x1b\x07\r\x9b\u202e\udce9"}
+    if "\n" not in text:  # which in a cell only breaks the cell's line
+        assert out.count(shown) == 3
+
+
+def test_what_is_printable_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold]x[/] :smile: Ünï 日本語 \t tab https://host:80/a@b"
+    print_plain(text)
+    assert printable(text) == text
+    assert capsys.readouterr().out.replace(" ", "") == text.expandtabs().replace(" ", "") + "\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    code = """
+from pipeline.errors import StorageError
+from pipeline.terminal import print_error, print_plain
+try:
+    print_plain("x")
+except StorageError as error:
+    print_error(f"error: {error}")
+"""
+    full: Any
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (
+        done.stderr == "error: standard output: cannot be written; found No space left on device\n"
+    )
+    assert done.returncode == 0
