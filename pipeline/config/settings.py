@@ -117,7 +117,7 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         layered = Layered()
     except ValidationError as error:
         raise config_error(error, "settings") from None
-    except SettingsError as error:  # a section's variable, read as JSON
+    except (SettingsError, RecursionError) as error:  # a section's variable, read as JSON
         raise ConfigError(
             str(error),
             "environment",
