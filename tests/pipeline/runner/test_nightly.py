@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -46,6 +47,7 @@ class Stages:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.weights = 0
+        self.seen = [[1, 2, 3]]
 
     def _made(self, run: RunLocations, name: str) -> Path:
         self.calls.append(name)
@@ -73,7 +75,8 @@ class Stages:
         pq.write_table(
             pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
         )
-        (folder / SEQUENCES_FILE).write_text("sequences")
+        seen = pa.array(self.seen, pa.list_(pa.int32()))
+        pq.write_table(pa.table({"item_index": seen}), folder / SEQUENCES_FILE)
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(run.warehouse.table("vocabulary"))
         vocabulary = vocabulary or self._append(run, "vocabulary")
@@ -352,16 +355,35 @@ def test_another_layout_is_refused_before_anything_is_done(
         ({"deny": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": os.devnull}, ConfigError, "no item is left to recommend"),
+        ({"provider": "cuda"}, ConfigError, r"provider does not work here.*no CUDA device"),
+        ({"provider": "tensorrt"}, ConfigError, "provider does not work here"),
+        ({"precision": "fp16"}, ConfigError, "no recommender in float16"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_the_training(
-    score: dict[str, Any], kind: type[Exception], message: str, settings: Settings, stages: Stages
-) -> None:
+    score: dict[str, Any], kind: type[Exception], message: str, settings: Settings, stages: Stages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("pipeline.bundles.sessions._count_cuda_devices", lambda: 0)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     unscorable = settings.model_copy(update={"score": ScoreSettings(**{"top_k": 5, **score})})
     with pytest.raises(kind, match=message):
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+def test_users_who_have_seen_everything_are_refused_before_the_training(
+    settings: Settings, stages: Stages
+) -> None:
+    stages.seen = [[1, 2, 3, 4, 5, 5], [5, 4, 3, 2, 1]]
+    with pytest.raises(ConfigError, match="every user has seen every eligible item"):
+        nightly(settings, DAY)
+    assert stages.calls == ["ingest", "prepared"]
+    again = {"exclude_seen": False, "top_k": 5}
+    nightly(settings.model_copy(update={"score": ScoreSettings(**again)}), DAY)
+    stages.seen = [[1, 2, 3, 4, 5], [5, 4, 3, 2, 2]]
+    nightly(settings, DAY, force=True)
 
 
 def test_a_day_without_an_end_is_refused(tmp_path: Path) -> None:
