@@ -18,6 +18,7 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
@@ -25,7 +26,14 @@ from pipeline.bundles.bundle import WEIGHTS
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import prepared_hash
-from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
+from pipeline.errors import (
+    BusyError,
+    ConfigError,
+    InputError,
+    MemoryShortError,
+    ResumeError,
+    StorageError,
+)
 from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
@@ -458,6 +466,49 @@ def test_a_full_disk_is_told_in_one_line(
     assert "/disk/full" in told if isinstance(error, OSError) else "disk full" in told
     assert (caught.value.exit_code, caught.value.__cause__) == (1, error)
     assert ran() == ([] if "record_run" in place else CALLS[1:])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        duckdb.OutOfMemoryException(
+            "Out of Memory Error: could not allocate block of size 256 KiB"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nmore"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
+    ],
+)
+def test_want_of_memory_is_not_blamed_on_the_disk(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    def short(*args: Any) -> Prepared:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.data.prepare.prepare", short)
+        with pytest.raises(MemoryShortError, match="not enough memory") as caught:
+            ran()
+    assert "\n" not in str(caught.value)
+    assert "room" not in str(caught.value)
+    assert ran() == CALLS[1:]
+
+
+def test_a_full_disk_of_the_spill_is_not_blamed_on_memory(
+    monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    def full(*args: Any) -> Prepared:
+        raise duckdb.OutOfMemoryException(
+            "Out of Memory Error: failed to offload data block of size 256.0 KiB"
+        )
+
+    monkeypatch.setattr("pipeline.data.prepare.prepare", full)
+    with pytest.raises(StorageError, match="Make room"):
+        ran()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
