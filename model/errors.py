@@ -1,5 +1,7 @@
 """The root of fearec's errors, and the errors that the model itself raises."""
 
+_LONGEST = 400  # characters of each part of an error
+
 
 class FearecError(Exception):
     """An error with a one-line message: what, where, expected, found, remedy.
@@ -27,14 +29,20 @@ class FearecError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.what}" if self.where else self.what
-        if self.expected:
-            line += f"; expected {self.expected}"
-        if self.found:
-            line += f"; found {self.found}"
-        if self.remedy:
-            line += f". {self.remedy}"
-        return line
+        what, where, expected, found, remedy = map(_shortened, self.args)
+        line = f"{where}: {what}" if where else what
+        if expected:
+            line += f"; expected {expected}"
+        if found:
+            line += f"; found {found}"
+        if remedy:
+            line += f". {remedy}"
+        return " ".join(line.splitlines())
+
+
+def _shortened(part: str) -> str:
+    """A part of an error without its middle, where it is too long to be read."""
+    return part if len(part) <= _LONGEST else f"{part[: _LONGEST // 2]} ... {part[-20:]}"
 
 
 class ConfigError(FearecError):

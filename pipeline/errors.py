@@ -13,6 +13,7 @@
     ├── SearchError                 1   a hyper-parameter search failed
     ├── StorageError                1   a file or table could not be read or written
     ├── ConflictError               1   another run wrote to a table meanwhile
+    ├── MemoryShortError            1   the machine or its GPU has not enough memory
     └── BusyError                   1   another process holds the lock
 
 `FearecError`, `ConfigError` and `ExportParityError` are defined in `model.errors`. Commands print
@@ -35,6 +36,7 @@ __all__ = [
     "FearecError",
     "GateError",
     "InputError",
+    "MemoryShortError",
     "PublishError",
     "ResumeError",
     "SchemaError",
@@ -42,6 +44,7 @@ __all__ = [
     "StorageError",
     "UnreadableFileError",
     "first_line",
+    "memory_failures",
     "one_line",
     "raised_as",
 ]
@@ -91,6 +94,10 @@ class StorageError(FearecError):
 
 class ConflictError(FearecError):
     """Another run wrote to a table after this one had read it; this one changed nothing in it."""
+
+
+class MemoryShortError(FearecError):
+    """The machine or its GPU has not enough memory."""
 
 
 class BusyError(FearecError):
@@ -148,3 +155,45 @@ def raised_as(
         file = getattr(error, "filename", None) if name_file else None
         found = message(error)
         raise kind(what, str(file or where), expected, found, remedy) from error
+
+
+@contextmanager
+def memory_failures() -> Iterator[None]:
+    """Translate what libraries raise where memory is short, each in a class of its own.
+
+    Raises:
+        MemoryShortError: inside the ``with`` block, with the library's exception as its cause.
+    """
+    try:
+        yield
+    except FearecError:
+        raise
+    except Exception as error:
+        if not _is_short_of_memory(error):
+            raise
+        raise MemoryShortError(
+            "there is not enough memory",
+            found=first_line(error),
+            remedy="End other programs or take a machine with more, or lower"
+            " train.train_batch_size, train.eval_batch_size or score.batch_size.",
+        ) from error
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    text, kind = str(error).lower(), type(error).__name__
+    if kind == "OutOfMemoryException":  # DuckDB's, also where its spill finds no room on the disk
+        return "offload" not in text and "temp_directory" not in text
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # PyTorch's
+        return True
+    return any(phrase in text for phrase in _MEMORY_PHRASES)
+
+
+# Of PyTorch, ONNX Runtime and the system.
+_MEMORY_PHRASES = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)

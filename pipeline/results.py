@@ -122,11 +122,18 @@ class Evaluated:
     unknown_held_out: int = 0
 
     @property
-    def headline(self) -> tuple[str, float, float]:
-        """NDCG@10 (or at the smallest k asked for): its name, the model's and popularity's."""
+    def headline(self) -> tuple[str, float, str, float]:
+        """NDCG@10 (or at the smallest k asked for): its name, the model's, the better baseline's.
+
+        Returns:
+            The metric, the model's value, the baseline's name and its value.
+        """
         names = (name for name in self.model if name.startswith("NDCG"))
         name = min(names, key=lambda name: name != "NDCG@10")
-        return name, self.model[name], self.popularity[name]
+        popularity, co_occurrence = self.popularity[name], self.co_occurrence[name]
+        if co_occurrence > popularity:
+            return name, self.model[name], "co-occurrence", co_occurrence
+        return name, self.model[name], "popularity", popularity
 
 
 @dataclass(frozen=True)

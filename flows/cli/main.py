@@ -9,10 +9,26 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
-from flows.cli.options import Config, Day, Force, Overrides, as_date, new_app, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Force,
+    Overrides,
+    PublishedDay,
+    as_date,
+    new_app,
+    one_line_errors,
+)
 from flows.cli.tune import tune
+from pipeline.version import Version
 
-app = new_app(no_args_is_help=True, help="Nightly sequential recommendation.")
+app = new_app(no_args_is_help=True)
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Nightly sequential recommendation."""
+
 
 STAGES = {
     "ingest": "Add new log files to the warehouse; bad rows go into quarantine.",
@@ -91,7 +107,7 @@ for _name, _help in STAGES.items():
 def recommend(
     user_id: Annotated[str, typer.Argument(help="The user, as in the logs.", show_default=False)],
     config: Config = None,
-    day: Day = None,
+    day: PublishedDay = None,
     overrides: Overrides = None,
 ) -> None:
     """Show a user's history and current recommendations."""

@@ -26,6 +26,15 @@ Day = Annotated[
         help="Run date. (default: today in time_zone)",
     ),
 ]
+PublishedDay = Annotated[
+    datetime | None,
+    typer.Option(
+        "--date",
+        formats=["%Y-%m-%d"],
+        metavar="YYYY-MM-DD",
+        help="Run date. (default: the newest in the table of recommendations)",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
 
 _INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT

@@ -35,16 +35,16 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
 
 
 def headlines(night: FinishedRun) -> list[str]:
-    """Lines on the model's headline metric, its protocol, and where the outputs are."""
+    """Lines on the model beside the better baseline, the protocol, and where the outputs are."""
     evaluated, published = night.results[Evaluate].result, night.results[Publish].result
-    name, model, popularity = evaluated.headline
-    ratio = f"{model / popularity:.1f} times" if popularity else "while popularity is 0"
+    name, model, baseline, value = evaluated.headline
+    ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
     unknown = night.results[Score].result.unknown_listed
     quarantined = night.results[Ingest].result.quarantined_by_reason
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in quarantined.items())
     return [
         *([f"quarantined: {reasons}"] if reasons else []),
-        f"{name}: model {model:.4f}, popularity {popularity:.4f} ({ratio})",
+        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         f"bundle: {night.results[Export].result.bundle}",

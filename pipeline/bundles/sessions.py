@@ -106,6 +106,22 @@ def open_session(
     return session
 
 
+def check_provider(provider: Provider, devices: int | Literal["auto"]) -> None:
+    """Check what can be known without a graph: that the provider and its devices are there.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if provider in ("auto", "cpu"):
+        return
+    name = _NAMES[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise _unusable(provider, f"{name} is not part of this onnxruntime")
+    if not _count_cuda_devices():
+        raise _unusable(provider, "there is no CUDA device")
+    count_devices(devices, name)
+
+
 def auto_batch_size(provider: str, n_items: int) -> int:
     """Users per batch: enough to keep the provider busy, with (B, V) scores that fit its memory."""
     batch = _GPU_BATCH

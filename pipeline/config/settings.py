@@ -2,8 +2,8 @@
 
 import os
 import tomllib
-from collections.abc import Iterable
-from datetime import date, datetime
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     def _known_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # a name too long, or a folder's
             raise ValueError("not a time zone of the IANA database") from None
         return name
 
@@ -104,7 +104,7 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         path = Path("fearec.toml")
     from_file = _read_toml(path) if path else {}
     from_flags = _read_overrides(overrides)
-    _refuse_unknown_environment()
+    _check_environment()
 
     class Layered(Settings):
         @classmethod
@@ -121,7 +121,7 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         layered = Layered()
     except ValidationError as error:
         raise config_error(error, "settings") from None
-    except SettingsError as error:  # a section's variable, read as JSON
+    except (SettingsError, RecursionError) as error:  # a section's variable, read as JSON
         raise ConfigError(
             str(error),
             "environment",
@@ -139,7 +139,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("no such settings file", str(path)) from None
     except OSError as error:
         raise ConfigError(f"cannot read the settings: {error.strerror}", str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8 or TOML, or 5,000 digits or brackets
         raise ConfigError(f"not a TOML file: {error}", str(path)) from None
 
 
@@ -151,11 +151,8 @@ def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 "cannot read the override", "--set", expected="section.key=value", found=override
             )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
         *sections, key = name.strip().split(".")
+        value = _override_value(text, is_text=_is_text_setting(sections, key))
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
@@ -165,7 +162,29 @@ def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-def _refuse_unknown_environment() -> None:
+def _override_value(text: str, *, is_text: bool) -> Any:
+    """The TOML value of an override; as it stands where that fails or is no text but should be."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    value = parsed.pop("value")
+    if parsed or (is_text and not isinstance(value, str)) or isinstance(value, date | time):
+        return text
+    return value
+
+
+def _is_text_setting(sections: Sequence[str], key: str) -> bool:
+    """Whether a setting is a text or a path, so that 2026-06-01 is no date and 007 no number."""
+    owner: Any = Settings
+    for section in sections:
+        field = getattr(owner, "model_fields", {}).get(section)
+        owner = field.annotation if field else None
+    field = getattr(owner, "model_fields", {}).get(key)
+    return field is not None and field.annotation in (str, Path, str | None)
+
+
+def _check_environment() -> None:
     # pydantic-settings looks only for the names it knows, so a misspelt section would go unseen.
     for name in os.environ:
         if not name.upper().startswith(ENV_PREFIX):

@@ -1,30 +1,37 @@
-"""Storage failures of a run: full or read-only disks, object stores that do not answer."""
+"""Storage failures of a run, such as full disks and absent stores, and want of memory."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.config.settings import Settings
-from pipeline.errors import StorageError, raised_as
+from pipeline.errors import StorageError, memory_failures, raised_as
 
 
-def storage_failures(settings: Settings) -> AbstractContextManager[None]:
-    """Turn what the libraries raise about files and tables into a one-line `StorageError`.
+@contextmanager
+def storage_failures(settings: Settings) -> Iterator[None]:
+    """Turn what the libraries raise about files, tables and memory into a one-line error.
 
     Raises:
         StorageError: inside the ``with`` block, with the library's exception as its cause.
+        MemoryShortError: likewise, where memory is short.
     """
     # Imported here, or a look at the settings would load them.
     from deltalake.exceptions import DeltaError
     from safetensors import SafetensorError
 
-    return raised_as(
-        StorageError,
-        (OSError, pa.ArrowException, duckdb.Error, DeltaError, SafetensorError),
-        "cannot be read or written",
-        f"{settings.warehouse} or {settings.work_dir}",
-        remedy="Make room, check permissions or the network, and run the same command again:"
-        " what is done stays done.",
-        name_file=True,
-    )
+    with (
+        raised_as(
+            StorageError,
+            (OSError, pa.ArrowException, duckdb.Error, DeltaError, SafetensorError),
+            "cannot be read or written",
+            f"{settings.warehouse} or {settings.work_dir}",
+            remedy="Make room, check permissions or the network, and run the same command again:"
+            " what is done stays done.",
+            name_file=True,
+        ),
+        memory_failures(),
+    ):
+        yield

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from model.config import TrainingConfig
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.description import DESCRIPTION
@@ -33,8 +31,8 @@ from pipeline.logs.id_lists import id_list_hash
 from pipeline.logs.log_files import LogFile, list_log_files
 from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
-from pipeline.schema import INTERACTIONS, ITEMS_FILE, RECOMMENDATIONS, VOCABULARY
-from pipeline.scoring.eligibility import eligible_items
+from pipeline.runner.scoring_checks import check_scoring
+from pipeline.schema import INTERACTIONS, RECOMMENDATIONS, VOCABULARY
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.progress import scoring_progress
@@ -153,15 +151,15 @@ class Train(Stage[Trained]):
         """See `Stage`: what evaluation and scoring would refuse after the hours of training.
 
         Raises:
-            ConfigError: they ask for more items than there are, or none is left to recommend.
+            ConfigError: they ask for more items than there are, none is left to recommend, or
+                the provider of scoring cannot work here.
             InputError: a file of ids cannot be read.
             SchemaError: its ids are of another kind than the items'.
         """
         prepared = done[Prepare].result
         check_topk(settings.evaluate, prepared.n_items)
         if whole_run:
-            # The very table that the bundle will have.
-            eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), settings.score)
+            check_scoring(prepared, settings.export, settings.score)
 
     def run(self) -> Trained:
         """See `Stage`."""

@@ -15,6 +15,7 @@ from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError, FearecError
 from pipeline.scoring.progress import scoring_progress
 from pipeline.terminal import print_error, print_plain
+from pipeline.version import Version
 
 if TYPE_CHECKING:
     from pipeline.results import Scored
@@ -99,6 +100,7 @@ def main(
     skip_bad_files: Annotated[
         bool, typer.Option("--skip-bad-files", help="Leave out unreadable files.")
     ] = False,
+    version: Version = False,
 ) -> None:
     """Recommend items to every user of INPUT with the model in BUNDLE."""
     flags = {

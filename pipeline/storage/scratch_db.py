@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.errors import StorageError, first_line, raised_as
+from pipeline.errors import StorageError, first_line, memory_failures, raised_as
 
 _MEMORY_LIMIT = "1GB"  # beyond it DuckDB spills
 _THREADS = min(8, os.cpu_count() or 1)  # each needs its share of the memory
@@ -19,6 +19,7 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises:
         StorageError: the disk of `folder` is full.
+        MemoryShortError: there is not enough memory.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY_LIMIT,
@@ -35,6 +36,7 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             remedy="Free space on the disk of this folder.",
             message=first_line,
         ),
+        memory_failures(),
         duckdb.connect(config=config) as base,
     ):
         yield base

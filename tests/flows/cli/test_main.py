@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import main as cli
 from pipeline.runner.stages import STAGES
+from pipeline.scoring import cli as scoring
 
 
 def test_commands_are_the_stages() -> None:
@@ -50,3 +52,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_both_commands_print_their_version() -> None:
+    for app in (cli.app, scoring.app):
+        done = CliRunner().invoke(app, ["--version"])
+        assert (done.exit_code, done.stdout) == (0, f"fearec {version('fearec')}\n")
+
+
+def test_the_help_of_recommend_names_the_date_that_it_takes() -> None:
+    out = CliRunner().invoke(cli.app, ["recommend", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "default: the newest" in out
+    assert "today" not in out

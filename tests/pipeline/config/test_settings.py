@@ -66,6 +66,42 @@ def test_values_of_overrides_are_toml_or_plain_text() -> None:
     assert settings.warehouse == "a=b"
 
 
+@pytest.mark.parametrize("text", ["2026-06-01", "20260601", "007", "1e3", "true", "12:30:00"])
+def test_what_is_set_for_a_path_is_text_and_no_date_or_number(text: str) -> None:
+    settings = load_settings(
+        overrides=[f"logs.path={text}", f"score.deny={text}", f"work_dir={text}"]
+    )
+    assert settings.logs.path == settings.score.deny == str(settings.work_dir) == text
+
+
+def test_an_override_sets_one_value_only() -> None:
+    with pytest.raises(ConfigError, match=r"score\.top_k"):
+        load_settings(overrides=["score.top_k=3\nwarehouse='x'"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.topk=" + "[" * 5000, "topk"),
+        ("score.top_k=" + "9" * 5000, "top_k"),
+        ("time_zone=" + "x" * 5000, "time_zone"),
+        ("time_zone=Europe", "time_zone"),
+        ("x" * 5000 + "=1", "unknown setting"),
+    ],
+)
+def test_a_long_value_is_one_short_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(overrides=[override])
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["x = " + "[" * 5000, "x = " + "9" * 5000])
+def test_a_settings_file_of_brackets_or_digits_is_one_line(content: str) -> None:
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        load_settings(write(content))
+
+
 def test_hyper_parameters_are_set_by_name_whatever_the_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

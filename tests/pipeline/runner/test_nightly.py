@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
@@ -24,7 +26,14 @@ from pipeline.bundles.bundle import WEIGHTS
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import prepared_hash
-from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, StorageError
+from pipeline.errors import (
+    BusyError,
+    ConfigError,
+    InputError,
+    MemoryShortError,
+    ResumeError,
+    StorageError,
+)
 from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
@@ -46,6 +55,7 @@ class Stages:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.weights = 0
+        self.seen = [[1, 2, 3]]
 
     def _made(self, run: RunLocations, name: str) -> Path:
         self.calls.append(name)
@@ -73,7 +83,8 @@ class Stages:
         pq.write_table(
             pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
         )
-        (folder / SEQUENCES_FILE).write_text("sequences")
+        seen = pa.array(self.seen, pa.list_(pa.int32()))
+        pq.write_table(pa.table({"item_index": seen}), folder / SEQUENCES_FILE)
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(run.warehouse.table("vocabulary"))
         vocabulary = vocabulary or self._append(run, "vocabulary")
@@ -352,16 +363,35 @@ def test_another_layout_is_refused_before_anything_is_done(
         ({"deny": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": os.devnull}, ConfigError, "no item is left to recommend"),
+        ({"provider": "cuda"}, ConfigError, r"provider does not work here.*no CUDA device"),
+        ({"provider": "tensorrt"}, ConfigError, "provider does not work here"),
+        ({"precision": "fp16"}, ConfigError, "no recommender in float16"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_the_training(
-    score: dict[str, Any], kind: type[Exception], message: str, settings: Settings, stages: Stages
-) -> None:
+    score: dict[str, Any], kind: type[Exception], message: str, settings: Settings, stages: Stages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("pipeline.bundles.sessions._count_cuda_devices", lambda: 0)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     unscorable = settings.model_copy(update={"score": ScoreSettings(**{"top_k": 5, **score})})
     with pytest.raises(kind, match=message):
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+def test_users_who_have_seen_everything_are_refused_before_the_training(
+    settings: Settings, stages: Stages
+) -> None:
+    stages.seen = [[1, 2, 3, 4, 5, 5], [5, 4, 3, 2, 1]]
+    with pytest.raises(ConfigError, match="every user has seen every eligible item"):
+        nightly(settings, DAY)
+    assert stages.calls == ["ingest", "prepared"]
+    again = {"exclude_seen": False, "top_k": 5}
+    nightly(settings.model_copy(update={"score": ScoreSettings(**again)}), DAY)
+    stages.seen = [[1, 2, 3, 4, 5], [5, 4, 3, 2, 2]]
+    nightly(settings, DAY, force=True)
 
 
 def test_a_day_without_an_end_is_refused(tmp_path: Path) -> None:
@@ -436,6 +466,49 @@ def test_a_full_disk_is_told_in_one_line(
     assert "/disk/full" in told if isinstance(error, OSError) else "disk full" in told
     assert (caught.value.exit_code, caught.value.__cause__) == (1, error)
     assert ran() == ([] if "record_run" in place else CALLS[1:])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        duckdb.OutOfMemoryException(
+            "Out of Memory Error: could not allocate block of size 256 KiB"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nmore"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
+    ],
+)
+def test_want_of_memory_is_not_blamed_on_the_disk(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    def short(*args: Any) -> Prepared:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.data.prepare.prepare", short)
+        with pytest.raises(MemoryShortError, match="not enough memory") as caught:
+            ran()
+    assert "\n" not in str(caught.value)
+    assert "room" not in str(caught.value)
+    assert ran() == CALLS[1:]
+
+
+def test_a_full_disk_of_the_spill_is_not_blamed_on_memory(
+    monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    def full(*args: Any) -> Prepared:
+        raise duckdb.OutOfMemoryException(
+            "Out of Memory Error: failed to offload data block of size 256.0 KiB"
+        )
+
+    monkeypatch.setattr("pipeline.data.prepare.prepare", full)
+    with pytest.raises(StorageError, match="Make room"):
+        ran()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -562,11 +635,18 @@ def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
     assert not (locations(settings, DAY).folder / "evaluate.json").exists()
 
 
-def test_the_headline_is_ndcg_at_10(settings: Settings, stages: Stages) -> None:
+def test_the_headline_is_ndcg_at_10_beside_the_better_baseline(
+    settings: Settings, stages: Stages
+) -> None:
     evaluated = nightly(settings, DAY).results[Evaluate].result
-    assert evaluated.headline == ("NDCG@10", 0.3, 0.1)
-    at_5 = replace(evaluated, model={"HR@5": 1.0, "NDCG@5": 0.2}, popularity={"NDCG@5": 0.1})
-    assert at_5.headline == ("NDCG@5", 0.2, 0.1)
+    assert evaluated.headline == ("NDCG@10", 0.3, "co-occurrence", 0.2)
+    at_5 = replace(
+        evaluated,
+        model={"HR@5": 1.0, "NDCG@5": 0.2},
+        popularity={"NDCG@5": 0.1},
+        co_occurrence={"NDCG@5": 0.05},
+    )
+    assert at_5.headline == ("NDCG@5", 0.2, "popularity", 0.1)
 
 
 def test_stages_by_hand_are_the_night(settings: Settings, stages: Stages) -> None:

@@ -1,0 +1,58 @@
+"""What scoring would refuse, checked before the hours of training."""
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.bundles.sessions import check_provider
+from pipeline.config.sections import ExportSettings, ScoreSettings
+from pipeline.errors import ConfigError
+from pipeline.results import Prepared
+from pipeline.schema import ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE
+from pipeline.scoring.eligibility import Eligibility, eligible_items
+
+
+def check_scoring(prepared: Prepared, export: ExportSettings, score: ScoreSettings) -> None:
+    """Check that a run's bundle could be scored with, on this machine and for these users.
+
+    Args:
+        prepared: The users and the items, which will be the bundle's.
+        export: Whether the bundle will have a float16 recommender.
+        score: What is asked for.
+
+    Raises:
+        ConfigError: the provider cannot work here, there will be no float16 recommender, more
+            items are asked for than there are, or none is left to recommend, to anybody.
+        InputError: a file of ids cannot be read.
+        SchemaError: its ids are of another kind than the items'.
+    """
+    check_provider(score.provider, score.devices)
+    if score.precision == "fp16" and not export.fp16:
+        raise ConfigError(
+            "the bundle will have no recommender in float16",
+            "score.precision",
+            expected="export.fp16 = true, or fp32",
+            found="fp16",
+        )
+    eligibility = eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), score)
+    if score.exclude_seen and not _any_unseen(prepared, eligibility):
+        raise ConfigError(
+            "nothing is left to recommend: every user has seen every eligible item",
+            str(prepared.folder / SEQUENCES_FILE),
+            found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
+            remedy="Set score.exclude_seen = false, or check score.allow, score.deny and the logs.",
+        )
+
+
+def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:
+    """Whether some user has not seen some eligible item; the first batch nearly always answers."""
+    eligible = eligibility.item_bias == 0
+    for batch in pq.ParquetFile(prepared.folder / SEQUENCES_FILE).iter_batches(
+        batch_size=1000, columns=[ITEM_INDEX]
+    ):
+        lists = batch.column(0)
+        items = lists.flatten().to_numpy()
+        rows = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
+        seen = np.unique((rows * len(eligible) + items)[eligible[items]])
+        if (np.bincount(seen // len(eligible), minlength=len(lists)) < eligible.sum()).any():
+            return True
+    return False
