@@ -17,6 +17,7 @@ from pipeline.config.sections import LogSettings
 from pipeline.errors import InputError, UnreadableFileError, raised_as
 from pipeline.logs.validation import IdTypes, check_columns, common_types, normalise_timestamps
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
+from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
 
 _BATCH_ROWS = 1 << 18
@@ -188,6 +189,7 @@ class _Listing(NamedTuple):
 
 def _parse(path: str) -> _Listing:
     """Split a path or glob into the folder to list and the pattern of names below it."""
+    check_no_credentials(path)  # here, because a query would be taken for a wildcard
     wildcard = re.search(r"[*?]", path)
     end = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
     filesystem, root = open_filesystem(path[:end])
