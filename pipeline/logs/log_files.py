@@ -25,6 +25,7 @@ from pipeline.logs.validation import (
     raw_timestamps,
 )
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
+from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
 
 _BATCH_ROWS = 1 << 18
@@ -229,6 +230,7 @@ class _Listing(NamedTuple):
 
 def _parse(path: str) -> _Listing:
     """Split a path or glob into the folder to list and the pattern of names below it."""
+    check_no_credentials(path)  # here, because a query would be taken for a wildcard
     wildcard = re.search(r"[*?]", path)
     end = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
     filesystem, root = open_filesystem(path[:end])

@@ -2,29 +2,33 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from pipeline.errors import ConfigError
 
+# One slash, too: a `Path` of a URI has lost the other.
+_URI = re.compile(r"\b[A-Za-z][\w+.-]+:/{1,2}[^\s'\"]+")
 # KEY:SECRET@ behind a scheme; a secret may hold slashes. A port (host:9000/) is no secret.
-_PASSWORD = re.compile(r"(?<=://)[^\s/@'\"]*:(?!\d+(?:/|$))[^\s@'\"]*(?=@)")
+_PASSWORD = re.compile(r"((?:^[\w+.-]+:/{1,2})|://)[^/@]*:(?!\d+(?:/|$))[^@]*(?=@)")
 # A user of s3 is an access key; gs://anonymous@bucket and abfs://container@account have no key.
-_S3_USER = re.compile(r"\b(s3a?://)[^\s/@'\"]+(?=@)")
+_S3_USER = re.compile(r"^(s3a?:/{1,2})[^/@]+(?=@)", re.IGNORECASE)
 _PARAMETER = re.compile(
-    r"(?<=://)(\S*?[?&][\w-]*(?:key|secret|token|password|signature|sig|credential)[\w-]*=)"
-    r"([^\s&'\"]+)",
+    r"([?&][\w-]*(?:key|secret|token|password|signature|sig|credential)[\w-]*=)[^&]+",
     re.IGNORECASE,
 )
 
 
 def masked(text: str) -> str:
     """A text in which the keys of all URIs are replaced by ``***``."""
-    if "://" not in text:
-        return text
-    text = _S3_USER.sub(r"\1***", _PASSWORD.sub("***", text))
-    while (found := _PARAMETER.sub(r"\1***", text)) != text:  # several in one URI
-        text = found
-    return text
+    return _URI.sub(_masked_uri, text) if ":/" in text else text
+
+
+def _masked_uri(found: re.Match[str]) -> str:
+    uri = found[0]
+    for pattern in (_PASSWORD, _S3_USER, _PARAMETER):
+        uri = pattern.sub(r"\1***", uri)
+    return uri
 
 
 def check_no_credentials(path: str, where: str = "") -> None:
@@ -59,5 +63,5 @@ def check_settings(settings: Mapping[str, Any], section: str = "") -> None:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             check_settings(value, f"{section}{name}.")
-        elif isinstance(value, str):
-            check_no_credentials(value, f"{section}{name}")
+        elif isinstance(value, str | PurePath):
+            check_no_credentials(str(value), f"{section}{name}")
