@@ -3,13 +3,32 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from model.config import FEARecConfig
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
+
+
+def _check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a name too long, or a folder's
+        raise ValueError("not a time zone of the IANA database") from None
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_check_zone)]
 
 
 class LogSettings(Frozen):
@@ -21,9 +40,17 @@ class LogSettings(Frozen):
     user_id: str = Field("user_id", description="the name of the column in your logs")
     item_id: str = Field("item_id", description="likewise")
     timestamp: str = Field("timestamp", description="likewise")
-    timestamp_unit: Literal["s", "ms"] = Field(
-        "s", description="of integer and float timestamps, since the epoch"
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = Field(
+        "s", description="of numbers since the epoch: `s`, `ms`, `us` or `ns`"
     )
+    time_zone: TimeZone | None = Field(
+        None,
+        description="of dates, and of timestamps that name no zone; default the run's `time_zone`",
+    )
+
+    def with_zone(self, default: str) -> Self:
+        """The same with a time zone: its own, or else the run's."""
+        return self.model_copy(update={"time_zone": self.time_zone or default})
 
 
 class ItemsSettings(Frozen):

@@ -34,7 +34,7 @@ from pipeline.data.source_files import SourceFile, SourceFiles
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile, check_log_files
-from pipeline.logs.validation import IdTypes, common_types
+from pipeline.logs.validation import IdTypes
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
 from pipeline.storage.locations import RunLocations
@@ -84,7 +84,8 @@ def ingest(
         SchemaError: a column is missing or has a type that cannot be used.
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
-    return until_committed(partial(_ingest, files, logs, locations, time_zone, force))
+    zoned = logs.with_zone(time_zone)
+    return until_committed(partial(_ingest, files, zoned, locations, time_zone, force))
 
 
 def _ingest(
@@ -197,10 +198,7 @@ def _id_types(
     if stored is not None:
         columns = dataset_of(stored).schema
         found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
-    if unread:
-        files = [source.file for source in unread]
-        found |= {files[0].path: check_log_files(files, logs)}
-    return common_types(found)
+    return check_log_files([source.file for source in unread], logs, found)
 
 
 def _rows(query: str, columns: pa.Schema, db: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:

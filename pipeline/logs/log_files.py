@@ -3,9 +3,9 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -16,19 +16,18 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError, UnreadableFileError, raised_as
-from pipeline.logs.validation import (
-    IdTypes,
-    check_columns,
-    common_types,
-    normalise_timestamps,
-    raw_timestamps,
-)
+from pipeline.errors import FearecError, InputError, UnreadableFileError, raised_as
+from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
+from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
 
 _BATCH_ROWS = 1 << 18
+# As in Spark: names with a dot, or an underscore unless they are a partition's (_dt=2026-06-01).
+_HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
+# What lies beside the Parquet files of a table of Delta, Hudi or Iceberg.
+_TABLE = re.compile(r"(^|.*/)(_delta_log|\.hoodie|metadata/[^/]*\.metadata\.json)(/.*)?")
 _TAIL = 1 << 16  # bytes; most footers fit
 
 
@@ -62,10 +61,11 @@ def list_log_files(
 
     A path is a file, a folder tree or a glob (``*``, ``?``, ``**/``), local or on ``s3://``,
     ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` files count, and names that
-    begin with a dot or an underscore are skipped.
+    begin with a dot or an underscore are skipped, but for partitions such as ``_dt=2026-06-01``.
 
     Raises:
-        InputError: a path does not exist, cannot be listed or has no Parquet file.
+        InputError: a path does not exist, cannot be listed, has no Parquet file, or lies in a table
+            of Delta, Hudi or Iceberg or holds one: of its files some may be deleted.
     """
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     found = {file.path: file for path in several for file in _list(os.fspath(path))}
@@ -90,14 +90,19 @@ def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     return _matches(str(name), listed.pattern)
 
 
-def read_columns(file: LogFile) -> pa.Schema:
-    """The Arrow schema in one file's footer.
+def read_footer(file: LogFile) -> pq.FileMetaData:
+    """One file's footer: its schema and its number of rows.
 
     Raises:
         UnreadableFileError: the file cannot be read as Parquet.
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
-        return pq.read_schema(source)
+        return pq.read_metadata(source)
+
+
+def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
+    """A Parquet file to read in batches, with all times that INT96 can hold."""
+    return pq.ParquetFile(source, pre_buffer=True, coerce_int96_timestamp_unit="us")
 
 
 def footer_hash(file: LogFile) -> str:
@@ -115,17 +120,27 @@ def footer_hash(file: LogFile) -> str:
 
 
 def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
-    """The id types of one file, whose columns are checked.
+    """The id types of one file, whose columns are checked; null types if it has no rows.
 
     Raises:
         UnreadableFileError: the file cannot be read as Parquet.
         SchemaError: a column is missing or has a type that cannot be used.
     """
-    return check_columns(read_columns(file), logs, file.path)
+    footer = read_footer(file)
+    if not footer.num_rows:
+        return IdTypes(pa.null(), pa.null())
+    return check_columns(footer.schema.to_arrow_schema(), logs, file.path)
 
 
-def check_log_files(files: Sequence[LogFile], logs: LogSettings) -> IdTypes:
+def check_log_files(
+    files: Sequence[LogFile], logs: LogSettings, stored: Mapping[str, IdTypes]
+) -> IdTypes:
     """The id types wide enough for all files, whose footers and columns are checked.
+
+    Args:
+        files: Of a log.
+        logs: Their columns.
+        stored: Other id types that the files must agree with, by where they come from.
 
     Raises:
         UnreadableFileError: a file cannot be read as Parquet.
@@ -133,7 +148,8 @@ def check_log_files(files: Sequence[LogFile], logs: LogSettings) -> IdTypes:
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
         types = list(pool.map(lambda file: log_types(file, logs), files))
-    return common_types({file.path: found for file, found in zip(files, types, strict=True)})
+    paths = (file.path for file in files)
+    return common_types({**stored, **dict(zip(paths, types, strict=True))})
 
 
 @contextmanager
@@ -152,6 +168,7 @@ def log_rows(
     Raises:
         UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
             of its own then; this one replaces it.
+        SchemaError: an id is not a whole number or does not fit; likewise.
     """
     schema = pa.schema(
         [
@@ -163,14 +180,14 @@ def log_rows(
             ("raw_timestamp", pa.string()),
         ]
     )
-    failures: list[UnreadableFileError] = []
+    failures: list[FearecError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for position, file in enumerate(files):
             try:
                 with readable(file):
                     yield from _read(file, position, logs, schema, usual)
-            except UnreadableFileError as error:
+            except FearecError as error:
                 failures.append(error)
                 raise
 
@@ -193,15 +210,18 @@ def _read(
     names = [logs.user_id, logs.item_id, logs.timestamp]
     with (
         file.filesystem.open_input_file(file.path) as source,
-        pq.ParquetFile(source, pre_buffer=True) as parquet,
+        open_parquet(source) as parquet,
     ):
+        if not parquet.metadata.num_rows:  # whose columns may be missing or of type null
+            return
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
             batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
             rows = len(batch)
-            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit)
+            zone = logs.time_zone or "UTC"
+            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
             columns = [
-                batch[logs.user_id].cast(schema.field(USER_ID).type),
-                batch[logs.item_id].cast(schema.field(ITEM_ID).type),
+                plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
+                plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
                 times,
                 pa.repeat(pa.scalar(position, pa.int32()), rows),
                 pa.arange(row, row + rows),
@@ -238,7 +258,7 @@ def _parse(path: str) -> _Listing:
 
 
 def _matches(name: str, pattern: re.Pattern[str]) -> bool:
-    parquet = name.lower().endswith(".parquet") and not re.search(r"(^|/)[._]", name)
+    parquet = name.lower().endswith(".parquet") and not _HIDDEN.search(name)
     return parquet and pattern.fullmatch(name) is not None
 
 
@@ -248,6 +268,7 @@ def _list(path: str) -> list[LogFile]:
     with raised_as(InputError, (OSError, pa.ArrowException), "cannot be listed", path):
         filesystem, root, pattern = _parse(path)
         top = filesystem.get_file_info(root)
+        _check_no_table(path, filesystem, root)
         if top.is_file:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
         if top.type == pafs.FileType.NotFound:
@@ -256,6 +277,9 @@ def _list(path: str) -> list[LogFile]:
         below += _broken_links(filesystem, root)
 
     named = {str(PurePosixPath(info.path).relative_to(root)): info for info in below}
+    for name in named:
+        if _TABLE.fullmatch(name):
+            raise _is_table(path, name)
     files = [
         _log_file(info, name, filesystem)
         for name, info in named.items()
@@ -270,6 +294,26 @@ def _list(path: str) -> list[LogFile]:
             found=f"{sum(info.is_file for info in below)} other files",
         )
     return files
+
+
+def _check_no_table(path: str, filesystem: pafs.FileSystem, root: str) -> None:
+    """Check that a path is not below a table's root."""
+    parents = PurePosixPath(resolved(filesystem, root)).parents
+    names = [str(parent / name) for parent in parents for name in ("_delta_log", ".hoodie")]
+    with suppress(OSError):  # of folders that we may not look into
+        for info in filesystem.get_file_info(names):
+            if info.type == pafs.FileType.Directory:
+                raise _is_table(path, info.path)
+
+
+def _is_table(path: str, found: str) -> InputError:
+    return InputError(
+        "a table, of whose Parquet files some may hold deleted rows",
+        path,
+        expected="Parquet files alone",
+        found=found,
+        remedy="Write the table's rows to a folder of their own, and give that.",
+    )
 
 
 def _broken_links(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:

@@ -2,29 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config.sections import LogSettings
 from pipeline.errors import SchemaError
-from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID, is_id_type
-
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
-_EPOCH = datetime(1970, 1, 1)
-# The years 1 to 9999 in microseconds. Times beyond cannot be shown as text and are bad rows anyway.
-_FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
-_LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
+from pipeline.logs.conversion import LOG_ID_TYPES, LOG_TIME_TYPES, is_log_time_type, log_id_type
+from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # an earlier timestamp means a wrong clock or unit
-ID_TYPES = "integers (at most 64 bits, signed) or strings"  # for error messages
 AFTER_RUN_DATE = "timestamp after the run date"  # the only reason that can lapse
 
 
 @dataclass(frozen=True)
 class IdTypes:
-    """The Arrow types of the user and item ids: each ``string`` or a signed integer."""
+    """The Arrow types of the user and item ids: each ``string`` or a signed integer.
+
+    Of one file they may be ``null``, where it has no value.
+    """
 
     user: pa.DataType
     item: pa.DataType
@@ -41,31 +37,15 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
     Raises:
         SchemaError: a column is missing or has another type.
     """
-    user = _column_type(columns, logs.user_id, USER_ID, ID_TYPES, where)
-    item = _column_type(columns, logs.item_id, ITEM_ID, ID_TYPES, where)
-    times = "timestamps, or integers or floats since the epoch"
-    kind = _column_type(columns, logs.timestamp, TIMESTAMP, times, where)
-    if not is_time_type(kind):
-        raise _wrong_type(where, logs.timestamp, times, kind)
+    user = _column_type(columns, logs.user_id, USER_ID, LOG_ID_TYPES, where)
+    item = _column_type(columns, logs.item_id, ITEM_ID, LOG_ID_TYPES, where)
+    kind = _column_type(columns, logs.timestamp, TIMESTAMP, LOG_TIME_TYPES, where)
+    if not is_log_time_type(kind):
+        raise _wrong_type(where, logs.timestamp, LOG_TIME_TYPES, kind)
     return IdTypes(
-        _plain_id_type(user, logs.user_id, ID_TYPES, where),
-        _plain_id_type(item, logs.item_id, ID_TYPES, where),
+        _plain_id_type(user, logs.user_id, LOG_ID_TYPES, where),
+        _plain_id_type(item, logs.item_id, LOG_ID_TYPES, where),
     )
-
-
-def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of `IdTypes` that holds ids of type `kind`; None if there is none."""
-    if not is_id_type(kind) or pa.types.is_uint64(kind):
-        return None
-    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not have
-        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
-    return kind if pa.types.is_integer(kind) else pa.string()
-
-
-def is_time_type(kind: pa.DataType) -> bool:
-    """Whether `normalise_timestamps` accepts a column of this type."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return bool(number or pa.types.is_timestamp(kind))
 
 
 def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
@@ -80,55 +60,6 @@ def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
     users = {where: types.user for where, types in found.items()}
     items = {where: types.item for where, types in found.items()}
     return IdTypes(_widest(users, USER_ID), _widest(items, ITEM_ID))
-
-
-def normalise_timestamps(column: pa.Array, unit: str) -> pa.Array:
-    """Convert a timestamp column to microseconds, UTC.
-
-    Naive timestamps are UTC. NaN becomes null. Times outside the years 1..9999, infinities among
-    them, are clipped to these years, where the row rules reject them.
-
-    Args:
-        column: Timestamps of any unit and zone, or numbers since the epoch.
-        unit: The unit of the numbers, ``s`` or ``ms`` (`LogSettings.timestamp_unit`).
-    """
-    if pa.types.is_timestamp(column.type):
-        ticks = column.cast(pa.int64())
-        if column.type.unit == "ns":
-            return pc.divide(ticks, 1000).cast(TIME)
-        scale = _MICROSECONDS.get(column.type.unit, 1)
-        return pc.multiply(_clamp(ticks, -(-_FIRST // scale), _LAST // scale), scale).cast(TIME)
-    # Float64 is exact for every valid time, and cannot overflow for an invalid one.
-    numbers = column.cast(pa.float64(), safe=False)
-    numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
-    exact = pc.round(pc.multiply(numbers, float(_MICROSECONDS[unit])))
-    # A float cannot represent _LAST exactly; a second less stays within the year 9999.
-    inside = _clamp(exact, float(_FIRST), float(_LAST - 1_000_000))
-    return inside.cast(pa.int64()).cast(TIME)
-
-
-def raw_timestamps(
-    column: pa.Array, times: pa.Array, usual: tuple[datetime, datetime] | None
-) -> pa.Array:
-    """The values of a timestamp column as text, where the time is null or unusual; otherwise null.
-
-    Args:
-        column: As the file has it.
-        times: The same, normalised.
-        usual: The first usual time, and the first one that no longer is; None for no text at all.
-    """
-    text = pa.nulls(len(times), pa.string())
-    if usual is None:
-        return text
-    first, end = (pa.scalar(time, TIME) for time in usual)
-    odd = pc.or_(pc.less(times, first), pc.greater_equal(times, end))
-    odd = pc.fill_null(odd, True)
-    if not pc.any(odd).as_py():
-        return text
-    values = column.filter(odd)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return pc.replace_with_mask(text, odd, values.cast(pa.string()))
 
 
 def reason_sql(end: datetime) -> str:
@@ -153,8 +84,16 @@ def reason_sql(end: datetime) -> str:
 def _column_type(
     columns: pa.Schema, name: str, meaning: str, expected: str, where: str
 ) -> pa.DataType:
-    index = columns.get_field_index(name)
-    if index < 0:
+    found = columns.get_all_field_indices(name)
+    if len(found) > 1:
+        raise SchemaError(
+            f"column {name!r} is there twice",
+            where,
+            expected="one column of that name",
+            found="columns " + ", ".join(columns.names),
+            remedy="Write the file again with one of them, or map another column in [logs].",
+        )
+    if not found:
         raise SchemaError(
             f"no column {name!r}",
             where,
@@ -162,11 +101,11 @@ def _column_type(
             found="columns " + ", ".join(columns.names),
             remedy=f'Map it in the settings: [logs] {meaning} = "<the file\'s name for it>".',
         )
-    return columns.field(index).type
+    return columns.field(found[0]).type
 
 
 def _plain_id_type(kind: pa.DataType, name: str, expected: str, where: str) -> pa.DataType:
-    plain = plain_id_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    plain = log_id_type(kind)
     if plain is None:
         raise _wrong_type(where, name, expected, kind)
     return plain
@@ -183,7 +122,10 @@ def _wrong_type(where: str, name: str, expected: str, kind: pa.DataType) -> Sche
 
 
 def _widest(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
-    (first, kind), *others = kinds.items()
+    typed = {where: kind for where, kind in kinds.items() if not pa.types.is_null(kind)}
+    if not typed:
+        return pa.string()
+    (first, kind), *others = typed.items()
     for where, other in others:
         if pa.types.is_integer(other) != pa.types.is_integer(kind):
             raise SchemaError(
@@ -196,8 +138,3 @@ def _widest(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
         if pa.types.is_integer(other) and other.bit_width > kind.bit_width:
             first, kind = where, other
     return kind
-
-
-def _clamp(values: pa.Array, low: float, high: float) -> pa.Array:
-    top = pc.min_element_wise(values, pa.scalar(high, values.type), skip_nulls=False)
-    return pc.max_element_wise(top, pa.scalar(low, values.type), skip_nulls=False)

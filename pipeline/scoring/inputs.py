@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
-from pipeline.logs.log_files import LogFile, list_log_files, read_columns, would_list
+from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
 from pipeline.scoring.history_source import HistorySource
@@ -64,6 +64,7 @@ class InputFiles:
             InputError: the file of user ids cannot be read.
         """
         times_needed = active_within_days is not None
+        logs = logs.with_zone(time_zone)
 
         def id_types(file: LogFile, columns: pa.Schema) -> IdTypes:
             if self.are_sequences:
@@ -97,14 +98,18 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
         SchemaError: some files are logs and others are sequences.
     """
     found: list[tuple[LogFile, pa.Schema]] = []
+    without_rows: list[tuple[LogFile, pa.Schema]] = []
     skipped: set[str] = set()
     for file in list_log_files(list(paths)):
         try:
-            found.append((file, read_columns(file)))
+            footer = read_footer(file)
+            kind = found if footer.num_rows else without_rows
+            kind.append((file, footer.schema.to_arrow_schema()))
         except UnreadableFileError:
             if not skip_bad_files:
                 raise
             skipped.add(file.path)
+    found = found or without_rows  # whose columns may be missing or of type null
     if not found:
         raise InputError("no readable file", ", ".join(paths), expected="Parquet")
     kinds = [ITEM_IDS in columns.names for _, columns in found]

@@ -8,19 +8,17 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
-from pipeline.logs.log_files import LogFile, readable
-from pipeline.logs.validation import (
-    AFTER_RUN_DATE,
+from pipeline.logs.conversion import (
     ID_TYPES,
-    IdTypes,
     is_time_type,
     normalise_timestamps,
     plain_id_type,
 )
+from pipeline.logs.log_files import LogFile, open_parquet, readable
+from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
 from pipeline.scoring.user_histories import UserHistories
@@ -150,8 +148,8 @@ class SequenceHistories(FileHistories):
         active = np.ones(len(user_id), np.bool_)
         late = np.zeros(len(items), np.bool_)
         if TIMESTAMPS in batch.schema.names:
-            unit = self.logs.timestamp_unit
-            times = normalise_timestamps(batch[TIMESTAMPS].flatten(), unit)
+            unit, zone = self.logs.timestamp_unit, self.logs.time_zone or "UTC"
+            times = normalise_timestamps(batch[TIMESTAMPS].flatten(), unit, zone)
             late = _not_before(times, self.user_filter.end)
             if self.user_filter.active_since is not None:
                 recent = _not_before(times, self.user_filter.active_since) & ~late
@@ -168,7 +166,7 @@ def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
     columns = (USER_ID, ITEM_IDS, TIMESTAMPS)
     with (
         file.filesystem.open_input_file(file.path) as source,
-        pq.ParquetFile(source, pre_buffer=True) as parquet,
+        open_parquet(source) as parquet,
     ):
         present = [name for name in columns if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=present):

@@ -61,6 +61,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "logs.item_id": ("what", ALL),
     "logs.timestamp": ("when", ALL),
     "logs.timestamp_unit": ("ms", ALL),
+    "logs.time_zone": ("Asia/Tokyo", ALL),
     "items.path": ("items.parquet", NOTHING),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
     "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
