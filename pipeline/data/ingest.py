@@ -33,7 +33,8 @@ from pipeline.data.ingest_sql import (
 from pipeline.data.source_files import SourceFile, SourceFiles
 from pipeline.dates import run_end
 from pipeline.errors import InputError
-from pipeline.logs.log_files import LogFile, check_log_files
+from pipeline.logs.log_files import LogFile
+from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
-from pipeline.logs.log_files import log_rows
+from pipeline.logs.log_rows import log_rows
 from pipeline.logs.validation import AFTER_RUN_DATE, EARLIEST, IdTypes, reason_sql
 from pipeline.schema import INTERACTIONS, ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar

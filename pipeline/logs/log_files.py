@@ -1,13 +1,11 @@
-"""The Parquet files of an interaction log: listing, checking and reading them."""
+"""The Parquet files of an interaction log: listing them, and opening one."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -15,15 +13,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.config.sections import LogSettings
-from pipeline.errors import FearecError, InputError, UnreadableFileError, raised_as
-from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
-from pipeline.logs.validation import IdTypes, check_columns, common_types
-from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
+from pipeline.errors import InputError, UnreadableFileError, raised_as
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
 
-_BATCH_ROWS = 1 << 18
 # As in Spark: names with a dot, or an underscore unless they are a partition's (_dt=2026-06-01).
 _HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
 # What lies beside the Parquet files of a table of Delta, Hudi or Iceberg.
@@ -117,118 +110,6 @@ def footer_hash(file: LogFile) -> str:
         if size > len(tail):
             tail = source.read_at(min(size, file.size), max(0, file.size - size))
         return hashlib.sha256(tail[-size:]).hexdigest()
-
-
-def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
-    """The id types of one file, whose columns are checked; null types if it has no rows.
-
-    Raises:
-        UnreadableFileError: the file cannot be read as Parquet.
-        SchemaError: a column is missing or has a type that cannot be used.
-    """
-    footer = read_footer(file)
-    if not footer.num_rows:
-        return IdTypes(pa.null(), pa.null())
-    return check_columns(footer.schema.to_arrow_schema(), logs, file.path)
-
-
-def check_log_files(
-    files: Sequence[LogFile], logs: LogSettings, stored: Mapping[str, IdTypes]
-) -> IdTypes:
-    """The id types wide enough for all files, whose footers and columns are checked.
-
-    Args:
-        files: Of a log.
-        logs: Their columns.
-        stored: Other id types that the files must agree with, by where they come from.
-
-    Raises:
-        UnreadableFileError: a file cannot be read as Parquet.
-        SchemaError: a column is missing, has a wrong type, or differs in kind between files.
-    """
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        types = list(pool.map(lambda file: log_types(file, logs), files))
-    paths = (file.path for file in files)
-    return common_types({**stored, **dict(zip(paths, types, strict=True))})
-
-
-@contextmanager
-def log_rows(
-    files: Sequence[LogFile],
-    logs: LogSettings,
-    types: IdTypes,
-    usual: tuple[datetime, datetime] | None = None,
-) -> Iterator[pa.RecordBatchReader]:
-    """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
-
-    The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
-    position in `files`), ``row`` (int64, from 0 in each file) and ``raw_timestamp`` (the file's own
-    value as text, where the time is null or not in the interval `usual`; otherwise null).
-
-    Raises:
-        UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
-            of its own then; this one replaces it.
-        SchemaError: an id is not a whole number or does not fit; likewise.
-    """
-    schema = pa.schema(
-        [
-            (USER_ID, types.user),
-            (ITEM_ID, types.item),
-            (TIMESTAMP, TIME),
-            ("file", pa.int32()),
-            ("row", pa.int64()),
-            ("raw_timestamp", pa.string()),
-        ]
-    )
-    failures: list[FearecError] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for position, file in enumerate(files):
-            try:
-                with readable(file):
-                    yield from _read(file, position, logs, schema, usual)
-            except FearecError as error:
-                failures.append(error)
-                raise
-
-    try:
-        yield pa.RecordBatchReader.from_batches(schema, batches())
-    except Exception:
-        if failures:
-            raise failures[0] from None
-        raise
-
-
-def _read(
-    file: LogFile,
-    position: int,
-    logs: LogSettings,
-    schema: pa.Schema,
-    usual: tuple[datetime, datetime] | None,
-) -> Iterator[pa.RecordBatch]:
-    row = 0
-    names = [logs.user_id, logs.item_id, logs.timestamp]
-    with (
-        file.filesystem.open_input_file(file.path) as source,
-        open_parquet(source) as parquet,
-    ):
-        if not parquet.metadata.num_rows:  # whose columns may be missing or of type null
-            return
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
-            batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
-            rows = len(batch)
-            zone = logs.time_zone or "UTC"
-            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
-            columns = [
-                plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
-                plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
-                times,
-                pa.repeat(pa.scalar(position, pa.int32()), rows),
-                pa.arange(row, row + rows),
-                raw_timestamps(batch[logs.timestamp], times, usual),
-            ]
-            yield pa.record_batch(columns, schema=schema)
-            row += rows
 
 
 def readable(file: LogFile) -> AbstractContextManager[None]:

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, UnreadableFileError
-from pipeline.logs.log_files import LogFile, log_rows
+from pipeline.logs.log_files import LogFile
+from pipeline.logs.log_rows import log_rows
 from pipeline.logs.validation import reason_sql
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories

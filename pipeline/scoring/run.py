@@ -105,7 +105,7 @@ def score(
         run_date=run_date,
         resume_inputs=resume_inputs,
         resume_settings={
-            "logs": logs.model_dump(mode="json"),
+            "logs": _resume_part(logs.with_zone(time_zone)),
             "users": None if users is None else os.fspath(users),
             "time_zone": time_zone,
         },
@@ -115,6 +115,12 @@ def score(
         progress=progress,
     )
     return replace(result, seconds=time.perf_counter() - begun)
+
+
+def _resume_part(logs: LogSettings) -> dict[str, Any]:
+    """The part of the settings in the resume key; version 0.1 knew no zone but UTC."""
+    unsaid = {"time_zone"} if logs.time_zone == "UTC" else None
+    return logs.model_dump(mode="json", exclude=unsaid)
 
 
 def score_histories(

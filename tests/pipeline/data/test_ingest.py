@@ -463,7 +463,7 @@ def test_other_names_can_be_mapped(tmp_path: Path):
         ((1, True, NOON), {"item": pa.bool_()}),
         ((2**63, "x", NOON), {"user": pa.uint64()}),
         ((1, "x", True), {"time": pa.bool_()}),
-        ((1, "x", dt.time(12)), {"time": pa.time32("s")}),
+        ((1, "x", dt.time(12)), {"time": pa.time32("ms")}),
         ((1, Decimal("1.5"), NOON), {"item": pa.decimal128(9, 1)}),
         ((float(2**60), "x", NOON), {"user": pa.float64()}),
     ],
