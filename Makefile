@@ -23,7 +23,7 @@ nightly: install  ## the whole nightly job on the sample logs
 	$(BIN)/fearec nightly --config sample_data/fearec.toml --date $(DATE)
 
 test: install  ## the tests (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install  ## ruff, mypy, import-linter, and rules of our own
 	$(BIN)/ruff check .
