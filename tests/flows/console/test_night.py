@@ -16,7 +16,9 @@ def lines(quarantined: dict[str, int] | None = None, unknown_listed: int = 0) ->
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}),
-        "evaluate": Evaluated("leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {}),
+        "evaluate": Evaluated(
+            "leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {"NDCG@10": 0.05}
+        ),
         "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
         "score": Scored(**{**counts, "unknown_listed": unknown_listed}),
         "publish": Published("table", "id", 1, 8, 4),
