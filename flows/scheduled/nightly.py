@@ -26,6 +26,7 @@ from flows.cli.options import (
     one_line_errors,
 )
 from flows.console.night import headlines, print_night
+from flows.scheduled.one_line_logs import log_errors_in_one_line
 from pipeline.config.settings import load_settings
 from pipeline.errors import FearecError
 from pipeline.runner.cache import RunResults, Stage, StageRecord
@@ -75,6 +76,7 @@ def nightly(
     Raises:
         FearecError: a stage failed; the flow run is Failed, with the error's one line.
     """
+    log_errors_in_one_line()
     try:
         settings = load_settings(Path(config) if config else None, overrides or ())
         day = run_date or settings.today()

@@ -13,6 +13,7 @@ from prefect.states import Failed
 
 from flows.cli.options import Config, Day, Overrides, as_date, new_app, one_line_errors
 from flows.console.search import headlines, print_search
+from flows.scheduled.one_line_logs import log_errors_in_one_line
 from pipeline.config.settings import load_settings
 from pipeline.errors import FearecError
 from pipeline.tuning import tune as search_of
@@ -36,6 +37,7 @@ def tune(
     Raises:
         FearecError: the search failed; the flow run is Failed, with the error's one line.
     """
+    log_errors_in_one_line()
     try:
         settings = load_settings(Path(config) if config else None, overrides or ())
         day = run_date or settings.today()

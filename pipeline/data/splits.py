@@ -1,6 +1,7 @@
 """Splits: which interactions are trained on, validated on and tested."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -132,13 +133,15 @@ def split_histories(histories: EventHistories, held_out: HeldOut, prepared: Prep
         begins = held_out.valid_from, held_out.test_from
         split = by_time(histories, *events_before(prepared.folder, begins))
         if not len(split.tested):
+            before = (held_out.test_from - prepared.last_event) // timedelta(days=1) + 1
+            enough = int(held_out.rule[1]) + before
             raise InputError(
                 "no user to evaluate: no event in the days of the test",
                 str(prepared.folder),
                 expected=f"events from {held_out.test_from:%Y-%m-%d %H:%M} UTC on "
                 f"({held_out.window})",
                 found=f"the last event at {prepared.last_event:%Y-%m-%d %H:%M} UTC",
-                remedy="Set evaluate.test_days to more days, or take an earlier run date.",
+                remedy=f"Set evaluate.test_days = {enough} or more, or take an earlier run date.",
             )
         return split
     split = leave_one_out(histories)

@@ -1,6 +1,8 @@
 """A whole run through Prefect, and `fearec` on what it left, on logs small enough for a test."""
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 
 from flows.cli import main as cli
 from pipeline.bundles.bundle import Bundle
-from pipeline.errors import InputError
+from pipeline.errors import FearecError, InputError
 from pipeline.runner.stages import Evaluate, Export
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -335,6 +337,36 @@ def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="nowhere"):
         nightly(None, DAY, overrides)
+
+
+def test_a_failed_stage_logs_one_line_and_no_traceback(
+    prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.scheduled import nightly as scheduled
+
+    def fail(*given: Any, **options: Any) -> None:
+        raise FearecError("the training diverged", "its folder")
+
+    monkeypatch.setattr(scheduled, "do_stage", fail)
+    monkeypatch.setattr(scheduled, "_RETRY_DELAYS", [])
+    write_logs(tmp_path / "logs")
+    overrides = [f"logs.path={tmp_path}/logs", f"warehouse={tmp_path}/warehouse"]
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    loggers = [logging.getLogger(f"prefect.{kind}_runs") for kind in ("flow", "task")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        overrides.append(f"work_dir={tmp_path}/work")
+        state = scheduled.nightly(None, DAY, overrides, return_state=True)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    assert state.is_failed()
+    logged = stream.getvalue()
+    assert "Failed: its folder: the training diverged\n" in logged
+    assert "Traceback" not in logged
+    assert len(logged.splitlines()) < 10
 
 
 def test_unknown_settings_fail_the_flow(prefect: None) -> None:

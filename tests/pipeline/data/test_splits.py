@@ -93,8 +93,10 @@ def test_a_time_split_cuts_everybody_at_the_same_instants(
     assert window(settings) == (valid_from, test_from)
     every = flat(times)
     if max(every) < test_from:
-        with pytest.raises(InputError, match="no event in the days of the test"):
+        with pytest.raises(InputError, match="no event in the days of the test") as caught:
             split_by_time(times, settings)
+        enough = int(caught.value.remedy.split(" or more")[0].split(" = ")[1])
+        assert len(split_by_time(times, chosen(test_days=enough, valid_days=valid_days)).tested)
         return
     split = split_by_time(times, settings)
     assert_whole(split)
