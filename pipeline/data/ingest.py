@@ -5,8 +5,6 @@ their rows are in: a run killed at any moment is completed by the next.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -30,6 +28,7 @@ from pipeline.logs.log_files import LogFile, check_log_files
 from pipeline.logs.validation import IdTypes, common_types, reason_sql
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
@@ -69,11 +68,7 @@ def ingest(
     stored = open_table(table(INTERACTIONS))
     unread = _unread(files, open_table(table(LOG_FILES)), logs) if stored else list(files)
     types = _id_types(unread, stored, logs)
-    locations.work_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix="ingest-", dir=locations.work_dir) as folder,
-        scratch_database(Path(folder)) as db,
-    ):
+    with scratch_folder(locations) as folder, scratch_database(folder) as db:
         rows = stage(unread, types, logs, reason_sql(run_date, time_zone), db)
         if not rows and stored is None:
             raise InputError(

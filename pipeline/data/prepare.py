@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
 import numpy as np
@@ -30,6 +29,7 @@ from pipeline.schema import (
     VOCABULARY,
 )
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
@@ -72,10 +72,7 @@ def prepare(
     unfinished = folder.with_name(".prepared")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with (
-        TemporaryDirectory(prefix="prepare-", dir=locations.work_dir) as scratch,
-        scratch_database(Path(scratch)) as db,
-    ):
+    with scratch_folder(locations) as scratch, scratch_database(scratch) as db:
         db.register(INTERACTIONS, interactions)
         end = run_end(run_date, time_zone)
         db.execute(

@@ -75,6 +75,11 @@ class RunLocations:
         return self.folder / ".lock"
 
     @property
+    def scratch(self) -> Path:
+        """Temporary files of ingest and prepare."""
+        return self.folder / ".scratch"
+
+    @property
     def prepared(self) -> Path:
         """The prepared sequences and the vocabulary."""
         return self.folder / "prepared"
