@@ -189,7 +189,8 @@ class Bundle:
             BundleError: it cannot be read, or has another number of items than the model.
         """
         with readable(self.path / ITEMS):
-            table = pq.read_table(self.path / ITEMS)
+            # Absolute, because pyarrow takes a relative run:1/items.parquet for a URI.
+            table = pq.read_table((self.path / ITEMS).absolute())
         if table.num_rows != self.n_items - 1:
             raise BundleError(
                 "the vocabulary does not fit the model",

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -38,6 +36,7 @@ from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
@@ -106,11 +105,7 @@ def _ingest(
     unread = [source for source in sources.files if force or not source.is_known]
     types = _id_types(unread, stored, logs)
     end = run_end(run_date, time_zone)
-    locations.work_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix="ingest-", dir=locations.work_dir) as folder,
-        scratch_database(Path(folder)) as db,
-    ):
+    with scratch_folder(locations) as folder, scratch_database(folder) as db:
         rows = stage(unread, types, logs, end, db)
         if not rows and stored is None:
             raise InputError(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
 import numpy as np
@@ -32,6 +31,7 @@ from pipeline.schema import (
 )
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
@@ -82,10 +82,7 @@ def _prepare(
     unfinished = folder.with_name(".prepared")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with (
-        TemporaryDirectory(prefix="prepare-", dir=locations.work_dir) as scratch,
-        scratch_database(Path(scratch)) as db,
-    ):
+    with scratch_folder(locations) as scratch, scratch_database(scratch) as db:
         db.register(INTERACTIONS, interactions)
         end = run_end(run_date, time_zone)
         db.execute(

@@ -6,16 +6,17 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, UnreadableFileError, raised_as
+from pipeline.errors import InputError, UnreadableFileError, one_line, raised_as
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
+from pipeline.storage.local_files import files_below
 
 # As in Spark: names with a dot, or an underscore unless they are a partition's (_dt=2026-06-01).
 _HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
@@ -116,11 +117,17 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
     """Translate what reading a file raises into an `UnreadableFileError`."""
     return raised_as(
         UnreadableFileError,
-        (OSError, pa.ArrowException),
+        (OSError, pa.ArrowException, UnicodeEncodeError),
         "not a readable Parquet file",
         file.path,
         remedy="Write it again, or remove it.",
+        message=_read_failure,
     )
+
+
+def _read_failure(error: Exception) -> str:
+    """The message of an exception; Arrow opens no file whose name is not UTF-8."""
+    return "a name that is not UTF-8" if isinstance(error, UnicodeError) else one_line(error)
 
 
 class _Listing(NamedTuple):
@@ -154,25 +161,17 @@ def _list(path: str) -> list[LogFile]:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
         if top.type == pafs.FileType.NotFound:
             raise InputError("no such file or folder", path, remedy="Check the path of the logs.")
-        below = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-        below += _broken_links(filesystem, root)
-
-    named = {str(PurePosixPath(info.path).relative_to(root)): info for info in below}
-    for name in named:
-        if _TABLE.fullmatch(name):
-            raise _is_table(path, name)
-    files = [
-        _log_file(info, name, filesystem)
-        for name, info in named.items()
-        # A broken link counts as a file that cannot be read, not as a missing one.
-        if info.type in (pafs.FileType.File, pafs.FileType.NotFound) and _matches(name, pattern)
-    ]
+        below = _files_below(filesystem, root)
+    for file in below:
+        if _TABLE.fullmatch(file.name):
+            raise _is_table(path, file.name)
+    files = [file for file in below if _matches(file.name, pattern)]
     if not files:
         raise InputError(
             "no Parquet files",
             path,
             expected="*.parquet, in folders at any depth",
-            found=f"{sum(info.is_file for info in below)} other files",
+            found=f"{len(below)} other files",
         )
     return files
 
@@ -197,12 +196,19 @@ def _is_table(path: str, found: str) -> InputError:
     )
 
 
-def _broken_links(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """The links without a target, which Arrow's listing omits."""
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        return []
-    paths = (path for path in Path(root).rglob("*") if path.is_symlink() and not path.exists())
-    return filesystem.get_file_info([str(path) for path in paths])
+def _files_below(filesystem: pafs.FileSystem, root: str) -> list[LogFile]:
+    """Every file in a folder tree; a broken link is one that cannot be read, not a missing one."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return [
+            LogFile(str(PurePosixPath(root, name)), name, size, modified, filesystem)
+            for name, size, modified in files_below(root)
+        ]
+    below = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    return [
+        _log_file(info, str(PurePosixPath(info.path).relative_to(root)), filesystem)
+        for info in below
+        if info.is_file
+    ]
 
 
 def _regex_of_glob(pattern: str) -> str:

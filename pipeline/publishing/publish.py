@@ -21,6 +21,7 @@ from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.storage.folders import Folder, open_folder
+from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import (
     all_rows,
@@ -61,6 +62,7 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
     with _publish_errors(uri):
+        remove_unfinished_uploads(locations.warehouse)
         table = open_table(uri)
         if table is not None:
             _widen(table, _common_columns(table, parts.schema, uri))

@@ -192,6 +192,7 @@ def open_folder(where: str | os.PathLike[str]) -> Folder:
     text = os.fspath(where)
     if not text:  # from an unset shell variable; it must not mean the current folder
         raise _unusable(text, "an empty path")
+    _check_encoding(text)
     if not is_uri(text):
         return LocalFolder(text)
     try:
@@ -222,14 +223,24 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system for a local path or a URI, and the path in it.
 
     Raises:
-        ConfigError: the URI holds a key.
+        ConfigError: the URI holds a key, or the path is not UTF-8.
         pa.ArrowInvalid: the URI is not usable.
         OSError: the store is not reachable.
     """
+    _check_encoding(path)
     if is_uri(path):
         check_no_credentials(path)
         return pafs.FileSystem.from_uri(path)
+    if re.match(r"[A-Za-z][\w+.-]+:", path):  # which Arrow takes for a URI, unless it is absolute
+        return _LOCAL, Path(path).absolute().as_posix()
     return _LOCAL, PurePosixPath(path or ".").as_posix()
+
+
+def _check_encoding(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("a path that is not UTF-8", path, remedy="Rename it.") from None
 
 
 def resolved(filesystem: pafs.FileSystem, path: str) -> str:

@@ -1,11 +1,16 @@
 """Every path of a run: its tables and bundles in the warehouse, its folders in the work folder."""
 
+import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from pipeline.errors import ConfigError
 from pipeline.storage.credentials import check_no_credentials
-from pipeline.storage.folders import Folder, LocalFolder, open_folder
+from pipeline.storage.folders import Folder, LocalFolder, is_uri, open_folder
+
+# delta-rs decodes such a path once too often, or panics.
+_NOT_IN_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -16,17 +21,27 @@ class Warehouse:
         root: Local path, or URI of a folder in an object store.
 
     Raises:
-        ConfigError: the URI holds a key.
+        ConfigError: the URI holds a key, or the path is one that delta-rs would write to but not
+            read again.
     """
 
     root: str
 
     def __post_init__(self) -> None:
         check_no_credentials(self.root)
+        unusable = not is_uri(self.root) and _NOT_IN_DELTA.search(str(Path(self.root).resolve()))
+        if unusable:
+            raise ConfigError(
+                "a path that Delta tables cannot have",
+                self.root,
+                expected=r"neither %, followed by two hexadecimal digits, nor any of \ [ ] ^ |",
+                found=unusable[0],
+                remedy="Set `warehouse` to another folder; all other paths may have these.",
+            )
 
     def table(self, name: str) -> str:
         """The path or URI of a Delta table, such as ``interactions``."""
-        if "://" in self.root:
+        if is_uri(self.root):
             return f"{self.root.rstrip('/')}/{name}"
         return str(Path(self.root) / name)
 
@@ -58,6 +73,11 @@ class RunLocations:
     def lock(self) -> Path:
         """The file whose lock a run holds."""
         return self.folder / ".lock"
+
+    @property
+    def scratch(self) -> Path:
+        """Temporary files of ingest and prepare."""
+        return self.folder / ".scratch"
 
     @property
     def prepared(self) -> Path:

@@ -1,8 +1,11 @@
 """What is scored: the rows, files and users of the input that count."""
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -283,6 +286,50 @@ def test_unsigned_ids_of_64_bits_are_refused_in_sequences_too(
         pq.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(SchemaError, match=r"b\.parquet.*at most 64 bits, signed"):
         run(tmp_path, tiny_bundle, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/x.parquet", b"caf\xe9.parquet", b"caf\xe9.txt"])
+def test_a_name_that_is_not_utf8_below_the_logs_is_one_line_or_passed_over(
+    tiny_bundle: Bundle, tmp_path: Path, name: bytes
+) -> None:
+    write_log(tmp_path / "logs" / "good.parquet", [("a", "item1", START)])
+    odd = os.path.join(os.fsencode(tmp_path / "logs"), name)
+    os.makedirs(os.path.dirname(odd), exist_ok=True)
+    shutil.copyfile(tmp_path / "logs" / "good.parquet", odd)
+    if name.endswith(b".parquet"):
+        with pytest.raises(InputError, match="not a readable Parquet file; found a name that is"):
+            run(tmp_path / "logs", tiny_bundle, tmp_path / "out")
+    result = run(tmp_path / "logs", tiny_bundle, tmp_path / "out", skip_bad_files=True)
+    assert len(result.skipped_files) == name.endswith(b".parquet")
+    assert set(rows(tmp_path / "out")) == {"a"}
+
+
+@pytest.mark.parametrize("which", ["input", "output", "users"])
+def test_a_path_that_is_not_utf8_is_one_line(
+    tiny_bundle: Bundle, tmp_path: Path, which: str
+) -> None:
+    path = write_log(tmp_path / "log.parquet", [("a", "item1", START)])
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copyfile(path, odd)
+    paths: dict[str, Any] = {"input": path, "output": tmp_path / "out", "users": None, which: odd}
+    with pytest.raises(ConfigError, match="a path that is not UTF-8"):
+        run(paths["input"], tiny_bundle, paths["output"], users=paths["users"])
+
+
+def test_a_loop_of_links_below_the_logs_ends(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_log(logs / "day" / "good.parquet", [("a", "item1", START)])
+    write_log(tmp_path / "elsewhere" / "linked.parquet", [("b", "item2", START)])
+    (logs / "linked").symlink_to(tmp_path / "elsewhere")
+    for number in range(3):
+        (logs / f"loop{number}").symlink_to(logs)
+        (logs / "day" / f"loop{number}").symlink_to("..")
+    result = run(logs, tiny_bundle, tmp_path / "out")
+    assert set(rows(tmp_path / "out")) == {"a", "b"}
+    assert result.duplicates == 0
+    (logs / "itself.parquet").symlink_to("itself.parquet")
+    with pytest.raises(InputError, match="itself"):
+        run(logs, tiny_bundle, tmp_path / "out2")
 
 
 @pytest.mark.parametrize("kind", ["log", "sequences"])

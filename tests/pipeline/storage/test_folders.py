@@ -1,12 +1,23 @@
 """Local folders; those in object stores are tested in `tests/end_to_end/test_object_store.py`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.transfer import opened_bundle
+from pipeline.errors import ConfigError
 from pipeline.storage.folders import LocalFolder
-from tests.helpers.scoring_cases import Killed
+from pipeline.storage.locations import Warehouse
+from pipeline.warehouse.tables import dataset_of, open_or_create_table
+from tests.helpers.scoring_cases import START, Killed, rows, run, write_log
+
+ODD = ["a%2Fb", "a%20b", "100%", "run:1", "x?y", "a b", "#z", "[x]", "back\\slash"]
+# Folders that delta-rs cannot use.
+NO_WAREHOUSE = ["a%2Fb", "a%20b", "[x]", "a|b", "a^b", "a]b", "back\\slash", "line\nbreak"]
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -37,3 +48,47 @@ def test_tidying_that_fails_hides_no_error(
     monkeypatch.setattr(Path, broken, busy)
     with pytest.raises(Killed), LocalFolder(out).scratch():
         raise Killed
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("relative", [False, True])
+def test_every_local_path_is_a_path_and_never_half_a_uri(
+    make_bundle: Callable[..., Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    relative: bool,
+) -> None:
+    root = tmp_path / name
+    make_bundle(root / "bundle")
+    write_log(root / "logs" / "x.parquet", [("u", "item1", START)])
+    (root / "deny.txt").write_text("item2\n")
+    (root / "users.txt").write_text("u\n")
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        root = Path(name)
+
+    files = {"deny": root / "deny.txt", "users": root / "users.txt"}
+    for flag in ("", "resume", "overwrite"):
+        flags = {flag: True} if flag else {}
+        with opened_bundle(root / "bundle") as bundle:
+            run(root / "logs", bundle, root / "out", **files, **flags)
+
+    assert set(rows(tmp_path / name / "out")) == {"u"}
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+@pytest.mark.parametrize("name", sorted({*ODD, *NO_WAREHOUSE}))
+def test_a_table_is_read_where_it_was_written_or_its_path_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    columns = pa.schema([("user_id", pa.int64())])
+    if name in NO_WAREHOUSE:
+        with pytest.raises(ConfigError, match="Delta tables"):
+            Warehouse(str(tmp_path / name))
+        return
+    uri = Warehouse(str(tmp_path / name)).table("interactions")
+    open_or_create_table(uri, columns)
+    assert dataset_of(open_or_create_table(uri, columns)).schema == columns
+    assert (tmp_path / name / "interactions" / "_delta_log").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,63 @@
+"""Files that killed runs leave, and that a later run removes."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.errors import BusyError
+from pipeline.storage.folders import is_uri
+from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.storage.locks import exclusive_lock
+
+_OF_VERSION_0_1_0 = ("ingest-*", "prepare-*")  # in the work folder, under no run date's lock
+_UNTOUCHED = {"folder": 86_400.0, "file": 60.0}  # seconds after which nothing writes to it any more
+
+
+@contextmanager
+def scratch_folder(locations: RunLocations) -> Iterator[Path]:
+    """An empty local folder for temporary files, removed afterwards. The run date is locked.
+
+    What killed runs of this and of other run dates left is removed first; a run date whose lock
+    another process holds is passed over.
+    """
+    _remove_scratch_of_other_dates(locations)
+    folder = locations.scratch
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished_uploads(warehouse: Warehouse) -> None:
+    """Remove the files that killed writers of local Delta tables left (`part-….parquet#1`).
+
+    A file that was written to a moment ago may be another run's and stays.
+    """
+    if is_uri(warehouse.root):
+        return  # there, an upload becomes visible when it ends
+    for file in Path(warehouse.root).rglob("*#*"):
+        if file.suffix.startswith((".parquet#", ".json#")):
+            with suppress(OSError):
+                if _is_untouched(file, "file"):
+                    file.unlink()
+
+
+def _remove_scratch_of_other_dates(locations: RunLocations) -> None:
+    for other in locations.work_dir.glob(f"run_date=*/{locations.scratch.name}"):
+        if other == locations.scratch:
+            continue
+        with suppress(BusyError, OSError), exclusive_lock(other.parent / ".lock", "", other):
+            shutil.rmtree(other, ignore_errors=True)
+    for pattern in _OF_VERSION_0_1_0:
+        for old in locations.work_dir.glob(pattern):
+            with suppress(OSError):
+                if old.is_dir() and _is_untouched(old, "folder"):
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_untouched(path: Path, kind: str) -> bool:
+    return time.time() - path.lstat().st_mtime > _UNTOUCHED[kind]
