@@ -1,6 +1,6 @@
 """The root of fearec's errors, and the errors that the model itself raises."""
 
-_LONGEST = 400  # characters of each part of an error
+_LONGEST = 400  # characters of what an error quotes
 
 
 class FearecError(Exception):
@@ -29,14 +29,14 @@ class FearecError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        what, where, expected, found, remedy = map(_shortened, self.args)
+        what, where, expected, found = map(_shortened, self.args[:4])
         line = f"{where}: {what}" if where else what
         if expected:
             line += f"; expected {expected}"
         if found:
             line += f"; found {found}"
-        if remedy:
-            line += f". {remedy}"
+        if self.remedy:
+            line += f". {self.remedy}"
         return " ".join(line.splitlines())
 
 
