@@ -129,14 +129,14 @@ def log_rows(
             ("row", pa.int64()),
         ]
     )
-    failures: list[UnreadableFileError] = []
+    failures: list[UnreadableFileError | MemoryError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for position, file in enumerate(files):
             try:
                 with readable(file):
                     yield from _read(file, position, logs, schema)
-            except UnreadableFileError as error:
+            except (UnreadableFileError, MemoryError) as error:
                 failures.append(error)
                 raise
 
