@@ -120,6 +120,11 @@ def first_line(error: Exception | str) -> str:
     return one_line(lines[0] if len(lines) > 1 else error)
 
 
+def _file_of(error: Exception) -> str | None:
+    """The file that an exception is about: of a copy or rename, the one to be written."""
+    return getattr(error, "filename2", None) or getattr(error, "filename", None)
+
+
 @contextmanager
 def raised_as(
     kind: type[FearecError],
@@ -146,13 +151,16 @@ def raised_as(
 
     Raises:
         FearecError: of class `kind`, with the exception as its cause.
+        MemoryError: as it is.
     """
     try:
         yield
     except FearecError:
         raise
     except caught as error:
-        file = getattr(error, "filename", None) if name_file else None
+        if isinstance(error, MemoryError):  # Arrow's is an ArrowException too: no file is at fault
+            raise
+        file = _file_of(error) if name_file else None
         found = message(error)
         raise kind(what, str(file or where), expected, found, remedy) from error
 

@@ -14,6 +14,9 @@ from pipeline.schema import is_id_type
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
 
+_MAGIC = b"PAR1"
+_LEAST_PARQUET = 12  # bytes
+
 
 def check_same_kind(found: pa.DataType, where: str, expected: pa.DataType, origin: str) -> None:
     """Check that ids are integers where other ids are integers, and strings where they are strings.
@@ -55,8 +58,7 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
     """
     where = os.fspath(path)
     with _opened(where, f"Parquet with a column {column}, or one id per line") as file:
-        is_parquet = file.read(4) == b"PAR1"
-        file.seek(0)
+        is_parquet = _is_parquet(file)
         ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
     if is_parquet:
         check_same_kind(ids.type, where, kind, origin)
@@ -128,6 +130,18 @@ def _opened(path: str, expected: str) -> Iterator[pa.NativeFile]:
         filesystem, inner = open_filesystem(path)
         with filesystem.open_input_file(inner) as file:
             yield file
+
+
+def _is_parquet(file: pa.NativeFile) -> bool:
+    """Whether a file is Parquet, damaged or not: the first id of a text may begin like it."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        file.seek(0)
+        return False
+    file.seek(0)
+    content = file.read()
+    file.seek(0)
+    whole = len(content) >= _LEAST_PARQUET and content.endswith(_MAGIC)
+    return whole or b"\0" in content
 
 
 def _from_parquet(file: pa.NativeFile, where: str, column: str) -> pa.Array:

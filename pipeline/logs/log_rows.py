@@ -78,14 +78,14 @@ def log_rows(
             ("raw_timestamp", pa.string()),
         ]
     )
-    failures: list[FearecError] = []
+    failures: list[FearecError | MemoryError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for position, file in enumerate(files):
             try:
                 with readable(file):
                     yield from _read(file, position, logs, schema, usual)
-            except FearecError as error:
+            except (FearecError, MemoryError) as error:
                 failures.append(error)
                 raise
 

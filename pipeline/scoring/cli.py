@@ -170,12 +170,14 @@ def summary(result: "Scored") -> list[str]:
 
 def _as_overrides(flags: dict[str, Any]) -> list[str]:
     """The given flags in the form of ``--set``."""
-    return [f"score.{name}={_toml(value)}" for name, value in flags.items() if value is not None]
+    return [
+        f"score.{name}={_toml(name, value)}" for name, value in flags.items() if value is not None
+    ]
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, str) and value.isdecimal():
-        return value  # a batch size or a number of devices
+def _toml(name: str, value: Any) -> str:
+    if name in ("batch_size", "devices") and value.isdecimal():
+        return str(value)  # otherwise they are words; a file may have digits for a name
     return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 

@@ -27,6 +27,13 @@ from pipeline.storage.scratch_db import scalar
 TIMESTAMPS = "timestamps"
 
 _BATCH_ROWS = 2**15
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+    pa.types.is_fixed_size_list,
+)
 
 
 def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool) -> IdTypes:
@@ -46,8 +53,8 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
     )
     kinds = dict(zip(columns.names, columns.types, strict=True))
     lists, times = _element_type(kinds, ITEM_IDS), _element_type(kinds, TIMESTAMPS)
-    user = plain_id_type(kinds.get(USER_ID, pa.null()))
-    item = plain_id_type(lists)
+    user = plain_id_type(_decoded(kinds.get(USER_ID, pa.null())))
+    item = plain_id_type(_decoded(lists))
     if user is None or item is None or not (TIMESTAMPS not in kinds or is_time_type(times)):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise SchemaError("not usable as sequences", where, expected=expected, found=found)
@@ -171,7 +178,16 @@ def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
         present = [name for name in columns if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=present):
             batch.validate(full=True)  # text that is not UTF-8
-            yield batch
+            yield _with_plain_lists(batch)
+
+
+def _with_plain_lists(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with every kind of list as `list`."""
+    for position, field in enumerate(batch.schema):
+        if _is_list(field.type) and not pa.types.is_list(field.type):
+            plain = pa.large_list(field.type.value_type)
+            batch = batch.set_column(position, field.name, batch.column(position).cast(plain))
+    return batch
 
 
 def _offsets(lists: pa.Array) -> NDArray[np.int64]:
@@ -205,6 +221,13 @@ def _not_before(times: pa.Array, instant: datetime) -> NDArray[np.bool_]:
 def _element_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
     """The type of a list column's elements; null where the column is missing or of another type."""
     kind = kinds.get(name)
-    if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return pa.null()
-    return kind.value_type
+    return kind.value_type if kind is not None and _is_list(kind) else pa.null()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in _LISTS)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """The type of the values where they are encoded by a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -86,3 +86,13 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     assert drawn == {
         name: (kind.__base__.__name__, str(kind.exit_code)) for name, kind in classes.items()
     }
+
+
+def test_a_failed_copy_names_the_file_that_could_not_be_written() -> None:
+    full = OSError(28, "No space left on device", "work/weights", None, "warehouse/weights")
+    with (
+        pytest.raises(StorageError, match=r"^warehouse/weights: .*No space") as caught,
+        raised_as(StorageError, OSError, "cannot be written", "somewhere", name_file=True),
+    ):
+        raise full
+    assert caught.value.__cause__ is full

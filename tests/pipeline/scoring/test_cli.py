@@ -124,6 +124,18 @@ def test_files_of_ids_and_resuming_reach_the_run(
     ]
 
 
+def test_a_file_whose_name_is_a_number_is_a_file(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "20260601").write_text("item6\n")
+    (tmp_path / "20260602").write_text("item5\nitem6\n")
+    (tmp_path / "20260603").write_text("v\n")
+    flags = ("--deny", "20260601", "--allow", "20260602", "--users", "20260603")
+    assert call(*flags, "--batch-size", "2", "--devices", "1").exit_code == 0
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [("v", "item5")]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -316,6 +316,75 @@ def test_a_path_that_is_not_utf8_is_one_line(
         run(paths["input"], tiny_bundle, paths["output"], users=paths["users"])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        pa.large_list,
+        pa.list_view,
+        pa.large_list_view,
+        lambda kind: pa.list_(kind, 2),
+        lambda kind: pa.list_(pa.dictionary(pa.int32(), kind)),
+    ],
+)
+def test_every_kind_of_list_and_dictionary_of_ids_is_a_sequence(
+    tiny_bundle: Bundle, tmp_path: Path, make: Callable[[pa.DataType], pa.DataType]
+) -> None:
+    history = {"a": ["item1", "item2"], "none": None, "b": ["item3", "unknown"]}
+    users = pa.array(list(history)).dictionary_encode()
+    lists = pa.array(list(history.values()), pa.list_(pa.string()))
+    kind = make(pa.string())
+    if kind.value_type == pa.string():
+        lists = pa.array(list(history.values()), kind)
+    else:
+        lists = pa.ListArray.from_arrays(
+            lists.offsets, lists.values.dictionary_encode(), mask=lists.is_null()
+        )
+    assert lists.type == kind
+    pq.write_table(pa.table({"user_id": users, "item_ids": lists}), tmp_path / "s.parquet")
+    result = run(tmp_path / "s.parquet", tiny_bundle, tmp_path / "out")
+    assert (result.n_users, result.unknown_items) == (3, 1)
+    assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").field("user_id").type == (
+        pa.string()
+    )
+    known = {"a": ["item1", "item2"], "none": [], "b": ["item3"]}
+    assert_rows(
+        rows(tmp_path / "out"), {user: brute_force(tiny_bundle, met) for user, met in known.items()}
+    )
+
+
+@pytest.mark.parametrize("first", ["PAR1", "PAR1-item", "PAR10000000000"])
+def test_a_text_of_ids_may_begin_like_parquet(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, first: str
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", item_ids=[first, "x", "y"])
+    path = write_sequences(tmp_path / "s.parquet", {"u": ["y"]})
+    (tmp_path / "deny.txt").write_text(f"{first}\nother\n")
+    run(path, bundle, tmp_path / "out", deny=tmp_path / "deny.txt", top_k=3)
+    assert [item for item, _ in rows(tmp_path / "out")["u"]] == ["x"]
+    content = path.read_bytes()
+    (tmp_path / "deny.txt").write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"deny\.txt: cannot be read.*Parquet"):
+        run(path, bundle, tmp_path / "damaged", deny=tmp_path / "deny.txt", top_k=3)
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_want_of_memory_makes_no_file_unreadable(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "x.parquet"
+    if kind == "log":
+        write_log(path, [("a", "item1", START)])
+    else:
+        write_sequences(path, {"a": ["item1"]})
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", scarce)
+    with pytest.raises(MemoryError):  # skipped, its users would be missing
+        run(path, tiny_bundle, tmp_path / "out", skip_bad_files=True)
+
+
 def test_a_loop_of_links_below_the_logs_ends(tiny_bundle: Bundle, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     write_log(logs / "day" / "good.parquet", [("a", "item1", START)])
