@@ -14,7 +14,7 @@ import pytest
 from model.errors import ConfigError
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError, SchemaError
+from pipeline.errors import InputError, SchemaError, MemoryShortError
 from tests.helpers.scoring_cases import (
     START,
     Log,
@@ -381,7 +381,7 @@ def test_want_of_memory_makes_no_file_unreadable(
         raise pa.ArrowMemoryError("malloc of size 64 failed")
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", scarce)
-    with pytest.raises(MemoryError):  # skipped, its users would be missing
+    with pytest.raises(MemoryShortError):  # skipped, its users would be missing
         run(path, tiny_bundle, tmp_path / "out", skip_bad_files=True)
 
 
