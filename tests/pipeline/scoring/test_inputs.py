@@ -14,7 +14,7 @@ import pytest
 from model.errors import ConfigError
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import LogSettings
-from pipeline.errors import InputError, SchemaError, MemoryShortError
+from pipeline.errors import InputError, MemoryShortError, SchemaError
 from tests.helpers.scoring_cases import (
     START,
     Log,
