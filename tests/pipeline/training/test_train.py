@@ -249,7 +249,7 @@ attn_dropout_prob = 0.0
         # One commit each; `runs` is created by one of its own.
         for table, version in {"runs": 1, "recommendations": 0}.items():
             assert DeltaTable(str(night / "warehouse" / table)).version() == version
-        record = read_record(Settings(work_dir=night / "work"), DAY, "train", Trained)
+        record = read_record(night / f"work/run_date={DAY}/train.json", Trained)
         assert record
         trained.append((record.result, load_file(record.result.folder / WEIGHTS)))
     (one, alone), (two, together) = trained
