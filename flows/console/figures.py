@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.console.plain import print_plain
-from pipeline.terminal import Terminal
+from pipeline.terminal import Terminal, print_plain
 
 if TYPE_CHECKING:
     from pipeline.results import Evaluated

@@ -2,8 +2,8 @@
 
 import shlex
 
-from flows.console.plain import print_plain
 from pipeline.logs.imports.importer import Imported
+from pipeline.terminal import print_plain
 
 
 def print_import(imported: Imported) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 from rich.table import Table
 
 from flows.console.figures import print_metrics
-from flows.console.plain import print_plain
 from pipeline.config.settings import Settings
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import Evaluate, Export, Ingest, Publish, Score
 from pipeline.storage.locations import Warehouse
-from pipeline.terminal import Terminal
+from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night

@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console.figures import print_metrics
-from flows.console.plain import print_plain
-from pipeline.terminal import Terminal
+from pipeline.terminal import Terminal, print_plain
 from pipeline.tuning.tune import Tuned
 
 

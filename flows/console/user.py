@@ -6,13 +6,12 @@ from datetime import date
 from rich.table import Table
 from rich.text import Text
 
-from flows.console.plain import print_plain
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.logs.items_table import item_titles
 from pipeline.runner.failures import storage_failures
 from pipeline.storage.locations import Warehouse
-from pipeline.terminal import Terminal
+from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Event, Id, Recommended, history_of, recommended_to
 
 Titles = Mapping[Id, str] | None  # by item id; None without an items table
