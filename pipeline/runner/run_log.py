@@ -18,6 +18,8 @@ from pipeline.warehouse.tables import (
     until_committed,
 )
 
+PUBLISHED = "published"  # the decision of a run
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -43,7 +45,7 @@ def record_run(locations: RunLocations, started_at: datetime, results: RunResult
         "started_at": started_at,
         "seconds": sum(seconds.values()),
         "stage_seconds": seconds,
-        "decision": "published",
+        "decision": PUBLISHED,
         "model_version": results[Export].result.model_version,
         "parent": results[Train].result.parent,
         "n_users": prepared.n_users,
