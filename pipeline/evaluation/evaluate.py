@@ -3,6 +3,7 @@
 import torch
 
 from model.config import TrainingConfig
+from model.training.threads import set_threads
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
 from pipeline.config.sections import EvaluateSettings, ModelSettings
@@ -29,7 +30,7 @@ def evaluate(
         prepared: The data.
         trained: The weights; those that never saw the held-out events are measured.
         model: The network.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         evaluation: The protocol.
         held_out: The events to rank.
 
@@ -77,13 +78,14 @@ def compare(
         model: What to measure.
         split: What to measure it on.
         evaluation: The protocol.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         learned_until: int64 (U,), the positions that end what the model has learned from each
             user: the baselines learn from the same.
         n_items: V, of the model.
         length: L, of the model.
         protocol: As text.
     """
+    set_threads(training.threads)
     learned = split.before(learned_until)
     popularity = Popularity.learn(learned, n_items)
     scorers: dict[str, Scorer] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainingConfig
+from model.cores import Threads
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.registry import RegisteredModel, champion_before, register_champion
@@ -245,6 +246,7 @@ class Export(Stage[Exported]):
     mask_seen: bool
     locations: RunLocations
     provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
+    threads: Threads = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Export":
@@ -258,6 +260,7 @@ class Export(Stage[Exported]):
             settings.evaluate.mask_seen,
             locations,
             settings.model_dump(mode="json"),
+            settings.train.threads,
         )
 
     def run(self) -> Exported:
@@ -273,6 +276,7 @@ class Export(Stage[Exported]):
             self.mask_seen,
             self.locations,
             self.provenance,
+            self.threads,
         )
 
     def is_intact(self, result: Exported) -> bool:

@@ -63,6 +63,9 @@ def main(
     devices: Annotated[
         str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="CPU threads, or auto. (default: auto, the usable cores)")
+    ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
@@ -110,6 +113,7 @@ def main(
         "provider": provider,
         "precision": precision,
         "devices": devices,
+        "threads": threads,
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
@@ -174,7 +178,7 @@ def _as_overrides(flags: dict[str, Any]) -> list[str]:
 
 
 def _toml(name: str, value: Any) -> str:
-    if name in ("batch_size", "devices") and value.isdecimal():
+    if name in ("batch_size", "devices", "threads") and value.isdecimal():
         return str(value)  # otherwise they are words; a file may have digits for a name
     return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
