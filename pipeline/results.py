@@ -1,9 +1,10 @@
 """What each stage returns: frozen, and as JSON part of a run's records."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,47 @@ class Prepared:
     left_out_users: int = 0
     left_out_items: int = 0
     left_out_interactions: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a run's data, or of its recommendations before they are published.
+
+    Attributes:
+        name: The setting that has its limit, such as ``quarantined_share``.
+        outcome: ``passed``, ``warned``, ``held``, or ``overruled`` where it would have held the
+            run but publishing was forced.
+        message: What was found beside what was expected, in one line.
+        value: What was found, where it is a number.
+        limit: The value from which on the check fails.
+    """
+
+    name: str
+    outcome: Literal["passed", "warned", "held", "overruled"]
+    message: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of the checks of the data."""
+
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        """The messages of the checks that hold the run."""
+        return tuple(check.message for check in self.checks if check.outcome == "held")
+
+    def overruled(self) -> "Checked":
+        """The same, where nothing holds the run."""
+        return Checked(
+            tuple(
+                replace(check, outcome="overruled") if check.outcome == "held" else check
+                for check in self.checks
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -171,6 +213,27 @@ class Exported:
     parity_sequences: int
     near_ties: int
     fp16: Float16Check | None = None
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The result of the gate: which model serves, and why.
+
+    Attributes:
+        decision: ``first``, ``promoted``, ``held``, ``forced`` or ``rolled back``.
+        reasons: Why the run's own model does not serve, or would not if it were not forced.
+        model_version: The model that serves.
+        bundle: Its folder on this machine.
+        candidate: The version of the run's own model; None of a run that trained none.
+        champion: The version of the champion before this run; None of the first.
+    """
+
+    decision: str
+    reasons: tuple[str, ...]
+    model_version: str
+    bundle: Path
+    candidate: str | None
+    champion: str | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from flows.cli.options import (
     Config,
     Day,
     Force,
+    ForcePublish,
     Overrides,
     PublishedDay,
     as_date,
@@ -33,9 +34,11 @@ def main(version: Version = False) -> None:
 STAGES = {
     "ingest": "Add new log files to the warehouse; bad rows go into quarantine.",
     "prepare": "Write one sequence per user, and the vocabulary of items.",
+    "check": "Check the data, before a model is trained on it.",
     "train": "Train the model, starting from the champion's weights.",
     "evaluate": "Evaluate the model on held-out events, beside two baselines.",
     "export": "Write the ONNX bundle and check it against PyTorch.",
+    "gate": "Decide which model serves: the new one, or the champion.",
     "score": "Recommend items to every user with the bundle.",
     "publish": "Replace the run date's partition of the recommendations.",
 }
@@ -44,7 +47,11 @@ STAGES = {
 @app.command()
 @one_line_errors()
 def nightly(
-    config: Config = None, day: Day = None, overrides: Overrides = None, force: Force = False
+    config: Config = None,
+    day: Day = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    force_publish: ForcePublish = False,
 ) -> None:
     """Run every stage, in order; what is done already is not done again."""
     from flows.console.night import print_night
@@ -52,7 +59,8 @@ def nightly(
     from pipeline.runner.nightly import nightly as run_night
 
     settings = load_settings(config, overrides or ())
-    night = run_night(settings, as_date(day) or settings.today(), force=force)
+    run_date = as_date(day) or settings.today()
+    night = run_night(settings, run_date, force=force, force_publish=force_publish)
     print_night(settings, night)
 
 
