@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.models import models
 from flows.cli.options import (
     Config,
     Day,
@@ -127,6 +128,7 @@ def recommend(
 
 app.command()(tune)
 app.command("import")(import_logs)
+app.add_typer(models, name="models")
 
 if __name__ == "__main__":
     app()

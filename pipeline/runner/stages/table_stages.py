@@ -122,7 +122,9 @@ class Publish(Stage[Published]):
             path=gated.bundle.name,
             decision=gated.decision,
         )
-        register_champion(self.locations, serving)
+        register_champion(
+            self.locations, serving, candidate=gated.candidate, overruled=gated.overruled
+        )
         return published
 
     def is_intact(self, result: Published) -> bool:
