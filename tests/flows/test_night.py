@@ -347,7 +347,7 @@ def test_a_failed_stage_logs_one_line_and_no_traceback(
     def fail(*given: Any, **options: Any) -> None:
         raise FearecError("the training diverged", "its folder")
 
-    monkeypatch.setattr(scheduled, "do_stage", fail)
+    monkeypatch.setattr("pipeline.runner.nightly.do_stage", fail)
     monkeypatch.setattr(scheduled, "_RETRY_DELAYS", [])
     write_logs(tmp_path / "logs")
     overrides = [f"logs.path={tmp_path}/logs", f"warehouse={tmp_path}/warehouse"]
