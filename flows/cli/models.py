@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import Config, Overrides, new_app, one_line_errors
+from flows.cli.options import Config, Json, Overrides, new_app, one_line_errors, print_result
 
 if TYPE_CHECKING:
     from pipeline.bundles.promotion import Promotion
@@ -27,14 +28,14 @@ models = new_app(no_args_is_help=True, help="List, compare and choose model vers
 
 @models.command("list")
 @one_line_errors()
-def list_models(config: Config = None, overrides: Overrides = None) -> None:
+def list_models(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """List all model versions, the newest first."""
     from flows.console.models import print_versions
     from pipeline.bundles.versions import list_versions
 
     with _opened(config, overrides) as (_, warehouse):
         versions = list_versions(warehouse)
-    print_versions(versions)
+    print_result(versions, partial(print_versions, versions), as_json)
 
 
 @models.command()
@@ -46,6 +47,7 @@ def show(
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Show everything of one model version."""
     from flows.console.models import print_details
@@ -53,7 +55,7 @@ def show(
 
     with _opened(config, overrides) as (_, warehouse):
         details = version_details(warehouse, version)
-    print_details(details)
+    print_result(details, partial(print_details, details), as_json)
 
 
 @models.command()
@@ -63,13 +65,14 @@ def promote(
     republish: Republish = False,
     config: Config = None,
     overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Make a version the champion, which the next run starts from."""
     from pipeline.bundles.promotion import promote as promote_version
 
     with _opened(config, overrides) as (settings, warehouse):
         promotion = promote_version(warehouse, version)
-    _print_and_publish(settings, promotion, republish)
+    _print_and_publish(settings, promotion, republish, as_json)
 
 
 @models.command()
@@ -82,13 +85,14 @@ def rollback(
     republish: Republish = False,
     config: Config = None,
     overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Make the champion before the champion again."""
+    """Go back to the champion before the current one."""
     from pipeline.bundles.promotion import roll_back
 
     with _opened(config, overrides) as (settings, warehouse):
         promotion = roll_back(warehouse, to)
-    _print_and_publish(settings, promotion, republish)
+    _print_and_publish(settings, promotion, republish, as_json)
 
 
 @models.command()
@@ -98,6 +102,7 @@ def diff(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)],
     config: Config = None,
     overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Show what differs between two versions: settings, hyper-parameters, data and metrics."""
     from flows.console.models import print_differences
@@ -105,7 +110,8 @@ def diff(
 
     with _opened(config, overrides) as (_, warehouse):
         differences = compare_versions(warehouse, first, second)
-    print_differences(first, second, differences)
+    result = {"first": first, "second": second, "differences": differences}
+    print_result(result, partial(print_differences, first, second, differences), as_json)
 
 
 @contextmanager
@@ -122,11 +128,23 @@ def _opened(
         yield settings, Warehouse(settings.warehouse)
 
 
-def _print_and_publish(settings: "Settings", promotion: "Promotion", republish: bool) -> None:
+def _print_and_publish(
+    settings: "Settings", promotion: "Promotion", republish: bool, as_json: bool
+) -> None:
     from flows.console.models import print_promotion
-    from flows.console.night import print_night
+    from flows.console.night import night_result, print_night
     from pipeline.runner.nightly import nightly
 
-    print_promotion(promotion, republish=republish)
-    if republish:
-        print_night(settings, nightly(settings, promotion.now.run_date))
+    show = partial(print_promotion, promotion, republish=republish)
+    if not republish:
+        print_result(promotion, show, as_json)
+        return
+    if not as_json:
+        show()  # it holds, even if what follows fails
+    night = nightly(settings, promotion.now.run_date)
+    result = {
+        "before": promotion.before,
+        "now": promotion.now,
+        "run": night_result(settings, night),
+    }
+    print_result(result, partial(print_night, settings, night), as_json)

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from flows.console.figures import print_metrics
 from pipeline.bundles.promotion import Promotion
-from pipeline.bundles.versions import Difference, ModelVersions, VersionDetails
+from pipeline.bundles.versions import Difference, ModelVersions, VersionDetails, leaves
 from pipeline.results import Evaluated
 from pipeline.terminal import Terminal, print_plain
 
-_WIDTH = 120  # of the list at least, whatever the terminal's
+_WIDTH = 120  # of tables at least, whatever the terminal's
 
 
 def print_versions(found: ModelVersions) -> None:
@@ -38,10 +38,8 @@ def print_versions(found: ModelVersions) -> None:
             version.parent or "",
             decimal(version.size),
         )
-    terminal = Terminal()
-    terminal.width = max(terminal.width, _WIDTH)
     if found.versions:
-        terminal.print(table)
+        _print_wide(table)
     else:
         print_plain("There are no models yet.")
     print_plain(*found.unreadable)
@@ -65,7 +63,7 @@ def print_details(details: VersionDetails) -> None:
     _print_metrics(described.metrics)
     _print_section("data", described.data.model_dump(mode="json"))
     _print_section("hyper-parameters", described.hyper_parameters)
-    _print_section("settings", described.settings)
+    _print_section("settings", dict(leaves(described.settings)))
     _print_section("parity with PyTorch", described.parity)
     _print_section("versions", described.versions)
 
@@ -75,7 +73,7 @@ def print_promotion(promotion: Promotion, *, republish: bool) -> None:
     before, now = promotion.before, promotion.now
     print_plain(
         f"champion: {now.model_version} ({now.decision}), in place of {before.model_version}",
-        f"The run after {now.run_date} starts from it.",
+        f"The run after {now.run_date} starts from it; one at work already does not.",
     )
     if not republish:
         print_plain(
@@ -92,7 +90,7 @@ def print_differences(first: str, second: str, differences: tuple[Difference, ..
     table = _table("", first, second)
     for difference in differences:
         table.add_row(difference.name, _cell(difference.first), _cell(difference.second))
-    Terminal().print(table)
+    _print_wide(table)
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:
@@ -112,6 +110,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _print_wide(table: Table) -> None:
+    terminal = Terminal()
+    terminal.width = max(terminal.width, _WIDTH)
+    terminal.print(table)
 
 
 def _table(*headings: str) -> Table:

@@ -171,17 +171,18 @@ def compare_versions(warehouse: Warehouse, first: str, second: str) -> tuple[Dif
     )
 
 
-def _compared(description: BundleDescription) -> dict[str, Any]:
-    sections = {"settings", "hyper_parameters", "data", "metrics", "refit", "parent", "versions"}
-    return dict(_leaves(description.model_dump(mode="json", include=sections)))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a tree of mappings."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _compared(description: BundleDescription) -> dict[str, Any]:
+    sections = {"settings", "hyper_parameters", "data", "metrics", "refit", "parent", "versions"}
+    return dict(leaves(description.model_dump(mode="json", include=sections)))
 
 
 def _listed(
