@@ -29,6 +29,7 @@ from pipeline.config.sections import (
     LogSettings,
     ModelSettings,
     PrepareSettings,
+    RegistrySettings,
     ScoreSettings,
     TimeZone,
     TuneSettings,
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
+    registry: RegistrySettings = RegistrySettings()
     tune: TuneSettings = TuneSettings()
 
     @classmethod

@@ -33,6 +33,7 @@ from pipeline.runner.cache import (
     write_record,
 )
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.model_tracking import track_run
 from pipeline.runner.run_log import record_failure, record_run
 from pipeline.runner.stages import STAGES, CheckData, Prepare
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -104,9 +105,10 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done."""
+        """Record the run, whose stages are all done, and log it to MLflow where that is set."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
+        track_run(self.settings.registry, self.locations, self.results)
         return FinishedRun(self.locations.run_date, self.results)
 
 

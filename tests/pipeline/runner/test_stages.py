@@ -106,6 +106,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
+    "registry.mlflow_tracking_uri": ("sqlite:///mlflow.db", NOTHING),
+    "registry.mlflow_name": ("other", NOTHING),
     "tune.params_file": (Path("other.test"), NOTHING),
     "tune.algo": ("tpe", NOTHING),
     "tune.max_evals": (3, NOTHING),
