@@ -22,6 +22,7 @@ from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
 from pipeline.config.guard_sections import CheckSettings, GateSettings
+from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
     registry: RegistrySettings = RegistrySettings()
+    retention: RetentionSettings = RetentionSettings()
     tune: TuneSettings = TuneSettings()
 
     @classmethod
