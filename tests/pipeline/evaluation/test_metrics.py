@@ -83,7 +83,7 @@ def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None
     n_items = len(times)
     counted = st.lists(st.integers(0, 9), min_size=n_items, max_size=n_items)
     popular = data.draw(counted)
-    found = catalogue_metrics(torch.tensor([7, *times]), torch.tensor([7, *popular]))
+    found = catalogue_metrics(torch.tensor([7, *times]), torch.tensor([7, *popular]), 12)
     listed = [item for item, count in enumerate(times) for _ in range(count)]
     if not listed:
         assert set(found.values()) == {0.0}
@@ -98,6 +98,7 @@ def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None
     best_first = sorted(range(n_items), key=lambda item: (-popular[item], item))
     head = best_first[: math.ceil(n_items / 5)]
     assert found["PopularShare"] == pytest.approx(np.mean([item in head for item in listed]))
+    assert found["MostListed"] == pytest.approx(max(times) / 12)
 
 
 @st.composite
