@@ -20,7 +20,8 @@ from pipeline.storage.locations import RunLocations, Warehouse
 DAY = date(2026, 7, 1)
 EVERY = [stage.name for stage in STAGES]
 ALL, PREPARE = "ingest", "prepare"  # the first of the stages that are done again
-TRAIN, EVALUATE, EXPORT, SCORE, NOTHING = "train", "evaluate", "export", "score", ""
+TRAIN, EVALUATE, EXPORT, GATE = "train", "evaluate", "export", "gate"
+SCORE, NOTHING = "score", ""
 
 # Another value, and the first stage that it redoes; all later ones follow.
 MODEL: dict[str, Any] = {
@@ -94,6 +95,12 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "export.max_near_ties": (1e-2, EXPORT),
     "export.fp16": (True, EXPORT),
     "export.min_fp16_agreement": (0.5, EXPORT),
+    "gate.enabled": (False, GATE),
+    "gate.tolerance": (0.1, GATE),
+    "gate.baseline": ("none", GATE),
+    "gate.baseline_margin": (0.1, GATE),
+    "gate.min_coverage": (0.1, GATE),
+    "gate.max_most_listed": (0.5, GATE),
     "score.top_k": (5, SCORE),
     "score.batch_size": (16, NOTHING),
     "score.provider": ("cpu", SCORE),
