@@ -42,9 +42,8 @@ def gate(
         GateError: the run is held, and there is no champion to serve.
     """
     found = findings(evaluated, settings) if evaluated else []
-    against = tuple(each.message for each in found if each.holds)
-    overruled = (check.message for check in checked.checks if check.outcome == "overruled")
-    reasons = (*checked.held_by, *overruled, *([unfit] if unfit else []), *against)
+    against = (each.message for each in found if each.holds)
+    reasons = (*checked.objections, *([unfit] if unfit else []), *against)
     notes = tuple(each.message for each in found if not each.holds)
     candidate = exported.model_version if exported else None
     before = champion.model_version if champion else None

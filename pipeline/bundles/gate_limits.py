@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config.guard_sections import GateSettings
-from pipeline.evaluated import Difference, Evaluated
+from pipeline.results import Difference, Evaluated
 
 _NAMES = {"popularity": "popularity", "co_occurrence": "co-occurrence"}
 

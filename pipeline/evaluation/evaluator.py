@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from model.ranking import top_items
 from model.training.histories import expand_ranges
 from pipeline.data.splits import Split
-from pipeline.evaluated import headline_metric
+from pipeline.results.evaluated import headline_metric
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import user_metrics

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from model.config import FEARecConfig
 from pipeline.config.settings import Settings
-from pipeline.results import Exported, Ingested, Prepared
+from pipeline.results import Checked, Gated, Ingested, Prepared
 from pipeline.runner.cache import RunResults, StageRecord, cache_key
 from pipeline.runner.stages import STAGES
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -20,8 +20,7 @@ from pipeline.storage.locations import RunLocations, Warehouse
 DAY = date(2026, 7, 1)
 EVERY = [stage.name for stage in STAGES]
 ALL, PREPARE = "ingest", "prepare"  # the first of the stages that are done again
-TRAIN, EVALUATE, EXPORT, GATE = "train", "evaluate", "export", "gate"
-SCORE, NOTHING = "score", ""
+TRAIN, EVALUATE, EXPORT, GATE, SCORE, NOTHING = "train", "evaluate", "export", "gate", "score", ""
 
 # Another value, and the first stage that it redoes; all later ones follow.
 MODEL: dict[str, Any] = {
@@ -163,7 +162,8 @@ def keys_of(settings: Settings) -> dict[str, str]:
     event = datetime(2026, 6, 1, tzinfo=UTC)
     results: dict[str, Any] = {
         "prepare": Prepared(Path("prepared"), "", 1, "", 4, 6, 7, event, event),
-        "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
+        "check": Checked(),
+        "gate": Gated("first", (), "v1", Path("bundle"), "v1", None),
     }
     done, keys = RunResults(), {}
     for stage in STAGES:
