@@ -19,7 +19,8 @@ class GateSettings(Frozen):
     section = "gate"
 
     enabled: bool = Field(
-        True, description="false publishes every model whose numbers are finite, however it compares"
+        True,
+        description="false publishes every model whose numbers are finite, however it compares",
     )
     tolerance: float = Field(
         0.02, ge=0, le=1, description="how far NDCG@10 may be below the champion's"

@@ -1,6 +1,7 @@
-"""Stage: measure the model that never saw the held-out events, beside the champion and baselines."""
+"""Stage: measure the weights that never saw the held-out events, beside the champion's."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,7 @@ def evaluate(
     evaluation: EvaluateSettings,
     held_out: HeldOut,
     limits: PrepareSettings,
-    champion: Bundle | None,
+    champion: Path | None,
 ) -> Evaluated:
     """Rank the whole catalogue for every user with held-out events, by the PyTorch model.
 
@@ -41,12 +42,13 @@ def evaluate(
         evaluation: The protocol.
         held_out: The events to rank.
         limits: The filter of users and items, for whether the champion's data had the same.
-        champion: Measured in the same pass, for the same users and events, where that is fair
-            (see `pipeline.evaluation.champion`); None of a first run.
+        champion: Its bundle's folder; measured in the same pass, for the same users and events,
+            where that is fair (see `pipeline.evaluation.champion`). None of a first run.
 
     Raises:
         ConfigError: a k is larger than the catalogue.
-        InputError: no user has a held-out event.
+        BundleError: the champion's bundle cannot be read.
+        EmptyTestError: no user has a held-out event.
     """
     check_topk(evaluation, prepared.n_items)
     split = split_histories(read_histories(prepared.folder), held_out, prepared)
@@ -57,10 +59,11 @@ def evaluate(
     ranking = RankingProtocol(
         prepared.n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
     )
-    why_not = obstacle(champion, held_out, prepared, limits) if champion else None
+    other = Bundle.load(champion) if champion else None
+    why_not = obstacle(other, held_out, prepared, limits) if other else None
     beside = None
-    if champion and why_not is None:
-        beside = champion_group(champion, split, prepared, ranking)
+    if other and why_not is None:
+        beside = champion_group(other, split, prepared, ranking)
     evaluated = compare(
         network_scorer(network),
         split,
@@ -71,7 +74,7 @@ def evaluate(
         protocol=describe(evaluation, held_out, training.seed, length, weights),
         champion=beside,
     )
-    version = champion.model_version if champion else None
+    version = other.model_version if other else None
     return replace(evaluated, champion_version=version, not_compared=why_not)
 
 

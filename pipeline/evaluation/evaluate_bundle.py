@@ -77,7 +77,7 @@ def evaluate_bundle(
 
     Raises:
         ConfigError: a k is larger than the bundle's catalogue, or the provider does not work.
-        InputError: no user has a held-out event.
+        EmptyTestError: no user has a held-out event.
         SchemaError: the bundle's items are numbers and the events' are not, or the reverse.
     """
     check_topk(evaluation, bundle.n_items)

@@ -10,10 +10,10 @@ from torch.nn.functional import pad
 from model.ranking import top_items
 from model.training.histories import expand_ranges
 from pipeline.data.splits import Split
-from pipeline.results.evaluated import headline_metric
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import user_metrics
+from pipeline.results.evaluated import headline_metric
 
 # item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
 Scorer = Callable[[Tensor, Tensor], Tensor]

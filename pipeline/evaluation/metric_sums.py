@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.results.evaluated import Difference, headline_metric
 from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics
+from pipeline.results.evaluated import Difference, headline_metric
 
 _PENDING = 2**14  # rows that are kept before they are merged, at most
 

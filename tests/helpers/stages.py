@@ -57,7 +57,7 @@ def evaluate(
     run_date: date,
     prepared: Prepared,
     trained: Trained,
-    champion: Bundle | None = None,
+    champion: Path | None = None,
 ) -> Evaluated:
     from pipeline.evaluation.evaluate import evaluate as evaluate_stage
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainingConfig
-from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.registry import RegisteredModel, champion_before, local_bundle, pinned
 from pipeline.config.guard_sections import GateSettings
@@ -149,7 +148,7 @@ class Evaluate(Stage[Evaluated]):
         """See `Stage`."""
         from pipeline.evaluation.evaluate import evaluate
 
-        champion = self.champion and Bundle.load(local_bundle(self.locations, self.champion))
+        champion = local_bundle(self.locations, self.champion) if self.champion else None
         return evaluate(
             self.prepared.result,
             self.trained.result,
