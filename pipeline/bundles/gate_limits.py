@@ -19,10 +19,17 @@ large to bear.
   is below 0 by chance.
 - With many users, where the interval is narrow, the tolerance alone decides.
 
-**Limits that the champion breaks too.** A held run serves the champion. A limit other than the
-tolerance therefore holds a run only if the champion keeps it, or does better where it is about a
-baseline: to serve what is no better helps nobody. For that reason, too, identical models are never
-held. Where there is no champion, or none that can be compared, these limits are absolute.
+**Spoilt events.** A day of shuffled item ids spoils what both models are measured on, so their
+difference shows nothing; but their level falls, by half on the sample, where it differs by a tenth
+from one good night to the next. So the challenger is held too if its whole interval is further than
+``max_drop`` below what the champion had on its own run date. This limit is about the events and not
+about the models: the champion, which has not learned from them, serves even if it fell likewise.
+
+**Limits that the champion breaks too.** A held run serves the champion, and to serve what is no
+better helps nobody. So a collapse of the lists holds a run only if the champion's lists have not
+collapsed, and a baseline only if the champion is better than the challenger: for this reason, too,
+identical models are never held. Where there is no champion, or none that can be compared, these
+limits are absolute.
 
 Nothing here depends on the order of users: metrics and differences come from sorted distinct
 values (`pipeline.evaluation.metric_sums`). A comparison with NaN is false, so every metric is
@@ -65,6 +72,7 @@ def findings(evaluated: Evaluated, gate: GateSettings) -> list[Finding]:
         return []
     return [
         *_beside_champion(evaluated, gate),
+        *_fallen(evaluated, gate),
         *_above_baseline(evaluated, gate),
         *_collapsed(evaluated, gate),
     ]
@@ -77,6 +85,8 @@ def _not_finite(evaluated: Evaluated) -> str | None:
             f"{evaluated.n_users:,} users"
         )
     names = [name for name, value in evaluated.model.items() if not math.isfinite(value)]
+    if not all(map(math.isfinite, evaluated.headline_interval)):
+        names.append(f"the interval of {evaluated.headline[0]}")
     for name, each in evaluated.differences.items():
         if not all(map(math.isfinite, (each.mean, each.low, each.high))):
             names.append(f"the difference from {name}")
@@ -99,6 +109,20 @@ def _beside_champion(evaluated: Evaluated, gate: GateSettings) -> Iterator[Findi
         f"tolerance {_figure(gate.tolerance)}"
     )
     yield Finding(message, holds)
+
+
+def _fallen(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:
+    then, (low, high) = evaluated.champion_then, evaluated.headline_interval
+    if then is None or high >= (1 - gate.max_drop) * then:
+        return
+    name = evaluated.headline[0]
+    message = (
+        f"{name} {_figure(evaluated.model[name])} (95% interval {_figure(low)} to {_figure(high)}) "
+        f"is more than {gate.max_drop:.0%} below the {_figure(then)} that the champion had on its "
+        f"own run date (now {_figure(evaluated.champion[name])}): the events of this run are not "
+        "like those before; look at the logs"
+    )
+    yield Finding(message, holds=True)
 
 
 def _above_baseline(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:

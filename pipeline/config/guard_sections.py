@@ -25,6 +25,13 @@ class GateSettings(Frozen):
     tolerance: float = Field(
         0.02, ge=0, le=1, description="how far NDCG@10 may be below the champion's"
     )
+    max_drop: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="share by which NDCG@10 may be below the champion's on its own run date, as it "
+        "falls when logs are spoilt; 1 for no limit",
+    )
     baseline: Literal["popularity", "co_occurrence", "none"] = Field(
         "popularity",
         description="what a model must not be below: `popularity`, `co_occurrence` or `none`",

@@ -27,7 +27,7 @@ from model.config import FEARecConfig
 from model.network.fearec import FEARec
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
-from pipeline.config.sections import PrepareSettings
+from pipeline.config.sections import EvaluateSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_vocabulary
 from pipeline.data.splits import Split
@@ -38,6 +38,7 @@ from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup
 from pipeline.evaluation.protocol import rule_of
 from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Prepared
+from pipeline.results.evaluated import headline_metric
 from pipeline.schema import ITEM_ID
 
 CHAMPION = "champion"
@@ -70,7 +71,7 @@ def obstacle(
         return "its bundle lacks the weights from before its refit"
     if rule_of(settings) != held_out.rule:
         return "it was trained under another split, so it may have learned what is held out now"
-    if _given(settings.get(PrepareSettings.section, {})) != _given(limits.model_dump(mode="json")):
+    if _given(settings.get("prepare", {})) != _given(limits.model_dump(mode="json")):
         return "it was trained on other users and items (`[prepare]` has changed)"
     if description.data.last_event > prepared.last_event:
         until = f"{description.data.last_event:%Y-%m-%d %H:%M} UTC"
@@ -105,6 +106,24 @@ def champion_group(
         Popularity.learn(own.before(own.valid_from), config.n_items),
         replace(ranking, n_items=config.n_items, length=config.MAX_ITEM_LIST_LENGTH),
     )
+
+
+def headline_then(champion: Bundle, evaluation: EvaluateSettings) -> float | None:
+    """The headline metric that a champion without an `obstacle` had on its own run date.
+
+    Args:
+        champion: Whose `bundle.json` has its metrics.
+        evaluation: The protocol of tonight.
+
+    Returns:
+        The metric; None where it was measured under another protocol.
+    """
+    description = champion.description
+    before = description.settings.get("evaluate", {})
+    if before.get("mask_seen", evaluation.mask_seen) != evaluation.mask_seen:
+        return None
+    found = description.metrics.get("model", {}).get(headline_metric(evaluation.topk))
+    return found if isinstance(found, float) else None
 
 
 def _given(limits: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,18 @@ from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.champion import CHAMPION, champion_group, network_scorer, obstacle
+from pipeline.evaluation.champion import (
+    CHAMPION,
+    champion_group,
+    headline_then,
+    network_scorer,
+    obstacle,
+)
 from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup, evaluate_scorers
 from pipeline.evaluation.protocol import check_topk, describe
 from pipeline.results import Evaluated, Prepared, Trained
 
-# Of the differences, which the gate decides by: not fewer where `evaluate.bootstrap` is small or 0.
+# Of what the gate decides by: not fewer where `evaluate.bootstrap` is small or 0.
 _RESAMPLES = 1000
 
 
@@ -74,8 +80,12 @@ def evaluate(
         protocol=describe(evaluation, held_out, training.seed, length, weights),
         champion=beside,
     )
-    version = other.model_version if other else None
-    return replace(evaluated, champion_version=version, not_compared=why_not)
+    return replace(
+        evaluated,
+        champion_version=other.model_version if other else None,
+        not_compared=why_not,
+        champion_then=headline_then(other, evaluation) if other and beside else None,
+    )
 
 
 def compare(
@@ -129,6 +139,7 @@ def compare(
             for name, each in sums.items()
             if name != "model"
         },
+        headline_interval=sums["model"].headline_interval(_RESAMPLES, seed),
         n_items=ranking.n_items,
         champion_n_items=champion.ranking.n_items if champion else 0,
         n_not_finite=sums["model"].n_not_finite,

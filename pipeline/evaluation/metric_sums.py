@@ -102,6 +102,12 @@ class MetricSums:
         low, high = bootstrap_intervals(*self._users.merged(), resamples, seed).tolist()
         return dict(zip(self._names, zip(low, high, strict=True), strict=True))
 
+    def headline_interval(self, resamples: int, seed: int) -> tuple[float, float]:
+        """The 95% interval of the headline metric of the first scorer."""
+        pairs, counts = self._pairs.merged()
+        (low,), (high,) = bootstrap_intervals(pairs[:, :1], counts, resamples, seed).tolist()
+        return low, high
+
     def difference(self, resamples: int, seed: int) -> Difference:
         """The headline metric of the first scorer less this one's, by a paired bootstrap."""
         pairs, counts = self._pairs.merged()

@@ -46,6 +46,9 @@ class Evaluated:
         not_compared: Why the champion was not measured, where there is one.
         differences: The headline metric of the model less that of ``champion``, ``popularity`` and
             ``co_occurrence``.
+        champion_then: The champion's headline metric on its own run date, under the same protocol;
+            None where there is none to compare with.
+        headline_interval: The 95% interval of the model's headline metric.
         n_items: V of the model, PAD included.
         champion_n_items: V of the champion.
         n_not_finite: Users for whom the model has a score that is not a finite number.
@@ -64,6 +67,8 @@ class Evaluated:
     champion_version: str | None = None
     not_compared: str | None = None
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    champion_then: float | None = None
+    headline_interval: tuple[float, float] = (0.0, 0.0)
     n_items: int = 0
     champion_n_items: int = 0
     n_not_finite: int = 0

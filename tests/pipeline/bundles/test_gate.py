@@ -52,6 +52,7 @@ def evaluated(**ranks: Ranks) -> Evaluated:
         champion=means.get("champion", {}),
         champion_version="before" if "champion" in ranks else None,
         differences={name: each.difference(1000, 1) for name, each in sums.items() if name != "model"},
+        headline_interval=sums["model"].headline_interval(1000, 1),
         n_items=V,
         champion_n_items=V if "champion" in ranks else 0,
     )  # fmt: skip
@@ -152,12 +153,14 @@ def test_the_order_of_users_does_not_matter(users: list[tuple[int, int, int]], r
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", ["model", "difference", "low", "high"])
+@pytest.mark.parametrize("place", ["model", "interval", "difference", "low", "high"])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_what_is_not_finite_is_held(value: float, place: str, enabled: bool) -> None:
     found = evaluated(model=ranked(50, 1), champion=ranked(50, 1), popularity=ranked(50, 1))
     if place == "model":
         broken = replace(found, model={**found.model, "MRR@10": value})
+    elif place == "interval":
+        broken = replace(found, headline_interval=(0.1, value))
     else:
         changed = replace(
             found.differences["champion"], **{place.replace("difference", "mean"): value}
@@ -203,6 +206,21 @@ def test_both_ends_of_the_interval_have_a_say(low: float, high: float, held: boo
     found = replace(found, differences={"champion": Difference(mean, low, high)})
     assert holds(found) == held
     assert not holds(found, enabled=False)
+
+
+def test_a_fall_from_what_the_champion_had_is_held() -> None:
+    """As when logs are spoilt, where both models fall and their difference shows nothing."""
+    spoilt = replace(
+        evaluated(model=ranked(50, 1), champion=ranked(50, 1)),
+        headline_interval=(0.25, 0.34),
+        champion_then=0.519,
+    )
+    (finding,) = [each for each in findings(spoilt, GateSettings()) if each.holds]
+    assert "(95% interval .25 to .34) is more than 25% below the .519" in finding.message
+    assert not holds(spoilt, max_drop=1)
+    assert not holds(spoilt, enabled=False)
+    assert not holds(replace(spoilt, headline_interval=(0.25, 0.75 * 0.519)))
+    assert not holds(replace(spoilt, champion_then=None))
 
 
 BELOW = Difference(-0.02, -0.03, -0.01)

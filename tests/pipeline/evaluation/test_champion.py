@@ -82,6 +82,7 @@ def champion(
     last_event: datetime = END - timedelta(days=1),
     *,
     held_out: bool = True,
+    metrics: dict[str, Any] | None = None,
 ) -> Path:
     """A bundle of yesterday; its graphs are of no use, as PyTorch measures the champion."""
     staging = folder / "staging"
@@ -99,7 +100,7 @@ def champion(
         n_items=len(items), n_interactions=1,
     )  # fmt: skip
     description = BundleDescription(
-        model_version="yesterday", created_at=END, data=data, metrics={}, refit=True, parity={},
+        model_version="yesterday", created_at=END, data=data, metrics=metrics or {}, refit=True, parity={},
         settings=(settings or chosen()).model_dump(mode="json"), versions={},
         hyper_parameters=network.config.model_dump(mode="json"),
     )  # fmt: skip
@@ -279,3 +280,24 @@ def test_intervals_for_the_gate_do_not_need_evaluate_bootstrap(
     few, none = (evaluate(chosen(bootstrap=count), DAY, tonight, mine) for count in (20, 0))
     assert none.intervals == {"model": {}, "popularity": {}, "co_occurrence": {}}
     assert few.differences == none.differences
+
+
+@pytest.mark.parametrize(
+    ("before", "metrics", "then"),
+    [
+        (chosen(), {"model": {"NDCG@10": 0.4, "NDCG@5": 0.3}}, 0.4),
+        (chosen(), {"model": {"NDCG@5": 0.3}}, None),
+        (chosen(), {}, None),
+        (chosen(mask_seen=False), {"model": {"NDCG@10": 0.4}}, None),
+    ],
+)
+def test_what_the_champion_had_on_its_own_run_date(
+    before: Settings, metrics: dict[str, Any], then: float | None, tonight: Prepared,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    network = network_of(chosen(), len(ITEMS) + 1, seed=1)
+    bundle = champion(tmp_path / "models", network, settings=before, metrics=metrics)
+    found = evaluate(chosen(), DAY, tonight, trained(network, tmp_path / "train"), bundle)
+    assert found.champion_then == then
+    low, high = found.headline_interval
+    assert low < found.model["NDCG@10"] < high

@@ -96,6 +96,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "export.min_fp16_agreement": (0.5, EXPORT),
     "gate.enabled": (False, GATE),
     "gate.tolerance": (0.1, GATE),
+    "gate.max_drop": (0.5, GATE),
     "gate.baseline": ("none", GATE),
     "gate.baseline_margin": (0.1, GATE),
     "gate.min_coverage": (0.1, GATE),
