@@ -16,10 +16,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundles.registry import champion_before
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import ConfigError, FearecError, GateError, UnfitModelError
+from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.results import Evaluated
@@ -81,7 +82,8 @@ class OpenRun:
 
         Returns:
             Its record; None where the run does not have the stage, because nothing is to be
-            trained, or because the model turned out unfit: the run goes on with the champion.
+            trained, or because the model turned out unfit or nobody has events to measure it on:
+            the run goes on with the champion.
 
         Raises:
             FearecError: the stage failed.
@@ -98,7 +100,9 @@ class OpenRun:
                 force_publish=self.force_publish,
                 whole_run=True,
             )
-        except UnfitModelError as error:
+        except (UnfitModelError, EmptyTestError) as error:
+            if isinstance(error, EmptyTestError) and champion_before(self.locations) is None:
+                raise
             logger.warning("%s: %s", stage.name, error)
             self.results = self.results.without_model(f"{stage.name}: {error}")
             return None
