@@ -120,7 +120,7 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _readable(path: str, expected: str) -> AbstractContextManager[None]:
-    caught = (OSError, pa.ArrowException)
+    caught = (OSError, pa.ArrowException, UnicodeError)  # of a column's name
     return raised_as(InputError, caught, "cannot be read", path, expected=expected)
 
 

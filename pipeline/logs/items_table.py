@@ -86,7 +86,7 @@ def _read(path: str) -> pa.Table:
             "a file that ends in .parquet or .csv",
             ending or "no ending",
         )
-    failures = OSError, pa.ArrowException
+    failures = OSError, pa.ArrowException, UnicodeError  # of a column's name
     expected = f"a table in {ending[1:]} format"
     with raised_as(InputError, failures, "cannot be read", path, expected=expected):
         filesystem, inner = open_filesystem(path)
