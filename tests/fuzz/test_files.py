@@ -161,7 +161,7 @@ def items_parquet() -> st.SearchStrategy[bytes]:
         parquet(item_id=distinct),
         misnamed(parquet(item_id=distinct, title=titles, another=titles)),
     ]
-    return damaged_bytes(st.sampled_from([*typed, *named, other, parquet(item_id=distinct)]))
+    return damaged_bytes(st.sampled_from([*typed, *named, *wrong]))
 
 
 # Manifests
