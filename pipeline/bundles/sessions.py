@@ -106,19 +106,23 @@ def open_session(
     return session
 
 
-def check_provider(provider: Provider, devices: int | Literal["auto"]) -> None:
-    """Check what can be known without a graph: that the provider and its devices are there.
+def check_provider(graph: Path, provider: Provider, devices: int | Literal["auto"]) -> None:
+    """Check that a provider works here, by running a graph on it, and has so many devices.
+
+    Args:
+        graph: The file of any graph.
+        provider: The provider; `auto` and `cpu` always work.
+        devices: As for `count_devices`.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: it does not, or there are fewer.
     """
     if provider in ("auto", "cpu"):
         return
     name = _NAMES[provider]
-    if name not in onnxruntime.get_available_providers():
-        raise _unusable(provider, f"{name} is not part of this onnxruntime")
-    if not _count_cuda_devices():
+    if name in onnxruntime.get_available_providers() and not _count_cuda_devices():
         raise _unusable(provider, "there is no CUDA device")
+    open_session(graph, provider)
     count_devices(devices, name)
 
 
