@@ -7,8 +7,10 @@
     │   └── UnreadableFileError     2   one Parquet file is damaged
     ├── SchemaError                 2   an input lacks a column, or a column has the wrong type
     ├── BundleError                 2   a bundle is incomplete, of another format or changed
-    ├── ExportParityError           1   the exported graph computes something else than PyTorch
-    ├── GateError                   1   a new model is not good enough to be published
+    ├── UnfitModelError             1   a new model must not be published
+    │   ├── DivergenceError         1   training has left the finite numbers
+    │   └── ExportParityError       1   the exported graph computes something else than PyTorch
+    ├── GateError                   1   a run is held, and there is no champion to serve instead
     ├── PublishError                1   the recommendations could not be written
     ├── SearchError                 1   a hyper-parameter search failed
     ├── StorageError                1   a file or table could not be read or written
@@ -16,8 +18,9 @@
     ├── MemoryShortError            1   the machine or its GPU has not enough memory
     └── BusyError                   1   another process holds the lock
 
-`FearecError`, `ConfigError` and `ExportParityError` are defined in `model.errors`. Commands print
-an error as one line and end with its exit code: 2 means that input or settings must change.
+`FearecError`, `ConfigError`, `UnfitModelError` and its two kinds are defined in `model.errors`.
+Commands print an error as one line and end with its exit code: 2 means that input or settings must
+change.
 """
 
 import os
@@ -25,13 +28,20 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from model.errors import ConfigError, ExportParityError, FearecError
+from model.errors import (
+    ConfigError,
+    DivergenceError,
+    ExportParityError,
+    FearecError,
+    UnfitModelError,
+)
 
 __all__ = [
     "BundleError",
     "BusyError",
     "ConfigError",
     "ConflictError",
+    "DivergenceError",
     "ExportParityError",
     "FearecError",
     "GateError",
@@ -42,6 +52,7 @@ __all__ = [
     "SchemaError",
     "SearchError",
     "StorageError",
+    "UnfitModelError",
     "UnreadableFileError",
     "first_line",
     "memory_failures",
@@ -77,7 +88,7 @@ class ResumeError(ConfigError):
 
 
 class GateError(FearecError):
-    """A freshly trained model is not good enough to be published."""
+    """A run is held, and there is no champion that could serve instead."""
 
 
 class PublishError(FearecError):

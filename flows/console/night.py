@@ -7,14 +7,17 @@ from rich.table import Table
 
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
+from pipeline.results import Evaluated
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Export, Ingest, Publish, Score
+from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
+_TABLES = (INTERACTIONS, QUARANTINE, VOCABULARY, RECOMMENDATIONS, RUNS)
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
 
 
@@ -33,22 +36,43 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
+def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
+    """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
+    warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
+    return {
+        "run_date": night.run_date,
+        **asdict(night.results[Gate].result),
+        "records": night.results.records,
+        "metrics": evaluated.result if evaluated else None,
+        "tables": {name: warehouse.table(name) for name in _TABLES},
+    }
+
+
 def headlines(night: FinishedRun) -> list[str]:
-    """Lines on the model beside the better baseline, the protocol, and where the outputs are."""
-    evaluated, published = night.results[Evaluate].result, night.results[Publish].result
-    name, model, baseline, value = evaluated.headline
-    ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    """Lines on the decision, the model beside the better baseline, and where the outputs are."""
+    gated, published = night.results[Gate].result, night.results[Publish].result
+    evaluated = night.results.get(Evaluate)
     unknown = night.results[Score].result.unknown_listed
     quarantined = night.results[Ingest].result.quarantined_by_reason
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in quarantined.items())
     return [
+        f"decision: {gated.decision}; {gated.model_version} serves",
+        *(f"reason: {reason}" for reason in gated.reasons),
         *([f"quarantined: {reasons}"] if reasons else []),
-        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
-        f"protocol: {evaluated.protocol}",
+        *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
-        f"bundle: {night.results[Export].result.bundle}",
+        f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
+    ]
+
+
+def _metrics(evaluated: Evaluated) -> list[str]:
+    name, model, baseline, value = evaluated.headline
+    ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    return [
+        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
+        f"protocol: {evaluated.protocol}",
     ]
 
 

@@ -5,7 +5,8 @@ one. On a schedule: `prefect.yaml`.
 """
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,20 @@ from flows.cli.options import (
     Config,
     Day,
     Force,
+    ForcePublish,
+    Json,
     Overrides,
     as_date,
     new_app,
     one_line_errors,
+    print_result,
 )
-from flows.console.night import headlines, print_night
+from flows.console.night import headlines, night_result, print_night
 from flows.scheduled.one_line_logs import log_errors_in_one_line
 from pipeline.config.settings import load_settings
 from pipeline.errors import FearecError
-from pipeline.runner.cache import RunResults, Stage, StageRecord
-from pipeline.runner.nightly import FinishedRun, do_stage, open_run
-from pipeline.runner.run_log import record_run
+from pipeline.runner.cache import Stage, StageRecord
+from pipeline.runner.nightly import FinishedRun, OpenRun, open_run
 from pipeline.runner.stages import STAGES, Ingest, Prepare, Publish
 
 # Stages that read and write tables, perhaps in an object store, where a second try can help.
@@ -45,17 +48,17 @@ def _may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> boo
     return not (isinstance(error, FearecError) and error.exit_code == 2)
 
 
-def _as_task(stage: type[Stage[Any]], run_date: date) -> Callable[..., StageRecord[Any]]:
+def _as_task(stage: type[Stage[Any]], run: OpenRun) -> Callable[..., StageRecord[Any] | None]:
     as_task = task(
         name=stage.name,
-        task_run_name=f"{stage.name} {run_date}",
+        task_run_name=f"{stage.name} {run.locations.run_date}",
         # What is done is not done again: `pipeline.runner.cache` knows better than Prefect's.
         cache_policy=NO_CACHE,
         retries=len(_RETRY_DELAYS) if stage in _RETRIED else 0,
         retry_delay_seconds=_RETRY_DELAYS,
         retry_condition_fn=_may_pass,
     )
-    return as_task(do_stage)
+    return as_task(run.do)
 
 
 @flow(name="nightly-retrain-and-score")
@@ -64,6 +67,7 @@ def nightly(
     run_date: date | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
+    force_publish: bool = False,
 ) -> FinishedRun:
     """Retrain, export, score every user and publish.
 
@@ -72,6 +76,7 @@ def nightly(
         run_date: Default today in the settings' time zone.
         overrides: ``section.key=value``, as of ``--set``.
         force: Do again what is done already.
+        force_publish: Publish the run's own model, whatever the checks and the gate say.
 
     Raises:
         FearecError: a stage failed; the flow run is Failed, with the error's one line.
@@ -80,17 +85,14 @@ def nightly(
     try:
         settings = load_settings(Path(config) if config else None, overrides or ())
         day = run_date or settings.today()
-        started_at, results = datetime.now(UTC), RunResults()
-        with open_run(settings, day) as locations:
+        with open_run(settings, day, force=force, force_publish=force_publish) as run:
             for stage in STAGES:
-                do = _as_task(stage, day)
-                record = do(stage, settings, locations, results, force=force, whole_run=True)
-                results = results.with_record(record)
-            record_run(locations, started_at, results)
+                if stage.is_needed(run.results):
+                    _as_task(stage, run)(stage)
+            finished = run.finish()
     except FearecError as error:
         # Raised again by Prefect; raised by us it would be logged with its traceback once more.
         return Failed(message=str(error), data=error)  # type: ignore[return-value]
-    finished = FinishedRun(day, results)
     _create_artifact(finished)
     return finished
 
@@ -114,11 +116,17 @@ app = new_app()
 @app.command()
 @one_line_errors()
 def main(
-    config: Config = None, day: Day = None, overrides: Overrides = None, force: Force = False
+    config: Config = None,
+    day: Day = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    force_publish: ForcePublish = False,
+    as_json: Json = False,
 ) -> None:
     """Run the nightly flow through Prefect."""
-    night = nightly(str(config) if config else None, as_date(day), overrides, force)
-    print_night(load_settings(config, overrides or ()), night)
+    night = nightly(str(config) if config else None, as_date(day), overrides, force, force_publish)
+    settings = load_settings(config, overrides or ())
+    print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader
 
 from model.config import FEARecConfig, TrainingConfig
-from model.errors import ConfigError, FearecError
+from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
@@ -124,7 +124,7 @@ class _DivergenceCheck(Callback):
 
 def _check_finite(name: str, value: Tensor, folder: Path) -> None:
     if not bool(value.isfinite().all()):
-        raise FearecError(
+        raise DivergenceError(
             f"the training diverged: its {name} is not a finite number",
             str(folder),
             remedy="Lower train.learning_rate, or set train.clip_grad_norm.",
@@ -209,7 +209,8 @@ def fit(
 
     Raises:
         ConfigError: the machine lacks the accelerator or the number of devices.
-        FearecError: the training diverged, or a process of several failed.
+        DivergenceError: a loss, or the output, is not a finite number.
+        FearecError: a process of several failed.
     """
     torch.set_float32_matmul_precision(_MATMUL_PRECISION)
     module = FEARecModule(config, training, histories, mask_seen)
@@ -228,7 +229,7 @@ def fit(
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(_Progress(leave=True))
+        callbacks.append(_Progress(leave=True, console_kwargs={"stderr": True}))
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
         str(folder), name="logs", version=0
     )

@@ -3,9 +3,9 @@
 from datetime import date
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from model.pydantic_base import Frozen
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.bundles.transfer import download_bundle
 from pipeline.errors import BundleError, ConfigError
 from pipeline.storage.folders import StoreFolder, is_plain_name
@@ -14,18 +14,23 @@ from pipeline.storage.locations import RunLocations, Warehouse
 CHAMPION = "champion.json"
 
 
+# Decisions of a person, which a run done again keeps.
+BY_HAND = ("forced", "rolled back")
+
+
 class RegisteredModel(Frozen):
-    """The published model of one run date."""
+    """The model that serves one run date."""
 
     section = CHAMPION
 
     run_date: date
     model_version: str
     path: str  # the bundle's folder beside the file, so that the warehouse can be moved
+    decision: str = Field("promoted", json_schema_extra=NO_RESULT_CHANGE)  # of the gate
 
 
 class Champion(RegisteredModel):
-    """`champion.json`: the newest published model, and those of earlier run dates."""
+    """`champion.json`: the model of the newest run date, and those of earlier ones."""
 
     previous: tuple[RegisteredModel, ...] = ()  # newest first
 
@@ -50,6 +55,19 @@ def champion_before(locations: RunLocations) -> RegisteredModel | None:
     return next((model for model in every if model.run_date < locations.run_date), None)
 
 
+def pinned(locations: RunLocations) -> RegisteredModel | None:
+    """The model that a person chose for this run date, or None.
+
+    Raises:
+        BundleError: `champion.json` cannot be read.
+        StorageError: the store is away.
+    """
+    champion = _read(locations.warehouse)
+    every = champion.history if champion else ()
+    mine = (model for model in every if model.run_date == locations.run_date)
+    return next((model for model in mine if model.decision in BY_HAND), None)
+
+
 def local_bundle(locations: RunLocations, model: RegisteredModel) -> Path:
     """The folder of a registered model on this machine; copied from an object store if need be.
 
@@ -63,17 +81,14 @@ def local_bundle(locations: RunLocations, model: RegisteredModel) -> Path:
     return folder
 
 
-def register_champion(locations: RunLocations, bundle: Path, model_version: str) -> None:
-    """Register a run's bundle in place of an earlier one of the same run date.
+def register_champion(locations: RunLocations, model: RegisteredModel) -> None:
+    """Register the model that serves a run date, in place of an earlier one of the same run date.
 
     The newest run date's model stays the champion when an old date is done again.
 
     Raises:
         BundleError: `champion.json` cannot be read.
     """
-    model = RegisteredModel(
-        run_date=locations.run_date, model_version=model_version, path=bundle.name
-    )
     champion = _read(locations.warehouse)
     every = champion.history if champion else ()
     others = [other for other in every if other.run_date != locations.run_date]

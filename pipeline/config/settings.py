@@ -21,6 +21,7 @@ from pydantic_settings import (
 from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
+from pipeline.config.guard_sections import CheckSettings, GateSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
@@ -61,6 +62,8 @@ class Settings(BaseSettings):
     train: TrainingConfig = TrainingConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
+    checks: CheckSettings = CheckSettings()
+    gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
     tune: TuneSettings = TuneSettings()
 
