@@ -19,14 +19,13 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.sections import ScoreSettings
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.imports.importer import import_logs
 from pipeline.logs.imports.options import Columns, Format
 from pipeline.logs.items_table import item_titles
 from pipeline.schema import vocabulary_schema
 from pipeline.scoring.eligibility import eligible_items
-from pipeline.scoring.inputs import open_inputs
 from pipeline.scoring.manifest import PartCounts, ResumeKey
 from pipeline.scoring.output import PartWriter, open_output
 from pipeline.scoring.scorer import open_scorer
@@ -40,6 +39,7 @@ from tests.helpers.fuzzing import (
     fuzz,
     json_like,
 )
+from tests.helpers.scoring_cases import run
 
 MANY = int(os.environ.get("FUZZ_EXAMPLES", "10000"))
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -243,26 +243,15 @@ def descriptions() -> st.SearchStrategy[bytes]:
 # Inputs of scoring
 
 
-def read_histories(content: bytes) -> None:
+def read_input(content: bytes) -> None:
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "log.parquet"
+        path = Path(folder) / "input.parquet"
         path.write_bytes(content)
         for days in (None, 30):
-            expect_value_or_line(partial(histories, path, Path(folder), days))
-
-
-def histories(path: Path, scratch: Path, active_within_days: int | None) -> None:
-    source = open_inputs([str(path)], skip_bad_files=False).histories(
-        LogSettings(),
-        run_date=date(2026, 6, 1),
-        time_zone="Asia/Tokyo",
-        users=None,
-        active_within_days=active_within_days,
-        skip_bad_files=False,
-    )
-    with source.open(bundle.items(), scratch) as (_, parts):
-        for _ in parts:
-            pass
+            out = Path(folder) / f"out-{days}"
+            expect_value_or_line(
+                partial(run, path, bundle, out, time_zone="Asia/Tokyo", active_within_days=days)
+            )
 
 
 def time_columns() -> list[pa.Array]:
@@ -348,8 +337,8 @@ READERS: dict[str, tuple[Callable[[Any], None], Callable[[], st.SearchStrategy[A
     "_manifest.json to resume": (read_manifest_of(resume=True), manifests),
     "_manifest.json to overwrite": (read_manifest_of(overwrite=True), manifests),
     "bundle": (read_bundle, descriptions),
-    "log": (read_histories, logs),
-    "sequences": (read_histories, sequences),
+    "log": (read_input, logs),
+    "sequences": (read_input, sequences),
     "import": (read_import, imports),
 }
 

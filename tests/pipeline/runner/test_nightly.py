@@ -435,7 +435,7 @@ def test_a_provider_that_is_there_but_cannot_run_is_refused_before_the_training(
     with pytest.raises(ConfigError, match="provider does not work here") as refusal:
         nightly(without, DAY)
     assert len(str(refusal.value).splitlines()) == 1
-    assert stages.calls == ["ingest", "prepared"]
+    assert stages.calls == ["ingest", "prepared", "check"]
 
 
 def test_a_provider_that_runs_the_smallest_graph_is_accepted_before_the_training(
