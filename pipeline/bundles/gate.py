@@ -65,4 +65,4 @@ def gate(
             found="; ".join(reasons),
             remedy="Mend the cause, or publish in any case by --force-publish.",
         )
-    return Gated(decision, reasons, version, bundle, candidate, before, notes)
+    return Gated(decision, reasons, version, bundle, candidate, before, notes=notes)
