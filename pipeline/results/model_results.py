@@ -78,6 +78,7 @@ class Gated:
         candidate: The version of the run's own model; None of a run that trained none.
         champion: The version of the champion before this run; None of the first.
         notes: What else was found, such as how a promoted model compares with the champion.
+        overruled: The version of a person's choice that the run was forced to set aside.
     """
 
     decision: str
@@ -87,3 +88,4 @@ class Gated:
     candidate: str | None
     champion: str | None
     notes: tuple[str, ...] = ()
+    overruled: str | None = None

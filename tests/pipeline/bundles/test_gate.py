@@ -341,7 +341,6 @@ def decide(
         ({"unfit": "train: diverged", "force_publish": True}, "held", "before"),
         ({"found": BAD, "pinned": ("mine", "forced")}, "forced", "mine"),
         ({"pinned": ("older", "rolled back")}, "rolled back", "older"),
-        ({"pinned": ("older", "rolled back"), "force_publish": True}, "forced", "mine"),
     ],
 )
 def test_decisions(given: dict[str, Any], decision: str, serves: str, tmp_path: Path) -> None:
@@ -349,10 +348,9 @@ def test_decisions(given: dict[str, Any], decision: str, serves: str, tmp_path: 
     assert (gated.decision, gated.model_version) == (decision, serves)
     assert gated.bundle == tmp_path / "models" / serves
     assert gated.champion == given.get("champion", "before")
-    assert (gated.candidate == "mine") == (not {"unfit", "checked"} & set(given) or
-                                           given.get("force_publish", False) and "unfit" not in given)  # fmt: skip
-    overruled = decision in ("forced", "rolled back") and "pinned" in given
-    assert bool(gated.reasons) == (decision in ("held", "forced")) or overruled
+    has_none = "unfit" in given or given.get("found", GOOD) is None
+    assert gated.candidate == (None if has_none else "mine")
+    assert bool(gated.reasons) == (decision in ("held", "forced"))
 
 
 def test_reasons_and_notes_are_told_apart(tmp_path: Path) -> None:
