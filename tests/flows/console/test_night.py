@@ -24,7 +24,12 @@ def lines(
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}),
         "evaluate": Evaluated(
-            "leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {"NDCG@10": 0.05},
+            "leave-one-out",
+            4,
+            3,
+            {"NDCG@10": 0.3},
+            {"NDCG@10": 0.1},
+            {"NDCG@10": 0.05},
             champion=champion or {},
         ),
         "gate": gated or Gated("first", (), "v1", Path("bundle"), "v1", None),
@@ -55,7 +60,11 @@ def test_the_champion_stands_beside_the_model() -> None:
 
 def test_the_decision_comes_first_with_its_reasons() -> None:
     held = Gated("held", ("too low",), "v0", Path("bundle"), "v1", "v0", ("no other",))
-    assert lines(gated=held)[:3] == ["decision: held; v0 serves", "reason: too low", "note: no other"]
+    assert lines(gated=held)[:3] == [
+        "decision: held; v0 serves",
+        "reason: too low",
+        "note: no other",
+    ]
 
 
 def test_the_metrics_of_a_champion_have_a_column(capsys: pytest.CaptureFixture[str]) -> None:

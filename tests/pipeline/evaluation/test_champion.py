@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, REQUIRED, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError
-from pipeline.results import Difference, Prepared, Trained
-from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, vocabulary_schema
+from pipeline.results import PairedDifference, Prepared, Trained
+from pipeline.schema import ITEMS_FILE, vocabulary_schema
 from tests.helpers.prepared_folders import write_prepared
 from tests.helpers.stages import evaluate
 
@@ -45,9 +44,7 @@ def chosen(model: dict[str, Any] | None = None, **evaluation: Any) -> Settings:
 
 def histories(seed: int = 0, items: Sequence[str] = ITEMS) -> list[list[str]]:
     random = np.random.default_rng(seed)
-    return [
-        list(random.choice(items, random.integers(2, 10), replace=False)) for _ in range(USERS)
-    ]
+    return [list(random.choice(items, random.integers(2, 10), replace=False)) for _ in range(USERS)]
 
 
 def times(rows: Sequence[Sequence[str]]) -> list[list[datetime]]:
@@ -100,8 +97,8 @@ def champion(
         n_items=len(items), n_interactions=1,
     )  # fmt: skip
     description = BundleDescription(
-        model_version="yesterday", created_at=END, data=data, metrics=metrics or {}, refit=True, parity={},
-        settings=(settings or chosen()).model_dump(mode="json"), versions={},
+        model_version="yesterday", created_at=END, data=data, metrics=metrics or {}, refit=True,
+        parity={}, settings=(settings or chosen()).model_dump(mode="json"), versions={},
         hyper_parameters=network.config.model_dump(mode="json"),
     )  # fmt: skip
     return publish_bundle(staging, folder / "yesterday", description).path
@@ -113,9 +110,7 @@ def tonight(tmp_path: Path) -> Prepared:
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
-def test_the_same_weights_differ_in_nothing(
-    split: str, tonight: Prepared, tmp_path: Path
-) -> None:
+def test_the_same_weights_differ_in_nothing(split: str, tonight: Prepared, tmp_path: Path) -> None:
     settings = chosen(split=split)
     network = network_of(settings, len(ITEMS) + 1, seed=1)
     found = evaluate(
@@ -124,7 +119,7 @@ def test_the_same_weights_differ_in_nothing(
     )  # fmt: skip
     assert found.champion == found.model
     assert found.intervals["champion"] == found.intervals["model"]
-    assert found.differences["champion"] == Difference(0, 0, 0)
+    assert found.differences["champion"] == PairedDifference(0, 0, 0)
     assert (found.champion_version, found.not_compared) == ("yesterday", None)
     assert found.champion_n_items == found.n_items == len(ITEMS) + 1
     for name in ("popularity", "co_occurrence"):
@@ -149,7 +144,7 @@ def test_items_are_matched_by_their_ids(tonight: Prepared, tmp_path: Path) -> No
     assert {name: found.champion[name] for name in names} == pytest.approx(
         {name: found.model[name] for name in names}
     )
-    assert found.differences["champion"] == Difference(0, 0, 0)
+    assert found.differences["champion"] == PairedDifference(0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +157,9 @@ def test_another_architecture_has_its_own_metrics(
     settings, before = chosen(), chosen(other)
     mine = network_of(settings, len(ITEMS) + 1, seed=1)
     its = network_of(before, len(ITEMS) + 1, seed=2)
-    ours, theirs = (trained(network, tmp_path / name) for network, name in ((mine, "a"), (its, "b")))
+    ours, theirs = (
+        trained(network, tmp_path / name) for network, name in ((mine, "a"), (its, "b"))
+    )
     found = evaluate(settings, DAY, tonight, ours, champion(tmp_path / "models", its))
     alone = evaluate(before, DAY, tonight, theirs)
     assert found.champion == pytest.approx(alone.model)
@@ -232,7 +229,11 @@ def test_a_champion_with_a_smaller_catalogue_than_the_lists(
     ("before", "given", "words"),
     [
         (chosen(split="time"), {}, "under another split"),
-        (Settings(prepare={"item_inter_num_interval": "[5,inf)"}), {}, "`\\[prepare\\]` has changed"),
+        (
+            Settings(prepare={"item_inter_num_interval": "[5,inf)"}),
+            {},
+            "`\\[prepare\\]` has changed",
+        ),
         (chosen(), {"last_event": END + timedelta(days=1)}, "up to 2026-11-12 00:00 UTC"),
         (chosen(), {"held_out": False}, "lacks the weights from before its refit"),
         (chosen(), {"items": range(1, 31)}, "another type \\(int64 instead of string\\)"),
@@ -249,7 +250,6 @@ def test_a_champion_that_cannot_be_compared_fairly(
     assert set(found.differences) == {"popularity", "co_occurrence"}
     assert found.champion_version == "yesterday"
     assert found.not_compared is not None
-
 
     assert re.search(words, found.not_compared)
 

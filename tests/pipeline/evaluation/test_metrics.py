@@ -169,7 +169,9 @@ def test_intervals_in_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1), min_size=1))
 @steady
-def test_distinct_rows_are_counted_whatever_the_batches(batches: list[list[tuple[int, int]]]) -> None:
+def test_distinct_rows_are_counted_whatever_the_batches(
+    batches: list[list[tuple[int, int]]],
+) -> None:
     found = DistinctRows()
     for batch in batches:
         found.add(np.array(batch, float))

@@ -74,7 +74,9 @@ def published(folder: Path, day: date) -> set[str]:
 
 def rows_of(folder: Path, day: date) -> Sequence[dict[str, Any]]:
     rows = DeltaTable(table_uri(settings_of(folder), "runs")).to_pyarrow_table().to_pylist()
-    return [row for row in sorted(rows, key=lambda row: row["finished_at"]) if row["run_date"] == day]
+    return [
+        row for row in sorted(rows, key=lambda row: row["finished_at"]) if row["run_date"] == day
+    ]
 
 
 @pytest.fixture(scope="module")
