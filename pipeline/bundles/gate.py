@@ -1,7 +1,7 @@
 """The gate: whether a run's own model serves, or the champion."""
 
 from pipeline.bundles.gate_limits import findings
-from pipeline.bundles.registry import RegisteredModel, local_bundle
+from pipeline.bundles.registry import FORCED, HELD, RegisteredModel, local_bundle
 from pipeline.config.guard_sections import GateSettings
 from pipeline.errors import GateError
 from pipeline.results import Checked, Evaluated, Exported, Gated
@@ -25,7 +25,7 @@ def gate(
     The run's own model, the challenger, serves unless something holds the run: the checks of the
     data, a training or an export that failed, or a limit (see `pipeline.bundles.gate_limits`). A
     person overrules both: ``force_publish`` publishes the challenger, and a model that was chosen
-    for the run date before serves again whenever the run is repeated.
+    for the run date serves again whenever the run is repeated.
 
     Args:
         checked: The checks of the run's data.
@@ -47,16 +47,14 @@ def gate(
     notes = tuple(each.message for each in found if not each.holds)
     candidate = exported.model_version if exported else None
     before = champion.model_version if champion else None
-    if exported is not None and force_publish and (reasons or pinned):
-        decision, version, bundle = "forced", exported.model_version, exported.bundle
-    elif pinned is not None:
+    if pinned is not None:
         decision, version = pinned.decision, pinned.model_version
         bundle = local_bundle(locations, pinned)
-    elif exported is not None and not reasons:
-        decision = "promoted" if champion else "first"
+    elif exported is not None and (force_publish or not reasons):
+        decision = FORCED if reasons else "promoted" if champion else "first"
         version, bundle = exported.model_version, exported.bundle
     elif champion is not None:
-        decision, version = "held", champion.model_version
+        decision, version = HELD, champion.model_version
         bundle = local_bundle(locations, champion)
     else:
         raise GateError(

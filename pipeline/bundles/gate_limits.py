@@ -41,7 +41,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.config.guard_sections import GateSettings
-from pipeline.results import Difference, Evaluated
+from pipeline.results import Evaluated, PairedDifference
 
 _NAMES = {"popularity": "popularity", "co_occurrence": "co-occurrence"}
 
@@ -181,7 +181,7 @@ def _unless(no_better: bool, message: str) -> Finding:
     return Finding(message, holds=True)
 
 
-def _interval(difference: Difference) -> str:
+def _interval(difference: PairedDifference) -> str:
     return (
         f"difference {_figure(difference.mean, sign=True)} "
         f"(95% interval {_figure(difference.low, sign=True)} to "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics
-from pipeline.results.evaluated import Difference, headline_metric
+from pipeline.results.evaluated import PairedDifference, headline_metric
 
 _PENDING = 2**14  # rows that are kept before they are merged, at most
 
@@ -108,9 +108,9 @@ class MetricSums:
         (low,), (high,) = bootstrap_intervals(pairs[:, :1], counts, resamples, seed).tolist()
         return low, high
 
-    def difference(self, resamples: int, seed: int) -> Difference:
+    def difference(self, resamples: int, seed: int) -> PairedDifference:
         """The headline metric of the first scorer less this one's, by a paired bootstrap."""
         pairs, counts = self._pairs.merged()
         differences = pairs[:, :1] - pairs[:, 1:]
         (low,), (high,) = bootstrap_intervals(differences, counts, resamples, seed).tolist()
-        return Difference(float(counts @ differences[:, 0] / counts.sum()), low, high)
+        return PairedDifference(float(counts @ differences[:, 0] / counts.sum()), low, high)

@@ -2,7 +2,7 @@
 
 from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Ingested, Prepared
-from pipeline.results.evaluated import Difference, Evaluated
+from pipeline.results.evaluated import Evaluated, PairedDifference
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
 from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, Scored
@@ -12,12 +12,12 @@ __all__ = [
     "Checked",
     "Cleaned",
     "CleanedTable",
-    "Difference",
     "Evaluated",
     "Exported",
     "Float16Check",
     "Gated",
     "Ingested",
+    "PairedDifference",
     "Prepared",
     "Published",
     "RunSummary",

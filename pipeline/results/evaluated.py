@@ -10,7 +10,7 @@ def headline_metric(topk: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """The headline metric of a model, less that of another recommender for the same users.
 
     Attributes:
@@ -66,7 +66,7 @@ class Evaluated:
     champion: Mapping[str, float] = field(default_factory=dict)
     champion_version: str | None = None
     not_compared: str | None = None
-    differences: Mapping[str, Difference] = field(default_factory=dict)
+    differences: Mapping[str, PairedDifference] = field(default_factory=dict)
     champion_then: float | None = None
     headline_interval: tuple[float, float] = (0.0, 0.0)
     n_items: int = 0

@@ -77,8 +77,8 @@ class Gated:
         bundle: Its folder on this machine.
         candidate: The version of the run's own model; None of a run that trained none.
         champion: The version of the champion before this run; None of the first.
-        overruled: The version of a person's choice that the run was forced to set aside.
         notes: What else was found, such as how a promoted model compares with the champion.
+        overruled: The version of a person's choice that the run was forced to set aside.
     """
 
     decision: str
@@ -87,5 +87,5 @@ class Gated:
     bundle: Path
     candidate: str | None
     champion: str | None
-    overruled: str | None = None
     notes: tuple[str, ...] = ()
+    overruled: str | None = None

@@ -77,23 +77,18 @@ class OpenRun:
 
         Returns:
             Its record; None where the run does not have the stage, because nothing is to be
-            trained, or because the model turned out unfit or nobody has events to measure it on:
-            the run goes on with the champion.
+            trained, or because the model turned out unfit or cannot be measured: the run goes on
+            with the champion.
 
         Raises:
             FearecError: the stage failed.
         """
         if not stage.is_needed(self.results):
             return None
+        given = self.settings, self.locations, self.results
         try:
             record = do_stage(
-                stage,
-                self.settings,
-                self.locations,
-                self.results,
-                force=self.force,
-                force_publish=self.force_publish,
-                whole_run=True,
+                stage, *given, force=self.force, force_publish=self.force_publish, whole_run=True
             )
         except (UnfitModelError, EmptyTestError) as error:
             if isinstance(error, EmptyTestError) and champion_before(self.locations) is None:

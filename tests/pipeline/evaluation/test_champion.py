@@ -19,7 +19,7 @@ from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, REQUIRED, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError
-from pipeline.results import Difference, Prepared, Trained
+from pipeline.results import PairedDifference, Prepared, Trained
 from pipeline.schema import ITEMS_FILE, vocabulary_schema
 from tests.helpers.prepared_folders import write_prepared
 from tests.helpers.stages import evaluate
@@ -97,8 +97,8 @@ def champion(
         n_items=len(items), n_interactions=1,
     )  # fmt: skip
     description = BundleDescription(
-        model_version="yesterday", created_at=END, data=data, metrics=metrics or {}, refit=True, parity={},
-        settings=(settings or chosen()).model_dump(mode="json"), versions={},
+        model_version="yesterday", created_at=END, data=data, metrics=metrics or {}, refit=True,
+        parity={}, settings=(settings or chosen()).model_dump(mode="json"), versions={},
         hyper_parameters=network.config.model_dump(mode="json"),
     )  # fmt: skip
     return publish_bundle(staging, folder / "yesterday", description).path
@@ -119,7 +119,7 @@ def test_the_same_weights_differ_in_nothing(split: str, tonight: Prepared, tmp_p
     )  # fmt: skip
     assert found.champion == found.model
     assert found.intervals["champion"] == found.intervals["model"]
-    assert found.differences["champion"] == Difference(0, 0, 0)
+    assert found.differences["champion"] == PairedDifference(0, 0, 0)
     assert (found.champion_version, found.not_compared) == ("yesterday", None)
     assert found.champion_n_items == found.n_items == len(ITEMS) + 1
     for name in ("popularity", "co_occurrence"):
@@ -144,7 +144,7 @@ def test_items_are_matched_by_their_ids(tonight: Prepared, tmp_path: Path) -> No
     assert {name: found.champion[name] for name in names} == pytest.approx(
         {name: found.model[name] for name in names}
     )
-    assert found.differences["champion"] == Difference(0, 0, 0)
+    assert found.differences["champion"] == PairedDifference(0, 0, 0)
 
 
 @pytest.mark.parametrize(

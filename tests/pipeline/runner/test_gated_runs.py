@@ -81,7 +81,7 @@ def rows_of(folder: Path, day: date) -> Sequence[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[FinishedRun]]:
-    """A good night, one that diverges, one of shuffled item ids, and a good one."""
+    """A good night after a failed one, one that diverges, and one of shuffled item ids."""
     folder = tmp_path_factory.mktemp("nights")
     write_day(folder, FIRST, events=8)
     with pytest.raises(GateError) as caught:
@@ -89,49 +89,44 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Finishe
     assert caught.value.exit_code == 1
     assert "the training diverged" in str(caught.value)
     done = [run(folder, FIRST)]
-    for learning_rate, seed in ((1e30, None), (0.02, 1), (0.02, None)):
-        day = FIRST + timedelta(days=len(done))
+    for number, (learning_rate, seed) in enumerate([(1e30, None), (0.02, 1)], start=1):
+        day = FIRST + timedelta(days=number)
         write_day(folder, day, seed=seed)
         done.append(run(folder, day, learning_rate=learning_rate))
     return folder, done
 
 
 def test_decisions_of_real_runs(nights: tuple[Path, list[FinishedRun]]) -> None:
-    folder, done = nights
-    first, diverged, spoilt, good = map(gated, done)
-    assert [each.decision for each in (first, diverged, spoilt, good)] == [
-        "first", "held", "held", "promoted",
-    ]  # fmt: skip
+    first, diverged, spoilt = map(gated, nights[1])
+    assert [each.decision for each in (first, diverged, spoilt)] == ["first", "held", "held"]
     assert first.reasons == ()
     (reason,) = diverged.reasons
     assert reason.startswith("train: ")
     assert "the training diverged" in reason
     assert diverged.candidate is None
-    assert "that the champion had on its own run date" in spoilt.reasons[-1]
-    assert spoilt.candidate not in (None, spoilt.model_version)
-    assert "is below the champion's" in good.notes[0] or "is not below" in good.notes[0]
-    assert {each.champion for each in (diverged, spoilt, good)} == {first.model_version}
+    assert any("that the champion had on its own run date" in reason for reason in spoilt.reasons)
+    assert spoilt.candidate not in (None, first.model_version)
+    assert {each.champion for each in (diverged, spoilt)} == {first.model_version}
 
 
 def test_a_held_run_publishes_the_champions_recommendations(
     nights: tuple[Path, list[FinishedRun]],
 ) -> None:
     folder, done = nights
-    first, good = gated(done[0]).model_version, gated(done[3]).model_version
-    serving = [published(folder, each.run_date) for each in done]
-    assert serving == [{first}, {first}, {first}, {good}]
+    champion = {gated(done[0]).model_version}
+    assert [published(folder, each.run_date) for each in done] == [champion] * 3
 
 
-def test_the_run_after_held_ones_starts_from_the_champion(
+def test_the_run_after_a_held_one_starts_from_the_champion(
     nights: tuple[Path, list[FinishedRun]],
 ) -> None:
-    _, done = nights
-    first = gated(done[0]).model_version
-    assert done[3].results[Train].result.parent == first
-    assert done[3].results[Evaluate].result.champion_version == first
-    evaluated = done[3].results[Evaluate].result
-    assert evaluated.model["NDCG@5"] > 0.5
-    assert evaluated.champion["NDCG@5"] > 0.5
+    _, (first, _, after) = nights
+    champion = gated(first).model_version
+    assert after.results[Train].result.parent == champion
+    evaluated = after.results[Evaluate].result
+    assert evaluated.champion_version == champion
+    assert evaluated.champion_then == first.results[Evaluate].result.model["NDCG@5"]
+    assert evaluated.champion_then > 2 * evaluated.model["NDCG@5"]
 
 
 def test_the_rows_of_runs_have_the_champion_and_the_differences(

@@ -44,11 +44,11 @@ from pipeline.errors import (
 from pipeline.results import (
     Check,
     Checked,
-    Difference,
     Evaluated,
     Exported,
     Gated,
     Ingested,
+    PairedDifference,
     Prepared,
     Published,
     Scored,
@@ -727,7 +727,7 @@ def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
 ) -> None:
     def worse(*given: Any) -> Evaluated:
         found = measure(*given)
-        lost = {"champion": Difference(-0.2, -0.25, -0.15)} if given[-1] else {}
+        lost = {"champion": PairedDifference(-0.2, -0.25, -0.15)} if given[-1] else {}
         return replace(found, champion=found.popularity, differences=lost)
 
     measure = stages.evaluate
