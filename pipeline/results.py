@@ -1,6 +1,6 @@
 """What each stage returns: frozen, and as JSON part of a run's records."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -89,26 +89,37 @@ class Check:
     value: float | None = None
     limit: float | None = None
 
+    def overruled(self) -> "Check":
+        """The same, where it may not hold the run."""
+        return replace(self, outcome="overruled") if self.outcome == "held" else self
+
+
+def held_by(checks: Iterable[Check]) -> tuple[str, ...]:
+    """The messages of the checks that hold a run."""
+    return tuple(check.message for check in checks if check.outcome == "held")
+
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of the checks of the data."""
+    """The result of the checks of the data.
+
+    Attributes:
+        checks: Each check.
+        realised: How often the last published lists held what users took since, beside the most
+            popular items: see `pipeline.evaluation.realised`. Empty where nothing is known.
+    """
 
     checks: tuple[Check, ...] = ()
+    realised: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def held_by(self) -> tuple[str, ...]:
         """The messages of the checks that hold the run."""
-        return tuple(check.message for check in self.checks if check.outcome == "held")
+        return held_by(self.checks)
 
     def overruled(self) -> "Checked":
         """The same, where nothing holds the run."""
-        return Checked(
-            tuple(
-                replace(check, outcome="overruled") if check.outcome == "held" else check
-                for check in self.checks
-            )
-        )
+        return replace(self, checks=tuple(check.overruled() for check in self.checks))
 
 
 @dataclass(frozen=True)
@@ -289,6 +300,7 @@ class Published:
         version: The table's version afterwards.
         n_rows: Rows of the run date.
         n_users: Users they are for.
+        checks: The checks that the rows passed before.
     """
 
     table: str
@@ -296,3 +308,4 @@ class Published:
     version: int
     n_rows: int
     n_users: int
+    checks: tuple[Check, ...] = ()

@@ -185,6 +185,7 @@ RUNS_SCHEMA = pa.schema(
         ("champion", pa.string()),  # the model before the run
         ("checks", _CHECKS),  # of the data
         ("table_checks", _CHECKS),  # of the recommendations
+        ("last_event", TIME),  # up to the run date: later ones are new to the next run
         ("realised", _METRICS),  # how often the night before's lists held what users then took
     ]
 )

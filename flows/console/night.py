@@ -11,7 +11,7 @@ from pipeline.results import Evaluated
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
@@ -44,12 +44,22 @@ def headlines(night: FinishedRun) -> list[str]:
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
+        *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
+    ]
+
+
+def _checks(night: FinishedRun) -> list[str]:
+    """Lines on the checks that did not pass; those that hold the run are among its reasons."""
+    checks = (*night.results[CheckData].result.checks, *night.results[Publish].result.checks)
+    words = {"warned": "warning", "overruled": "overruled"}
+    return [
+        f"{words[check.outcome]}: {check.message}" for check in checks if check.outcome in words
     ]
 
 
