@@ -12,10 +12,12 @@ from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
+from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
+_TABLES = (INTERACTIONS, QUARANTINE, VOCABULARY, RECOMMENDATIONS, RUNS)
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
 
 
@@ -32,6 +34,18 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
         users = first_users(warehouse, night.run_date, _USERS)
         found = recommended_to(warehouse, users, night.run_date)
     print_plain(*(_recommendations(recommended) for recommended in found))
+
+
+def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
+    """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
+    warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
+    return {
+        "run_date": night.run_date,
+        **asdict(night.results[Gate].result),
+        "records": night.results.records,
+        "metrics": evaluated.result if evaluated else None,
+        "tables": {name: warehouse.table(name) for name in _TABLES},
+    }
 
 
 def headlines(night: FinishedRun) -> list[str]:
@@ -78,8 +92,11 @@ def print_stage(record: StageRecord[Any]) -> None:
     print_plain(f"{record.stage}: {took}")
     if record.stage == "evaluate":
         print_metrics(record.result)
-    else:
-        print_plain(*(f"  {name}: {value}" for name, value in asdict(record.result).items()))
+        return
+    fields = asdict(record.result)
+    checks = fields.pop("checks", ())
+    print_plain(*(f"  {check['outcome']}: {check['message']}" for check in checks))
+    print_plain(*(f"  {name}: {value}" for name, value in fields.items()))
 
 
 def _timings(night: FinishedRun) -> Table:

@@ -6,6 +6,7 @@ one. On a schedule: `prefect.yaml`.
 
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from flows.cli.options import (
     Day,
     Force,
     ForcePublish,
+    Json,
     Overrides,
     as_date,
     new_app,
     one_line_errors,
+    print_result,
 )
-from flows.console.night import headlines, print_night
+from flows.console.night import headlines, night_result, print_night
 from flows.scheduled.one_line_logs import log_errors_in_one_line
 from pipeline.config.settings import load_settings
 from pipeline.errors import FearecError
@@ -118,10 +121,12 @@ def main(
     overrides: Overrides = None,
     force: Force = False,
     force_publish: ForcePublish = False,
+    as_json: Json = False,
 ) -> None:
     """Run the nightly flow through Prefect."""
     night = nightly(str(config) if config else None, as_date(day), overrides, force, force_publish)
-    print_night(load_settings(config, overrides or ()), night)
+    settings = load_settings(config, overrides or ())
+    print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
 
 
 if __name__ == "__main__":

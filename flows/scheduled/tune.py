@@ -4,6 +4,7 @@
 """
 
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
@@ -11,7 +12,16 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
 
-from flows.cli.options import Config, Day, Overrides, as_date, new_app, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Json,
+    Overrides,
+    as_date,
+    new_app,
+    one_line_errors,
+    print_result,
+)
 from flows.console.search import headlines, print_search
 from flows.scheduled.one_line_logs import log_errors_in_one_line
 from pipeline.config.settings import load_settings
@@ -60,9 +70,12 @@ app = new_app()
 
 @app.command()
 @one_line_errors()
-def main(config: Config = None, day: Day = None, overrides: Overrides = None) -> None:
+def main(
+    config: Config = None, day: Day = None, overrides: Overrides = None, as_json: Json = False
+) -> None:
     """Run the search through Prefect."""
-    print_search(tune(str(config) if config else None, as_date(day), overrides))
+    tuned = tune(str(config) if config else None, as_date(day), overrides)
+    print_result(tuned, partial(print_search, tuned), as_json)
 
 
 if __name__ == "__main__":

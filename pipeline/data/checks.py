@@ -111,7 +111,9 @@ def _of_increment(increment: Increment | None, limits: Limits) -> tuple[Check, .
     return (
         limits.not_below_usual("new_events", increment.n_new if increment else None, "new events"),
         limits.not_above_usual(
-            "new_items", increment.new_items if increment else None, "share of the items that are new"
+            "new_items",
+            increment.new_items if increment else None,
+            "share of the items that are new",
         ),
         limits.not_above_usual(
             "unknown_items",
