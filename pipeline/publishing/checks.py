@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -31,13 +32,13 @@ class Served:
 
     Attributes:
         prepared: The histories.
-        bundle: The model that serves.
+        bundle: The folder of the model that serves.
         score: What was asked for.
         active_since: Only users with an event from then on have a list; None for all.
     """
 
     prepared: Prepared
-    bundle: Bundle
+    bundle: Path
     score: ScoreSettings
     active_since: datetime | None
 
@@ -66,7 +67,7 @@ def check_tables(
     parts = open_parts(scored.folder)
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(settings, earlier, "table_checks")
-    items = served.bundle.items()
+    items = Bundle.load(served.bundle).items()
     eligible = eligible_items(items, served.score).item_bias == 0
     rules = Rules(
         items[ITEM_ID].combine_chunks(), eligible, served.score.top_k, served.score.exclude_seen

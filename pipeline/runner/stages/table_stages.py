@@ -129,8 +129,7 @@ class Publish(Stage[Published]):
         from pipeline.publishing.publish import publish
 
         gated, scored = self.gated.result, self.scored.result
-        bundle = Bundle.load(gated.bundle)
-        served = Served(self.prepared.result, bundle, self.score, self.active_since)
+        served = Served(self.prepared.result, gated.bundle, self.score, self.active_since)
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)
         published = replace(publish(scored, self.locations), checks=checks)

@@ -6,22 +6,28 @@ from typing import Any
 import pytest
 
 from flows.console.night import headlines
-from pipeline.results import Evaluated, Gated, Ingested, Published, Scored
+from pipeline.results import Check, Checked, Evaluated, Gated, Ingested, Published, Scored
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
 from tests.helpers.ingest_cases import TODAY
 
 
-def lines(quarantined: dict[str, int] | None = None, unknown_listed: int = 0) -> list[str]:
+def lines(
+    quarantined: dict[str, int] | None = None,
+    unknown_listed: int = 0,
+    checks: tuple[Check, ...] = (),
+    table_checks: tuple[Check, ...] = (),
+) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}),
+        "check": Checked(checks),
         "evaluate": Evaluated(
             "leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {"NDCG@10": 0.05}
         ),
         "gate": Gated("first", (), "v1", Path("bundle"), "v1", None),
         "score": Scored(**{**counts, "unknown_listed": unknown_listed}),
-        "publish": Published("table", "id", 1, 8, 4),
+        "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
     return headlines(FinishedRun(TODAY, RunResults(*records)))
@@ -37,3 +43,19 @@ def test_quarantined_rows_are_named_by_reason_where_there_are_any() -> None:
 def test_a_night_says_how_many_listed_items_are_unknown(unknown: int, line: str | None) -> None:
     printed = [text for text in lines(unknown_listed=unknown) if "unknown" in text]
     assert printed == ([f"allow and deny files: {line}"] if line else [])
+
+
+def test_checks_that_did_not_pass_are_shown() -> None:
+    data = (
+        Check("users", "passed", "users: 9"),
+        Check("new_events", "warned", "new events: 0"),
+        Check("freshness", "overruled", "days: 150"),
+    )
+    table = (Check("overlap", "warned", "overlap: 0.1"),)
+    shown = lines(checks=data, table_checks=table)
+    assert [line for line in shown if line.startswith(("warning", "overruled"))] == [
+        "warning: new events: 0",
+        "overruled: days: 150",
+        "warning: overlap: 0.1",
+    ]
+    assert not any("users: 9" in line for line in shown)
