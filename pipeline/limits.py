@@ -89,6 +89,7 @@ class Limits:
         action = self._limit(name).action
         if value is None:
             return Check(name, "passed", f"{what}: nothing to say yet")
+        value = float(value)  # as a record read again has it
         message = f"{what}: {number(value)}"
         if action == "off":
             return Check(name, "passed", message, value)

@@ -103,18 +103,16 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     sizes = [part.n_users for part in parts.manifest.parts.values()]
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
-        n_eligible = _count_eligible(users, rules)
-        if is_long:  # in which users without any item have no row
-            served = n_eligible > 0
-            n_without = len(users) - int(np.count_nonzero(served))
-            findings.n_users += n_without
-            findings.n_short += n_without
-            users, n_eligible = users.filter(served), n_eligible[served]
-        findings.mismatch = _difference(users.user_id, lists.user_id)
+        own = _pairs(users, rules)
+        lengths = _expected_lengths(len(users), own, rules)
+        place = np.arange(len(users))  # of the users who have rows
+        if is_long:
+            place = np.flatnonzero(lengths)
+        findings.mismatch = _difference(users.user_id.take(pa.array(place)), lists.user_id)
         if findings.mismatch:
             return findings
-        _count_users(lists, n_eligible, rules, findings)
-        _count_rows(lists, users, rules, findings)
+        _count_users(lists, lengths, place, rules, findings)
+        _count_rows(lists, own, place, rules, findings)
     for left in histories:
         if len(left):
             findings.mismatch = f"none for {left.user_id[0]}"
@@ -188,34 +186,42 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
     return f"one for {found[place]} where that for {expected[place]} should be"
 
 
-def _count_eligible(users: UserHistories, rules: Rules) -> Integers:
-    """(N,) how many items there are to recommend to each user."""
-    n_eligible = np.full(len(users), np.count_nonzero(rules.eligible))
-    if rules.exclude_seen:
-        user, item = np.divmod(_pairs(users, rules), len(rules.eligible))
-        n_eligible -= np.bincount(user[rules.eligible[item]], minlength=len(users))
-    return n_eligible
-
-
 def _pairs(users: UserHistories, rules: Rules) -> Integers:
-    """Every pair of a user and an item of theirs as one number, once and in order."""
+    """A user's place and an item of theirs as one number, for all such pairs, in order.
+
+    Empty where users may be recommended what they have seen.
+    """
+    if not rules.exclude_seen:
+        return np.zeros(0, np.int64)
     user = np.repeat(np.arange(len(users)), users.lengths)
-    return np.unique(user * len(rules.eligible) + users.items)
+    # Not np.unique, which since numpy 2.3 hashes, ten times slower.
+    pairs = np.sort(user * len(rules.eligible) + users.items)
+    return pairs[np.diff(pairs, prepend=-1) > 0]
 
 
-def _count_users(lists: _Lists, n_eligible: Integers, rules: Rules, findings: Findings) -> None:
-    expected = np.minimum(n_eligible, rules.top_k)
-    findings.n_users += len(lists.user_id)
+def _expected_lengths(n_users: int, own: Integers, rules: Rules) -> Integers:
+    """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
+    user, item = np.divmod(own, len(rules.eligible))
+    n_seen = np.bincount(user[rules.eligible[item]], minlength=n_users)
+    return np.minimum(np.count_nonzero(rules.eligible) - n_seen, rules.top_k)
+
+
+def _count_users(
+    lists: _Lists, lengths: Integers, place: Integers, rules: Rules, findings: Findings
+) -> None:
+    findings.n_users += len(lengths)
     findings.n_fallback += int(np.count_nonzero(lists.popular))
-    findings.n_short += int(np.count_nonzero(lists.lengths < rules.top_k))
-    findings.wrong_lengths += int(np.count_nonzero(lists.lengths != expected))
+    findings.n_short += int(np.count_nonzero(lengths < rules.top_k))
+    findings.wrong_lengths += int(np.count_nonzero(lists.lengths != lengths[place]))
 
 
-def _count_rows(lists: _Lists, users: UserHistories, rules: Rules, findings: Findings) -> None:
+def _count_rows(
+    lists: _Lists, own: Integers, place: Integers, rules: Rules, findings: Findings
+) -> None:
     index = pc.index_in(lists.item_id, value_set=rules.item_ids)
     item = pc.add(index, 1).fill_null(PAD).to_numpy()
     known = item != PAD
-    user = np.repeat(np.arange(len(users)), lists.lengths)
+    user = np.repeat(place, lists.lengths)
     pairs = np.sort((user * len(rules.eligible) + item)[known])
     finite = pc.is_finite(lists.score).fill_null(False)
     findings.recommended[item[known]] = True
@@ -224,6 +230,5 @@ def _count_rows(lists: _Lists, users: UserHistories, rules: Rules, findings: Fin
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
     findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
-    if rules.exclude_seen:
-        own = np.append(_pairs(users, rules), -1)
-        findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))
+    own = np.append(own, -1)
+    findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))
