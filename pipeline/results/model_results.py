@@ -120,6 +120,7 @@ class Gated:
         bundle: Its folder on this machine.
         candidate: The version of the run's own model; None of a run that trained none.
         champion: The version of the champion before this run; None of the first.
+        overruled: The version of a person's choice that the run was forced to set aside.
     """
 
     decision: str
@@ -128,3 +129,4 @@ class Gated:
     bundle: Path
     candidate: str | None
     champion: str | None
+    overruled: str | None = None

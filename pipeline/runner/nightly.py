@@ -32,9 +32,11 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
+from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.model_tracking import track_run
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare
+from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -104,9 +106,12 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done."""
+        """Record the run, whose stages are all done, log it to MLflow where set, and clean up."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
+        track_run(self.settings.registry, self.locations, self.results)
+        trained = self.results.get(Train)
+        clean_after_run(self.settings, self.locations, trained.result.folder if trained else None)
         return FinishedRun(self.locations.run_date, self.results)
 
 

@@ -9,7 +9,12 @@ from typing import Any
 
 from model.config import TrainingConfig
 from pipeline.bundles.description import DESCRIPTION
-from pipeline.bundles.registry import RegisteredModel, champion_before, pinned
+from pipeline.bundles.registry import (
+    RegisteredModel,
+    champion_before,
+    pinned,
+    register_candidate,
+)
 from pipeline.config.guard_sections import GateSettings
 from pipeline.config.sections import EvaluateSettings, ExportSettings, ModelSettings
 from pipeline.config.settings import Settings
@@ -218,6 +223,7 @@ class Gate(Stage[Gated]):
     pinned: RegisteredModel | None  # by hand, for this run date
     locations: RunLocations
     force_publish: bool = False
+    overruled: RegisteredModel | None = field(default=None, metadata=NOT_IN_KEY)  # by --force
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Gate":
@@ -237,7 +243,9 @@ class Gate(Stage[Gated]):
         """See `Stage`."""
         from pipeline.bundles.gate import gate
 
-        return gate(
+        if self.exported is not None:
+            register_candidate(self.locations, self.exported.result.model_version)
+        gated = gate(
             self.checked.result,
             self.evaluated.result if self.evaluated else None,
             self.exported.result if self.exported else None,
@@ -248,14 +256,16 @@ class Gate(Stage[Gated]):
             self.locations,
             force_publish=self.force_publish,
         )
+        overruled = self.overruled.model_version if self.overruled else None
+        return replace(gated, overruled=overruled)
 
     def publish_forced(self) -> "Gate":
-        """See `Stage`."""
-        return replace(self, force_publish=True)
+        """See `Stage`: whatever a person chose before."""
+        return replace(self.forced(), force_publish=True)
 
     def forced(self) -> "Gate":
         """See `Stage`: it decides afresh."""
-        return replace(self, pinned=None)
+        return replace(self, pinned=None, overruled=self.pinned or self.overruled)
 
     def output_key(self, result: Gated) -> str:
         """See `Stage`; the table depends on the model that serves."""
