@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
     Day,
@@ -125,7 +126,8 @@ def recommend(
     print_user(load_settings(config, overrides or ()), user_id, as_date(day))
 
 
-app.command()(tune)
+for _command in (backfill, tune, serve, automations):
+    app.command()(_command)
 app.command("import")(import_logs)
 
 if __name__ == "__main__":

@@ -34,6 +34,14 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
+def print_backfilled(night: FinishedRun) -> None:
+    """Print one line on a run of a backfill."""
+    gated = night.results[Gate].result
+    done_before = all(record.reused for record in night.results.records)
+    line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
+    print_plain(line + ("; done before" if done_before else ""))
+
+
 def headlines(night: FinishedRun) -> list[str]:
     """Lines on the decision, the model beside the better baseline, and where the outputs are."""
     gated, published = night.results[Gate].result, night.results[Publish].result
