@@ -1,8 +1,12 @@
 """The log of a flow run: what the stages log is in it, and an error of one line is one line."""
 
+import atexit
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
@@ -44,6 +48,7 @@ def routed_logs() -> Iterator[None]:
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         _filter_once(logging.getLogger(name))
+    _drop_leak_reports()
     handler = _FlowRunHandler(flow_run.id)
     loggers = [logging.getLogger(name) for name in ("model", "pipeline")]
     before = [(logger, list(logger.handlers), logger.level) for logger in loggers]
@@ -66,3 +71,18 @@ def _is_ours(handler: logging.Handler) -> bool:
 def _filter_once(logger: logging.Logger) -> None:
     if not any(isinstance(each, _OneLine) for each in logger.filters):
         logger.addFilter(_OneLine())
+
+
+@cache
+def _drop_leak_reports() -> None:
+    """Close the standard error when Python ends.
+
+    Prefect's threads outlive the interpreter and hold the flow run, and with it DuckDB's module,
+    which then prints a hundred lines on leaks.
+    """
+
+    def close() -> None:
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    atexit.register(close)
