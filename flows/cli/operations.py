@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Config, Force, Overrides, one_line_errors
+from flows.cli.options import Config, Force, Json, Overrides, one_line_errors, print_result
 from pipeline.errors import ConfigError
 
 _DATE = ["%Y-%m-%d"]
@@ -24,15 +24,20 @@ def backfill(
     config: Config = None,
     overrides: Overrides = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Run every date of a range, oldest first; what is done already is not done again."""
-    from flows.console.night import print_backfilled
+    from flows.console.night import night_result, print_backfilled
     from pipeline.config.settings import load_settings
     from pipeline.runner.backfill import backfill as run_backfill
 
     settings = load_settings(config, overrides or ())
+    nights = []
     for night in run_backfill(settings, first.date(), last.date(), force=force):
-        print_backfilled(night)
+        nights.append(night_result(settings, night))
+        if not as_json:
+            print_backfilled(night)
+    print_result(nights, lambda: None, as_json)
 
 
 @one_line_errors()
@@ -60,15 +65,16 @@ def automations(
             show_default=False,
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Have Prefect's server find lost flow runs, and report held and failed ones."""
     _check_server()
     from flows.scheduled.automations import make_automations
     from pipeline.terminal import print_plain
 
-    for automation in make_automations(notify):
-        state = "enabled" if automation.enabled else "disabled"
-        print_plain(f"{automation.name}: {state}")
+    made = {each.name: each.enabled for each in make_automations(notify)}
+    lines = [f"{name}: {'enabled' if on else 'disabled'}" for name, on in made.items()]
+    print_result(made, lambda: print_plain(*lines), as_json)
 
 
 def _check_server() -> None:

@@ -1,15 +1,34 @@
-"""Options that several commands take, and how a command ends with an error: in one line."""
+"""Options that several commands take, and how a command ends with an error: in one line.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+Every command takes ``as_json: Json = False``, is decorated with `one_line_errors`, and prints by
+`print_result`.
+"""
+
+from collections.abc import Callable
 from datetime import date, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from model.errors import FearecError
-from pipeline.terminal import print_error
+from pipeline.terminal import Json, print_error, print_json_error, print_result, printed_errors
+
+__all__ = [
+    "Config",
+    "Day",
+    "Force",
+    "Json",
+    "Overrides",
+    "PublishedDay",
+    "as_date",
+    "new_app",
+    "one_line_errors",
+    "print_result",
+]
+
+Params = ParamSpec("Params")
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings. (default: fearec.toml)")
@@ -43,24 +62,42 @@ ForcePublish = Annotated[
 _INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a `FearecError` or Ctrl-C into one line on stderr and an exit code. Also a decorator.
+def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, None]]:
+    """A decorator of commands: a `FearecError` or Ctrl-C is one line on stderr and an exit code.
+
+    With ``--json`` (the argument `as_json` of the command) the line is a JSON object.
 
     Raises:
         typer.Exit: with the error's own exit code, or with 130 after Ctrl-C.
     """
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        # Lightning turns Ctrl-C during training into a plain SystemExit.
-        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
-            raise
+
+    def decorate(command: Callable[Params, None]) -> Callable[Params, None]:
+        @wraps(command)
+        def run(*args: Params.args, **options: Params.kwargs) -> None:
+            as_json = bool(options.get("as_json"))
+            try:
+                with printed_errors(as_json):
+                    command(*args, **options)
+            except (KeyboardInterrupt, SystemExit) as end:
+                # Lightning turns Ctrl-C during training into a plain SystemExit.
+                if isinstance(end, SystemExit) and not isinstance(
+                    end.__context__, KeyboardInterrupt
+                ):
+                    raise
+                _print_interrupt(as_json)
+                raise typer.Exit(_INTERRUPTED) from None
+
+        return run
+
+    return decorate
+
+
+def _print_interrupt(as_json: bool) -> None:
+    if as_json:
+        error = FearecError("interrupted", remedy="Run the same command to continue.")
+        print_json_error("Interrupted", error, _INTERRUPTED)
+    else:
         print_error("interrupted; run the same command to continue")
-        raise typer.Exit(_INTERRUPTED) from None
-    except FearecError as error:
-        print_error(f"error: {error}")
-        raise typer.Exit(error.exit_code) from None
 
 
 def new_app(**options: Any) -> typer.Typer:

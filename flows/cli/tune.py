@@ -1,12 +1,21 @@
 """`fearec tune`: a search for hyper-parameters."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import Config, Day, Overrides, as_date, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Json,
+    Overrides,
+    as_date,
+    one_line_errors,
+    print_result,
+)
 
 
 @one_line_errors()
@@ -33,6 +42,7 @@ def tune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew; without it, a search is continued.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Search for hyper-parameters by validation; the best ones become OUT/fearec.toml."""
     from flows.console.progress import search_progress
@@ -53,7 +63,7 @@ def tune(
         tuned = search(
             settings, as_date(day) or settings.today(), overwrite=overwrite, progress=progress
         )
-    print_search(tuned)
+    print_result(tuned, partial(print_search, tuned), as_json)
 
 
 def _toml(value: str | int | Path) -> str:

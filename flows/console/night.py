@@ -12,10 +12,12 @@ from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
+_TABLES = (INTERACTIONS, QUARANTINE, VOCABULARY, RECOMMENDATIONS, RUNS)
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
 
 
@@ -40,6 +42,18 @@ def print_backfilled(night: FinishedRun) -> None:
     done_before = all(record.reused for record in night.results.records)
     line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
     print_plain(line + ("; done before" if done_before else ""))
+
+
+def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
+    """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
+    warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
+    return {
+        "run_date": night.run_date,
+        **asdict(night.results[Gate].result),
+        "records": night.results.records,
+        "metrics": evaluated.result if evaluated else None,
+        "tables": {name: warehouse.table(name) for name in _TABLES},
+    }
 
 
 def headlines(night: FinishedRun) -> list[str]:

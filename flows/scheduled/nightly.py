@@ -14,17 +14,18 @@ from flows.cli.options import (
     Day,
     Force,
     ForcePublish,
+    Json,
     Overrides,
     as_date,
     new_app,
     one_line_errors,
+    print_result,
 )
-from flows.console.night import headlines, print_night
+from flows.console.night import headlines, night_result, print_night
 from flows.scheduled.artifacts import publish_artifacts, training_progress
 from flows.scheduled.outcomes import ended, held, name_flow_run
 from flows.scheduled.parameters import RunParameters
 from flows.scheduled.stage_tasks import do_stages
-from pipeline.config.settings import load_settings
 from pipeline.runner.nightly import FinishedRun, open_run
 from pipeline.runner.stages import STAGES, Gate
 
@@ -82,6 +83,7 @@ def main(
     overrides: Overrides = None,
     force: Force = False,
     force_publish: ForcePublish = False,
+    as_json: Json = False,
 ) -> None:
     """Run the nightly flow through Prefect."""
     parameters = RunParameters(
@@ -92,7 +94,8 @@ def main(
         force=force,
         force_publish=force_publish,
     )
-    print_night(load_settings(config, overrides or ()), nightly(parameters))
+    night, settings = nightly(parameters), parameters.settings()
+    print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,16 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.cli.options import Config, Day, Overrides, as_date, new_app, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Json,
+    Overrides,
+    as_date,
+    new_app,
+    one_line_errors,
+    print_result,
+)
 from flows.console.search import headlines, print_search
 from flows.scheduled.outcomes import ended, name_flow_run
 from flows.scheduled.parameters import TuneParameters
@@ -51,7 +60,9 @@ app = new_app()
 
 @app.command()
 @one_line_errors()
-def main(config: Config = None, day: Day = None, overrides: Overrides = None) -> None:
+def main(
+    config: Config = None, day: Day = None, overrides: Overrides = None, as_json: Json = False
+) -> None:
     """Run the search through Prefect."""
     parameters = TuneParameters(
         config=str(config) if config else None,
@@ -59,7 +70,8 @@ def main(config: Config = None, day: Day = None, overrides: Overrides = None) ->
         run_day="today",
         overrides=overrides or [],
     )
-    print_search(tune(parameters))
+    tuned = tune(parameters)
+    print_result(tuned, partial(print_search, tuned), as_json)
 
 
 if __name__ == "__main__":

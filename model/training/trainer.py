@@ -206,7 +206,7 @@ def fit(
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(_Progress(leave=True))
+        callbacks.append(_Progress(leave=True, console_kwargs={"stderr": True}))
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
         str(folder), name="logs", version=0
     )

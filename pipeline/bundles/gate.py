@@ -35,7 +35,7 @@ def gate(
     Raises:
         GateError: the run is held, and there is no champion to serve.
     """
-    reasons = (*checked.held_by, *([unfit] if unfit else []))
+    reasons = (*checked.objections, *([unfit] if unfit else []))
     candidate = exported.model_version if exported else None
     before = champion.model_version if champion else None
     if pinned is not None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.config.settings import load_settings
-from pipeline.errors import ConfigError, FearecError
+from pipeline.errors import ConfigError
 from pipeline.scoring.progress import scoring_progress
-from pipeline.terminal import print_error, print_plain
+from pipeline.terminal import Json, print_plain, print_result, printed_errors
 from pipeline.version import Version
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def main(
     skip_bad_files: Annotated[
         bool, typer.Option("--skip-bad-files", help="Leave out unreadable files.")
     ] = False,
+    as_json: Json = False,
     version: Version = False,
 ) -> None:
     """Recommend items to every user of INPUT with the model in BUNDLE."""
@@ -117,7 +118,7 @@ def main(
     from pipeline.bundles.transfer import opened_bundle
     from pipeline.scoring import score
 
-    try:
+    with printed_errors(as_json):
         settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
         day = _date(run_date) if run_date else settings.today()
         with opened_bundle(model) as bundle, scoring_progress() as progress:
@@ -136,10 +137,7 @@ def main(
                 cache=settings.work_dir / "tensorrt",
                 progress=progress,
             )
-        print_plain(*summary(result))
-    except FearecError as error:
-        print_error(f"error: {error}")
-        raise typer.Exit(error.exit_code) from None
+        print_result(result, lambda: print_plain(*summary(result)), as_json)
 
 
 def summary(result: "Scored") -> list[str]:

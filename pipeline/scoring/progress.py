@@ -51,6 +51,6 @@ class UserRateColumn(ProgressColumn):
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A bar that vanishes at its end, and is not drawn where the output is no terminal."""
-    console = Terminal()
+    """A bar on the standard error that vanishes at its end; not drawn where that is no terminal."""
+    console = Terminal(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -258,6 +258,25 @@ def test_another_items_table_redoes_nothing(night: Night) -> None:
     assert again[1].count("done before") == len(NAMES)
 
 
+@pytest.mark.parametrize("command", [*NAMES, "nightly", "recommend"])
+def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
+    arguments = ["7"] if command == "recommend" else ["--date", str(DAY)]
+    code, out, _ = night.fearec(command, *arguments, "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    found = json.loads(out)
+    if command in NAMES:
+        assert (found["stage"], found["reused"]) == (command, True)
+    elif command == "nightly":
+        assert [record["stage"] for record in found["records"]] == NAMES
+        assert found["decision"] == "published"
+        assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
+        assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
+    else:
+        assert len(found["history"]) == EVENTS
+        ranked = [event["item_id"] for event in found["recommended"]["items"]]
+        assert len({*ranked}) == 4
+
+
 def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
     code, out, err = night.fearec("train", "--date", str(NEXT))
     assert (code, out) == (2, "")

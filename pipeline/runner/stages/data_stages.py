@@ -125,4 +125,4 @@ class CheckData(Stage[Checked]):
 
     def output_key(self, result: Checked) -> str:
         """See `Stage`; the gate depends on what holds the run alone."""
-        return hash_of(result.held_by)
+        return hash_of([result.held_by, result.objections])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.console.night import headlines
-from pipeline.results import Evaluated, Exported, Ingested, Published, Scored
+from pipeline.results import Evaluated, Gated, Ingested, Published, Scored
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
 from tests.helpers.ingest_cases import TODAY
@@ -19,7 +19,7 @@ def lines(quarantined: dict[str, int] | None = None, unknown_listed: int = 0) ->
         "evaluate": Evaluated(
             "leave-one-out", 4, 3, {"NDCG@10": 0.3}, {"NDCG@10": 0.1}, {"NDCG@10": 0.05}
         ),
-        "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
+        "gate": Gated("first", (), "v1", Path("bundle"), "v1", None),
         "score": Scored(**{**counts, "unknown_listed": unknown_listed}),
         "publish": Published("table", "id", 1, 8, 4),
     }

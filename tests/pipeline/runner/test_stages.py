@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from model.config import FEARecConfig
 from pipeline.config.settings import Settings
-from pipeline.results import Exported, Ingested, Prepared
+from pipeline.results import Checked, Gated, Ingested, Prepared
 from pipeline.runner.cache import RunResults, StageRecord, cache_key
 from pipeline.runner.stages import STAGES
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -20,7 +20,7 @@ from pipeline.storage.locations import RunLocations, Warehouse
 DAY = date(2026, 7, 1)
 EVERY = [stage.name for stage in STAGES]
 ALL, PREPARE = "ingest", "prepare"  # the first of the stages that are done again
-TRAIN, EVALUATE, EXPORT, SCORE, NOTHING = "train", "evaluate", "export", "score", ""
+TRAIN, EVALUATE, EXPORT, GATE, SCORE, NOTHING = "train", "evaluate", "export", "gate", "score", ""
 
 # Another value, and the first stage that it redoes; all later ones follow.
 MODEL: dict[str, Any] = {
@@ -94,6 +94,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "export.max_near_ties": (1e-2, EXPORT),
     "export.fp16": (True, EXPORT),
     "export.min_fp16_agreement": (0.5, EXPORT),
+    "gate.tolerance": (0.5, GATE),
     "score.top_k": (5, SCORE),
     "score.batch_size": (16, NOTHING),
     "score.provider": ("cpu", SCORE),
@@ -156,7 +157,8 @@ def keys_of(settings: Settings) -> dict[str, str]:
     event = datetime(2026, 6, 1, tzinfo=UTC)
     results: dict[str, Any] = {
         "prepare": Prepared(Path("prepared"), "", 1, "", 4, 6, 7, event, event),
-        "export": Exported(Path("bundle"), "v1", 0.0, 1, 0),
+        "check": Checked(),
+        "gate": Gated("first", (), "v1", Path("bundle"), "v1", None),
     }
     done, keys = RunResults(), {}
     for stage in STAGES:

@@ -1,5 +1,6 @@
 """A search: every combination once, resuming after a kill, several workers, the best settings."""
 
+import json
 import os
 import signal
 import subprocess
@@ -567,6 +568,10 @@ def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
     assert "NDCG@10" in done.stdout
     assert f"settings: {out}/fearec.toml" in done.stdout
     assert "protocol: " in done.stdout
+    done = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    tuned = json.loads(done.stdout)
+    assert (done.exit_code, tuned["n_complete"], tuned["n_failed"]) == (0, 2, 2)
+    assert tuned["settings"] == f"{out}/fearec.toml"
     space.write_text("topk_factr choice [1,2]\n")
     done = CliRunner().invoke(cli.app, arguments)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
