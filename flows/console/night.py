@@ -36,6 +36,14 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
+def print_backfilled(night: FinishedRun) -> None:
+    """Print one line on a run of a backfill."""
+    gated = night.results[Gate].result
+    done_before = all(record.reused for record in night.results.records)
+    line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
+    print_plain(line + ("; done before" if done_before else ""))
+
+
 def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
     """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
     warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
