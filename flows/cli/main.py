@@ -12,10 +12,13 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.models import models
+from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
     Day,
     Force,
+    ForcePublish,
     Json,
     Overrides,
     PublishedDay,
@@ -25,6 +28,7 @@ from flows.cli.options import (
     print_result,
 )
 from flows.cli.tune import tune
+from flows.cli.upkeep import clean, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -38,9 +42,11 @@ def main(version: Version = False) -> None:
 STAGES = {
     "ingest": "Add new log files to the warehouse; bad rows go into quarantine.",
     "prepare": "Write one sequence per user, and the vocabulary of items.",
+    "check": "Check the data, before a model is trained on it.",
     "train": "Train the model, starting from the champion's weights.",
     "evaluate": "Evaluate the model on held-out events, beside two baselines.",
     "export": "Write the ONNX bundle and check it against PyTorch.",
+    "gate": "Decide which model serves: the new one, or the champion.",
     "score": "Recommend items to every user with the bundle.",
     "publish": "Replace the run date's partition of the recommendations.",
 }
@@ -53,6 +59,7 @@ def nightly(
     day: Day = None,
     overrides: Overrides = None,
     force: Force = False,
+    force_publish: ForcePublish = False,
     as_json: Json = False,
 ) -> None:
     """Run every stage, in order; what is done already is not done again."""
@@ -61,7 +68,8 @@ def nightly(
     from pipeline.runner.nightly import nightly as run_night
 
     settings = load_settings(config, overrides or ())
-    night = run_night(settings, as_date(day) or settings.today(), force=force)
+    run_date = as_date(day) or settings.today()
+    night = run_night(settings, run_date, force=force, force_publish=force_publish)
     print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
 
 
@@ -146,8 +154,10 @@ def recommend(
     print_result(user_result(found), partial(print_user, found), as_json)
 
 
-app.command()(tune)
+for _command in (backfill, tune, status, clean, serve, automations):
+    app.command()(_command)
 app.command("import")(import_logs)
+app.add_typer(models, name="models")
 
 if __name__ == "__main__":
     app()

@@ -55,6 +55,9 @@ PublishedDay = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
+ForcePublish = Annotated[
+    bool, typer.Option("--force-publish", help="Publish the new model in any case.")
+]
 
 _INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT
 
