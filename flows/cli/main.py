@@ -27,6 +27,7 @@ from flows.cli.options import (
     print_result,
 )
 from flows.cli.tune import tune
+from flows.cli.upkeep import clean, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -153,6 +154,8 @@ def recommend(
 
 
 app.command()(tune)
+app.command()(status)
+app.command()(clean)
 app.command("import")(import_logs)
 app.add_typer(models, name="models")
 
