@@ -196,11 +196,16 @@ CALLS = [
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages()
+    put_in(stages, monkeypatch)
+    return stages
+
+
+def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stand-ins do what the stages would."""
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
     monkeypatch.setattr("pipeline.publishing.checks.check_tables", lambda *given, **options: ())
-    return stages
 
 
 @pytest.fixture
