@@ -716,7 +716,7 @@ def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
     stages.calls.clear()
     again = nightly(settings, NEXT).results
     assert again[Gate].result == forced
-    assert stages.calls == ["gate"]
+    assert stages.calls == ["check", "gate"]
     assert nightly(settings, date(2026, 7, 3)).results[Gate].result.champion == held.candidate
     row = runs_of(settings)[0]
     assert row["champion_metrics"] is not None or row["decision"] == "first"
