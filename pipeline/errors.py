@@ -24,6 +24,7 @@ Commands print an error as one line and end with its exit code: 2 means that inp
 change.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -168,14 +169,15 @@ def raised_as(
 
     Raises:
         FearecError: of class `kind`, with the exception as its cause.
-        MemoryError: as it is.
+        MemoryError: as it is, as an OSError that means the same; see `memory_failures`.
     """
     try:
         yield
     except FearecError:
         raise
     except caught as error:
-        if isinstance(error, MemoryError):  # Arrow's is an ArrowException too: no file is at fault
+        # Arrow's MemoryError is an ArrowException, the system's an OSError: no file is at fault.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             raise
         file = _file_of(error) if name_file else None
         found = message(error)
@@ -213,7 +215,7 @@ def _is_short_of_memory(error: Exception) -> bool:
     return any(phrase in text for phrase in _MEMORY_PHRASES)
 
 
-# Of PyTorch, ONNX Runtime and the system.
+# Of PyTorch, ONNX Runtime, Python and the system.
 _MEMORY_PHRASES = (
     "not enough memory",
     "can't allocate memory",
@@ -221,4 +223,6 @@ _MEMORY_PHRASES = (
     "failed to allocate memory",
     "bad_alloc",
     "bad allocation",
+    "can't start new thread",
+    "failed to map segment from shared object",  # a library that is loaded
 )

@@ -46,12 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages are all done.
-
-    Attributes:
-        run_date: Its run date.
-        results: The record of each stage that it had.
-    """
+    """A run whose stages are all done, with the record of each stage that it had."""
 
     run_date: date
     results: RunResults
@@ -109,8 +104,7 @@ class OpenRun:
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
         track_run(self.settings.registry, self.locations, self.results)
-        trained = self.results.get(Train)
-        clean_after_run(self.settings, self.locations, trained.result.folder if trained else None)
+        clean_after_run(self.settings, self.locations, self.results.get(Train))
         return FinishedRun(self.locations.run_date, self.results)
 
 

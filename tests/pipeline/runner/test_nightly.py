@@ -22,8 +22,10 @@ import torch
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.gate import gate as decide
+from pipeline.bundles.sessions import Provider
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import prepared_hash
@@ -422,6 +424,30 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared", "check"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+@pytest.mark.skipif(sessions._count_cuda_devices() > 0, reason="the provider works here")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_there_but_cannot_run_is_refused_before_the_training(
+    provider: Provider, settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A driver without CUDA's other libraries, as far as can be seen without opening a session.
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    without = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider=provider)})
+    with pytest.raises(ConfigError, match="provider does not work here") as refusal:
+        nightly(without, DAY)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert stages.calls == ["ingest", "prepared", "check"]
+
+
+def test_a_provider_that_runs_the_smallest_graph_is_accepted_before_the_training(
+    settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    monkeypatch.setitem(sessions._NAMES, "cuda", sessions.CPU)  # so the graph really runs
+    with_it = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider="cuda")})
+    nightly(with_it, DAY)
+    assert "train" in stages.calls
 
 
 def test_users_who_have_seen_everything_are_refused_before_the_training(
