@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows.console.figures import print_metrics
 from pipeline.bundles.promotion import Promotion
-from pipeline.bundles.versions import Difference, ModelVersions, VersionDetails, leaves
+from pipeline.bundles.versions import ModelVersions, VersionDetails, VersionDifference, leaves
 from pipeline.results import Evaluated
 from pipeline.terminal import Terminal, print_plain
 
@@ -82,7 +82,7 @@ def print_promotion(promotion: Promotion, *, republish: bool) -> None:
         )
 
 
-def print_differences(first: str, second: str, differences: tuple[Difference, ...]) -> None:
+def print_differences(first: str, second: str, differences: tuple[VersionDifference, ...]) -> None:
     """Print a table with a row per difference."""
     if not differences:
         print_plain("No difference.")

@@ -36,6 +36,14 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
+def print_backfilled(night: FinishedRun) -> None:
+    """Print one line on a run of a backfill."""
+    gated = night.results[Gate].result
+    done_before = all(record.reused for record in night.results.records)
+    line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
+    print_plain(line + ("; done before" if done_before else ""))
+
+
 def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
     """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
     warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
@@ -58,6 +66,7 @@ def headlines(night: FinishedRun) -> list[str]:
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
+        *(f"note: {note}" for note in gated.notes),
         *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
@@ -80,8 +89,9 @@ def _checks(night: FinishedRun) -> list[str]:
 def _metrics(evaluated: Evaluated) -> list[str]:
     name, model, baseline, value = evaluated.headline
     ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    champion = f"champion {evaluated.champion[name]:.4f}, " if evaluated.champion else ""
     return [
-        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
+        f"{name}: model {model:.4f}, {champion}{baseline} {value:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
     ]
 

@@ -85,7 +85,7 @@ class VersionDetails:
 
 
 @dataclass(frozen=True)
-class Difference:
+class VersionDifference:
     """Something that differs between two model versions; None where one lacks it."""
 
     name: str
@@ -155,7 +155,9 @@ def describe_version(warehouse: Warehouse, model_version: str) -> BundleDescript
     return description
 
 
-def compare_versions(warehouse: Warehouse, first: str, second: str) -> tuple[Difference, ...]:
+def compare_versions(
+    warehouse: Warehouse, first: str, second: str
+) -> tuple[VersionDifference, ...]:
     """What differs in settings, hyper-parameters, data and metrics, by dotted names.
 
     Raises:
@@ -165,7 +167,7 @@ def compare_versions(warehouse: Warehouse, first: str, second: str) -> tuple[Dif
     """
     one, other = (_compared(describe_version(warehouse, name)) for name in (first, second))
     return tuple(
-        Difference(name, one.get(name), other.get(name))
+        VersionDifference(name, one.get(name), other.get(name))
         for name in {**one, **other}
         if one.get(name) != other.get(name)
     )

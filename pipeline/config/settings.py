@@ -1,8 +1,9 @@
 """Settings of a run: `fearec.toml`, overridden by the environment, overridden by ``--set``."""
 
+import json
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,21 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     given = layered.model_dump(exclude_unset=True)
     check_settings(given)
     return Settings(**given)
+
+
+def as_overrides(section: str, flags: Mapping[str, Any]) -> list[str]:
+    """The flags of a command in the form of ``--set``, for `load_settings`.
+
+    Args:
+        section: The section of their settings.
+        flags: Numbers, truths, texts and paths by the setting's name; None where not given.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    return [f"{section}.{name}={_as_toml(value)}" for name, value in given.items()]
+
+
+def _as_toml(value: Any) -> str:
+    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
-from pipeline.results.model_results import Evaluated, Exported, Float16Check, Gated, Trained
+from pipeline.results.evaluated import Evaluated, PairedDifference
+from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
 from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, Scored
 
@@ -16,6 +17,7 @@ __all__ = [
     "Float16Check",
     "Gated",
     "Ingested",
+    "PairedDifference",
     "Prepared",
     "Published",
     "RunSummary",

@@ -11,7 +11,8 @@ from pipeline.bundles.unused import remove_models, unused_models
 from pipeline.config.retention_section import RunDates
 from pipeline.config.settings import Settings
 from pipeline.errors import BusyError, FearecError
-from pipeline.results import Cleaned
+from pipeline.results import Cleaned, Trained
+from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.storage.folders import StoreFolder
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -70,7 +71,9 @@ def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
     )
 
 
-def clean_after_run(settings: Settings, locations: RunLocations, trained: Path | None) -> None:
+def clean_after_run(
+    settings: Settings, locations: RunLocations, trained: StageRecord[Trained] | None
+) -> None:
     """Remove a finished run's checkpoints, its trainings with other settings, and do `clean`.
 
     What fails is a warning: the run is published.
@@ -78,14 +81,14 @@ def clean_after_run(settings: Settings, locations: RunLocations, trained: Path |
     Args:
         settings: Of the run.
         locations: Of the run.
-        trained: The folder of the training that counts; its weights and metrics stay.
+        trained: The training that counts; its weights and metrics stay.
     """
     if not settings.retention.after_runs:
         return
     try:
         with storage_failures(settings):
             for folder in locations.training.glob("*"):
-                if folder != trained:
+                if trained is None or folder != trained.result.folder:
                     shutil.rmtree(folder)
                     continue
                 for checkpoint in folder.glob("*/*.ckpt"):

@@ -81,6 +81,11 @@ def _row(locations: RunLocations, started_at: datetime, results: RunResults) -> 
         row["metrics_high"] = {name: high for name, (_, high) in intervals.items()}
         row["popularity_metrics"] = metrics.popularity
         row["co_occurrence_metrics"] = metrics.co_occurrence
+        row["champion_metrics"] = metrics.champion or None
+        differences = metrics.differences
+        row["difference"] = {name: each.mean for name, each in differences.items()}
+        row["difference_low"] = {name: each.low for name, each in differences.items()}
+        row["difference_high"] = {name: each.high for name, each in differences.items()}
     if gated := results.get(Gate):
         row["decision"] = gated.result.decision
         row["reasons"] = list(gated.result.reasons)

@@ -1,4 +1,4 @@
-"""A year of nights on tiny data: the disk use stays bounded, and a night takes no longer at the end."""
+"""A year of nights on tiny data: disk use stays bounded, and a night takes no longer at the end."""
 
 import os
 import time

@@ -12,11 +12,17 @@ from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.registry import (
     RegisteredModel,
     champion_before,
+    local_bundle,
     pinned,
     register_candidate,
 )
 from pipeline.config.guard_sections import GateSettings
-from pipeline.config.sections import EvaluateSettings, ExportSettings, ModelSettings
+from pipeline.config.sections import (
+    EvaluateSettings,
+    ExportSettings,
+    ModelSettings,
+    PrepareSettings,
+)
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
 from pipeline.evaluation.protocol import check_topk
@@ -108,9 +114,10 @@ class Train(Stage[Trained]):
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Evaluated]):
-    """Held-out metrics of the model and of two baselines."""
+    """Held-out metrics of the model, of the champion and of two baselines."""
 
     name = "evaluate"
+    code_version = 2
     result_type = Evaluated
 
     prepared: StageRecord[Prepared]
@@ -119,6 +126,9 @@ class Evaluate(Stage[Evaluated]):
     training: TrainingConfig
     evaluation: EvaluateSettings
     held_out: HeldOut
+    limits: PrepareSettings
+    champion: RegisteredModel | None
+    locations: RunLocations
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Evaluate":
@@ -130,6 +140,9 @@ class Evaluate(Stage[Evaluated]):
             settings.train,
             settings.evaluate,
             _held_out(settings, locations),
+            settings.prepare,
+            champion_before(locations),
+            locations,
         )
 
     @classmethod
@@ -141,6 +154,7 @@ class Evaluate(Stage[Evaluated]):
         """See `Stage`."""
         from pipeline.evaluation.evaluate import evaluate
 
+        champion = local_bundle(self.locations, self.champion) if self.champion else None
         return evaluate(
             self.prepared.result,
             self.trained.result,
@@ -148,6 +162,8 @@ class Evaluate(Stage[Evaluated]):
             self.training,
             self.evaluation,
             self.held_out,
+            self.limits,
+            champion,
         )
 
 

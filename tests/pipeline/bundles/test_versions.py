@@ -144,7 +144,9 @@ def test_a_rollback_goes_to_the_last_other_champion_and_further(warehouse: Wareh
     assert roll_back(warehouse, V2).now.model_version == V2
 
 
-def test_what_cannot_be_chosen_is_refused_and_changes_nothing(warehouse: Warehouse) -> None:
+def test_what_cannot_be_chosen_is_refused_and_changes_nothing(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
     before = champion(warehouse)
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: promote(warehouse, "nowhere"), "no such model version; found nowhere"),
@@ -161,9 +163,10 @@ def test_what_cannot_be_chosen_is_refused_and_changes_nothing(warehouse: Warehou
     with pytest.raises(BundleError, match=f"{V1}/items.bin: a file of the bundle is missing"):
         promote(warehouse, V1)
     assert champion(warehouse) == before
+    nowhere = Warehouse(str(tmp_path / "nowhere"))
     for call in (
-        lambda: promote(Warehouse("none"), V1),
-        lambda: version_details(Warehouse("none")),
+        lambda: promote(nowhere, V1),
+        lambda: version_details(nowhere),
     ):
         with pytest.raises(InputError, match="no model was published yet"):
             call()

@@ -14,7 +14,8 @@ import pipeline.bundles.unused
 from pipeline.bundles.registry import read_registry
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.settings import Settings
-from pipeline.results import Cleaned
+from pipeline.results import Cleaned, Trained
+from pipeline.runner.cache import StageRecord
 from pipeline.runner.clean import clean, clean_after_run
 from pipeline.runner.status import status
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -171,11 +172,12 @@ def test_a_finished_run_leaves_its_weights_and_no_checkpoints(
         for name in ("last.ckpt", "best.ckpt", "finished.json", "metrics.csv"):
             (folder / name).write_text("x")
     (kept / "model.safetensors").write_text("x")
+    trained = StageRecord("train", "", "", 0.0, Trained(kept, 1, 0.5, None, refit=True))
     settings = Settings(warehouse=warehouse.root, work_dir=tmp_path / "work")
     clean_after_run(settings.model_copy(update={"retention": RetentionSettings(after_runs=False)}),
-                    locations, kept)  # fmt: skip
+                    locations, trained)  # fmt: skip
     assert other.exists()
-    clean_after_run(settings, locations, kept)
+    clean_after_run(settings, locations, trained)
     assert not other.exists()
     names = {path.name for path in kept.rglob("*") if path.is_file()}
     assert names == {"finished.json", "metrics.csv", "model.safetensors"}
