@@ -4,7 +4,8 @@
     ├── ConfigError                 2   a setting is unknown, impossible or contradicts another
     │   └── ResumeError             2   the output folder holds no run that this one could continue
     ├── InputError                  2   an input path is missing, empty or unreadable
-    │   └── UnreadableFileError     2   one Parquet file is damaged
+    │   ├── UnreadableFileError     2   one Parquet file is damaged
+    │   └── EmptyTestError          2   no user has a held-out event
     ├── SchemaError                 2   an input lacks a column, or a column has the wrong type
     ├── BundleError                 2   a bundle is incomplete, of another format or changed
     ├── UnfitModelError             1   a new model must not be published
@@ -43,6 +44,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DivergenceError",
+    "EmptyTestError",
     "ExportParityError",
     "FearecError",
     "GateError",
@@ -70,6 +72,10 @@ class InputError(FearecError):
 
 class UnreadableFileError(InputError):
     """A Parquet file is damaged; `where` is its path. ``--skip-bad-files`` leaves it out."""
+
+
+class EmptyTestError(InputError):
+    """No user has a held-out event, so that no model can be measured."""
 
 
 class SchemaError(FearecError):

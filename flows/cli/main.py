@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.models import models
 from flows.cli.options import (
     Config,
     Day,
@@ -26,6 +27,7 @@ from flows.cli.options import (
     print_result,
 )
 from flows.cli.tune import tune
+from flows.cli.upkeep import clean, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -152,7 +154,10 @@ def recommend(
 
 
 app.command()(tune)
+app.command()(status)
+app.command()(clean)
 app.command("import")(import_logs)
+app.add_typer(models, name="models")
 
 if __name__ == "__main__":
     app()

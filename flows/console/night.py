@@ -58,6 +58,7 @@ def headlines(night: FinishedRun) -> list[str]:
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
+        *(f"note: {note}" for note in gated.notes),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
@@ -70,8 +71,9 @@ def headlines(night: FinishedRun) -> list[str]:
 def _metrics(evaluated: Evaluated) -> list[str]:
     name, model, baseline, value = evaluated.headline
     ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    champion = f"champion {evaluated.champion[name]:.4f}, " if evaluated.champion else ""
     return [
-        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
+        f"{name}: model {model:.4f}, {champion}{baseline} {value:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
     ]
 

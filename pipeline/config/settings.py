@@ -23,6 +23,7 @@ from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
 from pipeline.config.guard_sections import CheckSettings, GateSettings
+from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
@@ -30,6 +31,7 @@ from pipeline.config.sections import (
     LogSettings,
     ModelSettings,
     PrepareSettings,
+    RegistrySettings,
     ScoreSettings,
     TimeZone,
     TuneSettings,
@@ -66,6 +68,8 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
+    registry: RegistrySettings = RegistrySettings()
+    retention: RetentionSettings = RetentionSettings()
     tune: TuneSettings = TuneSettings()
 
     @classmethod

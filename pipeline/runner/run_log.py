@@ -25,10 +25,15 @@ FAILED = "failed"
 
 def record_run(locations: RunLocations, started_at: datetime, results: RunResults) -> None:
     """Append the row of a run whose stages are all done, unless the newest row has its results."""
-    key = hash_of({record.stage: record.result for record in results.records})
+    key = results_key(results)
     newest = current_run(locations.warehouse, locations.run_date)
     if newest is None or newest["results_key"] != key:
         append_run(locations.warehouse, _row(locations, started_at, results) | {"results_key": key})
+
+
+def results_key(results: RunResults) -> str:
+    """The hash of what the stages returned: a run that changed nothing has the same."""
+    return hash_of({record.stage: record.result for record in results.records})
 
 
 def record_failure(
@@ -69,6 +74,11 @@ def _row(locations: RunLocations, started_at: datetime, results: RunResults) -> 
         row["metrics_high"] = {name: high for name, (_, high) in intervals.items()}
         row["popularity_metrics"] = metrics.popularity
         row["co_occurrence_metrics"] = metrics.co_occurrence
+        row["champion_metrics"] = metrics.champion or None
+        differences = metrics.differences
+        row["difference"] = {name: each.mean for name, each in differences.items()}
+        row["difference_low"] = {name: each.low for name, each in differences.items()}
+        row["difference_high"] = {name: each.high for name, each in differences.items()}
     if gated := results.get(Gate):
         row["decision"] = gated.result.decision
         row["reasons"] = list(gated.result.reasons)

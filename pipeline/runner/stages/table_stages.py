@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.registry import RegisteredModel, register_champion
+from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
 from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.dates import run_end
@@ -122,10 +122,15 @@ class Publish(Stage[Published]):
             path=gated.bundle.name,
             decision=gated.decision,
         )
-        register_champion(self.locations, serving)
+        register_champion(
+            self.locations, serving, candidate=gated.candidate, overruled=gated.overruled
+        )
         return published
 
     def is_intact(self, result: Published) -> bool:
         """See `Stage`."""
         table = self.locations.warehouse.table(RECOMMENDATIONS)
-        return has_table(table, result.table_id, result.version)
+        champion = read_registry(self.locations.warehouse)
+        serving = champion.serving(self.locations.run_date) if champion else None
+        is_registered = serving and serving.model_version == self.gated.result.model_version
+        return bool(is_registered) and has_table(table, result.table_id, result.version)

@@ -33,6 +33,7 @@ from pipeline.errors import (
     BusyError,
     ConfigError,
     DivergenceError,
+    EmptyTestError,
     FearecError,
     GateError,
     InputError,
@@ -47,6 +48,7 @@ from pipeline.results import (
     Exported,
     Gated,
     Ingested,
+    PairedDifference,
     Prepared,
     Published,
     Scored,
@@ -700,6 +702,50 @@ def test_an_unfit_model_leaves_the_champion_in_place(
     assert nightly(settings, after).results[Train].result.parent == first.model_version
     champion = read_champion(settings, before=NEXT)
     assert read_champion(settings, before=after) == champion == first.bundle
+
+
+def test_an_empty_test_leaves_the_champion_in_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def refuse(*given: Any) -> Trained:
+        raise EmptyTestError("no user to evaluate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", refuse)
+        with pytest.raises(EmptyTestError) as caught:  # there is no champion yet
+            nightly(settings, DAY)
+    assert caught.value.exit_code == 2
+    first = nightly(settings, DAY).results[Gate].result
+    monkeypatch.setattr("pipeline.training.train.train", refuse)
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert held.reasons == ("train: no user to evaluate",)
+
+
+def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def worse(*given: Any) -> Evaluated:
+        found = measure(*given)
+        lost = {"champion": PairedDifference(-0.2, -0.25, -0.15)} if given[-1] else {}
+        return replace(found, champion=found.popularity, differences=lost)
+
+    measure = stages.evaluate
+    monkeypatch.setattr("pipeline.evaluation.evaluate.evaluate", worse)
+    first = nightly(settings, DAY).results[Gate].result
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert "below the champion's" in held.reasons[0]
+    forced = nightly(settings, NEXT, force_publish=True).results[Gate].result
+    assert (forced.decision, forced.model_version) == ("forced", held.candidate)
+    assert forced.reasons == held.reasons
+    stages.calls.clear()
+    again = nightly(settings, NEXT).results
+    assert again[Gate].result == forced
+    assert stages.calls == ["gate"]
+    assert nightly(settings, date(2026, 7, 3)).results[Gate].result.champion == held.candidate
+    row = runs_of(settings)[0]
+    assert row["champion_metrics"] is not None or row["decision"] == "first"
 
 
 def test_a_first_run_without_a_fit_model_fails(
