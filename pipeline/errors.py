@@ -13,6 +13,7 @@
     │   └── ExportParityError       1   the exported graph computes something else than PyTorch
     ├── GateError                   1   a run is held, and there is no champion to serve instead
     ├── PublishError                1   the recommendations could not be written
+    │   └── TableCheckError         1   they failed their checks, and the table is as it was
     ├── SearchError                 1   a hyper-parameter search failed
     ├── StorageError                1   a file or table could not be read or written
     ├── ConflictError               1   another run wrote to a table meanwhile
@@ -27,8 +28,9 @@ change.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from model.errors import (
     ConfigError,
@@ -37,6 +39,9 @@ from model.errors import (
     FearecError,
     UnfitModelError,
 )
+
+if TYPE_CHECKING:
+    from pipeline.results import Check
 
 __all__ = [
     "BundleError",
@@ -55,6 +60,7 @@ __all__ = [
     "SchemaError",
     "SearchError",
     "StorageError",
+    "TableCheckError",
     "UnfitModelError",
     "UnreadableFileError",
     "first_line",
@@ -100,6 +106,18 @@ class GateError(FearecError):
 
 class PublishError(FearecError):
     """The recommendations could not be written, to their folder or to their table."""
+
+
+class TableCheckError(PublishError):
+    """The recommendations failed their checks before they were published.
+
+    Attributes:
+        checks: All of them, those that passed among them.
+    """
+
+    def __init__(self, *args: Any, checks: "Sequence[Check]" = (), **parts: str) -> None:
+        super().__init__(*args, **parts)
+        self.checks = tuple(checks)
 
 
 class SearchError(FearecError):

@@ -188,6 +188,7 @@ RUNS_SCHEMA = pa.schema(
         ("difference", _METRICS),  # of the headline metric, by the recommender it is taken from
         ("difference_low", _METRICS),  # its 95% interval
         ("difference_high", _METRICS),
+        ("last_event", TIME),  # up to the run date: later ones are new to the next run
         ("realised", _METRICS),  # how often the night before's lists held what users then took
     ]
 )

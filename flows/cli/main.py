@@ -13,6 +13,7 @@ import typer
 
 from flows.cli.imports import import_logs
 from flows.cli.models import models
+from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
     Day,
@@ -153,9 +154,8 @@ def recommend(
     print_result(user_result(found), partial(print_user, found), as_json)
 
 
-app.command()(tune)
-app.command()(status)
-app.command()(clean)
+for _command in (backfill, tune, status, clean, serve, automations):
+    app.command()(_command)
 app.command("import")(import_logs)
 app.add_typer(models, name="models")
 

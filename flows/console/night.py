@@ -11,7 +11,7 @@ from pipeline.results import Evaluated
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
 from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
@@ -34,6 +34,14 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
         users = first_users(warehouse, night.run_date, _USERS)
         found = recommended_to(warehouse, users, night.run_date)
     print_plain(*(_recommendations(recommended) for recommended in found))
+
+
+def print_backfilled(night: FinishedRun) -> None:
+    """Print one line on a run of a backfill."""
+    gated = night.results[Gate].result
+    done_before = all(record.reused for record in night.results.records)
+    line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
+    print_plain(line + ("; done before" if done_before else ""))
 
 
 def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
@@ -59,12 +67,22 @@ def headlines(night: FinishedRun) -> list[str]:
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
         *(f"note: {note}" for note in gated.notes),
+        *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
+    ]
+
+
+def _checks(night: FinishedRun) -> list[str]:
+    """Lines on the checks that did not pass; those that hold the run are among its reasons."""
+    checks = (*night.results[CheckData].result.checks, *night.results[Publish].result.checks)
+    words = {"warned": "warning", "overruled": "overruled"}
+    return [
+        f"{words[check.outcome]}: {check.message}" for check in checks if check.outcome in words
     ]
 
 
@@ -84,8 +102,11 @@ def print_stage(record: StageRecord[Any]) -> None:
     print_plain(f"{record.stage}: {took}")
     if record.stage == "evaluate":
         print_metrics(record.result)
-    else:
-        print_plain(*(f"  {name}: {value}" for name, value in asdict(record.result).items()))
+        return
+    fields = asdict(record.result)
+    checks = fields.pop("checks", ())
+    print_plain(*(f"  {check['outcome']}: {check['message']}" for check in checks))
+    print_plain(*(f"  {name}: {value}" for name, value in fields.items()))
 
 
 def _timings(night: FinishedRun) -> Table:

@@ -3,10 +3,7 @@
 import contextlib
 import logging
 import signal
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +19,6 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
@@ -31,6 +27,8 @@ from torch.utils.data import DataLoader
 from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
+from model.training.checkpoints import WholeCheckpoints, is_whole
+from model.training.epoch_log import EpochLog
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
 from model.training.samples import ShuffledBatches, TrainingSet
@@ -39,8 +37,6 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 _MATMUL_PRECISION = "high"
 _CHECKED_BATCHES = 50
-# What zipfile raises about headers of random bytes, besides its own error.
-_DAMAGE = (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error)
 _LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
 
 
@@ -84,25 +80,6 @@ class _Generator(torch.Generator):
     def __reduce__(self) -> Any:
         """Pickle without the state, which PyTorch's own generator loses too."""
         return _Generator, ()
-
-
-class _WholeCheckpoints(TorchCheckpointIO):
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write beside the old file, then rename: never half a file, even on a full disk."""
-        unfinished = Path(path).with_suffix(".part")
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        unfinished.replace(path)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is as it was written: PyTorch's own reader checks no CRC."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, *_DAMAGE):
-        return False
 
 
 class _DivergenceCheck(Callback):
@@ -223,7 +200,7 @@ def fit(
     )  # fmt: skip
     # Runs after `best`, whose state it stores; Lightning's own `save_last` follows a new best only.
     newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
-    callbacks: list[Callback] = [_DivergenceCheck(folder), best, newest]
+    callbacks: list[Callback] = [_DivergenceCheck(folder), best, newest, EpochLog()]
     if validated:
         callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
     if on_epoch:
@@ -247,7 +224,7 @@ def fit(
         held_out = DataLoader(batches, batch_size=None)
     several = training.devices != 1 or training.strategy != "auto"
     last = folder / LAST
-    if not (_is_whole(last) and _is_whole(folder / BEST)):  # damaged, or the run was killed early
+    if not (is_whole(last) and is_whole(folder / BEST)):  # damaged, or the run was killed early
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     with _quiet():
@@ -265,7 +242,7 @@ def fit(
                 enable_model_summary=False,
                 use_distributed_sampler=False,  # ShuffledBatches distributes batches itself
                 default_root_dir=folder,
-                plugins=[_WholeCheckpoints()],
+                plugins=[WholeCheckpoints()],
             )
         except MisconfigurationException as error:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """What each stage returns: frozen, and as JSON part of a run's records."""
 
 from pipeline.results.clean_results import Cleaned, CleanedTable
-from pipeline.results.data_results import Check, Checked, Ingested, Prepared
+from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
 from pipeline.results.evaluated import Evaluated, PairedDifference
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
 from pipeline.results.status_results import RunSummary, Status
@@ -24,4 +24,5 @@ __all__ = [
     "Scored",
     "Status",
     "Trained",
+    "held_by",
 ]

@@ -179,14 +179,20 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
 
 @contextmanager
 def open_run(
-    settings: Settings, run_date: date, *, force: bool = False, force_publish: bool = False
+    settings: Settings,
+    run_date: date,
+    *,
+    first: type[Stage[Any]] = STAGES[0],
+    force: bool = False,
+    force_publish: bool = False,
 ) -> Iterator[OpenRun]:
-    """Hold a run date for a run of all stages, after a check of what it would fail on.
+    """Hold a run date for a run, after a check of what it would fail on.
 
-    A run that fails is recorded as such. The arguments are those of `nightly`.
+    A run that fails is recorded so. It begins at `first`, on the recorded results of the stages
+    before; the other arguments are those of `nightly`.
 
     Raises:
-        ConfigError: the table of recommendations has another layout.
+        ConfigError: the table has another layout, or a stage before `first` is not done.
         BusyError: another run works on the same run date.
         StorageError: anything about files or tables failed, inside too.
     """
@@ -194,6 +200,7 @@ def open_run(
         check_layout(settings.score.layout, locations)
         run = OpenRun(settings, locations, force, force_publish, datetime.now(UTC))
         try:
+            run.results = _recorded_before(first, settings, locations, needed_by=first.name)
             yield run
         except FearecError as error:
             with suppress(Exception):  # it would replace the error

@@ -8,7 +8,7 @@ import pytest
 
 from flows.console.figures import print_metrics
 from flows.console.night import headlines
-from pipeline.results import Evaluated, Gated, Ingested, Published, Scored
+from pipeline.results import Check, Checked, Evaluated, Gated, Ingested, Published, Scored
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
 from tests.helpers.ingest_cases import TODAY
@@ -19,10 +19,13 @@ def lines(
     unknown_listed: int = 0,
     champion: dict[str, float] | None = None,
     gated: Gated | None = None,
+    checks: tuple[Check, ...] = (),
+    table_checks: tuple[Check, ...] = (),
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}),
+        "check": Checked(checks),
         "evaluate": Evaluated(
             "leave-one-out",
             4,
@@ -34,7 +37,7 @@ def lines(
         ),
         "gate": gated or Gated("first", (), "v1", Path("bundle"), "v1", None),
         "score": Scored(**{**counts, "unknown_listed": unknown_listed}),
-        "publish": Published("table", "id", 1, 8, 4),
+        "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
     return headlines(FinishedRun(TODAY, RunResults(*records)))
@@ -79,3 +82,19 @@ def test_the_metrics_of_a_champion_have_a_column(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "the champion v0 is not compared: another split" in out
     assert "champion " not in out.splitlines()[-3]
+
+
+def test_checks_that_did_not_pass_are_shown() -> None:
+    data = (
+        Check("users", "passed", "users: 9"),
+        Check("new_events", "warned", "new events: 0"),
+        Check("freshness", "overruled", "days: 150"),
+    )
+    table = (Check("overlap", "warned", "overlap: 0.1"),)
+    shown = lines(checks=data, table_checks=table)
+    assert [line for line in shown if line.startswith(("warning", "overruled"))] == [
+        "warning: new events: 0",
+        "overruled: days: 150",
+        "warning: overlap: 0.1",
+    ]
+    assert not any("users: 9" in line for line in shown)

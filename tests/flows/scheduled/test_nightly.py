@@ -33,7 +33,7 @@ def test_nobody_is_called(tmp_path: Path) -> None:
 def test_only_what_may_pass_is_tried_again() -> None:
     from prefect.states import Failed
 
-    from flows.scheduled.nightly import _may_pass
+    from flows.scheduled.stage_tasks import _may_pass
 
     def may_pass(error: Exception) -> bool:
         return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]

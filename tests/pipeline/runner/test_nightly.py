@@ -40,6 +40,7 @@ from pipeline.errors import (
     MemoryShortError,
     ResumeError,
     StorageError,
+    TableCheckError,
 )
 from pipeline.results import (
     Check,
@@ -64,6 +65,7 @@ from pipeline.runner.stages import (
     Gate,
     Ingest,
     Prepare,
+    Publish,
     Score,
     Train,
 )
@@ -197,6 +199,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
+    monkeypatch.setattr("pipeline.publishing.checks.check_tables", lambda *given, **options: ())
     return stages
 
 
@@ -742,7 +745,7 @@ def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
     stages.calls.clear()
     again = nightly(settings, NEXT).results
     assert again[Gate].result == forced
-    assert stages.calls == ["gate"]
+    assert stages.calls == ["check", "gate"]
     assert nightly(settings, date(2026, 7, 3)).results[Gate].result.champion == held.candidate
     row = runs_of(settings)[0]
     assert row["champion_metrics"] is not None or row["decision"] == "first"
@@ -883,3 +886,36 @@ def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Sta
     assert stages.calls == []
     assert not Path(settings.warehouse).exists()
     assert not settings.work_dir.exists()
+
+
+def test_recommendations_that_fail_their_checks_change_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    first = nightly(settings, DAY).results[Gate].result
+    failed = (
+        Check("seen_items", "held", "items that their user has seen: 3", 3.0, 1.0),
+        Check("coverage", "passed", "coverage: 0.9", 0.9),
+    )
+    overruled: list[bool] = []
+
+    def check(*given: Any, overrule: bool) -> tuple[Check, ...]:
+        overruled.append(overrule)
+        if overrule:
+            return (failed[0].overruled(), failed[1])
+        raise TableCheckError("the recommendations failed", checks=failed)
+
+    monkeypatch.setattr("pipeline.publishing.checks.check_tables", check)
+    stages.calls.clear()
+    with pytest.raises(TableCheckError):
+        nightly(settings, NEXT)
+    assert stages.calls == CALLS[:-1]
+    row = runs_of(settings)[-1]
+    assert (row["run_date"], row["decision"]) == (NEXT, "failed")
+    assert row["reasons"] == ["items that their user has seen: 3"]
+    assert [each["value"] for each in row["table_checks"]] == [3.0, 0.9]
+    assert read_champion(settings, before=date(2026, 7, 3)) == first.bundle
+    forced = nightly(settings, NEXT, force_publish=True).results[Publish].result
+    assert [each.outcome for each in forced.checks] == ["overruled", "passed"]
+    assert runs_of(settings)[-1]["table_checks"][0]["outcome"] == "overruled"
+    nightly(settings, NEXT)  # what is published stays so without the flag
+    assert overruled == [False, True]

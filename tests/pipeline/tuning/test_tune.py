@@ -584,16 +584,20 @@ def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -
     from prefect.artifacts import Artifact
     from prefect.testing.utilities import prefect_test_harness
 
+    from flows.scheduled.parameters import TuneParameters
     from flows.scheduled.tune import tune as flow
+
+    def parameters(*overrides: str) -> TuneParameters:
+        return TuneParameters(config=str(config), run_date=DAY, overrides=overrides)
 
     with prefect_test_harness(server_startup_timeout=120):
         two = ["tune.max_evals=2"]
-        state = flow(str(config), DAY, two, return_state=True)
+        state = flow(parameters(*two), return_state=True)
         assert state.is_completed()
         assert run(config, *two) == state.result()
         artifact = Artifact.get("tune")
         assert artifact is not None
         assert "on validation" in str(artifact.data)
-        bad = flow(str(config), DAY, ["tune.params_file=nowhere"], return_state=True)
+        bad = flow(parameters("tune.params_file=nowhere"), return_state=True)
         assert bad.is_failed()
         assert "no such params file" in str(bad.message)

@@ -1,0 +1,95 @@
+"""`fearec backfill`, `serve` and `automations`: runs of several dates, and Prefect's side."""
+
+import os
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Config, Force, Json, Overrides, one_line_errors, print_result
+from pipeline.errors import ConfigError
+
+_DATE = ["%Y-%m-%d"]
+
+
+@one_line_errors()
+def backfill(
+    first: Annotated[
+        datetime,
+        typer.Option("--from", formats=_DATE, metavar="YYYY-MM-DD", help="First run date."),
+    ],
+    last: Annotated[
+        datetime, typer.Option("--to", formats=_DATE, metavar="YYYY-MM-DD", help="Last run date.")
+    ],
+    config: Config = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run every date of a range, oldest first; what is done already is not done again."""
+    from flows.console.night import night_result, print_backfilled
+    from pipeline.config.settings import load_settings
+    from pipeline.runner.backfill import backfill as run_backfill
+
+    settings = load_settings(config, overrides or ())
+    nights = []
+    for night in run_backfill(settings, first.date(), last.date(), force=force):
+        nights.append(night_result(settings, night))
+        if not as_json:
+            print_backfilled(night)
+    print_result(nights, lambda: None, as_json)
+
+
+@one_line_errors()
+def serve(
+    config: Config = None,
+    overrides: Overrides = None,
+    cron: Annotated[
+        str, typer.Option(metavar="CRON", help="When a night is due, in time_zone.")
+    ] = "0 2 * * *",
+) -> None:
+    """Run the nights of a schedule here, without a work pool, until you end it."""
+    _check_server()
+    from flows.scheduled.serve import serve as run_serve
+
+    run_serve(config, overrides or [], cron)
+
+
+@one_line_errors()
+def automations(
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Webhook that gets notifications, or a block of Prefect's as TYPE/NAME.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Have Prefect's server find lost flow runs, and report held and failed ones."""
+    _check_server()
+    from flows.scheduled.automations import make_automations
+    from pipeline.terminal import print_plain
+
+    made = {each.name: each.enabled for each in make_automations(notify)}
+    lines = [f"{name}: {'enabled' if on else 'disabled'}" for name, on in made.items()]
+    print_result(made, lambda: print_plain(*lines), as_json)
+
+
+def _check_server() -> None:
+    """Check that a server is configured: Prefect would start a temporary one, and forget it.
+
+    Raises:
+        ConfigError: none is.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        raise ConfigError(
+            "no Prefect server is configured",
+            "PREFECT_API_URL",
+            remedy="Start one with `prefect server start`, and run"
+            " `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`.",
+        )
