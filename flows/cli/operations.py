@@ -37,7 +37,7 @@ def backfill(
         nights.append(night_result(settings, night))
         if not as_json:
             print_backfilled(night)
-    print_result(nights, lambda: None, as_json)
+    print_result({"nights": nights}, lambda: None, as_json)
 
 
 @one_line_errors()
@@ -47,12 +47,14 @@ def serve(
     cron: Annotated[
         str, typer.Option(metavar="CRON", help="When a night is due, in time_zone.")
     ] = "0 2 * * *",
+    as_json: Json = False,
 ) -> None:
     """Run the nights of a schedule here, without a work pool, until you end it."""
     _check_server()
     from flows.scheduled.serve import serve as run_serve
 
     run_serve(config, overrides or [], cron)
+    print_result({"cron": cron}, lambda: None, as_json)
 
 
 @one_line_errors()
