@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from pipeline.errors import FearecError, StorageError
+from pipeline.errors import FearecError, StorageError, memory_failures
 from pipeline.storage.credentials import masked
 
 Json = Annotated[
@@ -71,11 +71,14 @@ def print_result(result: Any, show: Callable[[], None], as_json: bool) -> None:
 def printed_errors(as_json: bool) -> Iterator[None]:
     """End a command that raises a `FearecError` with one line on the standard error.
 
+    What libraries raise where memory is short becomes one.
+
     Raises:
         typer.Exit: with the error's exit code.
     """
     try:
-        yield
+        with memory_failures():
+            yield
     except FearecError as error:
         if as_json:
             print_json_error(type(error).__name__, error, error.exit_code)

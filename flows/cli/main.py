@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.models import models
 from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
@@ -27,6 +28,7 @@ from flows.cli.options import (
     print_result,
 )
 from flows.cli.tune import tune
+from flows.cli.upkeep import clean, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -152,9 +154,10 @@ def recommend(
     print_result(user_result(found), partial(print_user, found), as_json)
 
 
-for _command in (backfill, tune, serve, automations):
+for _command in (backfill, tune, status, clean, serve, automations):
     app.command()(_command)
 app.command("import")(import_logs)
+app.add_typer(models, name="models")
 
 if __name__ == "__main__":
     app()

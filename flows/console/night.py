@@ -11,7 +11,7 @@ from pipeline.results import Evaluated
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
 from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
@@ -66,6 +66,8 @@ def headlines(night: FinishedRun) -> list[str]:
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
+        *(f"note: {note}" for note in gated.notes),
+        *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
@@ -75,11 +77,21 @@ def headlines(night: FinishedRun) -> list[str]:
     ]
 
 
+def _checks(night: FinishedRun) -> list[str]:
+    """Lines on the checks that did not pass; those that hold the run are among its reasons."""
+    checks = (*night.results[CheckData].result.checks, *night.results[Publish].result.checks)
+    words = {"warned": "warning", "overruled": "overruled"}
+    return [
+        f"{words[check.outcome]}: {check.message}" for check in checks if check.outcome in words
+    ]
+
+
 def _metrics(evaluated: Evaluated) -> list[str]:
     name, model, baseline, value = evaluated.headline
     ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    champion = f"champion {evaluated.champion[name]:.4f}, " if evaluated.champion else ""
     return [
-        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
+        f"{name}: model {model:.4f}, {champion}{baseline} {value:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
     ]
 
@@ -90,8 +102,11 @@ def print_stage(record: StageRecord[Any]) -> None:
     print_plain(f"{record.stage}: {took}")
     if record.stage == "evaluate":
         print_metrics(record.result)
-    else:
-        print_plain(*(f"  {name}: {value}" for name, value in asdict(record.result).items()))
+        return
+    fields = asdict(record.result)
+    checks = fields.pop("checks", ())
+    print_plain(*(f"  {check['outcome']}: {check['message']}" for check in checks))
+    print_plain(*(f"  {name}: {value}" for name, value in fields.items()))
 
 
 def _timings(night: FinishedRun) -> Table:

@@ -27,7 +27,7 @@ def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
     footer = read_footer(file)
     if not footer.num_rows:
         return IdTypes(pa.null(), pa.null())
-    return check_columns(footer.schema.to_arrow_schema(), logs, file.path)
+    return check_columns(footer.columns, logs, file.path)
 
 
 def check_log_files(

@@ -1,19 +1,28 @@
 """What each stage returns: frozen, and as JSON part of a run's records."""
 
-from pipeline.results.data_results import Check, Checked, Ingested, Prepared
-from pipeline.results.model_results import Evaluated, Exported, Float16Check, Gated, Trained
+from pipeline.results.clean_results import Cleaned, CleanedTable
+from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
+from pipeline.results.evaluated import Evaluated, PairedDifference
+from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
+from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, Scored
 
 __all__ = [
     "Check",
     "Checked",
+    "Cleaned",
+    "CleanedTable",
     "Evaluated",
     "Exported",
     "Float16Check",
     "Gated",
     "Ingested",
+    "PairedDifference",
     "Prepared",
     "Published",
+    "RunSummary",
     "Scored",
+    "Status",
     "Trained",
+    "held_by",
 ]

@@ -1,6 +1,6 @@
 """The results of the stages of the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -89,17 +89,33 @@ class Check:
     value: float | None = None
     limit: float | None = None
 
+    def overruled(self) -> "Check":
+        """The same, where it may not hold the run."""
+        return replace(self, outcome="overruled") if self.outcome == "held" else self
+
+
+def held_by(checks: Iterable[Check]) -> tuple[str, ...]:
+    """The messages of the checks that hold a run."""
+    return tuple(check.message for check in checks if check.outcome == "held")
+
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of the checks of the data."""
+    """The result of the checks of the data.
+
+    Attributes:
+        checks: Each check.
+        realised: How often the last published lists held what users took since, beside the most
+            popular items: see `pipeline.evaluation.realised`. Empty where nothing is known.
+    """
 
     checks: tuple[Check, ...] = ()
+    realised: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def held_by(self) -> tuple[str, ...]:
         """The messages of the checks that hold the run."""
-        return tuple(check.message for check in self.checks if check.outcome == "held")
+        return held_by(self.checks)
 
     @property
     def objections(self) -> tuple[str, ...]:
@@ -109,9 +125,4 @@ class Checked:
 
     def overruled(self) -> "Checked":
         """The same, where nothing holds the run."""
-        return Checked(
-            tuple(
-                replace(check, outcome="overruled") if check.outcome == "held" else check
-                for check in self.checks
-            )
-        )
+        return replace(self, checks=tuple(check.overruled() for check in self.checks))

@@ -30,49 +30,6 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The result of evaluate: held-out metrics, keyed ``NDCG@10``, and their protocol.
-
-    Attributes:
-        protocol: Split, candidates, masking, length and weights, as text.
-        n_users: Users with held-out events.
-        n_served: Those for whom the model can score; the others, without any item before the
-            test, get the most popular ones and count like everybody in all metrics.
-        model: Metrics of the model.
-        popularity: Metrics of the most popular items, the same list for every user.
-        co_occurrence: Metrics of the items that most often followed the user's last item.
-        intervals: 95% intervals of the metrics that are means over users, by the names of the
-            three above.
-        unknown_seen: Events left out of histories because the model does not know the items.
-        unknown_held_out: Held-out events that count as missed for the same reason.
-    """
-
-    protocol: str
-    n_users: int
-    n_served: int
-    model: Mapping[str, float]
-    popularity: Mapping[str, float]
-    co_occurrence: Mapping[str, float]
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
-    unknown_seen: int = 0
-    unknown_held_out: int = 0
-
-    @property
-    def headline(self) -> tuple[str, float, str, float]:
-        """NDCG@10 (or at the smallest k asked for): its name, the model's, the better baseline's.
-
-        Returns:
-            The metric, the model's value, the baseline's name and its value.
-        """
-        names = (name for name in self.model if name.startswith("NDCG"))
-        name = min(names, key=lambda name: name != "NDCG@10")
-        popularity, co_occurrence = self.popularity[name], self.co_occurrence[name]
-        if co_occurrence > popularity:
-            return name, self.model[name], "co-occurrence", co_occurrence
-        return name, self.model[name], "popularity", popularity
-
-
-@dataclass(frozen=True)
 class Float16Check:
     """How far float16 recommendations are from float32 ones.
 
@@ -120,6 +77,8 @@ class Gated:
         bundle: Its folder on this machine.
         candidate: The version of the run's own model; None of a run that trained none.
         champion: The version of the champion before this run; None of the first.
+        notes: What else was found, such as how a promoted model compares with the champion.
+        overruled: The version of a person's choice that the run was forced to set aside.
     """
 
     decision: str
@@ -128,3 +87,5 @@ class Gated:
     bundle: Path
     candidate: str | None
     champion: str | None
+    notes: tuple[str, ...] = ()
+    overruled: str | None = None

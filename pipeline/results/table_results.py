@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.results.data_results import Check
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -57,6 +59,7 @@ class Published:
         version: The table's version afterwards.
         n_rows: Rows of the run date.
         n_users: Users they are for.
+        checks: The checks that the rows passed before.
     """
 
     table: str
@@ -64,3 +67,4 @@ class Published:
     version: int
     n_rows: int
     n_users: int
+    checks: tuple[Check, ...] = ()

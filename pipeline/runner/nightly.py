@@ -16,10 +16,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundles.registry import champion_before
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import ConfigError, FearecError, GateError, UnfitModelError
+from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.results import Evaluated
@@ -32,9 +33,11 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
+from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.model_tracking import track_run
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare
+from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -43,12 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages are all done.
-
-    Attributes:
-        run_date: Its run date.
-        results: The record of each stage that it had.
-    """
+    """A run whose stages are all done, with the record of each stage that it had."""
 
     run_date: date
     results: RunResults
@@ -79,24 +77,22 @@ class OpenRun:
 
         Returns:
             Its record; None where the run does not have the stage, because nothing is to be
-            trained, or because the model turned out unfit: the run goes on with the champion.
+            trained, or because the model turned out unfit or cannot be measured: the run goes on
+            with the champion.
 
         Raises:
             FearecError: the stage failed.
         """
         if not stage.is_needed(self.results):
             return None
+        given = self.settings, self.locations, self.results
         try:
             record = do_stage(
-                stage,
-                self.settings,
-                self.locations,
-                self.results,
-                force=self.force,
-                force_publish=self.force_publish,
-                whole_run=True,
+                stage, *given, force=self.force, force_publish=self.force_publish, whole_run=True
             )
-        except UnfitModelError as error:
+        except (UnfitModelError, EmptyTestError) as error:
+            if isinstance(error, EmptyTestError) and champion_before(self.locations) is None:
+                raise
             logger.warning("%s: %s", stage.name, error)
             self.results = self.results.without_model(f"{stage.name}: {error}")
             return None
@@ -104,9 +100,11 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done."""
+        """Record the run, whose stages are all done, log it to MLflow where set, and clean up."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
+        track_run(self.settings.registry, self.locations, self.results)
+        clean_after_run(self.settings, self.locations, self.results.get(Train))
         return FinishedRun(self.locations.run_date, self.results)
 
 

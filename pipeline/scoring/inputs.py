@@ -104,7 +104,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
         try:
             footer = read_footer(file)
             kind = found if footer.num_rows else without_rows
-            kind.append((file, footer.schema.to_arrow_schema()))
+            kind.append((file, footer.columns))
         except UnreadableFileError:
             if not skip_bad_files:
                 raise

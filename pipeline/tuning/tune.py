@@ -251,6 +251,8 @@ class _Search:
                 settings.train,
                 settings.evaluate,
                 held_out_events(settings.evaluate, self.run_date, settings.time_zone),
+                settings.prepare,
+                champion=None,
             ),
         )
 

@@ -20,6 +20,7 @@ from pipeline.schema import (
     USER_ID,
 )
 from pipeline.storage.locations import Warehouse
+from pipeline.warehouse.lists import published_dates
 from pipeline.warehouse.tables import dataset_of, open_table
 
 Id = int | str
@@ -104,7 +105,7 @@ def _open(warehouse: Warehouse, name: str) -> ds.Dataset:
 def _run_dates(warehouse: Warehouse) -> list[date]:
     table = open_table(warehouse.table(RECOMMENDATIONS))
     assert table is not None
-    return [date.fromisoformat(partition[RUN_DATE]) for partition in table.partitions()]
+    return published_dates(table)
 
 
 def _as_id(user: Id, columns: pa.Schema) -> Id:

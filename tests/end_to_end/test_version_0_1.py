@@ -99,7 +99,9 @@ def test_the_next_night_reads_only_the_new_log(fourth: Path) -> None:
 
 def test_the_next_night_starts_from_the_champion(fourth: Path) -> None:
     (ran,) = of(FOURTH, rows("runs", fourth))
-    assert ran["parent"] == BUNDLES[THIRD]
+    assert ran["parent"] == ran["champion"] == BUNDLES[THIRD]
+    assert set(dict(ran["champion_metrics"])) == set(dict(ran["metrics"]))
+    assert "champion" in dict(ran["difference"])
     now = champion(fourth)
     description = fourth / "warehouse/models" / now["path"] / "bundle.json"
     assert json.loads(description.read_text())["parent"] == BUNDLES[THIRD]

@@ -34,6 +34,8 @@ COMMANDS = {
 # The arguments that a command needs, by its name: nonsense, as the settings are not there anyway.
 NEEDED = {
     "recommend": ["7"],
+    "promote": ["v1"],
+    "diff": ["v1", "v2"],
     "import": ["nowhere.csv", "--format", "csv", "--out", "logs"],
     "fearec-score": ["logs", "--model", "bundle", "--output", "out"],
 }

@@ -22,8 +22,10 @@ import torch
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.gate import gate as decide
+from pipeline.bundles.sessions import Provider
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import prepared_hash
@@ -31,12 +33,14 @@ from pipeline.errors import (
     BusyError,
     ConfigError,
     DivergenceError,
+    EmptyTestError,
     FearecError,
     GateError,
     InputError,
     MemoryShortError,
     ResumeError,
     StorageError,
+    TableCheckError,
 )
 from pipeline.results import (
     Check,
@@ -45,6 +49,7 @@ from pipeline.results import (
     Exported,
     Gated,
     Ingested,
+    PairedDifference,
     Prepared,
     Published,
     Scored,
@@ -60,6 +65,7 @@ from pipeline.runner.stages import (
     Gate,
     Ingest,
     Prepare,
+    Publish,
     Score,
     Train,
 )
@@ -193,6 +199,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
+    monkeypatch.setattr("pipeline.publishing.checks.check_tables", lambda *given, **options: ())
     return stages
 
 
@@ -420,6 +427,30 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared", "check"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+@pytest.mark.skipif(sessions._count_cuda_devices() > 0, reason="the provider works here")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_there_but_cannot_run_is_refused_before_the_training(
+    provider: Provider, settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A driver without CUDA's other libraries, as far as can be seen without opening a session.
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    without = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider=provider)})
+    with pytest.raises(ConfigError, match="provider does not work here") as refusal:
+        nightly(without, DAY)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert stages.calls == ["ingest", "prepared", "check"]
+
+
+def test_a_provider_that_runs_the_smallest_graph_is_accepted_before_the_training(
+    settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    monkeypatch.setitem(sessions._NAMES, "cuda", sessions.CPU)  # so the graph really runs
+    with_it = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider="cuda")})
+    nightly(with_it, DAY)
+    assert "train" in stages.calls
 
 
 def test_users_who_have_seen_everything_are_refused_before_the_training(
@@ -676,6 +707,50 @@ def test_an_unfit_model_leaves_the_champion_in_place(
     assert read_champion(settings, before=after) == champion == first.bundle
 
 
+def test_an_empty_test_leaves_the_champion_in_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def refuse(*given: Any) -> Trained:
+        raise EmptyTestError("no user to evaluate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", refuse)
+        with pytest.raises(EmptyTestError) as caught:  # there is no champion yet
+            nightly(settings, DAY)
+    assert caught.value.exit_code == 2
+    first = nightly(settings, DAY).results[Gate].result
+    monkeypatch.setattr("pipeline.training.train.train", refuse)
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert held.reasons == ("train: no user to evaluate",)
+
+
+def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def worse(*given: Any) -> Evaluated:
+        found = measure(*given)
+        lost = {"champion": PairedDifference(-0.2, -0.25, -0.15)} if given[-1] else {}
+        return replace(found, champion=found.popularity, differences=lost)
+
+    measure = stages.evaluate
+    monkeypatch.setattr("pipeline.evaluation.evaluate.evaluate", worse)
+    first = nightly(settings, DAY).results[Gate].result
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert "below the champion's" in held.reasons[0]
+    forced = nightly(settings, NEXT, force_publish=True).results[Gate].result
+    assert (forced.decision, forced.model_version) == ("forced", held.candidate)
+    assert forced.reasons == held.reasons
+    stages.calls.clear()
+    again = nightly(settings, NEXT).results
+    assert again[Gate].result == forced
+    assert stages.calls == ["check", "gate"]
+    assert nightly(settings, date(2026, 7, 3)).results[Gate].result.champion == held.candidate
+    row = runs_of(settings)[0]
+    assert row["champion_metrics"] is not None or row["decision"] == "first"
+
+
 def test_a_first_run_without_a_fit_model_fails(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
@@ -811,3 +886,36 @@ def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Sta
     assert stages.calls == []
     assert not Path(settings.warehouse).exists()
     assert not settings.work_dir.exists()
+
+
+def test_recommendations_that_fail_their_checks_change_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    first = nightly(settings, DAY).results[Gate].result
+    failed = (
+        Check("seen_items", "held", "items that their user has seen: 3", 3.0, 1.0),
+        Check("coverage", "passed", "coverage: 0.9", 0.9),
+    )
+    overruled: list[bool] = []
+
+    def check(*given: Any, overrule: bool) -> tuple[Check, ...]:
+        overruled.append(overrule)
+        if overrule:
+            return (failed[0].overruled(), failed[1])
+        raise TableCheckError("the recommendations failed", checks=failed)
+
+    monkeypatch.setattr("pipeline.publishing.checks.check_tables", check)
+    stages.calls.clear()
+    with pytest.raises(TableCheckError):
+        nightly(settings, NEXT)
+    assert stages.calls == CALLS[:-1]
+    row = runs_of(settings)[-1]
+    assert (row["run_date"], row["decision"]) == (NEXT, "failed")
+    assert row["reasons"] == ["items that their user has seen: 3"]
+    assert [each["value"] for each in row["table_checks"]] == [3.0, 0.9]
+    assert read_champion(settings, before=date(2026, 7, 3)) == first.bundle
+    forced = nightly(settings, NEXT, force_publish=True).results[Publish].result
+    assert [each.outcome for each in forced.checks] == ["overruled", "passed"]
+    assert runs_of(settings)[-1]["table_checks"][0]["outcome"] == "overruled"
+    nightly(settings, NEXT)  # what is published stays so without the flag
+    assert overruled == [False, True]
