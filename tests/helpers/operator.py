@@ -76,9 +76,7 @@ class Operator:
         return process
 
     def start_server(self) -> None:
-        self.start(
-            "server.log", "prefect", "server", "start", "--port", str(self.port)
-        )
+        self.start("server.log", "prefect", "server", "start", "--port", str(self.port))
 
         def healthy() -> bool:
             with contextlib.suppress(httpx.HTTPError):
