@@ -146,7 +146,7 @@ class Stages:
         )  # fmt: skip
 
     def export(self, *given: Any) -> Exported:
-        run = given[-2]
+        (run,) = (each for each in given if isinstance(each, RunLocations))
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
