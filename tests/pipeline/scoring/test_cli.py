@@ -211,7 +211,7 @@ app()
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["scoring", "scoring"]
     assert ranks(tmp_path / "out") == 10
 
 
