@@ -37,7 +37,7 @@ def backfill(
         dates.append(done)
         if not as_json:
             print_backfilled(done)
-    print_result(dates, lambda: None, as_json)
+    print_result({"dates": dates}, lambda: None, as_json)
 
 
 @one_line_errors()
@@ -47,12 +47,14 @@ def serve(
     cron: Annotated[
         str, typer.Option(metavar="CRON", help="When a night is due, in time_zone.")
     ] = "0 2 * * *",
+    as_json: Json = False,
 ) -> None:
     """Run the nights of a schedule here, without a work pool, until you end it."""
     _check_server()
     from flows.scheduled.serve import serve as run_serve
 
     run_serve(config, overrides or [], cron)
+    print_result({"cron": cron}, lambda: None, as_json)
 
 
 @one_line_errors()
