@@ -142,10 +142,13 @@ class Operator:
         return self.wait_for(final, seconds)
 
     def log_of(self, run: UUID) -> str:
+        """The messages in a flow run's log, a line each."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
+        wanted, lines = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), []
         with self.client() as client:
-            lines = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])))
+            while page := client.read_logs(wanted, limit=200, offset=len(lines)):
+                lines += page
         return "\n".join(line.message for line in lines)
 
     def artifact(self, run: UUID, key: str) -> Any:
