@@ -27,6 +27,7 @@ from model.config import FEARecConfig, TrainingConfig
 from model.cores import thread_count
 from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
+from model.process_logs import ProcessLogs
 from model.progress import draws_bars
 from model.training.checkpoints import WholeCheckpoints, is_whole
 from model.training.epoch_log import EpochLog
@@ -66,12 +67,14 @@ class _Processes(DDPStrategy):
         # Some biases (a softmax's keys') have no effect and no gradient, which plain DDP rejects.
         super().__init__(start_method="spawn", find_unused_parameters=True)
         self.threads = threads
+        self.logs = ProcessLogs()
 
     def connect(self, model: LightningModule) -> None:
         """First hook in each worker: repeat the global set-up of `fit`."""
         torch.set_float32_matmul_precision(_MATMUL_PRECISION)
         torch.set_num_threads(thread_count(self.threads, self.num_processes))
         _silence_lightning()
+        self.logs.connect()
         super().connect(model)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -227,11 +230,12 @@ def fit(
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     with _quiet():
+        processes = _Processes(threads) if several else None
         try:
             trainer = Trainer(
                 accelerator=training.accelerator,
                 devices=training.devices,
-                strategy=_Processes(threads) if several else "auto",
+                strategy=processes or "auto",
                 precision=training.precision,
                 max_epochs=epochs or training.epochs,
                 gradient_clip_val=training.clip_grad_norm,
@@ -251,7 +255,10 @@ def fit(
                 remedy="Choose devices that it has, or auto.",
             ) from None
         try:
-            trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+            with processes.logs if processes else contextlib.nullcontext():
+                trainer.fit(
+                    module, samples, held_out, ckpt_path=str(last) if last.exists() else None
+                )
         except ProcessException as error:  # with the traceback of the process as its text
             raise FearecError(
                 "a training process failed",

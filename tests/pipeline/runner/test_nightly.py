@@ -146,7 +146,7 @@ class Stages:
         )  # fmt: skip
 
     def export(self, *given: Any) -> Exported:
-        run = given[-2]
+        (run,) = (each for each in given if isinstance(each, RunLocations))
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
@@ -169,6 +169,9 @@ class Stages:
             seconds=1.0, users_per_second=4.0,
         )  # fmt: skip
 
+    def check_tables(self, *given: Any, overrule: bool) -> tuple[Check, ...]:
+        return ()
+
     def publish(self, scored: Scored, run: RunLocations) -> Published:
         self._made(run, "publish")
         table = self._append(run, "recommendations")
@@ -186,6 +189,7 @@ FUNCTIONS = {
     "export": "pipeline.training.export.export",
     "gate": "pipeline.bundles.gate.gate",
     "score": "pipeline.runner.stages.Score.run",
+    "check_tables": "pipeline.publishing.checks.check_tables",
     "publish": "pipeline.publishing.publish.publish",
 }
 CALLS = [
@@ -196,11 +200,15 @@ CALLS = [
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages()
+    put_in(stages, monkeypatch)
+    return stages
+
+
+def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stand-ins do what the stages would."""
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
-    monkeypatch.setattr("pipeline.publishing.checks.check_tables", lambda *given, **options: ())
-    return stages
 
 
 @pytest.fixture
