@@ -1,6 +1,7 @@
 """Progress as plain lines, for logs: where the standard error is no terminal, no bar is drawn.
 
-The lines are log records of level INFO. Where nobody handles those, they go to the standard error.
+The lines are log records of level INFO. Where no other handler takes them, they go to the standard
+error.
 """
 
 import logging
@@ -17,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class _LastResort(logging.Handler):
-    """Prints to the standard error what no handler of the root logger takes."""
+    """Prints to the standard error what no handler of the loggers above takes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record; an error of that, such as a full disk, is no reason to end the work."""
         try:
-            if not logging.getLogger().handlers:
+            if logger.parent is None or not logger.parent.hasHandlers():
                 print(self.format(record), file=sys.stderr, flush=True)
         except OSError:
             pass
