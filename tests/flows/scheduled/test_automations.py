@@ -81,3 +81,12 @@ def test_without_a_server_nothing_is_made_and_forgotten(command: list[str]) -> N
         done = CliRunner().invoke(app, command)
     assert done.exit_code == 2
     assert "PREFECT_API_URL: no Prefect server is configured" in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_one_line() -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = CliRunner().invoke(app, ["automations"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "http://127.0.0.1:9/api: the Prefect server does not answer" in done.stderr
