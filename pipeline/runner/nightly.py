@@ -23,6 +23,7 @@ from pipeline.data.held_out import held_out_events
 from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
+from pipeline.reporting.report import report_run
 from pipeline.results import Evaluated
 from pipeline.runner.cache import (
     Result,
@@ -100,10 +101,11 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done, log it to MLflow where set, and clean up."""
+        """Record the run, whose stages are all done, report it, and clean up."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
         track_run(self.settings.registry, self.locations, self.results)
+        report_run(self.settings, self.locations.run_date)
         clean_after_run(self.settings, self.locations, self.results.get(Train))
         return FinishedRun(self.locations.run_date, self.results)
 
@@ -205,6 +207,7 @@ def open_run(
         except FearecError as error:
             with suppress(Exception):  # it would replace the error
                 record_failure(locations, run.started_at, run.results, error)
+                report_run(settings, run_date)
             raise
 
 
