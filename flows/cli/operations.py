@@ -27,17 +27,17 @@ def backfill(
     as_json: Json = False,
 ) -> None:
     """Run every date of a range, oldest first; what is done already is not done again."""
-    from flows.console.night import night_result, print_backfilled
+    from flows.console.night import print_backfilled
     from pipeline.config.settings import load_settings
     from pipeline.runner.backfill import backfill as run_backfill
 
     settings = load_settings(config, overrides or ())
-    nights = []
-    for night in run_backfill(settings, first.date(), last.date(), force=force):
-        nights.append(night_result(settings, night))
+    dates = []
+    for done in run_backfill(settings, first.date(), last.date(), force=force):
+        dates.append(done)
         if not as_json:
-            print_backfilled(night)
-    print_result(nights, lambda: None, as_json)
+            print_backfilled(done)
+    print_result({"dates": dates}, lambda: None, as_json)
 
 
 @one_line_errors()
@@ -47,12 +47,14 @@ def serve(
     cron: Annotated[
         str, typer.Option(metavar="CRON", help="When a night is due, in time_zone.")
     ] = "0 2 * * *",
+    as_json: Json = False,
 ) -> None:
     """Run the nights of a schedule here, without a work pool, until you end it."""
     _check_server()
     from flows.scheduled.serve import serve as run_serve
 
     run_serve(config, overrides or [], cron)
+    print_result({"cron": cron}, lambda: None, as_json)
 
 
 @one_line_errors()

@@ -4,10 +4,13 @@ Every command takes ``as_json: Json = False``, is decorated with `one_line_error
 `print_result`.
 """
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -59,16 +62,21 @@ ForcePublish = Annotated[
     bool, typer.Option("--force-publish", help="Publish the new model in any case.")
 ]
 
-_INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT
+# The exit codes of shells after a signal.
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class _Termination(SystemExit):
+    """SIGTERM, with which systems and schedulers end a process."""
 
 
 def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, None]]:
-    """A decorator of commands: a `FearecError` or Ctrl-C is one line on stderr and an exit code.
+    """A decorator of commands: a `FearecError`, Ctrl-C or SIGTERM is one line and an exit code.
 
     With ``--json`` (the argument `as_json` of the command) the line is a JSON object.
 
     Raises:
-        typer.Exit: with the error's own exit code, or with 130 after Ctrl-C.
+        typer.Exit: with the error's own exit code, 130 after Ctrl-C, or 143 after SIGTERM.
     """
 
     def decorate(command: Callable[Params, None]) -> Callable[Params, None]:
@@ -76,15 +84,18 @@ def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, Non
         def run(*args: Params.args, **options: Params.kwargs) -> None:
             as_json = bool(options.get("as_json"))
             try:
-                with printed_errors(as_json):
+                with printed_errors(as_json), _raised_sigterm():
                     command(*args, **options)
+            except _Termination:
+                _print_end("terminated", as_json, _TERMINATED)
+                raise typer.Exit(_TERMINATED) from None
             except (KeyboardInterrupt, SystemExit) as end:
                 # Lightning turns Ctrl-C during training into a plain SystemExit.
                 if isinstance(end, SystemExit) and not isinstance(
                     end.__context__, KeyboardInterrupt
                 ):
                     raise
-                _print_interrupt(as_json)
+                _print_end("interrupted", as_json, _INTERRUPTED)
                 raise typer.Exit(_INTERRUPTED) from None
 
         return run
@@ -92,12 +103,26 @@ def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, Non
     return decorate
 
 
-def _print_interrupt(as_json: bool) -> None:
+@contextmanager
+def _raised_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise, so that what is at work is closed; by default it ends Python at once."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Termination(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_end(how: str, as_json: bool, exit_code: int) -> None:
     if as_json:
-        error = FearecError("interrupted", remedy="Run the same command to continue.")
-        print_json_error("Interrupted", error, _INTERRUPTED)
+        error = FearecError(how, remedy="Run the same command to continue.")
+        print_json_error(how.capitalize(), error, exit_code)
     else:
-        print_error("interrupted; run the same command to continue")
+        print_error(f"{how}; run the same command to continue")
 
 
 def new_app(**options: Any) -> typer.Typer:

@@ -8,6 +8,7 @@ from rich.table import Table
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
 from pipeline.results import Evaluated
+from pipeline.runner.backfill import Backfilled
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
@@ -36,12 +37,10 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
-def print_backfilled(night: FinishedRun) -> None:
-    """Print one line on a run of a backfill."""
-    gated = night.results[Gate].result
-    done_before = all(record.reused for record in night.results.records)
-    line = f"{night.run_date}: {gated.decision}; {gated.model_version} serves"
-    print_plain(line + ("; done before" if done_before else ""))
+def print_backfilled(done: Backfilled) -> None:
+    """Print one line on a run date of a backfill."""
+    line = f"{done.run_date}: {done.decision}; {done.model_version} serves"
+    print_plain(line + ("; done before" if done.done_before else ""))
 
 
 def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:

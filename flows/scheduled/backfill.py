@@ -1,5 +1,6 @@
 """The Prefect flow of a backfill: a flow run of `nightly` per run date, oldest first."""
 
+import logging
 from datetime import date
 from functools import partial
 from typing import Any
@@ -13,7 +14,9 @@ from prefect.states import Cancelled, Failed
 from flows.scheduled.nightly import nightly
 from flows.scheduled.outcomes import ended
 from flows.scheduled.parameters import BackfillParameters, RunParameters
-from pipeline.runner.backfill import run_dates
+from pipeline.runner.backfill import passed_over, run_dates
+
+logger = logging.getLogger("pipeline.runner")
 
 
 @flow(name="backfill")
@@ -30,7 +33,11 @@ def _backfill(parameters: BackfillParameters) -> list[date]:
     days = run_dates(parameters.first, parameters.last)
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, name=f"backfill {days[0]} to {days[-1]}")
+    settings = parameters.settings()
     for day in days:
+        if not parameters.force and (done := passed_over(settings, day)):
+            logger.info("%s: %s; done before", day, done.decision)
+            continue
         night = RunParameters(
             config=parameters.config,
             overrides=parameters.overrides,

@@ -99,3 +99,9 @@ class TuneParameters(DatedParameters):
     overwrite: bool = Field(
         False, description="Begin anew where there is an earlier search; without it, it goes on."
     )
+
+
+class CleanParameters(FlowParameters):
+    """Parameters of the housekeeping."""
+
+    dry_run: bool = Field(False, description="Only find out what would be removed.")

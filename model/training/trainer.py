@@ -25,6 +25,7 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader
 
 from model.config import FEARecConfig, TrainingConfig
+from model.cores import thread_count
 from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
 from model.training.checkpoints import WholeCheckpoints, is_whole
@@ -32,6 +33,7 @@ from model.training.epoch_log import EpochLog
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
 from model.training.samples import ShuffledBatches, TrainingSet
+from model.training.threads import set_threads
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -59,13 +61,15 @@ class Fitted:
 class _Processes(DDPStrategy):
     """DDP in spawned processes that only train; Lightning's default runs the command again."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         # Some biases (a softmax's keys') have no effect and no gradient, which plain DDP rejects.
         super().__init__(start_method="spawn", find_unused_parameters=True)
+        self.threads = threads
 
     def connect(self, model: LightningModule) -> None:
         """First hook in each worker: repeat the global set-up of `fit`."""
         torch.set_float32_matmul_precision(_MATMUL_PRECISION)
+        torch.set_num_threads(thread_count(self.threads, self.num_processes))
         _silence_lightning()
         super().connect(model)
 
@@ -190,6 +194,7 @@ def fit(
         FearecError: a process of several failed.
     """
     torch.set_float32_matmul_precision(_MATMUL_PRECISION)
+    threads = set_threads(training.threads)
     module = FEARecModule(config, training, histories, mask_seen)
     if start is not None:
         module.network.load_state_dict(start.state_dict())
@@ -232,7 +237,7 @@ def fit(
             trainer = Trainer(
                 accelerator=training.accelerator,
                 devices=training.devices,
-                strategy=_Processes() if several else "auto",
+                strategy=_Processes(threads) if several else "auto",
                 precision=training.precision,
                 max_epochs=epochs or training.epochs,
                 gradient_clip_val=training.clip_grad_norm,

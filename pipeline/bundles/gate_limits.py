@@ -127,7 +127,7 @@ def _fallen(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:
 
 def _above_baseline(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:
     difference = evaluated.differences.get(gate.baseline)
-    if difference is None or difference.high >= gate.baseline_margin:
+    if difference is None or difference.mean >= gate.baseline_margin:
         return
     name = evaluated.headline[0]
     baseline = getattr(evaluated, gate.baseline)[name]
@@ -137,7 +137,10 @@ def _above_baseline(evaluated: Evaluated, gate: GateSettings) -> Iterator[Findin
         f"{_NAMES[gate.baseline]}'s {_figure(baseline)}: {_interval(difference)}{margin}"
     )
     champion = evaluated.differences.get("champion")
-    yield _unless(champion is not None and champion.mean >= 0, message)
+    if difference.high >= gate.baseline_margin:
+        yield Finding(f"{message}; it may be chance", holds=False)
+    else:
+        yield _unless(champion is not None and champion.mean >= 0, message)
 
 
 def _collapsed(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:

@@ -73,10 +73,9 @@ def open_session(
     if provider == "cpu" and graph.name == RECOMMENDER and cpu_graph.exists():
         graph = cpu_graph
     options = onnxruntime.SessionOptions()
-    if provider == "cpu":
-        # Every core runs batches of its own (`Recommender.at_once`): cores that share a batch wait
-        # for each other at every node.
-        options.intra_op_num_threads = 1
+    # On a CPU every core runs batches of its own (`Recommender.at_once`): cores that share a batch
+    # wait for each other at every node, and spin meanwhile. On a GPU only shapes are the CPU's.
+    options.intra_op_num_threads = 1
     options.log_severity_level = _SILENT  # errors are exceptions; warnings of the nodes' placement
     with _captured_output() as printed:
         if name != CPU:

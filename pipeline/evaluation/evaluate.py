@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from model.config import TrainingConfig
+from model.training.threads import set_threads
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
 from pipeline.config.sections import EvaluateSettings, ModelSettings, PrepareSettings
@@ -44,7 +45,7 @@ def evaluate(
         prepared: The data.
         trained: The weights; those that never saw the held-out events are measured.
         model: The network.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         evaluation: The protocol.
         held_out: The events to rank.
         limits: The filter of users and items, for whether the champion's data had the same.
@@ -56,6 +57,7 @@ def evaluate(
         BundleError: the champion's bundle cannot be read.
         EmptyTestError: no user has a held-out event.
     """
+    set_threads(training.threads)
     check_topk(evaluation, prepared.n_items)
     split = split_histories(read_histories(prepared.folder), held_out, prepared)
     config = model.config(prepared.n_items)

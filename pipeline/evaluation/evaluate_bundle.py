@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import TrainingConfig
+from model.training.threads import set_threads
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import Provider, open_session
 from pipeline.config.sections import EvaluateSettings
@@ -70,7 +71,7 @@ def evaluate_bundle(
     Args:
         bundle: What to measure.
         prepared: The data.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         evaluation: The protocol.
         held_out: The events to rank.
         provider: The execution provider of its encoder.
@@ -80,6 +81,7 @@ def evaluate_bundle(
         EmptyTestError: no user has a held-out event.
         SchemaError: the bundle's items are numbers and the events' are not, or the reverse.
     """
+    set_threads(training.threads)
     check_topk(evaluation, bundle.n_items)
     histories = read_histories(prepared.folder)
     items = in_bundle_indices(histories.items, prepared, bundle)

@@ -62,6 +62,9 @@ def main(
     devices: Annotated[
         str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="CPU threads, or auto. (default: auto, the usable cores)")
+    ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
@@ -109,6 +112,7 @@ def main(
         "provider": provider,
         "precision": precision,
         "devices": _number_or_word(devices),
+        "threads": _number_or_word(threads),
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,

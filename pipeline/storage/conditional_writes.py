@@ -74,9 +74,13 @@ def change_file(folder: Folder, name: str, change: Callable[[bytes | None], str 
     lock = Path(folder.path(f".{name}.lock"))
     busy = "another process writes this file"
     with exclusive_lock(lock, busy, Path(folder.name_of(name)), wait=_WAIT):
-        text = change(read_file(folder, name))
-        if text is not None:
-            folder.put_text(name, text)
+        try:
+            text = change(read_file(folder, name))
+            if text is not None:
+                folder.put_text(name, text)
+        finally:
+            with suppress(OSError):  # it would replace an earlier error
+                lock.unlink(missing_ok=True)  # safe while held: filelock takes no deleted file
 
 
 def _change_object(

@@ -74,7 +74,7 @@ def published(folder: Path, day: date) -> set[str]:
 def test_what_was_published_unseen_is_held(folder: Path, run: Run) -> None:
     with pytest.raises(GateError, match="diverged"):
         run(D26, "train.learning_rate=1e30")
-    with pytest.raises(GateError, match=r"below the floor, popularity's.*lists have collapsed"):
+    with pytest.raises(GateError, match="the lists have collapsed"):
         run(D26, "train.learning_rate=50")
     first = run(D26)
     version = gated(first).model_version
@@ -98,8 +98,10 @@ def test_what_was_published_unseen_is_held(folder: Path, run: Run) -> None:
     collapsed = run(D28, "train.learning_rate=50")
     assert (gated(collapsed).decision, gated(collapsed).model_version) == ("held", version)
     reasons = "; ".join(gated(collapsed).reasons)
-    for words in ("is below the champion's", "popularity's", "the lists have collapsed"):
+    for words in ("is below the champion's", "the lists have collapsed"):
         assert words in reasons
+    said = [*gated(collapsed).reasons, *gated(collapsed).notes]  # of 400 users it may be chance
+    assert any("is below the floor, popularity's" in each for each in said)
     assert published(folder, D28) == {version}
 
     after = run(D29)

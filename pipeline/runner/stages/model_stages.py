@@ -182,6 +182,7 @@ class Export(Stage[Exported]):
     mask_seen: bool
     locations: RunLocations
     provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
+    training: TrainingConfig = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Export":
@@ -195,6 +196,7 @@ class Export(Stage[Exported]):
             settings.evaluate.mask_seen,
             locations,
             settings.model_dump(mode="json"),
+            settings.train,
         )
 
     @classmethod
@@ -215,6 +217,7 @@ class Export(Stage[Exported]):
             self.mask_seen,
             self.locations,
             self.provenance,
+            self.training.threads,
         )
 
     def is_intact(self, result: Exported) -> bool:

@@ -36,6 +36,7 @@ NEEDED = {
     "recommend": ["7"],
     "promote": ["v1"],
     "diff": ["v1", "v2"],
+    "backfill": ["--from", "2026-07-01", "--to", "2026-07-02"],
     "import": ["nowhere.csv", "--format", "csv", "--out", "logs"],
     "fearec-score": ["logs", "--model", "bundle", "--output", "out"],
 }

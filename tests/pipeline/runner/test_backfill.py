@@ -1,5 +1,7 @@
 """A backfill: each date as its own night would have been, and how it stops and continues."""
 
+import shutil
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.config.settings import Settings, load_settings
-from pipeline.errors import ConfigError, DivergenceError, InputError
+from pipeline.errors import ConfigError, DivergenceError, FearecError, InputError
 from pipeline.runner import backfill as backfill_module
 from pipeline.runner.backfill import backfill, run_dates
+from pipeline.runner.cache import RunResults
 from pipeline.runner.nightly import nightly
-from pipeline.runner.stages import Gate, Train
+from pipeline.runner.run_log import record_failure
+from pipeline.runner.stages import Train
+from tests.helpers.stages import locations
 from tests.helpers.tiny_night import write_settings
 
 FIRST = date(2026, 7, 1)
@@ -54,8 +59,9 @@ def backfilled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = settings_of(folder)
     for day in DAYS:
         write_day(folder, day)
-    nights = list(backfill(settings, DAYS[0], DAYS[-1]))
-    assert [night.run_date for night in nights] == DAYS
+    done = list(backfill(settings, DAYS[0], DAYS[-1]))
+    assert [each.run_date for each in done] == DAYS
+    assert not any(each.done_before for each in done)
     return settings
 
 
@@ -77,8 +83,36 @@ def test_each_date_is_as_its_own_night_would_have_been(
 
 
 def test_dates_that_are_done_are_not_done_again(backfilled: Settings) -> None:
-    nights = list(backfill(backfilled, DAYS[0], DAYS[-1]))
-    assert all(record.reused for night in nights for record in night.results.records)
+    done = list(backfill(backfilled, DAYS[0], DAYS[-1]))
+    assert [(each.run_date, each.done_before) for each in done] == [(day, True) for day in DAYS]
+
+
+def test_a_date_whose_work_folder_is_gone_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path)
+    for day in DAYS[:2]:
+        write_day(tmp_path, day)
+    first, second = backfill(settings, *DAYS[:2])
+    shutil.rmtree(tmp_path / f"work/run_date={DAYS[0]}")  # as the housekeeping does
+    record_failure(locations(settings, DAYS[1]), datetime.now(UTC), RunResults(), FearecError("x"))
+    shutil.rmtree(tmp_path / f"work/run_date={DAYS[1]}")
+    runs = []
+
+    def failing(settings: Settings, day: date, **options: Any) -> None:
+        runs.append(day)
+        raise FearecError("stop")
+
+    monkeypatch.setattr(backfill_module, "nightly", failing)
+    done = backfill(settings, *DAYS[:2])
+    assert next(done) == replace(first, done_before=True)
+    with pytest.raises(FearecError, match=f"run date {DAYS[1]}: stop"):
+        next(done)
+    assert runs == [DAYS[1]]
+    with pytest.raises(FearecError):
+        next(backfill(settings, *DAYS[:2], force=True))
+    assert runs == [DAYS[1], DAYS[0]]
+    assert second.decision == "promoted"
 
 
 def test_a_later_event_of_a_date_is_known_when_it_is_filled(
@@ -90,9 +124,9 @@ def test_a_later_event_of_a_date_is_known_when_it_is_filled(
     late = tmp_path / "logs" / "late.parquet"
     time = datetime(2026, 7, 1, 12, tzinfo=UTC)
     pq.write_table(pa.table({"user_id": [7], "item_id": ["late"], "timestamp": [time]}), late)
-    (night,) = backfill(settings, DAYS[0], DAYS[0])
-    assert "late" in {row["item_id"] for row in rows(settings, "interactions")}
-    assert night.results[Gate].result.decision == "first"
+    (done,) = backfill(settings, DAYS[0], DAYS[0])
+    assert "late" in {row["item_id"] for row in rows(settings, "vocabulary")}
+    assert done.decision == "first"
 
 
 def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
@@ -113,12 +147,12 @@ def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
 
     trained = Train.run
     monkeypatch.setattr(Train, "run", train)
-    nights = backfill(settings, DAYS[0], DAYS[2] + timedelta(days=1))
-    assert next(nights).results[Gate].result.decision == "first"
-    held = next(nights).results[Gate].result
-    assert held.decision == "held"
+    dates = backfill(settings, DAYS[0], DAYS[2] + timedelta(days=1))
+    first, held = next(dates), next(dates)
+    assert (first.decision, held.decision) == ("first", "held")
+    assert held.model_version == first.model_version
     with pytest.raises(InputError) as caught:
-        next(nights)
+        next(dates)
     assert str(caught.value).startswith(f"run date {DAYS[2]}: the folder: nothing to train on")
     assert done == DAYS
     published = {row["run_date"] for row in rows(settings, "recommendations")}

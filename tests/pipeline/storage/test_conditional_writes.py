@@ -37,6 +37,7 @@ def test_a_file_is_made_changed_and_left_alone(root: str) -> None:
     change_file(folder, "file", lambda now: f"{now.decode()}, second")
     change_file(folder, "file", lambda now: None)
     assert read_file(folder, "file") == folder.read("file") == b"first, second"
+    assert folder.names() == {"file"}
 
 
 @pytest.mark.parametrize("there", [False, True])
