@@ -40,13 +40,13 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a run date and the index anew; every run does so at its end."""
+    from flows.console.upkeep import print_report
     from pipeline.config.settings import load_settings
     from pipeline.reporting.report import newest_run_date, write_report
-    from pipeline.terminal import print_plain
 
     settings = load_settings(config, overrides or ())
     written = write_report(settings, as_date(day) or newest_run_date(settings))
-    print_result(written, partial(print_plain, written.page, written.index), as_json)
+    print_result(written, partial(print_report, written), as_json)
 
 
 @one_line_errors()

@@ -2,10 +2,13 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +20,10 @@ _VARIABLES = {_INK: "--ink", _LINE: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(_SERIES, start=1)
 }
 _DASHES = ("-", "--", ":", "-.")  # so that lines differ without colours, too
+_WIDTH = 4.6  # inches: at 72 pixels each, its text is readable on a phone
+_MARKED = 28  # points of a line, at most, that get a marker each
+_DATES = 4  # under an axis
+_SVG = "{http://www.w3.org/2000/svg}"
 
 Points = Sequence[tuple[Any, float]]
 
@@ -37,89 +44,118 @@ class Line:
 def line_chart(
     title: str,
     lines: Mapping[str, Line],
-    y: str,
     *,
     x: str = "",
     shaded: tuple[float, float] | None = None,
-) -> str:
+) -> Markup:
     """Lines by name, over dates or numbers.
 
     Args:
-        title: What the chart shows, in words; also for screen readers.
+        title: What the chart shows, in words; for screen readers.
         lines: By name; those without points are left out.
-        y: The vertical axis.
         x: The horizontal axis.
         shaded: A span of x to shade.
 
     Returns:
         An ``<svg>`` element.
     """
+    drawn = {name: line for name, line in lines.items() if line.points}
 
     def draw(axes: "Axes") -> None:
         if shaded:
-            axes.axvspan(*shaded, color=_LINE, alpha=0.5, linewidth=0)
-        for number, (name, line) in enumerate(each for each in lines.items() if each[1].points):
+            axes.axvspan(*shaded, color=_LINE, alpha=0.6, linewidth=0)
+        for number, (name, line) in enumerate(drawn.items()):
             xs, ys = zip(*line.points, strict=True)
             colour, style = _SERIES[number % 4], _DASHES[number % 4]
-            marker = "o" if len(xs) <= 28 else None
+            marker = "o" if len(xs) <= _MARKED else None
             axes.plot(xs, ys, style, color=colour, label=name, marker=marker, markersize=3)
             if line.band:
                 low, high = zip(*line.band, strict=True)
                 axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        if _over_dates(lines):
-            axes.figure.autofmt_xdate(rotation=30)
-        if sum(bool(line.points) for line in lines.values()) > 1:
-            axes.legend(frameon=False, labelcolor=_INK)
+        _name_ticks(axes, [point for line in drawn.values() for point, _ in line.points])
+        if len(drawn) > 1:
+            axes.figure.legend(
+                loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK,
+                handlelength=2.2, columnspacing=1, borderpad=0,
+            )  # fmt: skip
 
-    return _svg(title, draw)
+    ends = (
+        f"{name} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}"
+        for name, line in drawn.items()
+    )
+    return _svg(f"{title}: {', '.join(ends)}", draw)
 
 
-def _over_dates(lines: Mapping[str, Line]) -> bool:
-    return any(isinstance(x, date) for line in lines.values() for x, _ in line.points[:1])
+def _name_ticks(axes: "Axes", xs: Sequence[Any]) -> None:
+    """Whole numbers under an axis of whole numbers, some of the dates under one of dates."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(isinstance(x, date) for x in xs):
+        days = sorted(set(xs))
+        shown = days[:: -(-len(days) // _DATES)]
+        axes.set_xticks(shown, [str(day) for day in shown])
+    elif all(isinstance(x, int) for x in xs):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def bar_chart(title: str, bars: Mapping[str, float], x: str) -> str:
+def bar_chart(title: str, bars: Mapping[str, float], x: str) -> Markup:
     """Horizontal bars by name, the first on top, with their values beside them."""
 
     def draw(axes: "Axes") -> None:
         names = list(bars)[::-1]
         drawn = axes.barh(names, [bars[name] for name in names], color=_SERIES[0], height=0.6)
-        axes.bar_label(drawn, fmt="%.3g", padding=3, color=_INK, fontsize=8)
+        axes.bar_label(drawn, fmt="%.1f", padding=3, color=_INK)
         axes.margins(x=0.15)
         axes.set_xlabel(x)
 
-    return _svg(title, draw, height=0.6 + 0.28 * max(len(bars), 3))
+    values = ", ".join(f"{name} {value:.1f}" for name, value in bars.items())
+    return _svg(f"{title}: {values} {x}", draw, height=0.6 + 0.22 * max(len(bars), 3))
 
 
-def interval_chart(title: str, intervals: Mapping[str, tuple[float, float, float]], x: str) -> str:
+def interval_chart(
+    title: str, intervals: Mapping[str, tuple[float, float, float]], x: str
+) -> Markup:
     """Means with their intervals (mean, low, high) by name, beside a line at 0."""
+    names = [f"{name} {mean:+.4f}" for name, (mean, _, _) in intervals.items()]
 
     def draw(axes: "Axes") -> None:
         for row, (mean, low, high) in enumerate(reversed(list(intervals.values()))):
             axes.plot([low, high], [row, row], color=_SERIES[0], linewidth=2)
             axes.plot([mean], [row], "o", color=_SERIES[0])
-        axes.set_yticks(range(len(intervals)), list(intervals)[::-1])
-        axes.set_ylim(-0.6, len(intervals) - 0.4)
+        axes.set_yticks(range(len(names)), names[::-1])
+        axes.set_ylim(-0.6, len(names) - 0.4)
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.set_xlabel(x)
 
-    return _svg(title, draw, height=0.8 + 0.35 * len(intervals))
+    spans = (
+        f"{name} ({low:+.4f} to {high:+.4f})"
+        for name, (_, low, high) in zip(names, intervals.values(), strict=True)
+    )
+    return _svg(f"{title}: {', '.join(spans)}", draw, height=0.6 + 0.3 * len(intervals))
 
 
-def sparkline(title: str, values: Sequence[float]) -> str:
-    """A small line of the last runs' values without axes; the newest has a dot."""
+def sparkline(name: str, values: Sequence[float]) -> Markup:
+    """A small line of the last runs' values without axes; the newest has a dot.
+
+    It is empty where there are fewer than two.
+    """
+    if len(values) < 2:
+        return Markup("")
 
     def draw(axes: "Axes") -> None:
         axes.plot(values, color=_SERIES[0], linewidth=1)
         axes.plot([len(values) - 1], values[-1:], "o", color=_SERIES[0], markersize=3)
         axes.axis("off")
 
-    return _svg(title, draw, width=1.1, height=0.25)
+    label = f"{name} of {len(values)} runs: from {values[0]:.4g} to {values[-1]:.4g}"
+    return _svg(label, draw, width=1.1, height=0.28)
 
 
-def _svg(title: str, draw: Any, *, width: float = 6.4, height: float = 2.8) -> str:
+def _svg(
+    label: str, draw: Callable[["Axes"], None], *, width: float = _WIDTH, height: float = 2.3
+) -> Markup:
+    """What is drawn on the axes of a new figure, as an image with a label."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -127,9 +163,10 @@ def _svg(title: str, draw: Any, *, width: float = 6.4, height: float = 2.8) -> s
     style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text as text
         "text.parse_math": False,
-        "svg.hashsalt": title,  # the same chart has the same bytes
+        "svg.hashsalt": label,  # the same chart has the same bytes
         "font.family": "sans-serif",
         "font.size": 9,
+        "axes.xmargin": 0.02,
         "text.color": _INK,
         "axes.labelcolor": _INK,
         "axes.edgecolor": _LINE,
@@ -144,27 +181,35 @@ def _svg(title: str, draw: Any, *, width: float = 6.4, height: float = 2.8) -> s
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
         axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
+        for patch in (figure.patch, axes.patch):
+            patch.set_visible(False)
         axes.set_axisbelow(True)
         draw(axes)
         content = io.StringIO()
-        figure.savefig(content, format="svg", metadata={"Date": None, "Title": title})
-    svg = content.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every chart of the page
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)  # the page's font
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    return _inline(content.getvalue(), label)
+
+
+def _inline(text: str, label: str) -> Markup:
+    """A file of Matplotlib's as an element of a page: its colours, its font, no size, no style."""
+    svg = ET.fromstring(text)
+    for parent in list(svg.iter()):
+        for child in list(parent):
+            if child.tag == f"{_SVG}style" or child.tag.endswith("metadata"):
+                parent.remove(child)
+    for element in svg.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        if element.tag == "g":
+            element.attrib.pop("id", None)  # the same in every chart of the page
+        for name in [name for name in element.attrib if name.endswith("}href")]:
+            element.set("href", element.attrib.pop(name))
+        if "style" in element.attrib:
+            element.set("style", re.sub(r"font-family: [^;]*;? ?", "", element.attrib["style"]))
+    for name in ("width", "height", "version"):
+        svg.attrib.pop(name)
+    svg.attrib |= {"role": "img", "aria-label": label}
+    inlined = ET.tostring(svg, encoding="unicode")
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    size = re.compile(r'<svg (.*?)height="[^"]*"(.*?)width="[^"]*"', re.S)
-    return size.sub(r'<svg role="img" aria-label="LABEL" \1\2', svg, count=1).replace(
-        "LABEL", _escaped(title), 1
-    )
-
-
-def _escaped(text: str) -> str:
-    from markupsafe import escape
-
-    return str(escape(text))
+        inlined = inlined.replace(colour, f"var({variable})")
+    return Markup(inlined)

@@ -43,9 +43,9 @@ def status(settings: Settings, count: int) -> Status:
 
 
 def disk_uses(settings: Settings) -> dict[str, int]:
-    """The bytes of each table, of `models`, and of the work folder."""
+    """The bytes of each table, of `models` and `reports`, and of the work folder."""
     warehouse = Warehouse(settings.warehouse)
-    disk = {name: _bytes(warehouse.table(name)) for name in (*TABLES, "models")}
+    disk = {name: _bytes(warehouse.table(name)) for name in (*TABLES, "models", "reports")}
     return disk | {"work_dir": disk_use(settings.work_dir)}
 
 
