@@ -51,5 +51,13 @@ class ConfigError(FearecError):
     exit_code = 2
 
 
-class ExportParityError(FearecError):
+class UnfitModelError(FearecError):
+    """A model that must not be published; a run goes on with the champion."""
+
+
+class DivergenceError(UnfitModelError):
+    """Training has left the finite numbers."""
+
+
+class ExportParityError(UnfitModelError):
     """The exported graph does not compute what the PyTorch model computes."""

@@ -140,8 +140,19 @@ def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Sche
 
 
 _METRICS = pa.map_(pa.string(), pa.float64())
+_CHECKS = pa.list_(
+    pa.struct(
+        [
+            ("name", pa.string()),
+            ("outcome", pa.string()),
+            ("message", pa.string()),
+            ("value", pa.float64()),
+            ("limit", pa.float64()),
+        ]
+    )
+)
 
-# The Delta table `runs/`: one row per run date.
+# The Delta table `runs/`: a row per run; of a run date the newest is current.
 RUNS_SCHEMA = pa.schema(
     [
         (RUN_DATE, pa.date32()),
@@ -165,5 +176,19 @@ RUNS_SCHEMA = pa.schema(
         ("metrics_high", _METRICS),
         ("popularity_metrics", _METRICS),
         ("co_occurrence_metrics", _METRICS),
+        ("champion_metrics", _METRICS),  # for the same users; of the model before the run
+        ("finished_at", TIME),
+        ("results_key", pa.string()),  # hash of all results; of a failed run null
+        ("reasons", pa.list_(pa.string())),  # why the run was held, or would have been
+        ("error", pa.string()),  # of a failed run
+        ("candidate", pa.string()),  # the run's own model
+        ("champion", pa.string()),  # the model before the run
+        ("checks", _CHECKS),  # of the data
+        ("table_checks", _CHECKS),  # of the recommendations
+        ("difference", _METRICS),  # of the headline metric, by the recommender it is taken from
+        ("difference_low", _METRICS),  # its 95% interval
+        ("difference_high", _METRICS),
+        ("last_event", TIME),  # up to the run date: later ones are new to the next run
+        ("realised", _METRICS),  # how often the night before's lists held what users then took
     ]
 )

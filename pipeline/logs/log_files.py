@@ -66,6 +66,18 @@ def list_log_files(
     return sorted(found.values())
 
 
+class Footer(NamedTuple):
+    """The footer of a Parquet file.
+
+    Attributes:
+        columns: The Arrow schema.
+        num_rows: The number of rows.
+    """
+
+    columns: pa.Schema
+    num_rows: int
+
+
 def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     """Whether `list_log_files` would list a file under a path if the file existed.
 
@@ -84,14 +96,17 @@ def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     return _matches(str(name), listed.pattern)
 
 
-def read_footer(file: LogFile) -> pq.FileMetaData:
-    """One file's footer: its schema and its number of rows.
+def read_footer(file: LogFile) -> Footer:
+    """One file's footer, whose column names can be read.
 
     Raises:
         UnreadableFileError: the file cannot be read as Parquet.
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
-        return pq.read_metadata(source)
+        metadata = pq.read_metadata(source)
+        columns = metadata.schema.to_arrow_schema()
+        list(columns.names)  # raises an error where one is not UTF-8
+        return Footer(columns, metadata.num_rows)
 
 
 def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
@@ -117,7 +132,7 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
     """Translate what reading a file raises into an `UnreadableFileError`."""
     return raised_as(
         UnreadableFileError,
-        (OSError, pa.ArrowException, UnicodeEncodeError),
+        (OSError, pa.ArrowException, UnicodeError),
         "not a readable Parquet file",
         file.path,
         remedy="Write it again, or remove it.",
@@ -126,7 +141,7 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
 
 
 def _read_failure(error: Exception) -> str:
-    """The message of an exception; Arrow opens no file whose name is not UTF-8."""
+    """The message of an exception; Arrow takes no name of a file or column that is not UTF-8."""
     return "a name that is not UTF-8" if isinstance(error, UnicodeError) else one_line(error)
 
 

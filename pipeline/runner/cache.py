@@ -54,14 +54,25 @@ class StageRecord(Generic[Result]):
 class RunResults:
     """The records of a run's stages so far: ``results[Prepare]`` is that of prepare."""
 
-    def __init__(self, *records: StageRecord[Any]) -> None:
+    def __init__(self, *records: StageRecord[Any], unfit: str | None = None) -> None:
+        """Take the records of some stages.
+
+        Args:
+            records: Of the stages that are done.
+            unfit: Why the run has no model of its own: the message of an `UnfitModelError`.
+        """
         self._by_name = {record.stage: record for record in records}
+        self.unfit = unfit
 
     def __getitem__(self, stage: "type[Stage[Result]]") -> StageRecord[Result]:
         return self._by_name[stage.name]
 
     def __contains__(self, stage: "type[Stage[Any]]") -> bool:
         return stage.name in self._by_name
+
+    def get(self, stage: "type[Stage[Result]]") -> StageRecord[Result] | None:
+        """The record of a stage; None where the run does not have it."""
+        return self._by_name.get(stage.name)
 
     @property
     def records(self) -> tuple[StageRecord[Any], ...]:
@@ -70,7 +81,11 @@ class RunResults:
 
     def with_record(self, record: StageRecord[Any]) -> "RunResults":
         """These and one more."""
-        return RunResults(*self.records, record)
+        return RunResults(*self.records, record, unfit=self.unfit)
+
+    def without_model(self, unfit: str) -> "RunResults":
+        """These of a run whose own model turned out unfit."""
+        return RunResults(*self.records, unfit=unfit)
 
 
 class Stage(ABC, Generic[Result]):
@@ -92,6 +107,11 @@ class Stage(ABC, Generic[Result]):
         """The stage of a run, given the results of the stages before it."""
 
     @classmethod
+    def is_needed(cls, done: RunResults) -> bool:
+        """Whether a run has the stage, given the stages before it."""
+        return True
+
+    @classmethod
     def check_settings(cls, settings: "Settings", done: RunResults, *, whole_run: bool) -> None:
         """Check, before the stage begins, what later stages would refuse.
 
@@ -111,6 +131,10 @@ class Stage(ABC, Generic[Result]):
 
     def forced(self) -> Self:
         """The stage as it is when it is forced, which may do more."""
+        return self
+
+    def publish_forced(self) -> Self:
+        """The stage as it is when the run's own model is to be published in any case."""
         return self
 
     def scratch(self) -> Path | None:

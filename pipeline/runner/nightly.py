@@ -5,22 +5,25 @@ still there. Each stage can be repeated, so a run killed at any moment is comple
 again.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundles.registry import champion_before
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
+from pipeline.reporting.report import Report, report_run
 from pipeline.results import Evaluated
 from pipeline.runner.cache import (
     Result,
@@ -31,46 +34,104 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
+from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
-from pipeline.runner.run_log import record_run
-from pipeline.runner.stages import STAGES, Prepare
+from pipeline.runner.model_tracking import track_run
+from pipeline.runner.run_log import record_failure, record_run
+from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages are all done.
-
-    Attributes:
-        run_date: Its run date.
-        results: The record of each stage.
-    """
+    """A run whose stages are all done: the record of each that it had, and its report, if any."""
 
     run_date: date
     results: RunResults
+    report: Report | None = None
 
 
-def nightly(settings: Settings, run_date: date, *, force: bool = False) -> FinishedRun:
+@dataclass
+class OpenRun:
+    """A run at work, which holds its run date. Get one with `open_run`.
+
+    Attributes:
+        settings: Of the run.
+        locations: Where it reads and writes.
+        force: Whether every stage is done again.
+        force_publish: Whether its own model is published in any case.
+        started_at: When it began.
+        results: The records of the stages so far.
+    """
+
+    settings: Settings
+    locations: RunLocations
+    force: bool
+    force_publish: bool
+    started_at: datetime
+    results: RunResults = field(default_factory=RunResults)
+
+    def do(self, stage: type[Stage[Result]]) -> StageRecord[Result] | None:
+        """Do the next stage, unless it is done already.
+
+        Returns:
+            Its record; None where the run does not have the stage, because nothing is to be
+            trained, or because the model turned out unfit or cannot be measured: the run goes on
+            with the champion.
+
+        Raises:
+            FearecError: the stage failed.
+        """
+        if not stage.is_needed(self.results):
+            return None
+        given = self.settings, self.locations, self.results
+        try:
+            record = do_stage(
+                stage, *given, force=self.force, force_publish=self.force_publish, whole_run=True
+            )
+        except (UnfitModelError, EmptyTestError) as error:
+            if isinstance(error, EmptyTestError) and champion_before(self.locations) is None:
+                raise
+            logger.warning("%s: %s", stage.name, error)
+            self.results = self.results.without_model(f"{stage.name}: {error}")
+            return None
+        self.results = self.results.with_record(record)
+        return record
+
+    def finish(self) -> FinishedRun:
+        """Record the run, whose stages are all done, report it, and clean up."""
+        with storage_failures(self.settings):
+            record_run(self.locations, self.started_at, self.results)
+        track_run(self.settings.registry, self.locations, self.results)
+        report = report_run(self.settings, self.locations.run_date)
+        clean_after_run(self.settings, self.locations, self.results.get(Train))
+        return FinishedRun(self.locations.run_date, self.results, report)
+
+
+def nightly(
+    settings: Settings, run_date: date, *, force: bool = False, force_publish: bool = False
+) -> FinishedRun:
     """Run every stage that is not done for the run date.
 
     Args:
         settings: Of the run.
         run_date: Logs up to the end of this day count, and rows are published under it.
         force: Do every stage again.
+        force_publish: Publish the run's own model, whatever the checks and the gate say.
 
     Raises:
         ConfigError: the run's result could not be scored or published.
         BusyError: another run works on the same run date.
+        GateError: the run is held, and there is no champion to serve.
         FearecError: a stage failed; those before it stay done.
     """
-    started_at, results = datetime.now(UTC), RunResults()
-    with open_run(settings, run_date) as locations:
+    with open_run(settings, run_date, force=force, force_publish=force_publish) as run:
         for stage in STAGES:
-            record = do_stage(stage, settings, locations, results, force=force, whole_run=True)
-            results = results.with_record(record)
-        record_run(locations, started_at, results)
-    return FinishedRun(run_date, results)
+            run.do(stage)
+        return run.finish()
 
 
 def run_stage(
@@ -81,10 +142,18 @@ def run_stage(
     Raises:
         ConfigError: a stage before it is not done.
         BusyError: another run works on the same run date.
+        GateError: the run is held, and does not have the stage.
         FearecError: the stage failed.
     """
     with _locked(settings, run_date) as locations:
         done = _recorded_before(stage, settings, locations, needed_by=stage.name)
+        if not stage.is_needed(done):
+            raise GateError(
+                "the run is held, and trains no model",
+                f"run date {run_date}",
+                found="; ".join(done[CheckData].result.held_by),
+                remedy="Run `fearec gate`, `score` and `publish` to serve the champion.",
+            )
         return do_stage(stage, settings, locations, done, force=force)
 
 
@@ -112,17 +181,35 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
 
 
 @contextmanager
-def open_run(settings: Settings, run_date: date) -> Iterator[RunLocations]:
-    """Hold a run date for a run of all stages, after a check of what it would fail on.
+def open_run(
+    settings: Settings,
+    run_date: date,
+    *,
+    first: type[Stage[Any]] = STAGES[0],
+    force: bool = False,
+    force_publish: bool = False,
+) -> Iterator[OpenRun]:
+    """Hold a run date for a run, after a check of what it would fail on.
+
+    A run that fails is recorded so. It begins at `first`, on the recorded results of the stages
+    before; the other arguments are those of `nightly`.
 
     Raises:
-        ConfigError: the table of recommendations has another layout.
+        ConfigError: the table has another layout, or a stage before `first` is not done.
         BusyError: another run works on the same run date.
         StorageError: anything about files or tables failed, inside too.
     """
     with _locked(settings, run_date) as locations:
         check_layout(settings.score.layout, locations)
-        yield locations
+        run = OpenRun(settings, locations, force, force_publish, datetime.now(UTC))
+        try:
+            run.results = _recorded_before(first, settings, locations, needed_by=first.name)
+            yield run
+        except FearecError as error:
+            with suppress(Exception):  # it would replace the error
+                record_failure(locations, run.started_at, run.results, error)
+                report_run(settings, run_date)
+            raise
 
 
 def do_stage(
@@ -132,6 +219,7 @@ def do_stage(
     done: RunResults,
     *,
     force: bool = False,
+    force_publish: bool = False,
     whole_run: bool = False,
 ) -> StageRecord[Result]:
     """Do a stage, unless it is done already and not forced.
@@ -142,6 +230,7 @@ def do_stage(
         locations: Of the run.
         done: The records of the stages before it.
         force: Do it again, from the start.
+        force_publish: Publish the run's own model in any case.
         whole_run: Whether all the later stages follow.
 
     Raises:
@@ -149,14 +238,14 @@ def do_stage(
     """
     with storage_failures(settings):
         given = stage.of(settings, locations, done)
-        if not force:
-            record = _recorded(given, locations)
-            if record:
-                return record
-        elif scratch := given.scratch():
-            shutil.rmtree(scratch, ignore_errors=True)
+        if force_publish:
+            given = given.publish_forced()
         if force:
+            if scratch := given.scratch():
+                shutil.rmtree(scratch, ignore_errors=True)
             given = given.forced()
+        elif record := _recorded(given, locations):
+            return record
         stage.check_settings(settings, done, whole_run=whole_run)
         begun = time.perf_counter()
         result = given.run()
@@ -186,6 +275,8 @@ def _recorded_before(
     """The records of the stages before one."""
     done = RunResults()
     for each in takewhile(lambda each: each is not stage, STAGES):
+        if not each.is_needed(done):
+            continue
         record = _recorded(each.of(settings, locations, done), locations)
         if record is None:
             raise ConfigError(

@@ -1,89 +1,104 @@
-"""The Delta table `runs`: what each run did, one row per run date."""
+"""What a run did, as a row of the table `runs`."""
 
-from dataclasses import dataclass
-from datetime import date, datetime
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-
-from pipeline.runner.cache import RunResults, StageRecord, hash_of, read_record, write_record
-from pipeline.runner.stages import Evaluate, Export, Ingest, Prepare, Publish, Score, Train
-from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
-from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.tables import (
-    create_table,
-    dataset_of,
-    open_table,
-    replace_run_date,
-    until_committed,
+from pipeline.errors import FearecError, TableCheckError
+from pipeline.results import Check, held_by
+from pipeline.runner.cache import RunResults, hash_of
+from pipeline.runner.stages import (
+    CheckData,
+    Evaluate,
+    Gate,
+    Ingest,
+    Prepare,
+    Publish,
+    Score,
+    Train,
 )
+from pipeline.schema import RUN_DATE
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.runs import append_run, current_run
 
-
-@dataclass(frozen=True)
-class RunRow:
-    """That the row was written, and into which version of the table."""
-
-    table: str
-    version: int
+FAILED = "failed"
 
 
 def record_run(locations: RunLocations, started_at: datetime, results: RunResults) -> None:
-    """Write the run's row in place of an earlier one, unless that is of these same results."""
-    key = hash_of({record.stage: record.result for record in results.records})
-    uri, path = locations.warehouse.table(RUNS), locations.record(RUNS)
-    known = read_record(path, RunRow)
-    if known and known.cache_key == key and _has_row(uri, locations.run_date):
-        return
-    ingested, prepared = results[Ingest].result, results[Prepare].result
-    evaluated = results[Evaluate].result
-    intervals = evaluated.intervals.get("model", {})
+    """Append the row of a run whose stages are all done, unless the newest row has its results."""
+    key = results_key(results)
+    newest = current_run(locations.warehouse, locations.run_date)
+    if newest is None or newest["results_key"] != key:
+        append_run(locations.warehouse, _row(locations, started_at, results) | {"results_key": key})
+
+
+def results_key(results: RunResults) -> str:
+    """The hash of what the stages returned: a run that changed nothing has the same."""
+    return hash_of({record.stage: record.result for record in results.records})
+
+
+def record_failure(
+    locations: RunLocations, started_at: datetime, results: RunResults, error: FearecError
+) -> None:
+    """Append the row of a run that failed, with the stages before."""
+    row = _row(locations, started_at, results) | {"decision": FAILED, "error": str(error)}
+    if isinstance(error, TableCheckError):
+        row["table_checks"] = _as_rows(error.checks)
+        row["reasons"] = held_by(error.checks)
+    append_run(locations.warehouse, row)
+
+
+def _row(locations: RunLocations, started_at: datetime, results: RunResults) -> dict[str, Any]:
     seconds = {record.stage: record.seconds for record in results.records}
-    row = {
+    row: dict[str, Any] = {
         RUN_DATE: locations.run_date,
         "started_at": started_at,
+        "finished_at": datetime.now(UTC),
         "seconds": sum(seconds.values()),
         "stage_seconds": seconds,
-        "decision": "published",
-        "model_version": results[Export].result.model_version,
-        "parent": results[Train].result.parent,
-        "n_users": prepared.n_users,
-        "n_items": prepared.n_items - 1,
-        "n_interactions": prepared.n_interactions,
-        "n_added": ingested.added,
-        "n_duplicates": ingested.duplicates,
-        "n_quarantined": ingested.quarantined,
-        "n_recommendations": results[Publish].result.n_rows,
-        "n_fallback": results[Score].result.n_fallback,
-        "protocol": evaluated.protocol,
-        "metrics": evaluated.model,
-        "metrics_low": {name: low for name, (low, _) in intervals.items()},
-        "metrics_high": {name: high for name, (_, high) in intervals.items()},
-        "popularity_metrics": evaluated.popularity,
-        "co_occurrence_metrics": evaluated.co_occurrence,
     }
-    rows = pa.Table.from_pylist([row], RUNS_SCHEMA)
-    version = write_row(uri, rows, locations.run_date)
-    write_record(path, StageRecord(RUNS, key, key, 0.0, RunRow(uri, version)))
+    if ingested := results.get(Ingest):
+        row["n_added"] = ingested.result.added
+        row["n_duplicates"] = ingested.result.duplicates
+        row["n_quarantined"] = ingested.result.quarantined
+    if prepared := results.get(Prepare):
+        row["n_users"] = prepared.result.n_users
+        row["n_items"] = prepared.result.n_items - 1
+        row["n_interactions"] = prepared.result.n_interactions
+        row["last_event"] = prepared.result.last_event
+    if checked := results.get(CheckData):
+        row["checks"] = _as_rows(checked.result.checks)
+        row["realised"] = checked.result.realised
+    if trained := results.get(Train):
+        row["parent"] = trained.result.parent
+    if evaluated := results.get(Evaluate):
+        metrics = evaluated.result
+        intervals = metrics.intervals.get("model", {})
+        row["protocol"] = metrics.protocol
+        row["metrics"] = metrics.model
+        row["metrics_low"] = {name: low for name, (low, _) in intervals.items()}
+        row["metrics_high"] = {name: high for name, (_, high) in intervals.items()}
+        row["popularity_metrics"] = metrics.popularity
+        row["co_occurrence_metrics"] = metrics.co_occurrence
+        row["champion_metrics"] = metrics.champion or None
+        differences = metrics.differences
+        row["difference"] = {name: each.mean for name, each in differences.items()}
+        row["difference_low"] = {name: each.low for name, each in differences.items()}
+        row["difference_high"] = {name: each.high for name, each in differences.items()}
+    if gated := results.get(Gate):
+        row["decision"] = gated.result.decision
+        row["reasons"] = list(gated.result.reasons)
+        row["model_version"] = gated.result.model_version
+        row["candidate"] = gated.result.candidate
+        row["champion"] = gated.result.champion
+    if scored := results.get(Score):
+        row["n_fallback"] = scored.result.n_fallback
+    if published := results.get(Publish):
+        row["n_recommendations"] = published.result.n_rows
+        row["table_checks"] = _as_rows(published.result.checks)
+    return row
 
 
-def write_row(uri: str, row: pa.Table, run_date: date) -> int:
-    """Replace the row of a run date in a table of runs; returns the table's version.
-
-    Raises:
-        ConflictError: other runs wrote to the table each time that it was tried.
-    """
-
-    def write() -> int:
-        table = open_table(uri) or create_table(uri, RUNS_SCHEMA)
-        # The schema merges into that of a table from before some column existed.
-        replace_run_date(table, row, run_date, schema_mode="merge")
-        return table.version()
-
-    return until_committed(write)
-
-
-def _has_row(uri: str, run_date: date) -> bool:
-    table = open_table(uri)
-    if table is None:
-        return False
-    return bool(dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date))
+def _as_rows(checks: Iterable[Check]) -> list[dict[str, Any]]:
+    return [asdict(check) for check in checks]

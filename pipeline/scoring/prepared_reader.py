@@ -1,6 +1,7 @@
-"""The histories that a run prepared: item indices of the bundle's own vocabulary, read as they are.
+"""The histories that a run prepared, as item indices; nothing is checked again.
 
-Nothing is checked or encoded again: `prepare` wrote the file for the very vocabulary of the bundle.
+The run's own bundle has the very vocabulary that `prepare` wrote them for. An earlier bundle knows
+fewer items, or has them in another order.
 """
 
 from collections.abc import Iterator
@@ -16,9 +17,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.logs.validation import IdTypes
-from pipeline.schema import ITEM_IDS, ITEM_INDEX, SEQUENCES_FILE, TIME, TIMESTAMPS, USER_ID
+from pipeline.schema import (
+    ITEM_ID,
+    ITEM_IDS,
+    ITEM_INDEX,
+    ITEMS_FILE,
+    SEQUENCES_FILE,
+    TIME,
+    TIMESTAMPS,
+    USER_ID,
+)
 from pipeline.scoring.history_source import OpenedHistories
-from pipeline.scoring.user_histories import DroppedRows, UserHistories
+from pipeline.scoring.user_histories import DroppedRows, Integers, UserHistories
 
 _BATCH_ROWS = 2**15
 
@@ -55,18 +65,34 @@ class PreparedHistories:
         with pq.ParquetFile(self._path, pre_buffer=True) as file:
             users = None if self.active_since else file.metadata.num_rows
             batches = file.iter_batches(_BATCH_ROWS, columns=columns)
-            yield OpenedHistories(users, map(self._histories, batches))
+            index_of = self._index_of(items)
+            yield OpenedHistories(users, (self._histories(each, index_of) for each in batches))
 
     @property
     def _path(self) -> Path:
         return self.folder / SEQUENCES_FILE
 
-    def _histories(self, batch: pa.RecordBatch) -> UserHistories:
+    def _index_of(self, items: pa.Table) -> Integers | None:
+        """A bundle's index of each prepared index, or PAD; None where all are equal."""
+        prepared = pq.read_table(self.folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID]
+        if pa.types.is_integer(prepared.type):
+            prepared = prepared.cast(pa.int64())
+        known = items[ITEM_ID].cast(prepared.type)
+        if known.equals(prepared):
+            return None
+        index = pc.index_in(prepared, value_set=known)
+        return np.concatenate([[0], pc.add(index, 1).fill_null(0).to_numpy()]).astype(np.int64)
+
+    def _histories(self, batch: pa.RecordBatch, index_of: Integers | None) -> UserHistories:
         lists = batch[ITEM_INDEX]
         lengths = lists.value_lengths().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         items = lists.flatten().to_numpy().astype(np.int64)
-        histories = UserHistories(batch[USER_ID], items, offsets)
+        if index_of is None:
+            histories = UserHistories(batch[USER_ID], items, offsets)
+        else:
+            histories = UserHistories.without_pad(batch[USER_ID], index_of[items], offsets)
+        self.dropped.unknown_items += len(items) - len(histories.items)
         if self.active_since is None:
             return histories
         return histories.filter(_any_since(self.active_since, batch[TIMESTAMPS], offsets))

@@ -4,7 +4,12 @@ from datetime import date
 from pathlib import Path
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.registry import champion_before, local_bundle, register_champion
+from pipeline.bundles.registry import (
+    RegisteredModel,
+    champion_before,
+    local_bundle,
+    register_champion,
+)
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.data.ingest import ingest as ingest_stage
@@ -47,12 +52,24 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     )
 
 
-def evaluate(settings: Settings, run_date: date, prepared: Prepared, trained: Trained) -> Evaluated:
+def evaluate(
+    settings: Settings,
+    run_date: date,
+    prepared: Prepared,
+    trained: Trained,
+    champion: Path | None = None,
+) -> Evaluated:
     from pipeline.evaluation.evaluate import evaluate as evaluate_stage
 
-    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
     return evaluate_stage(
-        prepared, trained, settings.model, settings.train, settings.evaluate, held_out
+        prepared,
+        trained,
+        settings.model,
+        settings.train,
+        settings.evaluate,
+        held_out_events(settings.evaluate, run_date, settings.time_zone),
+        settings.prepare,
+        champion,
     )
 
 
@@ -96,4 +113,5 @@ def read_champion(settings: Settings, *, before: date) -> Path | None:
 
 
 def set_champion(settings: Settings, run_date: date, bundle: Path, model_version: str) -> None:
-    register_champion(locations(settings, run_date), bundle, model_version)
+    model = RegisteredModel(run_date=run_date, model_version=model_version, path=bundle.name)
+    register_champion(locations(settings, run_date), model)

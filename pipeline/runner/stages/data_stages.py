@@ -1,0 +1,131 @@
+"""The stages of the data: ingest, prepare and the checks.
+
+What a stage calls is imported when it runs, so that a look at the records loads no PyTorch.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from pipeline.config.guard_sections import CheckSettings
+from pipeline.config.sections import LogSettings, PrepareSettings
+from pipeline.config.settings import Settings
+from pipeline.limits import log_failures
+from pipeline.logs.log_files import LogFile, list_log_files
+from pipeline.results import Checked, Ingested, Prepared
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
+from pipeline.schema import INTERACTIONS, VOCABULARY
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import has_table
+
+
+@dataclass(frozen=True)
+class Ingest(Stage[Ingested]):
+    """New log files into the warehouse; bad rows into quarantine."""
+
+    name = "ingest"
+    result_type = Ingested
+
+    # Listed before the stage runs: a file that arrives meanwhile makes it run again next time.
+    files: tuple[LogFile, ...]
+    logs: LogSettings
+    locations: RunLocations
+    time_zone: str
+    read_all: bool = field(default=False, metadata=NOT_IN_KEY)  # known files too
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Ingest":
+        """See `Stage`."""
+        files = tuple(list_log_files(settings.logs.path))
+        return cls(files, settings.logs, locations, settings.time_zone)
+
+    def run(self) -> Ingested:
+        """See `Stage`."""
+        from pipeline.data.ingest import ingest
+
+        return ingest(self.files, self.logs, self.locations, self.time_zone, self.read_all)
+
+    def forced(self) -> "Ingest":
+        """See `Stage`: rows that the tables lost unnoticed are read again."""
+        return replace(self, read_all=True)
+
+    def is_intact(self, result: Ingested) -> bool:
+        """See `Stage`."""
+        table = self.locations.warehouse.table(INTERACTIONS)
+        return has_table(table, result.interactions_id, result.interactions_version)
+
+    def output_key(self, result: Ingested) -> str:
+        """See `Stage`; log files without news change nothing for the later stages."""
+        return hash_of([result.interactions_id, result.interactions_version])
+
+
+@dataclass(frozen=True)
+class Prepare(Stage[Prepared]):
+    """One sequence per user, and the vocabulary."""
+
+    name = "prepare"
+    result_type = Prepared
+
+    ingested: StageRecord[Ingested]
+    limits: PrepareSettings
+    locations: RunLocations
+    time_zone: str
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Prepare":
+        """See `Stage`."""
+        return cls(done[Ingest], settings.prepare, locations, settings.time_zone)
+
+    def run(self) -> Prepared:
+        """See `Stage`."""
+        from pipeline.data.prepare import prepare
+
+        return prepare(self.ingested.result, self.limits, self.locations, self.time_zone)
+
+    def is_intact(self, result: Prepared) -> bool:
+        """See `Stage`."""
+        from pipeline.data.prepare import prepared_hash
+
+        vocabulary = self.locations.warehouse.table(VOCABULARY)
+        try:
+            same_files = prepared_hash(result.folder) == result.content_hash
+        except FileNotFoundError:
+            return False
+        return same_files and has_table(vocabulary, result.vocabulary_id)
+
+
+@dataclass(frozen=True)
+class CheckData(Stage[Checked]):
+    """The checks of the data, which can hold the run before it trains."""
+
+    name = "check"
+    result_type = Checked
+
+    ingested: StageRecord[Ingested]
+    prepared: StageRecord[Prepared]
+    checks: CheckSettings
+    locations: RunLocations
+    time_zone: str
+    overrule: bool = False  # what would hold the run only warns
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "CheckData":
+        """See `Stage`."""
+        return cls(done[Ingest], done[Prepare], settings.checks, locations, settings.time_zone)
+
+    def run(self) -> Checked:
+        """See `Stage`."""
+        from pipeline.data.checks import check_data
+
+        checked = check_data(
+            self.ingested.result, self.prepared.result, self.checks, self.locations, self.time_zone
+        )
+        checked = checked.overruled() if self.overrule else checked
+        log_failures(checked.checks)
+        return checked
+
+    def publish_forced(self) -> "CheckData":
+        """See `Stage`."""
+        return replace(self, overrule=True)
+
+    def output_key(self, result: Checked) -> str:
+        """See `Stage`; the gate depends on what holds the run alone."""
+        return hash_of([result.held_by, result.objections])

@@ -1,0 +1,300 @@
+"""The stages of the model: train, evaluate, export and the gate.
+
+What a stage calls is imported when it runs, so that a look at the records loads no PyTorch.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from model.config import TrainingConfig
+from pipeline.bundles.description import DESCRIPTION
+from pipeline.bundles.registry import (
+    RegisteredModel,
+    champion_before,
+    local_bundle,
+    pinned,
+    register_candidate,
+)
+from pipeline.config.guard_sections import GateSettings
+from pipeline.config.sections import (
+    EvaluateSettings,
+    ExportSettings,
+    ModelSettings,
+    PrepareSettings,
+)
+from pipeline.config.settings import Settings
+from pipeline.data.held_out import HeldOut, held_out_events
+from pipeline.evaluation.protocol import check_topk
+from pipeline.results import Checked, Evaluated, Exported, Gated, Prepared, Trained
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
+from pipeline.runner.scoring_checks import check_scoring
+from pipeline.runner.stages.data_stages import CheckData, Prepare
+from pipeline.storage.content_hash import content_hash
+from pipeline.storage.folders import StoreFolder
+from pipeline.storage.locations import RunLocations
+
+
+@dataclass(frozen=True)
+class Train(Stage[Trained]):
+    """The network's weights, starting from the champion's."""
+
+    name = "train"
+    result_type = Trained
+
+    prepared: StageRecord[Prepared]
+    model: ModelSettings
+    training: TrainingConfig
+    held_out: HeldOut
+    mask_seen: bool
+    champion: RegisteredModel | None
+    locations: RunLocations
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Train":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            settings.model,
+            settings.train,
+            _held_out(settings, locations),
+            settings.evaluate.mask_seen,
+            champion_before(locations) if settings.train.warm_start else None,
+            locations,
+        )
+
+    @classmethod
+    def is_needed(cls, done: RunResults) -> bool:
+        """See `Stage`: a run that is held already trains nothing."""
+        return is_challenged(done)
+
+    @classmethod
+    def check_settings(cls, settings: Settings, done: RunResults, *, whole_run: bool) -> None:
+        """See `Stage`: what evaluation and scoring would refuse after the hours of training.
+
+        Raises:
+            ConfigError: they ask for more items than there are, none is left to recommend, or
+                the provider of scoring cannot work here.
+            InputError: a file of ids cannot be read.
+            SchemaError: its ids are of another kind than the items'.
+        """
+        prepared = done[Prepare].result
+        check_topk(settings.evaluate, prepared.n_items)
+        if whole_run:
+            check_scoring(prepared, settings.export, settings.score)
+
+    def run(self) -> Trained:
+        """See `Stage`."""
+        from pipeline.training.train import train
+
+        return train(
+            self.prepared.result,
+            self.model,
+            self.training,
+            self.held_out,
+            self.mask_seen,
+            self.champion,
+            self.locations,
+        )
+
+    def is_intact(self, result: Trained) -> bool:
+        """See `Stage`; records of earlier versions have no hashes."""
+        hashes = result.content_hashes
+        try:
+            return bool(hashes) and all(
+                content_hash(result.folder / name) == expected for name, expected in hashes.items()
+            )
+        except FileNotFoundError:
+            return False
+
+    def scratch(self) -> Path:
+        """See `Stage`."""
+        return self.locations.training
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage[Evaluated]):
+    """Held-out metrics of the model, of the champion and of two baselines."""
+
+    name = "evaluate"
+    code_version = 2
+    result_type = Evaluated
+
+    prepared: StageRecord[Prepared]
+    trained: StageRecord[Trained]
+    model: ModelSettings
+    training: TrainingConfig
+    evaluation: EvaluateSettings
+    held_out: HeldOut
+    limits: PrepareSettings
+    champion: RegisteredModel | None
+    locations: RunLocations
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Evaluate":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            done[Train],
+            settings.model,
+            settings.train,
+            settings.evaluate,
+            _held_out(settings, locations),
+            settings.prepare,
+            champion_before(locations),
+            locations,
+        )
+
+    @classmethod
+    def is_needed(cls, done: RunResults) -> bool:
+        """See `Stage`: a run that is held already trains nothing."""
+        return is_challenged(done)
+
+    def run(self) -> Evaluated:
+        """See `Stage`."""
+        from pipeline.evaluation.evaluate import evaluate
+
+        champion = local_bundle(self.locations, self.champion) if self.champion else None
+        return evaluate(
+            self.prepared.result,
+            self.trained.result,
+            self.model,
+            self.training,
+            self.evaluation,
+            self.held_out,
+            self.limits,
+            champion,
+        )
+
+
+@dataclass(frozen=True)
+class Export(Stage[Exported]):
+    """The ONNX bundle, checked against PyTorch."""
+
+    name = "export"
+    result_type = Exported
+
+    prepared: StageRecord[Prepared]
+    trained: StageRecord[Trained]
+    evaluated: StageRecord[Evaluated]
+    model: ModelSettings
+    limits: ExportSettings
+    mask_seen: bool
+    locations: RunLocations
+    provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
+    training: TrainingConfig = field(metadata=NOT_IN_KEY)
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Export":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            done[Train],
+            done[Evaluate],
+            settings.model,
+            settings.export,
+            settings.evaluate.mask_seen,
+            locations,
+            settings.model_dump(mode="json"),
+            settings.train,
+        )
+
+    @classmethod
+    def is_needed(cls, done: RunResults) -> bool:
+        """See `Stage`: a run that is held already trains nothing."""
+        return is_challenged(done)
+
+    def run(self) -> Exported:
+        """See `Stage`."""
+        from pipeline.training.export import export
+
+        return export(
+            self.prepared.result,
+            self.trained.result,
+            self.evaluated.result,
+            self.model,
+            self.limits,
+            self.mask_seen,
+            self.locations,
+            self.provenance,
+            self.training.threads,
+        )
+
+    def is_intact(self, result: Exported) -> bool:
+        """See `Stage`; the bundle on this machine is looked for with the record."""
+        folder = self.locations.warehouse.models(result.model_version)
+        return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
+
+
+@dataclass(frozen=True)
+class Gate(Stage[Gated]):
+    """The decision on which model serves: the run's own, or the champion."""
+
+    name = "gate"
+    result_type = Gated
+
+    checked: StageRecord[Checked]
+    evaluated: StageRecord[Evaluated] | None  # None of a run that is held before
+    exported: StageRecord[Exported] | None
+    unfit: str | None  # why the run has no model to export
+    gate: GateSettings
+    champion: RegisteredModel | None
+    pinned: RegisteredModel | None  # by hand, for this run date
+    locations: RunLocations
+    force_publish: bool = False
+    overruled: RegisteredModel | None = field(default=None, metadata=NOT_IN_KEY)  # by --force
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Gate":
+        """See `Stage`."""
+        return cls(
+            done[CheckData],
+            done.get(Evaluate),
+            done.get(Export),
+            done.unfit,
+            settings.gate,
+            champion_before(locations),
+            pinned(locations),
+            locations,
+        )
+
+    def run(self) -> Gated:
+        """See `Stage`."""
+        from pipeline.bundles.gate import gate
+
+        if self.exported is not None:
+            register_candidate(self.locations, self.exported.result.model_version)
+        gated = gate(
+            self.checked.result,
+            self.evaluated.result if self.evaluated else None,
+            self.exported.result if self.exported else None,
+            self.unfit,
+            self.gate,
+            self.champion,
+            self.pinned,
+            self.locations,
+            force_publish=self.force_publish,
+        )
+        overruled = self.overruled.model_version if self.overruled else None
+        return replace(gated, overruled=overruled)
+
+    def publish_forced(self) -> "Gate":
+        """See `Stage`: whatever a person chose before."""
+        return replace(self.forced(), force_publish=True)
+
+    def forced(self) -> "Gate":
+        """See `Stage`: it decides afresh."""
+        return replace(self, pinned=None, overruled=self.pinned or self.overruled)
+
+    def output_key(self, result: Gated) -> str:
+        """See `Stage`; the table depends on the model that serves."""
+        return hash_of([result.decision, result.model_version])
+
+
+def is_challenged(done: RunResults) -> bool:
+    """Whether a run trains a model that may replace the champion: nothing has held it so far."""
+    return not done[CheckData].result.held_by and done.unfit is None
+
+
+def _held_out(settings: Settings, locations: RunLocations) -> HeldOut:
+    return held_out_events(settings.evaluate, locations.run_date, settings.time_zone)

@@ -1,0 +1,164 @@
+"""The stages of the recommendations: score and publish.
+
+What a stage calls is imported when it runs, so that a look at the records loads no PyTorch.
+"""
+
+import shutil
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
+from pipeline.config.guard_sections import CheckSettings
+from pipeline.config.sections import ScoreSettings
+from pipeline.config.settings import Settings
+from pipeline.dates import run_end
+from pipeline.errors import ResumeError
+from pipeline.limits import log_failures
+from pipeline.logs.id_lists import id_list_hash
+from pipeline.progress import work_progress
+from pipeline.results import Gated, Prepared, Published, Scored
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
+from pipeline.runner.stages.data_stages import Prepare
+from pipeline.runner.stages.model_stages import Gate
+from pipeline.schema import RECOMMENDATIONS
+from pipeline.scoring.manifest import intact, read_manifest
+from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.run import score_histories
+from pipeline.storage.folders import open_folder
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import has_table
+
+
+@dataclass(frozen=True)
+class Score(Stage[Scored]):
+    """Recommendations for every user, in parts."""
+
+    name = "score"
+    result_type = Scored
+
+    prepared: StageRecord[Prepared]
+    gated: StageRecord[Gated]
+    score: ScoreSettings
+    id_lists: tuple[str, ...]  # content hashes of the allow and deny files
+    active_since: datetime | None  # only users with an event from then on
+    locations: RunLocations
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
+        """See `Stage`."""
+        lists = (settings.score.allow, settings.score.deny)
+        return cls(
+            done[Prepare],
+            done[Gate],
+            settings.score,
+            tuple(id_list_hash(path) for path in lists if path),
+            _active_since(settings, locations),
+            locations,
+        )
+
+    def run(self) -> Scored:
+        """See `Stage`; parts of a run that was cut short are kept."""
+        prepared = self.prepared.result
+        run = partial(
+            score_histories,
+            PreparedHistories(prepared.folder, self.active_since),
+            Bundle.load(self.gated.result.bundle),
+            self.locations.parts,
+            self.score,
+            run_date=self.locations.run_date,
+            resume_inputs={"prepared": prepared.content_hash},
+            cache=self.locations.tensorrt,
+        )
+        with work_progress("scoring", "users") as progress:
+            try:
+                return run(resume=True, progress=progress)
+            except ResumeError:  # of another model, input or settings, or damaged
+                shutil.rmtree(self.locations.parts)
+                return run(progress=progress)
+
+    def is_intact(self, result: Scored) -> bool:
+        """See `Stage`."""
+        folder = open_folder(result.folder)
+        try:
+            manifest = read_manifest(folder)
+        except (ResumeError, OSError):
+            return False
+        return manifest.complete and intact(manifest, folder) == manifest
+
+    def scratch(self) -> Path:
+        """See `Stage`."""
+        return self.locations.parts
+
+
+@dataclass(frozen=True)
+class Publish(Stage[Published]):
+    """The run date's partition of the recommendations, checked, and the registry's entry for it."""
+
+    name = "publish"
+    result_type = Published
+
+    prepared: StageRecord[Prepared]
+    gated: StageRecord[Gated]
+    scored: StageRecord[Scored]
+    score: ScoreSettings
+    active_since: datetime | None
+    checks: CheckSettings
+    locations: RunLocations
+    # What is published already is not checked again without it.
+    overrule: bool = field(default=False, metadata=NOT_IN_KEY)
+
+    @classmethod
+    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Publish":
+        """See `Stage`."""
+        return cls(
+            done[Prepare],
+            done[Gate],
+            done[Score],
+            settings.score,
+            _active_since(settings, locations),
+            settings.checks,
+            locations,
+        )
+
+    def run(self) -> Published:
+        """See `Stage`: nothing is written unless the checks let it pass."""
+        from pipeline.publishing.checks import Served, check_tables
+        from pipeline.publishing.publish import publish
+
+        gated, scored = self.gated.result, self.scored.result
+        served = Served(self.prepared.result, gated.bundle, self.score, self.active_since)
+        checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
+        log_failures(checks)
+        published = replace(publish(scored, self.locations), checks=checks)
+        serving = RegisteredModel(
+            run_date=self.locations.run_date,
+            model_version=gated.model_version,
+            path=gated.bundle.name,
+            decision=gated.decision,
+        )
+        register_champion(
+            self.locations, serving, candidate=gated.candidate, overruled=gated.overruled
+        )
+        return published
+
+    def publish_forced(self) -> "Publish":
+        """See `Stage`."""
+        return replace(self, overrule=True)
+
+    def is_intact(self, result: Published) -> bool:
+        """See `Stage`."""
+        table = self.locations.warehouse.table(RECOMMENDATIONS)
+        champion = read_registry(self.locations.warehouse)
+        serving = champion.serving(self.locations.run_date) if champion else None
+        is_registered = serving and serving.model_version == self.gated.result.model_version
+        return bool(is_registered) and has_table(table, result.table_id, result.version)
+
+
+def _active_since(settings: Settings, locations: RunLocations) -> datetime | None:
+    days = settings.score.active_within_days
+    if days is None:
+        return None
+    return run_end(locations.run_date - timedelta(days=days), settings.time_zone)
