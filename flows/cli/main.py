@@ -28,7 +28,7 @@ from flows.cli.options import (
     print_result,
 )
 from flows.cli.tune import tune
-from flows.cli.upkeep import clean, status
+from flows.cli.upkeep import clean, report, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -154,7 +154,7 @@ def recommend(
     print_result(user_result(found), partial(print_user, found), as_json)
 
 
-for _command in (backfill, tune, status, clean, serve, automations):
+for _command in (backfill, tune, status, report, clean, serve, automations):
     app.command()(_command)
 app.command("import")(import_logs)
 app.add_typer(models, name="models")

@@ -1,11 +1,19 @@
-"""`fearec status` and `fearec clean`: a look at the warehouse, and its housekeeping."""
+"""`fearec status`, `report` and `clean`: a look at the warehouse, and its housekeeping."""
 
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import Config, Json, Overrides, one_line_errors, print_result
+from flows.cli.options import (
+    Config,
+    Json,
+    Overrides,
+    PublishedDay,
+    as_date,
+    one_line_errors,
+    print_result,
+)
 
 
 @one_line_errors()
@@ -22,6 +30,23 @@ def status(
 
     found = read_status(load_settings(config, overrides or ()), count)
     print_result(found, partial(print_status, found), as_json)
+
+
+@one_line_errors()
+def report(
+    config: Config = None,
+    day: PublishedDay = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Write the page of a run date and the index anew; every run does so at its end."""
+    from flows.console.upkeep import print_report
+    from pipeline.config.settings import load_settings
+    from pipeline.reporting.report import newest_run_date, write_report
+
+    settings = load_settings(config, overrides or ())
+    written = write_report(settings, as_date(day) or newest_run_date(settings))
+    print_result(written, partial(print_report, written), as_json)
 
 
 @one_line_errors()

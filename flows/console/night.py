@@ -51,6 +51,7 @@ def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
         **asdict(night.results[Gate].result),
         "records": night.results.records,
         "metrics": evaluated.result if evaluated else None,
+        "report": night.report,
         "tables": {name: warehouse.table(name) for name in _TABLES},
     }
 
@@ -73,6 +74,7 @@ def headlines(night: FinishedRun) -> list[str]:
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
+        *([f"report: {night.report.page}"] if night.report else []),
     ]
 
 

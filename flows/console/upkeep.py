@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.filesize import decimal
 from rich.table import Table
 
+from pipeline.reporting.report import Report
 from pipeline.results import Cleaned, RunSummary, Status
 from pipeline.terminal import Terminal, print_plain
 
@@ -31,6 +32,11 @@ def print_status(found: Status) -> None:
     )
 
 
+def print_report(report: Report) -> None:
+    """Print where the page of a run date is, and the one over all."""
+    print_plain(f"report: {report.page}", f"all run dates: {report.index}")
+
+
 def print_cleaned(cleaned: Cleaned) -> None:
     """Print what was removed, a line per kind, and what it freed."""
     would = "would be removed" if cleaned.dry_run else "removed"
@@ -38,6 +44,7 @@ def print_cleaned(cleaned: Cleaned) -> None:
         "work folders": cleaned.work,
         "models": cleaned.models,
         "run dates of recommendations": cleaned.partitions,
+        "reports": cleaned.reports,
     }
     for kind, gone in kinds.items():
         if gone:

@@ -4,10 +4,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -17,12 +19,13 @@ from prefect.artifacts import (
 from pipeline.runner.cache import RunResults
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import Evaluate
+from pipeline.storage.folders import is_uri
 
 _SECONDS_BETWEEN_UPDATES = 5.0
 
 
 def publish_artifacts(run: FinishedRun, headlines: Sequence[str]) -> None:
-    """Create the artifacts `nightly`, `stages` and `metrics`, each with a version per run."""
+    """Create the artifacts `nightly`, `stages`, `metrics` and `report`, a version per run each."""
     night = f"Night of {run.run_date}"
     create_markdown_artifact(
         "\n".join(f"- {line}" for line in headlines), key="nightly", description=night
@@ -42,6 +45,10 @@ def publish_artifacts(run: FinishedRun, headlines: Sequence[str]) -> None:
             key="metrics",
             description=f"{night}: {evaluated.result.protocol}",
         )
+    if run.report:
+        page = run.report.page
+        link = page if is_uri(page) else Path(page).absolute().as_uri()
+        create_link_artifact(link, link_text=page, key="report", description=night)
 
 
 def _stages(results: RunResults) -> list[dict[str, str]]:

@@ -32,7 +32,7 @@ class RetentionSettings(Frozen):
     )
     recommendations: RunDates = Field(
         90,
-        description="run dates whose recommendations are kept, or `all`",
+        description="run dates whose recommendations, and whose reports, are kept, or `all`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     table_days: float = Field(

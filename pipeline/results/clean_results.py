@@ -30,6 +30,7 @@ class Cleaned:
         work: Run dates whose local folders are gone.
         models: Model versions that are gone.
         partitions: Run dates whose recommendations are gone.
+        reports: Run dates whose pages are gone.
         tables: The tables that changed.
         bytes: Freed by work folders, checkpoints, models and files of tables.
     """
@@ -38,5 +39,6 @@ class Cleaned:
     work: tuple[date, ...]
     models: tuple[str, ...]
     partitions: tuple[date, ...]
+    reports: tuple[date, ...]
     tables: tuple[CleanedTable, ...]
     bytes: int

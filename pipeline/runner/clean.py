@@ -11,6 +11,7 @@ from pipeline.bundles.unused import remove_models, unused_models
 from pipeline.config.retention_section import RunDates
 from pipeline.config.settings import Settings
 from pipeline.errors import BusyError, FearecError
+from pipeline.reporting.report import remove_reports, report_dates
 from pipeline.results import Cleaned, Trained
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
-    """Remove old work folders, models and recommendations, and files that no table needs.
+    """Remove old work folders, models, recommendations and reports, and files that no table needs.
 
     Runs that are at work are left alone, and so is whatever is younger than a day in `models/`.
 
@@ -58,6 +59,9 @@ def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
         if names and not dry_run:
             remove_models(warehouse, names)
         work, freed = _clean_work(settings, names, dry_run=dry_run)
+        reports = _beyond(sorted(report_dates(warehouse), reverse=True), retention.recommendations)
+        if reports and not dry_run:
+            remove_reports(warehouse, reports)
         keep = timedelta(days=retention.table_days)
         tables = [clean_table(warehouse, name, keep, dry_run=dry_run) for name in TABLES]
     changed = tuple(table for table in tables if table)
@@ -66,6 +70,7 @@ def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
         work,
         names,
         tuple(partitions),
+        tuple(reports),
         changed,
         freed + sum(each.size for each in models) + sum(table.bytes for table in changed),
     )

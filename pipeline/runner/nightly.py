@@ -23,6 +23,7 @@ from pipeline.data.held_out import held_out_events
 from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
+from pipeline.reporting.report import Report, report_run
 from pipeline.results import Evaluated
 from pipeline.runner.cache import (
     Result,
@@ -46,10 +47,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages are all done, with the record of each stage that it had."""
+    """A run whose stages are all done: the record of each that it had, and its report, if any."""
 
     run_date: date
     results: RunResults
+    report: Report | None = None
 
 
 @dataclass
@@ -100,12 +102,13 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done, log it to MLflow where set, and clean up."""
+        """Record the run, whose stages are all done, report it, and clean up."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
         track_run(self.settings.registry, self.locations, self.results)
+        report = report_run(self.settings, self.locations.run_date)
         clean_after_run(self.settings, self.locations, self.results.get(Train))
-        return FinishedRun(self.locations.run_date, self.results)
+        return FinishedRun(self.locations.run_date, self.results, report)
 
 
 def nightly(
@@ -205,6 +208,7 @@ def open_run(
         except FearecError as error:
             with suppress(Exception):  # it would replace the error
                 record_failure(locations, run.started_at, run.results, error)
+                report_run(settings, run_date)
             raise
 
 
@@ -236,14 +240,12 @@ def do_stage(
         given = stage.of(settings, locations, done)
         if force_publish:
             given = given.publish_forced()
-        if not force:
-            record = _recorded(given, locations)
-            if record:
-                return record
-        elif scratch := given.scratch():
-            shutil.rmtree(scratch, ignore_errors=True)
         if force:
+            if scratch := given.scratch():
+                shutil.rmtree(scratch, ignore_errors=True)
             given = given.forced()
+        elif record := _recorded(given, locations):
+            return record
         stage.check_settings(settings, done, whole_run=whole_run)
         begun = time.perf_counter()
         result = given.run()

@@ -32,14 +32,21 @@ def status(settings: Settings, count: int) -> Status:
     with storage_failures(settings):
         registry = read_registry(warehouse)
         rows = runs_before(warehouse, date.max, count)
-        disk = {name: _bytes(warehouse.table(name)) for name in (*TABLES, "models")}
+        disk = disk_uses(settings)
     candidate = registry.candidate if registry else None
     return Status(
         registry.model_version if registry else None,
         candidate.model_version if candidate else None,
         tuple(_summary(row) for row in reversed(rows)),
-        disk | {"work_dir": disk_use(settings.work_dir)},
+        disk,
     )
+
+
+def disk_uses(settings: Settings) -> dict[str, int]:
+    """The bytes of each table, of `models` and `reports`, and of the work folder."""
+    warehouse = Warehouse(settings.warehouse)
+    disk = {name: _bytes(warehouse.table(name)) for name in (*TABLES, "models", "reports")}
+    return disk | {"work_dir": disk_use(settings.work_dir)}
 
 
 def _summary(row: dict[str, Any]) -> RunSummary:

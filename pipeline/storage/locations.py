@@ -54,6 +54,10 @@ class Warehouse:
         """The folder ``models/``, with `champion.json`; or that of a bundle in it."""
         return open_folder(self.table(f"models/{bundle}".rstrip("/")))
 
+    def reports(self, run_date: date | None = None) -> Folder:
+        """The folder ``reports/``, with the index; or that of a run date in it."""
+        return open_folder(self.table(f"reports/{run_date or ''}".rstrip("/")))
+
 
 @dataclass(frozen=True)
 class RunLocations:

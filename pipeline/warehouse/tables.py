@@ -171,8 +171,10 @@ def delete(table: "DeltaTable", predicate: str) -> None:
     Raises:
         ConflictError: another run wrote to it meanwhile; nothing was deleted.
     """
-    with _conflicts(table.table_uri):
-        table.delete(predicate, commit_properties=_properties(*_next(table)))
+    # Not delta-rs's own deletion: the files that it writes hold Arrow's string views, by which
+    # Arrow cannot filter.
+    none = dataset_of(table).schema.empty_table()
+    _commit(table, none, mode="overwrite", predicate=predicate)
 
 
 def replace_run_date(
