@@ -97,6 +97,8 @@ class Nights:
         logged = self.operator.logged(run.id, f"decision: {decision}; {version} serves")
         assert f"decision: {decision}" in self.operator.artifact(run.id, "nightly")
         assert '"publish"' in self.operator.artifact(run.id, "stages")
+        assert f"warehouse/reports/{day}/" in self.operator.artifact(run.id, "report")
+        assert (self.operator.folder / f"warehouse/reports/{day}/report.html").exists()
         assert "Traceback" not in logged
         return row
 
