@@ -35,6 +35,7 @@ from tests.helpers.tiny_night import (
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = list(cli.STAGES)
+ARTIFACTS = ("nightly", "stages", "metrics", "report", "training")
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,13 +115,14 @@ def test_the_flow_leaves_every_output(night: Night) -> None:
 def test_the_flow_leaves_a_summary(night: Night) -> None:
     from prefect.artifacts import Artifact
 
-    found = {key: Artifact.get(key) for key in ("nightly", "stages", "metrics", "training")}
+    found = {key: Artifact.get(key) for key in ARTIFACTS}
     data = {key: artifact.data if artifact else None for key, artifact in found.items()}
     assert "decision: first" in data["nightly"]
     assert "NDCG@10" in data["nightly"]
     assert [row["stage"] for row in json.loads(data["stages"])] == NAMES
     assert "NDCG@10" in {row["metric"] for row in json.loads(data["metrics"])}
     assert data["training"] == 100.0
+    assert f"{(night.folder / 'warehouse/reports').as_uri()}/{DAY}/" in data["report"]
 
 
 def test_the_flow_run_is_named_for_its_date_and_decision(night: Night) -> None:
@@ -268,7 +270,7 @@ def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
         assert (found["stage"], found["reused"]) == (command, True)
     elif command == "nightly":
         assert [record["stage"] for record in found["records"]] == NAMES
-        assert found["decision"] == "published"
+        assert found["decision"] == "first"
         assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
         assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
     else:

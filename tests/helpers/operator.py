@@ -151,6 +151,15 @@ class Operator:
                 lines += page
         return "\n".join(line.message for line in lines)
 
+    def logged(self, run: UUID, text: str) -> str:
+        """A flow run's log, once some text is in it: its last lines come after its end."""
+
+        def found() -> str | None:
+            log = self.log_of(run)
+            return log if text in log else None
+
+        return self.wait_for(found, 60)
+
     def artifact(self, run: UUID, key: str) -> Any:
         """What an artifact of a flow run says; None where it has none of that key."""
         from prefect.client.schemas.filters import (
