@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, first_line, raised_as
+from pipeline.logs.log_files import read_failure
 from pipeline.schema import is_id_type
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
@@ -120,8 +121,10 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _readable(path: str, expected: str) -> AbstractContextManager[None]:
-    caught = (OSError, pa.ArrowException)
-    return raised_as(InputError, caught, "cannot be read", path, expected=expected)
+    caught = (OSError, pa.ArrowException, UnicodeError)
+    return raised_as(
+        InputError, caught, "cannot be read", path, expected=expected, message=read_failure
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pipeline.logs.conversion import (
     normalise_timestamps,
     plain_id_type,
 )
-from pipeline.logs.log_files import LogFile, open_parquet, readable
+from pipeline.logs.log_files import LogFile, read_batches, readable
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
@@ -170,15 +170,8 @@ class SequenceHistories(FileHistories):
 
 
 def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
-    columns = (USER_ID, ITEM_IDS, TIMESTAMPS)
-    with (
-        file.filesystem.open_input_file(file.path) as source,
-        open_parquet(source) as parquet,
-    ):
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=present):
-            batch.validate(full=True)  # text that is not UTF-8
-            yield _with_plain_lists(batch)
+    for batch in read_batches(file, (USER_ID, ITEM_IDS, TIMESTAMPS), _BATCH_ROWS):
+        yield _with_plain_lists(batch)
 
 
 def _with_plain_lists(batch: pa.RecordBatch) -> pa.RecordBatch:
