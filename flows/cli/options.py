@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from model.errors import FearecError
+from pipeline.errors import memory_failures
 from pipeline.terminal import print_error
 
 Config = Annotated[
@@ -51,7 +52,8 @@ def one_line_errors() -> Iterator[None]:
         typer.Exit: with the error's own exit code, or with 130 after Ctrl-C.
     """
     try:
-        yield
+        with memory_failures():
+            yield
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning turns Ctrl-C during training into a plain SystemExit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):

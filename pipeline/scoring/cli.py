@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.config.settings import load_settings
-from pipeline.errors import ConfigError, FearecError
+from pipeline.errors import ConfigError, FearecError, memory_failures
 from pipeline.scoring.progress import scoring_progress
 from pipeline.terminal import print_error, print_plain
 from pipeline.version import Version
@@ -114,29 +114,30 @@ def main(
         "deny": deny,
         "layout": layout,
     }
-    from pipeline.bundles.transfer import opened_bundle
-    from pipeline.scoring import score
-
     try:
-        settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
-        day = _date(run_date) if run_date else settings.today()
-        with opened_bundle(model) as bundle, scoring_progress() as progress:
-            result = score(
-                inputs,
-                bundle,
-                output,
-                settings.score,
-                logs=settings.logs,
-                run_date=day,
-                time_zone=settings.time_zone,
-                users=users,
-                resume=resume,
-                overwrite=overwrite,
-                skip_bad_files=skip_bad_files,
-                cache=settings.work_dir / "tensorrt",
-                progress=progress,
-            )
-        print_plain(*summary(result))
+        with memory_failures():
+            from pipeline.bundles.transfer import opened_bundle
+            from pipeline.scoring import score
+
+            settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
+            day = _date(run_date) if run_date else settings.today()
+            with opened_bundle(model) as bundle, scoring_progress() as progress:
+                result = score(
+                    inputs,
+                    bundle,
+                    output,
+                    settings.score,
+                    logs=settings.logs,
+                    run_date=day,
+                    time_zone=settings.time_zone,
+                    users=users,
+                    resume=resume,
+                    overwrite=overwrite,
+                    skip_bad_files=skip_bad_files,
+                    cache=settings.work_dir / "tensorrt",
+                    progress=progress,
+                )
+            print_plain(*summary(result))
     except FearecError as error:
         print_error(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
