@@ -1,6 +1,5 @@
 """Damage of files: what disks, full ones, crashes and people do to them."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -31,8 +30,6 @@ def _changed(change: Callable[[bytes, Random], bytes]) -> Callable[[Path, Random
 def _replaced_by_folder(path: Path, chance: Random) -> None:
     path.unlink()
     path.mkdir()
-    if chance.random() < 0.5:
-        (path / "inside").write_bytes(b"something")
 
 
 # Each changes one file, which exists and is not empty.
@@ -47,16 +44,3 @@ DAMAGES: dict[str, Callable[[Path, Random], None]] = {
     "removed": lambda path, _: path.unlink(),
     "a folder": _replaced_by_folder,
 }
-
-
-def is_changed(path: Path, original: Path) -> bool:
-    """Whether a damage changed anything: zeros may hit zeros."""
-    return not path.is_file() or path.read_bytes() != original.read_bytes()
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

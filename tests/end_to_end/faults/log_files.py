@@ -188,7 +188,9 @@ def _text_file(path: Path, chance: Random) -> None:
 
 def _footer_length(path: Path, chance: Random) -> None:
     whole(path, chance)
-    length = chance.choice([0, 1, 2**31 - 1, 2**32 - 1, path.stat().st_size, chance.randrange(2**32)])
+    length = chance.choice(
+        [0, 1, 2**31 - 1, 2**32 - 1, path.stat().st_size, chance.randrange(2**32)]
+    )
     path.write_bytes(path.read_bytes()[:-8] + struct.pack("<I", length) + b"PAR1")
 
 

@@ -169,7 +169,11 @@ def _of_number(value: float | Decimal) -> int | None:
     number = float(value)
     if math.isnan(number):
         return None
-    return _clipped(round(number * 1e6)) if math.isfinite(number) else int(math.copysign(_LAST, number))
+    return (
+        _clipped(round(number * 1e6))
+        if math.isfinite(number)
+        else int(math.copysign(_LAST, number))
+    )
 
 
 def _of_text(value: str) -> int | None:

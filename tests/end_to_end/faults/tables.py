@@ -4,8 +4,8 @@ import json
 import os
 import re
 import time
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -35,9 +35,11 @@ _DIFFER = {
 }  # fmt: skip
 _OF_RUNS = (
     RUN_DATE, "decision", "model_version", "parent", "n_users", "n_items", "n_interactions",
-    "n_added", "n_duplicates", "n_quarantined", "n_recommendations", "n_fallback", "protocol",
-    "metrics", "popularity_metrics",
+    "n_recommendations", "n_fallback", "protocol", "metrics", "popularity_metrics",
 )  # fmt: skip
+_OF_INGEST = (RUN_DATE, "n_added", "n_duplicates", "n_quarantined")
+# What the newest row of a run says of its ingest, which is nothing new where others did it.
+COUNTS = f"{RUNS}, ingest"
 # Names that are new each time.
 _RANDOM = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
@@ -53,10 +55,21 @@ def tables_of(warehouse: Path) -> Tables:
         name: _rows(warehouse / name, _DIFFER.get(name, set()))
         for name in (INTERACTIONS, QUARANTINE, LOG_FILES, VOCABULARY, RECOMMENDATIONS)
     }
-    found[RUNS] = _newest_runs(warehouse / RUNS)
-    with suppress(FileNotFoundError):
-        found[CHAMPION] = [repr(json.loads((warehouse / CHAMPION).read_text()))]
+    runs = _newest_runs(warehouse / RUNS)
+    for name, columns in ((RUNS, _OF_RUNS), (COUNTS, _OF_INGEST)):
+        found[name] = sorted(repr({column: row[column] for column in columns}) for row in runs)
+    try:
+        found[CHAMPION] = [repr(json.loads((warehouse / CHAMPION).read_bytes()))]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        found[CHAMPION] = [f"unreadable: {error}"]
     return found
+
+
+def without_counts(tables: Tables) -> Tables:
+    """The tables but for what the row of a run says of its ingest."""
+    return {name: rows for name, rows in tables.items() if name != COUNTS}
 
 
 def output_of(folder: Path) -> Rows:
@@ -85,10 +98,13 @@ def neither(found: Tables, before: Tables, after: Tables) -> str:
 
 
 def names_in(folder: Path) -> set[str]:
-    """The relative paths of all files and empty folders, random parts of names left out."""
+    """The relative paths of all files and empty folders, random parts of names left out.
+
+    A training's logs are left out, which are for people: Lightning begins them anew.
+    """
     found = set()
     for path in folder.rglob("*"):
-        if path.is_dir() and any(path.iterdir()):
+        if "logs" in path.parts[-3:] or (path.is_dir() and any(path.iterdir())):
             continue
         name = str(path.relative_to(folder))
         for pattern, word in _RANDOM:
@@ -113,11 +129,11 @@ def _rows(path: Path, differ: set[str]) -> Rows:
     return sorted(map(repr, rows.to_table(columns).to_pylist()))
 
 
-def _newest_runs(path: Path) -> Rows:
+def _newest_runs(path: Path) -> list[dict[str, Any]]:
     """The newest row of every run date that did not fail."""
     table = open_table(str(path))
     if table is None:
         return []
     rows = dataset_of(table).to_table().sort_by("finished_at").to_pylist()
     newest = {row[RUN_DATE]: row for row in rows if row["decision"] != "failed"}
-    return sorted(repr({name: row[name] for name in _OF_RUNS}) for row in newest.values())
+    return list(newest.values())

@@ -8,7 +8,6 @@ damages, FAULT_WORKERS the number of cases at a time.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 from typing import Any
@@ -113,7 +112,9 @@ def test_a_sample_of_faults_ends_right_or_in_one_line(
 @pytest.fixture(scope="module")
 def many_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
     count = int(os.environ.get("FAULT_WORKERS", os.cpu_count() or 1))
-    worlds = [World(tmp_path_factory.mktemp("world"), fresh=True, parent=True) for _ in range(count)]
+    worlds = [
+        World(tmp_path_factory.mktemp("world"), fresh=True, parent=True) for _ in range(count)
+    ]
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(lambda world: world.night, worlds))
     return worlds

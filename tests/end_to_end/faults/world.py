@@ -143,7 +143,9 @@ class World:
         else:
             self.place.mkdir(parents=True)
 
-    def undisturbed(self, before: str | None, command: Command, arguments: list[str]) -> "Undisturbed":
+    def undisturbed(
+        self, before: str | None, command: Command, arguments: list[str]
+    ) -> "Undisturbed":
         """Run a command on a state; `place` is then as it left it."""
         self.restore(before)
         tables_before, begun = tables_of(self.warehouse), time.time()
@@ -219,7 +221,7 @@ class World:
     @cached_property
     def scoring(self) -> Undisturbed:
         """`fearec-score` of many users by the night's bundle, which is in the state `bundle`."""
-        self._log("scored/a.parquet", DAY, 5, users=20 * USERS)
+        self._log("scored/a.parquet", DAY, 5, users=10 * USERS)
         self.restore()
         shutil.copytree(self.bundle, self.place / "bundle")
         self.keep("bundle")
