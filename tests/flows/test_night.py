@@ -268,7 +268,7 @@ def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
         assert (found["stage"], found["reused"]) == (command, True)
     elif command == "nightly":
         assert [record["stage"] for record in found["records"]] == NAMES
-        assert found["decision"] == "published"
+        assert found["decision"] == "first"
         assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
         assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
     else:
@@ -400,5 +400,6 @@ app()
     run = subprocess.run(
         [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines()), run.stderr
     assert f"n_rows: {USERS * 4}" in run.stdout
