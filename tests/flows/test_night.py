@@ -402,5 +402,6 @@ app()
     run = subprocess.run(
         [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines())
     assert f"n_rows: {USERS * 4}" in run.stdout
