@@ -243,6 +243,4 @@ _MEMORY_PHRASES = (
     "failed to allocate memory",
     "bad_alloc",
     "bad allocation",
-    "can't start new thread",
-    "failed to map segment from shared object",  # a library that is loaded
 )

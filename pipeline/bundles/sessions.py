@@ -12,14 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.export.files import CPU_RECOMMENDER, RECOMMENDER
-from pipeline.errors import (
-    BundleError,
-    ConfigError,
-    MemoryShortError,
-    first_line,
-    memory_failures,
-    raised_as,
-)
+from pipeline.errors import BundleError, ConfigError, first_line, memory_failures, raised_as
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
 Precision = Literal["fp32", "fp16"]
@@ -88,19 +81,16 @@ def open_session(
         if name != CPU:
             onnxruntime.preload_dlls()
         try:
-            with memory_failures() if name == CPU else contextlib.nullcontext():
-                session = onnxruntime.InferenceSession(
-                    str(graph),
-                    options,
-                    providers=_with_options(name, precision, device_id, cache),
-                    enable_fallback=False,
-                )
+            session = onnxruntime.InferenceSession(
+                str(graph),
+                options,
+                providers=_with_options(name, precision, device_id, cache),
+                enable_fallback=False,
+            )
             if session.get_providers()[0] == name != CPU:
                 # A missing library or too old a GPU may only show when the graph runs.
                 for batch in (1, users) if name == TENSORRT else (1,):
                     session.run(None, _sample(session, batch))
-        except MemoryShortError:
-            raise
         except Exception as error:  # onnxruntime's own errors have no common base class
             if name != CPU:
                 raise _unusable(provider, printed.getvalue() or error) from error

@@ -273,17 +273,3 @@ def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
     )
     assert resumed == whole
     assert resumed.num_rows == count * 10
-
-
-def test_want_of_memory_anywhere_is_one_line(
-    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def refuse(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("pipeline.scoring.run.eligible_items", refuse)
-    result = call()
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: there is not enough memory")
-    assert len(result.stderr.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
