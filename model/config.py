@@ -96,6 +96,10 @@ class FEARecConfig(Frozen):
         description="input of the transforms after the last item: zeros (the reference), or the "
         "sequence's items again",
     )
+    position_origin: Literal["start", "end"] = Field(
+        "start",
+        description="positions counted from the sequence's oldest item (the reference) or its last",
+    )
 
     loss_type: Literal["CE", "BPR"] = Field("CE", description="`CE` or `BPR`")
     sample_num: int = Field(1, ge=1, description="negative items per sample, for BPR")

@@ -1,13 +1,12 @@
 """`fearec backfill`, `serve` and `automations`: runs of several dates, and Prefect's side."""
 
-import os
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from flows.cli.options import Config, Force, Json, Overrides, one_line_errors, print_result
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, FearecError, one_line
 
 _DATE = ["%Y-%m-%d"]
 
@@ -80,18 +79,29 @@ def automations(
 
 
 def _check_server() -> None:
-    """Check that a server is configured: Prefect would start a temporary one, and forget it.
+    """Check that a server is configured and answers: Prefect would start a temporary one.
 
     Raises:
-        ConfigError: none is.
+        ConfigError: none is configured.
+        FearecError: it does not answer.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
 
-    if get_current_settings().api.url is None:
+    url = get_current_settings().api.url
+    if url is None:
         raise ConfigError(
             "no Prefect server is configured",
             "PREFECT_API_URL",
             remedy="Start one with `prefect server start`, and run"
             " `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`.",
+        )
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise FearecError(
+            "the Prefect server does not answer",
+            url,
+            found=one_line(problem),
+            remedy="Start it with `prefect server start`, or mend PREFECT_API_URL.",
         )

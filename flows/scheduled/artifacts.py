@@ -31,6 +31,10 @@ def publish_artifacts(run: FinishedRun, headlines: Sequence[str]) -> None:
         "\n".join(f"- {line}" for line in headlines), key="nightly", description=night
     )
     create_table_artifact(_stages(run.results), key="stages", description=night)
+    if run.report:
+        page = run.report.page
+        link = page if is_uri(page) else Path(page).resolve().as_uri()
+        create_link_artifact(link, f"Report of {run.run_date}", key="report", description=night)
     if evaluated := run.results.get(Evaluate):
         create_table_artifact(
             [
@@ -45,10 +49,6 @@ def publish_artifacts(run: FinishedRun, headlines: Sequence[str]) -> None:
             key="metrics",
             description=f"{night}: {evaluated.result.protocol}",
         )
-    if run.report:
-        page = run.report.page
-        link = page if is_uri(page) else Path(page).absolute().as_uri()
-        create_link_artifact(link, link_text=page, key="report", description=night)
 
 
 def _stages(results: RunResults) -> list[dict[str, str]]:

@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
-    RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -28,10 +27,13 @@ from model.config import FEARecConfig, TrainingConfig
 from model.cores import thread_count
 from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
+from model.process_logs import ProcessLogs
+from model.progress import draws_bars
 from model.training.checkpoints import WholeCheckpoints, is_whole
 from model.training.epoch_log import EpochLog
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
+from model.training.progress import EpochBar, TrainingLines
 from model.training.samples import ShuffledBatches, TrainingSet
 from model.training.threads import set_threads
 
@@ -65,12 +67,14 @@ class _Processes(DDPStrategy):
         # Some biases (a softmax's keys') have no effect and no gradient, which plain DDP rejects.
         super().__init__(start_method="spawn", find_unused_parameters=True)
         self.threads = threads
+        self.logs = ProcessLogs()
 
     def connect(self, model: LightningModule) -> None:
         """First hook in each worker: repeat the global set-up of `fit`."""
         torch.set_float32_matmul_precision(_MATMUL_PRECISION)
         torch.set_num_threads(thread_count(self.threads, self.num_processes))
         _silence_lightning()
+        self.logs.connect()
         super().connect(model)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -128,13 +132,6 @@ class _EpochReport(Callback):
             self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]))
 
 
-class _Progress(RichProgressBar):
-    def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
-        """The metrics without the logger's version number, which is always 0 here."""
-        metrics = super().get_metrics(trainer, module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress Lightning's messages on hardware, tips and existing folders."""
@@ -184,7 +181,7 @@ def fit(
         epochs: Overrides `training.epochs`.
         start: Initial weights (see `model.training.weights`); random ones by default.
         mask_seen: Whether validation leaves out the items that a user has already met.
-        progress: Whether to draw a progress bar.
+        progress: Whether to show progress: a bar on a terminal, plain lines elsewhere.
         on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; an
             exception that it raises ends the run.
 
@@ -211,7 +208,7 @@ def fit(
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(_Progress(leave=True, console_kwargs={"stderr": True}))
+        callbacks.append(EpochBar() if draws_bars() else TrainingLines())
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
         str(folder), name="logs", version=0
     )
@@ -233,17 +230,18 @@ def fit(
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     with _quiet():
+        processes = _Processes(threads) if several else None
         try:
             trainer = Trainer(
                 accelerator=training.accelerator,
                 devices=training.devices,
-                strategy=_Processes(threads) if several else "auto",
+                strategy=processes or "auto",
                 precision=training.precision,
                 max_epochs=epochs or training.epochs,
                 gradient_clip_val=training.clip_grad_norm,
                 logger=logger,
                 callbacks=callbacks,
-                enable_progress_bar=progress,
+                enable_progress_bar=progress and draws_bars(),
                 enable_model_summary=False,
                 use_distributed_sampler=False,  # ShuffledBatches distributes batches itself
                 default_root_dir=folder,
@@ -257,7 +255,10 @@ def fit(
                 remedy="Choose devices that it has, or auto.",
             ) from None
         try:
-            trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+            with processes.logs if processes else contextlib.nullcontext():
+                trainer.fit(
+                    module, samples, held_out, ckpt_path=str(last) if last.exists() else None
+                )
         except ProcessException as error:  # with the traceback of the process as its text
             raise FearecError(
                 "a training process failed",

@@ -1,6 +1,6 @@
 """The rows of a log's files: their types, checked, and the stream of all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.config.sections import LogSettings
 from pipeline.errors import FearecError
 from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
-from pipeline.logs.log_files import LogFile, open_parquet, read_footer, readable
+from pipeline.logs.log_files import LogFile, read_batches, read_footer, readable
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 
@@ -56,12 +56,20 @@ def log_rows(
     logs: LogSettings,
     types: IdTypes,
     usual: tuple[datetime, datetime] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[pa.RecordBatchReader]:
     """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
 
     The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
     position in `files`), ``row`` (int64, from 0 in each file) and ``raw_timestamp`` (the file's own
     value as text, where the time is null or not in the interval `usual`; otherwise null).
+
+    Args:
+        files: The files.
+        logs: Their columns.
+        types: Their id types.
+        usual: See above.
+        progress: Called with the bytes of the files read so far, and of all files.
 
     Raises:
         UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
@@ -81,10 +89,14 @@ def log_rows(
     failures: list[FearecError | MemoryError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
+        done, total = 0, sum(file.size for file in files)
         for position, file in enumerate(files):
             try:
                 with readable(file):
-                    yield from _read(file, position, logs, schema, usual)
+                    for batch, share in _read(file, position, logs, schema, usual):
+                        progress(done + round(share * file.size), total)
+                        yield batch
+                    done += file.size
             except (FearecError, MemoryError) as error:
                 failures.append(error)
                 raise
@@ -103,27 +115,22 @@ def _read(
     logs: LogSettings,
     schema: pa.Schema,
     usual: tuple[datetime, datetime] | None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Each batch of rows, and the share of the file's rows that end with it."""
     row = 0
     names = [logs.user_id, logs.item_id, logs.timestamp]
-    with (
-        file.filesystem.open_input_file(file.path) as source,
-        open_parquet(source) as parquet,
-    ):
-        if not parquet.metadata.num_rows:  # whose columns may be missing or of type null
-            return
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
-            batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
-            rows = len(batch)
-            zone = logs.time_zone or "UTC"
-            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
-            columns = [
-                plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
-                plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
-                times,
-                pa.repeat(pa.scalar(position, pa.int32()), rows),
-                pa.arange(row, row + rows),
-                raw_timestamps(batch[logs.timestamp], times, usual),
-            ]
-            yield pa.record_batch(columns, schema=schema)
-            row += rows
+    total = read_footer(file).num_rows
+    for batch in read_batches(file, names, _BATCH_ROWS):
+        rows = len(batch)
+        zone = logs.time_zone or "UTC"
+        times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
+        columns = [
+            plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
+            plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
+            times,
+            pa.repeat(pa.scalar(position, pa.int32()), rows),
+            pa.arange(row, row + rows),
+            raw_timestamps(batch[logs.timestamp], times, usual),
+        ]
+        row += rows
+        yield pa.record_batch(columns, schema=schema), row / total

@@ -12,7 +12,7 @@ import typer
 
 from pipeline.config.settings import as_overrides, load_settings
 from pipeline.errors import ConfigError
-from pipeline.scoring.progress import scoring_progress
+from pipeline.progress import work_progress
 from pipeline.terminal import Json, print_plain, print_result, printed_errors
 from pipeline.version import Version
 
@@ -124,7 +124,7 @@ def main(
 
         settings = load_settings(config, [*(overrides or []), *as_overrides("score", flags)])
         day = _date(run_date) if run_date else settings.today()
-        with opened_bundle(model) as bundle, scoring_progress() as progress:
+        with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
             result = score(
                 inputs,
                 bundle,

@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 
 from model.cores import Threads
+from model.progress import draws_bars
 from model.training.trainer import fit
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
@@ -96,7 +97,7 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
         known.valid,
         run.folder,
         mask_seen=run.settings.evaluate.mask_seen,
-        progress=False,
+        progress=not draws_bars(),  # it would be drawn over the search's
         on_epoch=on_epoch,
     )
     assert (

@@ -85,9 +85,8 @@ class Nights:
     def check(self, day: date, decision: str, serves: str | None = None) -> dict[str, Any]:
         """Check all that a night leaves, once it has ended; returns its row in `runs`."""
         run = self.operator.ended(self.runs[day])
-        logged = self.operator.log_of(run.id)
-        assert run.state.is_completed(), f"{run.state.message}\n{logged}"
-        assert run.state.name == ("Held" if decision == "held" else "Completed"), logged
+        name = "Held" if decision == "held" else "Completed"
+        assert run.state.name == name, f"{run.state.message}\n{self.operator.log_of(run.id)}"
         assert run.name == f"night {day}: {decision}"
         assert {"fearec", decision} <= set(run.tags)
         row = self.recorded(day)
@@ -95,9 +94,11 @@ class Nights:
         version = row["model_version"] if serves is None else serves
         assert self.published(day) == ({version}, USERS, USERS * 10)
         assert row["model_version"] == version
-        assert f"decision: {decision}; {version} serves" in logged
+        logged = self.operator.logged(run.id, f"decision: {decision}; {version} serves")
         assert f"decision: {decision}" in self.operator.artifact(run.id, "nightly")
         assert '"publish"' in self.operator.artifact(run.id, "stages")
+        assert f"warehouse/reports/{day}/" in self.operator.artifact(run.id, "report")
+        assert (self.operator.folder / f"warehouse/reports/{day}/report.html").exists()
         assert "Traceback" not in logged
         return row
 

@@ -35,6 +35,7 @@ from tests.helpers.tiny_night import (
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = list(cli.STAGES)
+ARTIFACTS = ("nightly", "stages", "metrics", "report", "training")
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,9 +115,7 @@ def test_the_flow_leaves_every_output(night: Night) -> None:
 def test_the_flow_leaves_a_summary(night: Night) -> None:
     from prefect.artifacts import Artifact
 
-    found = {
-        key: Artifact.get(key) for key in ("nightly", "stages", "metrics", "training", "report")
-    }
+    found = {key: Artifact.get(key) for key in ARTIFACTS}
     data = {key: artifact.data if artifact else None for key, artifact in found.items()}
     assert "decision: first" in data["nightly"]
     assert "NDCG@10" in data["nightly"]
@@ -267,7 +266,7 @@ def test_titles_are_shown_beside_the_ids(night: Night) -> None:
     ("content", "message"),
     [
         ("item_id,title\na,A\na,B\n", "repeated item ids"),
-        ("item_id,name\na,A\n", "no column 'title'"),
+        ("item_id,name\na,A\n", "no usable column 'title'"),
         (None, "cannot be read"),
     ],
 )
@@ -299,7 +298,7 @@ def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
         assert (found["stage"], found["reused"]) == (command, True)
     elif command == "nightly":
         assert [record["stage"] for record in found["records"]] == NAMES
-        assert found["decision"] == "published"
+        assert found["decision"] == "first"
         assert found["report"]["page"].endswith(f"reports/{DAY}/report.html")
         assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
         assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
@@ -432,5 +431,6 @@ app()
     run = subprocess.run(
         [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines()), run.stderr
     assert f"n_rows: {USERS * 4}" in run.stdout

@@ -142,11 +142,23 @@ class Operator:
         return self.wait_for(final, seconds)
 
     def log_of(self, run: UUID) -> str:
+        """The messages in a flow run's log, a line each."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
+        wanted, lines = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), []
         with self.client() as client:
-            lines = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])))
+            while page := client.read_logs(wanted, limit=200, offset=len(lines)):
+                lines += page
         return "\n".join(line.message for line in lines)
+
+    def logged(self, run: UUID, text: str) -> str:
+        """A flow run's log, once some text is in it: its last lines come after its end."""
+
+        def found() -> str | None:
+            log = self.log_of(run)
+            return log if text in log else None
+
+        return self.wait_for(found, 60)
 
     def artifact(self, run: UUID, key: str) -> Any:
         """What an artifact of a flow run says; None where it has none of that key."""

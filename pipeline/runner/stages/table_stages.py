@@ -18,6 +18,7 @@ from pipeline.dates import run_end
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.logs.id_lists import id_list_hash
+from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
 from pipeline.runner.stages.data_stages import Prepare
@@ -25,7 +26,6 @@ from pipeline.runner.stages.model_stages import Gate
 from pipeline.schema import RECOMMENDATIONS
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
-from pipeline.scoring.progress import scoring_progress
 from pipeline.scoring.run import score_histories
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
@@ -72,7 +72,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             cache=self.locations.tensorrt,
         )
-        with scoring_progress() as progress:
+        with work_progress("scoring", "users") as progress:
             try:
                 return run(resume=True, progress=progress)
             except ResumeError:  # of another model, input or settings, or damaged

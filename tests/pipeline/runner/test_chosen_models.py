@@ -25,7 +25,7 @@ from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import recommended_to
 from tests.conftest import describe
 from tests.helpers.stages import locations
-from tests.pipeline.runner.test_nightly import FUNCTIONS, Stages
+from tests.pipeline.runner.test_nightly import Stages, put_in
 
 FIRST, SECOND, THIRD = (date(2026, 7, day) for day in (1, 2, 3))
 
@@ -56,9 +56,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = DescribedStages()
-    for name, target in FUNCTIONS.items():
-        stand_in = getattr(stages, name)
-        monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
+    put_in(stages, monkeypatch)
     return stages
 
 

@@ -146,7 +146,7 @@ class Stages:
         )  # fmt: skip
 
     def export(self, *given: Any) -> Exported:
-        run = given[-2]
+        (run,) = (each for each in given if isinstance(each, RunLocations))
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
@@ -200,10 +200,15 @@ CALLS = [
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages()
+    put_in(stages, monkeypatch)
+    return stages
+
+
+def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stand-ins do what the stages would."""
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
-    return stages
 
 
 @pytest.fixture

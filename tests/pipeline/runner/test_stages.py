@@ -42,6 +42,7 @@ MODEL: dict[str, Any] = {
     "topk_factor": 2,
     "delays": "sequence",
     "padding": "reflect",
+    "position_origin": "end",
     "loss_type": "BPR",
     "sample_num": 2,
     "ce_chunk_size": 100,
