@@ -49,10 +49,6 @@ def publish_artifacts(run: FinishedRun, headlines: Sequence[str]) -> None:
             key="metrics",
             description=f"{night}: {evaluated.result.protocol}",
         )
-    if run.report:
-        page = run.report.page
-        link = page if is_uri(page) else Path(page).absolute().as_uri()
-        create_link_artifact(link, link_text=page, key="report", description=night)
 
 
 def _stages(results: RunResults) -> list[dict[str, str]]:

@@ -145,8 +145,8 @@ def _results(row: Mapping[str, Any], locations: RunLocations, missing: list[str]
     gone = [name for name in had if name not in {each.stage for each in results.records}]
     if gone:
         missing.append(
-            f"What these stages recorded in the work folder is gone, and with it some of their "
-            f"figures: {', '.join(gone)}."
+            "The work folder no longer has all that these stages recorded, so some of it is left "
+            f"out: {', '.join(gone)}."
         )
     return results
 

@@ -66,7 +66,8 @@ def metric_trend(rows: Sequence[Row], metric: str) -> list[Chart]:
     if len(lines["model"].points) < 2:
         return []
     title = f"{metric} of the last {len(rows)} run dates"
-    return [(line_chart(title, lines), f"{title}; shaded: 95% interval of the model's")]
+    shaded = "; shaded: 95% interval of the model's" if lines["model"].band else ""
+    return [(line_chart(title, lines), f"{title}{shaded}")]
 
 
 def _points(rows: Sequence[Row], column: str, name: str) -> list[tuple[date, float]]:

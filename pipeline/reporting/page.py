@@ -275,5 +275,6 @@ def _realised(row: Row) -> dict[str, Any] | None:
         "rows": [
             (name, _percent(values.get(key)), _percent(values.get(f"popularity_{key}")))
             for key, name in names.items()
+            if key in values
         ],
     }

@@ -31,7 +31,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         if row["decision"] == "held" and not row["candidate"]:
             return "The run trained no model that could serve: the champion does."
         return said
-    return f"{said} It stopped after {done[-1]}." if done else f"{said} It stopped at its start."
+    stopped = f"Its last finished stage is {done[-1]}." if done else "It finished no stage."
+    return f"{said} {stopped}"
 
 
 def remedies(row: Mapping[str, Any]) -> list[Command]:

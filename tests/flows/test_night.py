@@ -122,7 +122,35 @@ def test_the_flow_leaves_a_summary(night: Night) -> None:
     assert [row["stage"] for row in json.loads(data["stages"])] == NAMES
     assert "NDCG@10" in {row["metric"] for row in json.loads(data["metrics"])}
     assert data["training"] == 100.0
-    assert f"{(night.folder / 'warehouse/reports').as_uri()}/{DAY}/" in data["report"]
+    page = night.folder / f"warehouse/reports/{DAY}/report.html"
+    assert page.as_uri() in data["report"]
+    assert f"report: {page}" in data["nightly"]
+
+
+def test_the_flow_leaves_a_report(night: Night) -> None:
+    reports = night.folder / "warehouse/reports"
+    html = (reports / str(DAY) / "report.html").read_text()
+    assert "The first model serves." in html
+    for section in ("Quality", "Lists", "Some users", "Frequency response", "Time and disk"):
+        assert f">{section}</h2>" in html
+    assert "it chooses its delays by bins" in html
+    assert f'href="{DAY}/report.html"' in (reports / "index.html").read_text()
+
+
+def test_a_report_is_written_anew(night: Night) -> None:
+    reports = night.folder / "warehouse/reports"
+    before = (reports / str(DAY) / "report.html").read_text()
+    (reports / str(DAY) / "report.html").unlink()
+    code, out, _ = night.fearec("report")
+    assert (code, out) == (
+        0, f"report: {reports}/{DAY}/report.html\nall run dates: {reports}/index.html\n"
+    )  # fmt: skip
+    assert (reports / str(DAY) / "report.html").read_text().count("<h2") == before.count("<h2")
+    code, out, _ = night.fearec("report", "--date", str(DAY), "--json")
+    assert json.loads(out)["page"] == f"{reports}/{DAY}/report.html"
+    code, _, err = night.fearec("report", "--date", str(NEXT))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no run of this date is recorded" in err
 
 
 def test_the_flow_run_is_named_for_its_date_and_decision(night: Night) -> None:
@@ -271,6 +299,7 @@ def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
     elif command == "nightly":
         assert [record["stage"] for record in found["records"]] == NAMES
         assert found["decision"] == "first"
+        assert found["report"]["page"].endswith(f"reports/{DAY}/report.html")
         assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
         assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
     else:
@@ -391,7 +420,7 @@ import sys
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "lightning"):
+        if name.split(".")[0] in ("torch", "lightning", "matplotlib", "jinja2"):
             raise ImportError(f"{name} is forbidden")
 
 sys.meta_path.insert(0, Forbidden())

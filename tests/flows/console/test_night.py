@@ -8,6 +8,7 @@ import pytest
 
 from flows.console.figures import print_metrics
 from flows.console.night import headlines
+from pipeline.reporting.report import Report
 from pipeline.results import Check, Checked, Evaluated, Gated, Ingested, Published, Scored
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
@@ -21,6 +22,7 @@ def lines(
     gated: Gated | None = None,
     checks: tuple[Check, ...] = (),
     table_checks: tuple[Check, ...] = (),
+    report: Report | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
@@ -40,7 +42,7 @@ def lines(
         "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
-    return headlines(FinishedRun(TODAY, RunResults(*records)))
+    return headlines(FinishedRun(TODAY, RunResults(*records), report))
 
 
 def test_quarantined_rows_are_named_by_reason_where_there_are_any() -> None:
@@ -68,6 +70,11 @@ def test_the_decision_comes_first_with_its_reasons() -> None:
         "reason: too low",
         "note: no other",
     ]
+
+
+def test_the_report_is_named_last_where_there_is_one() -> None:
+    assert lines(report=Report("a/report.html", "a/index.html"))[-1] == "report: a/report.html"
+    assert not any(line.startswith("report") for line in lines())
 
 
 def test_the_metrics_of_a_champion_have_a_column(capsys: pytest.CaptureFixture[str]) -> None:

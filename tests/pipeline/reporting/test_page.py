@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def outline(html: str) -> Outline:
     levels = [level for level, _ in found.headings]
     assert levels.count(1) == 1
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     return found
 
 
@@ -193,12 +194,12 @@ KINDS = {
          "checks": None, "table_checks": None, "realised": None, "n_recommendations": None,
          "n_interactions": None, "last_event": None, "error": "work: no space",
          "stage_seconds": {"ingest": 1.0, "prepare": 2.0}},
-        ("as it was", "It stopped after prepare", "work: no space",
+        ("as it was", "last finished stage is prepare", "work: no space",
          f"fearec nightly --date {DAYS[2]}"),
         ("Serving", "--force-publish"),
     ),
     "failed at once": Kind(
-        "failed", {"error": "x", "stage_seconds": {}, "metrics": None}, ("at its start",)
+        "failed", {"error": "x", "stage_seconds": {}, "metrics": None}, ("It finished no stage",)
     ),
     "forced": Kind(
         "forced", {"table_checks": [check_row("overlap", "overruled", "overlap: 0.01")]},

@@ -1,5 +1,6 @@
 """The spectra of layers, against NumPy, and what their bands mean."""
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -44,7 +45,7 @@ def test_the_first_layers_input_is_numpys_spectrum_of_the_embedded_sequences(
     energy = (np.abs(np.fft.rfft(hidden.astype(np.float64), axis=1)) ** 2).mean((0, 2))
     np.testing.assert_allclose(found[0].before, energy / energy.sum(), rtol=1e-4)
     assert [len(each.after) for each in found] == [LENGTH // 2 + 1] * 3
-    for each, following in zip(found, found[1:], strict=False):
+    for each, following in pairwise(found):
         assert each.after == following.before
         assert sum(each.after) == pytest.approx(1)
 

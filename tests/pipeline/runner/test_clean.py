@@ -14,12 +14,14 @@ import pipeline.bundles.unused
 from pipeline.bundles.registry import read_registry
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.settings import Settings
+from pipeline.reporting.report import write_index
 from pipeline.results import Cleaned, Trained
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.clean import clean, clean_after_run
 from pipeline.runner.status import status
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
+from pipeline.warehouse.runs import append_run
 from tests.conftest import describe
 
 FIRST = date(2026, 6, 1)
@@ -125,6 +127,27 @@ def test_models_that_partitions_name_stay(
     assert {each.model_version for each in registry.history} == versions(2, 4, 5, 6, 7)
     days = DeltaTable(warehouse.table("recommendations")).partitions()
     assert {each["run_date"] for each in days} == {str(day) for day in DAYS[3:]}
+
+
+def test_reports_go_with_the_recommendations_and_leave_the_index(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    reports = tmp_path / "warehouse/reports"
+    for day in DAYS:
+        append_run(warehouse, {"run_date": day, "decision": "promoted", "seconds": 1.0})
+        (reports / str(day)).mkdir(parents=True)
+        (reports / str(day) / "report.html").write_text("x")
+    (reports / "notes").mkdir()  # a person's
+    write_index(warehouse)
+    assert cleaned(recommendations=3, dry_run=True).reports == tuple(DAYS[4::-1])
+    assert left(reports) == {"notes", *map(str, DAYS)}
+    assert cleaned(recommendations=3).reports == tuple(DAYS[4::-1])
+    assert left(reports) == {"notes", *map(str, DAYS[5:])}
+    index = (reports / "index.html").read_text()
+    for day in DAYS:
+        assert str(day) in index
+        assert (f'href="{day}/report.html"' in index) == (day in DAYS[5:])
+    assert cleaned(recommendations=3).reports == ()
 
 
 def test_a_young_model_stays(
