@@ -233,14 +233,14 @@ def _is_short_of_memory(error: Exception) -> bool:
     return any(phrase in text for phrase in _MEMORY_PHRASES)
 
 
-# Of PyTorch, ONNX Runtime, Python and the system.
+# Of PyTorch, ONNX Runtime, Python's threads, the loader of libraries, and the system.
 _MEMORY_PHRASES = (
+    "can't start new thread",
+    "failed to map segment",
     "not enough memory",
     "can't allocate memory",
     "cannot allocate memory",
     "failed to allocate memory",
     "bad_alloc",
     "bad allocation",
-    "can't start new thread",
-    "failed to map segment from shared object",  # a library that is loaded
 )

@@ -1,5 +1,6 @@
 """`fearec status`, `report` and `clean`: a look at the warehouse, and its housekeeping."""
 
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 
@@ -9,11 +10,20 @@ from flows.cli.options import (
     Config,
     Json,
     Overrides,
-    PublishedDay,
     as_date,
     one_line_errors,
     print_result,
 )
+
+RunDay = Annotated[
+    datetime | None,
+    typer.Option(
+        "--date",
+        formats=["%Y-%m-%d"],
+        metavar="YYYY-MM-DD",
+        help="Run date. (default: the newest that was run)",
+    ),
+]
 
 
 @one_line_errors()
@@ -35,7 +45,7 @@ def status(
 @one_line_errors()
 def report(
     config: Config = None,
-    day: PublishedDay = None,
+    day: RunDay = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:

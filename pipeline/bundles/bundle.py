@@ -206,7 +206,7 @@ def publish_bundle(staging: Path, target: Path, description: BundleDescription) 
     """Write `bundle.json` into `staging` and rename it to `target`.
 
     `staging` must be on the file system of `target`. If `target` already is a bundle of the same
-    files, it stays as it is and `staging` is removed.
+    files, it stays as it is and `staging` is removed; a damaged one is replaced.
 
     Args:
         staging: A folder with the bundle's files and nothing else.
@@ -226,19 +226,44 @@ def publish_bundle(staging: Path, target: Path, description: BundleDescription) 
     for name in (*names, DESCRIPTION, "."):
         fsync(staging / name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        try:
-            staging.rename(target)
-        except OSError:
-            if not target.exists():  # otherwise another process published it in between
-                raise
-        else:
-            fsync(target.parent)
-            return Bundle(target, described)
-    published = Bundle.load(target)
+    published = whole_bundle(target)
+    if published is None and put_in_place(staging, target):
+        return Bundle(target, described)
+    published = published or Bundle.load(target)
     check_same_files(target, published.description.files, files)
     shutil.rmtree(staging)
     return published
+
+
+def whole_bundle(path: Path) -> Bundle | None:
+    """The bundle at a path; None where there is none, or it is not as it was written."""
+    try:
+        return Bundle.load(path)
+    except BundleError:
+        return None
+
+
+def put_in_place(folder: Path, target: Path) -> bool:
+    """Rename a bundle's folder to its final path, where a damaged one may be, which is removed.
+
+    Returns:
+        Whether it is there now; False where another process put one there meanwhile.
+    """
+    damaged = folder.with_name(f"{folder.name}.damaged")
+    if target.exists():
+        target.rename(damaged)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        return False
+    fsync(target.parent)
+    if damaged.is_dir():
+        shutil.rmtree(damaged, ignore_errors=True)
+    else:
+        damaged.unlink(missing_ok=True)
+    return True
 
 
 def check_same_files(

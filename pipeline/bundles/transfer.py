@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow.fs as pafs
 
-from pipeline.bundles.bundle import Bundle, check_same_files
+from pipeline.bundles.bundle import Bundle, check_same_files, put_in_place, whole_bundle
 from pipeline.bundles.description import DESCRIPTION, read_description
 from pipeline.errors import BundleError
 from pipeline.storage.atomic_files import fsync
@@ -36,13 +36,13 @@ def opened_bundle(where: str | os.PathLike[str]) -> Iterator[Bundle]:
 
 
 def download_bundle(folder: Folder, target: Path) -> None:
-    """Copy a bundle from a store to a local path by rename, unless it is there already.
+    """Copy a bundle from a store to a local path by rename, unless a whole copy is there already.
 
     Raises:
         BundleError: there is no bundle, or it is not as it was written.
         StorageError: the store cannot be read, or there is no space for the copy.
     """
-    if target.exists():
+    if whole_bundle(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".download-", dir=target.parent) as scratch:
@@ -50,11 +50,7 @@ def download_bundle(folder: Folder, target: Path) -> None:
         copy.mkdir()
         for name in (*_copy(folder, copy).description.files, DESCRIPTION, "."):
             fsync(copy / name)
-        try:
-            copy.rename(target)
-        except OSError:
-            if not target.exists():  # otherwise another run copied it in between
-                raise
+        put_in_place(copy, target)
 
 
 def upload_bundle(bundle: Bundle, folder: Folder) -> None:

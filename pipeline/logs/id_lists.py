@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, first_line, raised_as
 from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
+from pipeline.logs.log_files import read_failure
 from pipeline.logs.validation import check_not_twice
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
@@ -122,7 +123,9 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
 
 def _readable(path: str, expected: str) -> AbstractContextManager[None]:
     caught = (OSError, pa.ArrowException, UnicodeError)  # of a column's name
-    return raised_as(InputError, caught, "cannot be read", path, expected=expected)
+    return raised_as(
+        InputError, caught, "cannot be read", path, expected=expected, message=read_failure
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, raised_as
 from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
+from pipeline.logs.log_files import read_failure
 from pipeline.schema import ITEM_ID, TITLE, is_id_type
 from pipeline.storage.folders import open_filesystem
 
@@ -84,7 +85,9 @@ def _read(path: str) -> pa.Table:
         )
     failures = OSError, pa.ArrowException, UnicodeError  # of a column's name
     expected = f"a table in {ending[1:]} format"
-    with raised_as(InputError, failures, "cannot be read", path, expected=expected):
+    with raised_as(
+        InputError, failures, "cannot be read", path, expected=expected, message=read_failure
+    ):
         filesystem, inner = open_filesystem(path)
         with filesystem.open_input_file(inner) as file:
             table = pq.read_table(file) if ending == ".parquet" else _read_csv(file)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -23,6 +23,7 @@ _HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
 # What lies beside the Parquet files of a table of Delta, Hudi or Iceberg.
 _TABLE = re.compile(r"(^|.*/)(_delta_log|\.hoodie|metadata/[^/]*\.metadata\.json)(/.*)?")
 _TAIL = 1 << 16  # bytes; most footers fit
+_UNREADABLE, _WRITE_AGAIN = "not a readable Parquet file", "Write it again, or remove it."
 
 
 @dataclass(frozen=True, order=True)
@@ -103,15 +104,45 @@ def read_footer(file: LogFile) -> Footer:
         UnreadableFileError: the file cannot be read as Parquet.
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
-        metadata = pq.read_metadata(source)
-        columns = metadata.schema.to_arrow_schema()
+        footer = pq.read_metadata(source)
+        columns = footer.schema.to_arrow_schema()
         list(columns.names)  # raises an error where one is not UTF-8
-        return Footer(columns, metadata.num_rows)
+    groups = (footer.row_group(number).num_rows for number in range(footer.num_row_groups))
+    _check_rows(file, footer.num_rows, sum(groups))
+    return Footer(columns, footer.num_rows)
 
 
-def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
-    """A Parquet file to read in batches, with all times that INT96 can hold."""
-    return pq.ParquetFile(source, pre_buffer=True, coerce_int96_timestamp_unit="us")
+def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """One file's rows in batches, whose text is UTF-8, with all times that INT96 can hold.
+
+    Args:
+        file: To read; `readable` translates what this raises. One without rows yields nothing.
+        names: Of the columns; those that the file lacks are left out.
+        rows: The largest number of rows in a batch.
+
+    Raises:
+        UnreadableFileError: a column has fewer rows than the file; Arrow would end all with it.
+    """
+    with (
+        file.filesystem.open_input_file(file.path) as source,
+        pq.ParquetFile(source, pre_buffer=True, coerce_int96_timestamp_unit="us") as parquet,
+    ):
+        expected, found = parquet.metadata.num_rows, 0
+        if not expected:  # its columns may be of type null
+            return
+        present = [name for name in names if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(rows, columns=present):
+            batch.validate(full=True)
+            found += len(batch)
+            yield batch
+        _check_rows(file, expected, found)
+
+
+def _check_rows(file: LogFile, expected: int, found: int) -> None:
+    if found != expected:
+        raise UnreadableFileError(
+            _UNREADABLE, file.path, f"{expected:,} rows", f"{found:,}", _WRITE_AGAIN
+        )
 
 
 def footer_hash(file: LogFile) -> str:
@@ -133,15 +164,15 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
     return raised_as(
         UnreadableFileError,
         (OSError, pa.ArrowException, UnicodeError),
-        "not a readable Parquet file",
+        _UNREADABLE,
         file.path,
-        remedy="Write it again, or remove it.",
-        message=_read_failure,
+        remedy=_WRITE_AGAIN,
+        message=read_failure,
     )
 
 
-def _read_failure(error: Exception) -> str:
-    """The message of an exception; Arrow takes no name of a file or column that is not UTF-8."""
+def read_failure(error: Exception) -> str:
+    """The message of an exception of Arrow, which takes all names, of columns too, for UTF-8."""
     return "a name that is not UTF-8" if isinstance(error, UnicodeError) else one_line(error)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.config.sections import LogSettings
 from pipeline.errors import FearecError
 from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
-from pipeline.logs.log_files import LogFile, open_parquet, read_footer, readable
+from pipeline.logs.log_files import LogFile, read_batches, read_footer, readable
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
 
@@ -119,24 +119,18 @@ def _read(
     """Each batch of rows, and the share of the file's rows that end with it."""
     row = 0
     names = [logs.user_id, logs.item_id, logs.timestamp]
-    with (
-        file.filesystem.open_input_file(file.path) as source,
-        open_parquet(source) as parquet,
-    ):
-        if not parquet.metadata.num_rows:  # whose columns may be missing or of type null
-            return
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
-            batch.validate(full=True)  # text that is not UTF-8; DuckDB would not name the file
-            rows = len(batch)
-            zone = logs.time_zone or "UTC"
-            times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
-            columns = [
-                plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
-                plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
-                times,
-                pa.repeat(pa.scalar(position, pa.int32()), rows),
-                pa.arange(row, row + rows),
-                raw_timestamps(batch[logs.timestamp], times, usual),
-            ]
-            row += rows
-            yield pa.record_batch(columns, schema=schema), row / parquet.metadata.num_rows
+    total = read_footer(file).num_rows
+    for batch in read_batches(file, names, _BATCH_ROWS):
+        rows = len(batch)
+        zone = logs.time_zone or "UTC"
+        times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
+        columns = [
+            plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
+            plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
+            times,
+            pa.repeat(pa.scalar(position, pa.int32()), rows),
+            pa.arange(row, row + rows),
+            raw_timestamps(batch[logs.timestamp], times, usual),
+        ]
+        row += rows
+        yield pa.record_batch(columns, schema=schema), row / total

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+from pipeline.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +26,7 @@ _DASHES = ("-", "--", ":", "-.")  # so that lines differ without colours, too
 _WIDTH = 4.6  # inches: at 72 pixels each, its text is readable on a phone
 _MARKED = 28  # points of a line, at most, that get a marker each
 _DATES = 4  # under an axis
+_LONGEST_NAME = 24  # characters
 _SVG = "{http://www.w3.org/2000/svg}"
 
 Points = Sequence[tuple[Any, float]]
@@ -59,7 +63,7 @@ def line_chart(
     Returns:
         An ``<svg>`` element.
     """
-    drawn = {name: line for name, line in lines.items() if line.points}
+    drawn = {_short(name): line for name, line in lines.items() if line.points}
 
     def draw(axes: "Axes") -> None:
         if shaded:
@@ -101,23 +105,26 @@ def _name_ticks(axes: "Axes", xs: Sequence[Any]) -> None:
 
 def bar_chart(title: str, bars: Mapping[str, float], x: str) -> Markup:
     """Horizontal bars by name, the first on top, with their values beside them."""
+    names = [_short(name) for name in bars]
 
     def draw(axes: "Axes") -> None:
-        names = list(bars)[::-1]
-        drawn = axes.barh(names, [bars[name] for name in names], color=_SERIES[0], height=0.6)
+        values = list(bars.values())
+        drawn = axes.barh(names[::-1], values[::-1], color=_SERIES[0], height=0.6)
         axes.bar_label(drawn, fmt="%.1f", padding=3, color=_INK)
         axes.margins(x=0.15)
         axes.set_xlabel(x)
 
-    values = ", ".join(f"{name} {value:.1f}" for name, value in bars.items())
-    return _svg(f"{title}: {values} {x}", draw, height=0.6 + 0.22 * max(len(bars), 3))
+    shown = ", ".join(
+        f"{name} {value:.1f}" for name, value in zip(names, bars.values(), strict=True)
+    )
+    return _svg(f"{title}: {shown} {x}", draw, height=0.6 + 0.22 * max(len(bars), 3))
 
 
 def interval_chart(
     title: str, intervals: Mapping[str, tuple[float, float, float]], x: str
 ) -> Markup:
     """Means with their intervals (mean, low, high) by name, beside a line at 0."""
-    names = [f"{name} {mean:+.4f}" for name, (mean, _, _) in intervals.items()]
+    names = [f"{_short(name)} {mean:+.4f}" for name, (mean, _, _) in intervals.items()]
 
     def draw(axes: "Axes") -> None:
         for row, (mean, low, high) in enumerate(reversed(list(intervals.values()))):
@@ -152,6 +159,12 @@ def sparkline(name: str, values: Sequence[float]) -> Markup:
     return _svg(label, draw, width=1.1, height=0.28)
 
 
+def _short(name: str) -> str:
+    """A name that fits beside or above a chart."""
+    shown = printable(name)
+    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
+
+
 def _svg(
     label: str, draw: Callable[["Axes"], None], *, width: float = _WIDTH, height: float = 2.3
 ) -> Markup:
@@ -178,7 +191,9 @@ def _svg(
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Of letters that Matplotlib's font has not: the page is shown in another.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -208,7 +223,7 @@ def _inline(text: str, label: str) -> Markup:
             element.set("style", re.sub(r"font-family: [^;]*;? ?", "", element.attrib["style"]))
     for name in ("width", "height", "version"):
         svg.attrib.pop(name)
-    svg.attrib |= {"role": "img", "aria-label": label}
+    svg.attrib |= {"role": "img", "aria-label": printable(label)}
     inlined = ET.tostring(svg, encoding="unicode")
     for colour, variable in _VARIABLES.items():
         inlined = inlined.replace(colour, f"var({variable})")

@@ -122,7 +122,7 @@ def spectrum_charts(content: Content) -> list[Chart]:
         band = (each.band[0] - 0.5, each.band[1] + 0.5) if each.band else None
         chart = line_chart(title, lines, x="frequency bin", shaded=band)
         bins = f"bins {each.band[0]} to {each.band[1]}" if each.band else "no bin"
-        held = f"its autocorrelation keeps {bins}, {each.kept:.0%} of the input's energy"
+        held = f"it chooses its delays by {bins}, {each.kept:.0%} of the input's energy"
         charts.append((chart, f"{title}; {held}"))
     return charts
 

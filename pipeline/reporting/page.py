@@ -85,6 +85,7 @@ def night_page(content: Content, others: Collection[date] = ()) -> str:
         "lists": content.lists,
         "list_charts": list_charts(content),
         "training_charts": training_charts(content),
+        "spectra": content.spectra,
         "spectrum_charts": spectrum_charts(content),
         "users": content.users,
         "titles": content.titles or {},

@@ -1,4 +1,4 @@
-"""What each layer's frequency band lets pass, measured on real sequences."""
+"""The frequencies that go into each layer, those it goes by, and those that come out of it."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,10 @@ class LayerSpectrum:
 
     Attributes:
         layer: From 1.
-        band: First and last bin that the layer's autocorrelation keeps (paper, Eq. 7-9); None
-            where it keeps none.
+        band: First and last bin by which the layer chooses its delays (paper, Eq. 6-9); None where
+            it has none.
+        attended: What its attention in the time domain sees: `the same band`, `all bins` or
+            `nothing`, where it has no such attention.
         before: Share of the input's energy in each of the F bins.
         after: Share of the output's.
         kept: Share of the input's energy in the band.
@@ -30,6 +32,7 @@ class LayerSpectrum:
 
     layer: int
     band: tuple[int, int] | None
+    attended: str
     before: tuple[float, ...]
     after: tuple[float, ...]
     kept: float
@@ -57,6 +60,9 @@ def _measure(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> list[La
     hidden = network.embed(item_seq, item_seq_len)
     length = network.config.MAX_ITEM_LIST_LENGTH
     mask = network.attention_mask(item_seq_len, length, hidden.dtype)
+    attended = "the same band" if network.config.std else "all bins"
+    if not network.config.dual_domain:
+        attended = "nothing"
     spectra = []
     for number, block in enumerate(network.item_encoder.blocks, start=1):
         before, hidden = _energy(hidden), block(hidden, mask, 1)
@@ -65,6 +71,7 @@ def _measure(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> list[La
             LayerSpectrum(
                 number,
                 (band[0], band[-1]) if band else None,
+                attended,
                 tuple(before.tolist()),
                 tuple(_energy(hidden).tolist()),
                 float(before[list(band)].sum()),

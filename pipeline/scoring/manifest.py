@@ -3,6 +3,7 @@
 Readers of Parquet folders skip this file, because its name begins with an underscore.
 """
 
+import hashlib
 from datetime import datetime
 from itertools import takewhile
 from typing import Any
@@ -71,6 +72,7 @@ class Manifest(Frozen):
     generated_at: datetime  # the start of the first run, so that a resumed run writes the same rows
     parts: dict[str, FinishedPart]
     complete: bool
+    checksum: str | None = None  # of all above; None where version 0.1.0 wrote the file
 
     @field_validator("parts")
     @classmethod
@@ -90,9 +92,19 @@ class Manifest(Frozen):
         """The parts, and the next one, which a killed run may have written but not listed."""
         return {*self.parts, self.next_part}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are those that the checksum is of."""
+        return self.checksum in (None, self._checksum())
+
     def to_json(self) -> str:
         """The text of the file."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"
+        summed = self.model_copy(update={"checksum": self._checksum()})
+        return summed.model_dump_json(indent=1, by_alias=True) + "\n"
+
+    def _checksum(self) -> str:
+        content = self.model_dump_json(by_alias=True, exclude={"checksum"})
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_manifest(folder: Folder) -> Manifest:
@@ -103,7 +115,10 @@ def read_manifest(folder: Folder) -> Manifest:
         OSError: it cannot be read.
     """
     try:
-        return Manifest.model_validate_json(folder.read(MANIFEST))
+        manifest = Manifest.model_validate_json(folder.read(MANIFEST))
+        if manifest.is_whole:
+            return manifest
+        found = "its manifest is not as it was written"
     except FileNotFoundError:
         found = "there is no manifest"
     except (ValidationError, ConfigError):

@@ -19,7 +19,7 @@ from pipeline.logs.conversion import (
     plain_id_type,
     plain_ids,
 )
-from pipeline.logs.log_files import LogFile, open_parquet, readable
+from pipeline.logs.log_files import LogFile, read_batches, readable
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, check_not_twice
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
@@ -185,15 +185,10 @@ class SequenceHistories(FileHistories):
             ITEM_IDS: lambda ids: plain_ids(ids, self.types.item, file.path),
             TIMESTAMPS: lambda times: normalise_timestamps(times, unit, zone),
         }
-        with (
-            readable(file),
-            file.filesystem.open_input_file(file.path) as source,
-            open_parquet(source) as parquet,
-        ):
-            present = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=present):
-                batch.validate(full=True)  # text that is not UTF-8
-                columns = {name: _converted(batch[name], convert[name]) for name in present}
+        with readable(file):
+            for batch in read_batches(file, _COLUMNS, _BATCH_ROWS):
+                names = batch.schema.names
+                columns = {name: _converted(batch[name], convert[name]) for name in names}
                 yield pa.RecordBatch.from_pydict(columns)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,6 +36,11 @@ class _Fit:
     epoch: int
     valid_ndcg_at_10: float | None
     content_hash: str  # of the weights
+    checksum: str = ""  # of the three above: a damaged epoch would train another model
+
+    def with_checksum(self) -> "_Fit":
+        values = repr((self.epoch, self.valid_ndcg_at_10, self.content_hash))
+        return replace(self, checksum=hashlib.sha256(values.encode()).hexdigest())
 
 
 _CODEC = TypeAdapter(_Fit)
@@ -163,16 +168,18 @@ class _TrainingRun:
             mask_seen=self.mask_seen,
         )
         _save_durably(fitted.network, self.folder / weights)
-        result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10, content_hash(self.folder / weights))
+        written = content_hash(self.folder / weights)
+        result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10, written).with_checksum()
         replace_text(folder / _FINISHED, _CODEC.dump_json(result).decode())
         return result
 
 
 def _read_finished(path: Path, weights: Path) -> _Fit | None:
-    """What a training run left when it ended; None unless the weights are as it wrote them."""
+    """What a training run left when it ended; None unless it and the weights are as written."""
     try:
         finished = _CODEC.validate_json(path.read_bytes())
-        return finished if content_hash(weights) == finished.content_hash else None
+        is_whole = finished == finished.with_checksum()
+        return finished if is_whole and content_hash(weights) == finished.content_hash else None
     except (FileNotFoundError, ValidationError):
         return None
 

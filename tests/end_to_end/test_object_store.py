@@ -358,6 +358,11 @@ def test_a_bundle_is_one_only_when_all_of_it_is_there(
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["copy"]
     assert Bundle.load(tmp_path / "models" / "copy").description == tiny_bundle.description
 
+    (tmp_path / "models" / "copy" / "items.bin").write_bytes(b"spoilt")
+    download_bundle(folder, tmp_path / "models" / "copy")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["copy"]
+    assert Bundle.load(tmp_path / "models" / "copy").description == tiny_bundle.description
+
     other = make_bundle(tmp_path / "other", popularity=[1] * 40)
     with pytest.raises(BundleError, match=f"{folder.where}/items.parquet: another bundle"):
         upload_bundle(other, folder)

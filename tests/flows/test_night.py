@@ -403,5 +403,5 @@ app()
         [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines())
+    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines()), run.stderr
     assert f"n_rows: {USERS * 4}" in run.stdout

@@ -11,8 +11,10 @@ from pipeline.errors import (
     BundleError,
     FearecError,
     InputError,
+    MemoryShortError,
     StorageError,
     first_line,
+    memory_failures,
     one_line,
     raised_as,
 )
@@ -96,3 +98,22 @@ def test_a_failed_copy_names_the_file_that_could_not_be_written() -> None:
     ):
         raise full
     assert caught.value.__cause__ is full
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        RuntimeError("can't start new thread"),
+        ImportError("a.so: failed to map segment from shared object"),
+        RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"),
+    ],
+)
+def test_want_of_memory_is_an_error_of_its_own(error: Exception) -> None:
+    with pytest.raises(MemoryShortError, match="^there is not enough memory") as caught:
+        with memory_failures():
+            raise error
+    assert caught.value.__cause__ is error
+    with pytest.raises(ImportError), memory_failures():
+        raise ImportError("No module named 'onnxruntime'")

@@ -54,6 +54,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_want_of_memory_anywhere_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.config.settings.load_settings", refuse)
+    done = CliRunner().invoke(cli.app, ["nightly"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: there is not enough memory")
+    assert done.stderr.count("\n") == 1
+
+
 def test_both_commands_print_their_version() -> None:
     for app in (cli.app, scoring.app):
         done = CliRunner().invoke(app, ["--version"])

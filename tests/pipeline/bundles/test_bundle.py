@@ -3,6 +3,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.bundles.bundle import REQUIRED, Bundle, publish_bundle
 from pipeline.errors import BundleError
+from tests.helpers.damages import DAMAGES
 
 
 @pytest.fixture
@@ -173,6 +175,20 @@ def test_publishing_other_files_at_a_bundle_is_refused(bundle: Bundle, tmp_path:
 
     assert Bundle.load(bundle.path) == bundle
     assert staging.exists()
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", ["bundle.json", "items.bin"])
+def test_publishing_at_a_damaged_bundle_replaces_it(
+    bundle: Bundle, tmp_path: Path, kind: str, name: str
+) -> None:
+    staging = _copy(bundle, tmp_path / "again")
+    DAMAGES[kind](bundle.path / name, Random(kind))
+
+    assert publish_bundle(staging, bundle.path, bundle.description) == bundle
+    assert Bundle.load(bundle.path) == bundle
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
 
 
 def test_an_incomplete_bundle_is_not_published(bundle: Bundle, tmp_path: Path) -> None:

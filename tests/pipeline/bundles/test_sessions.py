@@ -20,7 +20,7 @@ from pipeline.bundles.sessions import (
     count_devices,
     open_session,
 )
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, MemoryShortError
 
 
 class Session:
@@ -134,6 +134,17 @@ def test_a_graph_that_cannot_be_loaded_is_the_bundles_fault(tmp_path: Path) -> N
     path.write_bytes(b"no graph")
     with pytest.raises(BundleError, match="cannot load the graph"):
         open_session(path, "cpu")
+
+
+def test_a_graph_that_finds_no_memory_is_not_the_bundles_fault(
+    opened: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **options: Any) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(MemoryShortError):
+        open_session(Path("recommender.onnx"), "cpu")
 
 
 def test_float16_of_a_large_catalogue_is_no_matter_of_8_bits(

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.bundles.bundle import Bundle
+from pipeline.errors import ResumeError
 from pipeline.scoring import scorer
+from pipeline.scoring.manifest import MANIFEST, read_manifest
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.folders import open_folder
 from tests.helpers.scoring_cases import (
     Killed,
     kill_after,
@@ -85,8 +88,9 @@ def test_a_run_of_the_version_before_can_be_resumed(
         .replace("STAMP", f"{file.st_size}-{file.st_mtime_ns}")
     )
     now = (out / "_manifest.json").read_text()
-    assert list(json.loads(now)) == list(json.loads(old))
     described = json.loads(now)
+    assert described.pop("checksum")  # new since
+    assert list(described) == list(json.loads(old))
     assert described["parts"][part.name].pop("content_hash") == content_hash(part)  # new since
     assert {**described, "generated_at": ""} == {**json.loads(old), "generated_at": ""}
 
@@ -95,7 +99,23 @@ def test_a_run_of_the_version_before_can_be_resumed(
 
     assert (result.n_users, part.stat().st_mtime_ns) == (40, written)
     manifest = json.loads((out / "_manifest.json").read_text())
-    assert list(manifest) == ["binding", "generated_at", "parts", "complete"]
+    assert list(manifest) == ["binding", "generated_at", "parts", "complete", "checksum"]
     assert manifest["binding"] == json.loads(old)["binding"]
     assert manifest["generated_at"] == "2026-11-20T05:06:07.891011Z"
     assert (len(manifest["parts"]), manifest["complete"]) == (3, True)
+
+
+def test_no_flipped_bit_of_a_manifest_is_believed(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    run(write_sequences(tmp_path / "s.parquet", random_histories(9)), tiny_bundle, tmp_path / "out")
+    folder = open_folder(tmp_path / "out")
+    written, whole = read_manifest(folder), folder.read(MANIFEST)
+    refused = 0
+    for position in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[position] ^= 1 << position % 8
+        (tmp_path / "out" / MANIFEST).write_bytes(spoilt)
+        try:
+            assert read_manifest(folder) == written
+        except ResumeError:
+            refused += 1
+    assert refused > len(whole) // 2

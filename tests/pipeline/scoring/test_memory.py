@@ -34,7 +34,7 @@ PLACES = [
     "onnxruntime.InferenceSession",
     "pipeline.storage.folders.LocalFolder.scratch",
     "duckdb.connect",
-    "pipeline.scoring.sequence_reader.open_parquet",
+    "pipeline.scoring.sequence_reader.read_batches",
     "pipeline.scoring.scorer.batches",
     "pipeline.scoring.recommender.Recommender.__call__",
     "pipeline.scoring.output.pq.write_table",

@@ -26,6 +26,7 @@ from pipeline.results import Prepared, Trained
 from pipeline.runner.cache import RunResults, StageRecord, read_record
 from pipeline.runner.stages import Train
 from pipeline.schema import ITEMS_FILE
+from pipeline.storage.content_hash import content_hash
 from pipeline.training import train
 from tests.helpers import stages
 from tests.helpers.prepared_folders import NOON, write_prepared
@@ -97,6 +98,21 @@ def test_a_finished_run_is_read_back_without_training(
     assert (first.folder / WEIGHTS).read_bytes() == weights
     codec = TypeAdapter(Trained)
     assert codec.validate_json(codec.dump_json(first)) == first
+
+
+def test_no_flipped_bit_of_what_says_that_a_training_ended_is_believed(tmp_path: Path) -> None:
+    weights = tmp_path / WEIGHTS
+    weights.write_bytes(b"weights")
+    fit = train._Fit(3, 0.25, content_hash(weights)).with_checksum()
+    whole = train._CODEC.dump_json(fit)
+    (tmp_path / "finished.json").write_bytes(whole)
+    assert train._read_finished(tmp_path / "finished.json", weights) == fit
+    for position in range(len(whole)):
+        for bit in range(8):
+            spoilt = bytearray(whole)
+            spoilt[position] ^= 1 << bit
+            (tmp_path / "finished.json").write_bytes(spoilt)
+            assert train._read_finished(tmp_path / "finished.json", weights) in (None, fit)
 
 
 def test_without_anybody_to_validate_on_the_result_can_be_recorded(tmp_path: Path) -> None:

@@ -177,10 +177,15 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
         return real_fit(network, training, histories, *args, **options)
 
     def evaluate(
-        prepared: Prepared, weights: Trained, network: Any, training: Any, *args: Any
+        prepared: Prepared,
+        weights: Trained,
+        network: Any,
+        training: Any,
+        *args: Any,
+        **options: Any,
     ) -> Any:
         evaluated.append((training.learning_rate, network.config(9).topk_factor))
-        return real_evaluate(prepared, weights, network, training, *args)
+        return real_evaluate(prepared, weights, network, training, *args, **options)
 
     monkeypatch.setattr(tune_trial, "fit", fit)
     monkeypatch.setattr(search, "evaluate", evaluate)

@@ -1,0 +1,33 @@
+"""What the fork server of the commands imports: everything, and the exporter has run once.
+
+A command that is forked from it begins its work at once, with the code of a new interpreter.
+"""
+
+# ruff: noqa: F401
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import deltalake
+import duckdb
+import pytest  # whose entry point multiprocessing imports again in each process
+
+import flows.cli.main
+import flows.console.night
+import pipeline.data.ingest
+import pipeline.data.prepare
+import pipeline.evaluation.evaluate
+import pipeline.publishing.publish
+import pipeline.runner.nightly
+import pipeline.scoring.cli
+import pipeline.scoring.run
+import pipeline.training.export
+import pipeline.training.train
+import tests.end_to_end.faults.commands
+import tests.end_to_end.faults.log_oracle
+from model.config import FEARecConfig
+from model.export.graphs import export_encoder
+from model.network.fearec import FEARec
+
+with TemporaryDirectory() as folder:
+    tiny = FEARecConfig(n_items=3, hidden_size=8, inner_size=8, n_layers=1, MAX_ITEM_LIST_LENGTH=6)
+    export_encoder(FEARec(tiny).eval(), Path(folder) / "encoder.onnx")

@@ -1,0 +1,130 @@
+"""Kills, damage and races: every command ends right, or in one line with good data untouched.
+
+``-m slow -s`` runs all cases, the killed and racing commands in new interpreters, and prints a table.
+By default a small sample runs, forked from a warm process. FAULT_SEED chooses the moments and the
+damages, FAULT_WORKERS the number of cases at a time.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.faults.kills import kill_and_run_again
+from tests.end_to_end.faults.races import race
+from tests.end_to_end.faults.spoiling import (
+    bundle_files,
+    damaged_bundle,
+    damaged_log,
+    damaged_work,
+    record_files,
+    scratch_files,
+)
+from tests.end_to_end.faults.verdicts import Report, Verdict, wrong
+from tests.end_to_end.faults.world import Undisturbed, World
+
+SEED = os.environ.get("FAULT_SEED", "13")
+
+Case = Any  # what a kind of fault needs to know: a number, or a file and a damage
+Cases = Callable[[World, Random], Sequence[Case]]
+Run = Callable[[World, Case, Random], Verdict]
+
+
+def numbers(count: int) -> Cases:
+    return lambda world, chance: range(count)
+
+
+def kill(*names: str) -> Run:
+    """Kills of undisturbed runs, which are attributes of a world, in turn."""
+
+    def run(world: World, number: int, chance: Random) -> Verdict:
+        undisturbed: Undisturbed = getattr(world, names[number % len(names)])
+        return kill_and_run_again(world, undisturbed, number // len(names), chance)
+
+    return run
+
+
+# Of each kind: all its cases, how many of them make the sample, and what runs one.
+KINDS: dict[str, tuple[Cases, int, Run]] = {
+    "kill ingest": (numbers(15), 2, kill("second_ingest", "first_ingest")),
+    "kill publish": (numbers(15), 2, kill("publish")),
+    "kill fearec-score": (numbers(15), 1, kill("scoring")),
+    "kill nightly": (numbers(15), 1, kill("night")),
+    "damage logs": (numbers(100), 6, damaged_log),
+    "damage bundle": (bundle_files, 4, damaged_bundle),
+    "damage scratch": (scratch_files, 2, damaged_work),
+    "damage records": (record_files, 2, damaged_work),
+    "race same date": (numbers(10), 1, lambda world, _, chance: race(world, world.night, chance)),
+    "race first ingest": (
+        numbers(10), 1, lambda world, _, chance: race(world, world.first_ingest, chance),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[Report]:
+    report = Report(SEED)
+    yield report
+    print(f"\n{report}")
+
+
+def try_all(kind: str, worlds: list[World], report: Report, *, sampled: bool) -> None:
+    find, few, run = KINDS[kind]
+    chosen = Random(f"{SEED} {kind}")
+    cases = find(worlds[0], chosen)
+    if sampled:
+        cases = chosen.sample(cases, few)
+    free: SimpleQueue[World] = SimpleQueue()
+    for world in worlds:
+        free.put(world)
+
+    def judge(case: Case) -> Verdict:
+        world = free.get()
+        try:
+            return run(world, case, Random(f"{SEED} {kind} {case}"))
+        except Exception as error:
+            return wrong(repr(error))
+        finally:
+            free.put(world)
+
+    with ThreadPoolExecutor(len(worlds)) as pool:
+        for case, verdict in zip(cases, pool.map(judge, cases), strict=True):
+            report.add(kind, str(case), verdict)
+    assert report.wrong_of(kind) == []
+
+
+@pytest.fixture(scope="module")
+def few_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
+    return [World(tmp_path_factory.mktemp("world"), fresh=False, parent=False)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_of_faults_ends_right_or_in_one_line(
+    kind: str, few_worlds: list[World], report: Report
+) -> None:
+    try_all(kind, few_worlds, report, sampled=True)
+
+
+@pytest.fixture(scope="module")
+def many_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
+    count = int(os.environ.get("FAULT_WORKERS", os.cpu_count() or 1))
+    worlds = [
+        World(tmp_path_factory.mktemp("world"), fresh=True, parent=True) for _ in range(count)
+    ]
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda world: world.night, worlds))
+    return worlds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_faults_end_right_or_in_one_line(
+    kind: str, many_worlds: list[World], report: Report
+) -> None:
+    """Some ten minutes on two cores."""
+    try_all(kind, many_worlds, report, sampled=False)

@@ -1,0 +1,292 @@
+"""A small world to spoil: logs, nights and outputs as undisturbed runs leave them."""
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.runner.stages import STAGES, Publish, Train
+from pipeline.schema import RECOMMENDATIONS, RUNS
+from tests.end_to_end.faults.commands import Ended, Running, fearec, fearec_score, start
+from tests.end_to_end.faults.tables import CHAMPION, Rows, Tables, names_in, output_of, tables_of
+
+FIRST, DAY, NEXT = date(2026, 6, 30), date(2026, 7, 1), date(2026, 7, 2)
+USERS, ITEMS, EVENTS = 160, 40, 6
+
+Command = Callable[[list[str]], None]
+
+_SETTINGS = """
+warehouse = "{place}/warehouse"
+work_dir = "{place}/work"
+[logs]
+path = "{logs}"
+[model]
+preset = "recbole"
+hidden_size = 8
+inner_size = 8
+n_layers = 1
+MAX_ITEM_LIST_LENGTH = 6
+[train]
+epochs = 1
+accelerator = "cpu"
+[evaluate]
+topk = [5, 10]
+bootstrap = 0
+[export]
+max_near_ties = 1.0
+[gate]
+tolerance = 1.0
+[score]
+top_k = 4
+provider = "cpu"
+"""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A command that nobody disturbed: what it started from and what it left.
+
+    Attributes:
+        before: The name of the state that it started from.
+        command: It.
+        arguments: Its arguments.
+        seconds: How long it ran.
+        first_change: Seconds until it changed a file.
+        names: The files that it left, as of `names_in`.
+        tables: The tables that it left.
+        tables_before: Those that it started from.
+        output: The rows of the folder `out`.
+    """
+
+    before: str
+    command: Command
+    arguments: list[str]
+    seconds: float
+    first_change: float
+    names: set[str]
+    tables: Tables
+    tables_before: Tables
+    output: Rows
+
+
+class World:
+    """States of a folder `place`, each made when it is needed, and commands in it.
+
+    Every case runs in `place` itself, as records hold the paths of the folder they were made in.
+
+    Args:
+        folder: An empty one for everything.
+        fresh: Whether commands that are killed or race run in new interpreters.
+        parent: Whether there was a night before the one that is disturbed.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool, parent: bool) -> None:
+        self.folder, self.fresh, self._parent = folder, fresh, parent
+        self.place = folder / "place"
+        self.warehouse, self.out = self.place / "warehouse", self.place / "out"
+        self.work = self.place / "work" / f"run_date={DAY}"
+        self.restore()
+        self._log("first/a.parquet", FIRST, 1)
+        self._log("changing/a.parquet", FIRST, 1)
+        self._log("changing/b.parquet", DAY, 2)
+        self._log("nightly/a.parquet", FIRST, 1)
+
+    # --- commands
+
+    def settings(self, logs: str = "nightly") -> str:
+        """The settings file with one of the folders of logs, or the folder `logs` in `place`."""
+        path = self.folder / f"{logs}.toml"
+        where = (self.place if logs == "logs" else self.folder) / logs
+        path.write_text(_SETTINGS.format(place=self.place, logs=where))
+        return str(path)
+
+    def nightly(self, day: date = DAY, *more: str) -> list[str]:
+        """The arguments of a night."""
+        return ["nightly", "--config", self.settings(), "--date", str(day), *more]
+
+    def ingest(self, logs: str) -> list[str]:
+        """The arguments of an ingest of one of the folders of logs."""
+        return ["ingest", "--config", self.settings(logs), "--date", str(DAY)]
+
+    def score(self, logs: Path, bundle: Path, *more: str) -> list[str]:
+        """The arguments of `fearec-score`."""
+        options = ["--model", str(bundle), "--output", str(self.out), "--run-date", str(DAY)]
+        return [str(logs), *options, "--top-k=4", "--provider=cpu", *more]
+
+    def start(self, command: Command, arguments: list[str], *, fresh: bool) -> Running:
+        """Start a command."""
+        return start(command, arguments, self.folder / "printed", fresh=fresh)
+
+    def run(self, command: Command, arguments: list[str], *, fresh: bool = False) -> Ended:
+        """Run a command to its end."""
+        return self.start(command, arguments, fresh=fresh).end()
+
+    # --- states
+
+    def keep(self, state: str) -> str:
+        """Keep what is in `place` under a name."""
+        shutil.copytree(self.place, self.folder / "states" / state, symlinks=True)
+        return state
+
+    def restore(self, state: str | None = None) -> None:
+        """Put a kept state into `place`; by default nothing."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        if state:
+            shutil.copytree(self.folder / "states" / state, self.place, symlinks=True)
+        else:
+            self.place.mkdir(parents=True)
+
+    def undisturbed(
+        self, before: str | None, command: Command, arguments: list[str]
+    ) -> "Undisturbed":
+        """Run a command on a state; `place` is then as it left it."""
+        self.restore(before)
+        tables_before, begun = tables_of(self.warehouse), time.time()
+        ended = self.run(command, arguments, fresh=self.fresh)
+        assert ended.code == 0, ended
+        changes = [path.stat().st_mtime - begun for path in self.place.rglob("*")]
+        return Undisturbed(
+            before or "",
+            command,
+            arguments,
+            ended.seconds,
+            min((change for change in changes if change > 0), default=0.0),
+            names_in(self.place),
+            tables_of(self.warehouse),
+            tables_before,
+            output_of(self.out),
+        )
+
+    @cached_property
+    def first_ingest(self) -> Undisturbed:
+        """Ingest into a new warehouse."""
+        return self.undisturbed(None, fearec, self.ingest("first"))
+
+    @cached_property
+    def second_ingest(self) -> Undisturbed:
+        """Ingest where one file has changed, one is new, and one has rows that are due now."""
+        self.restore()
+        assert self.run(fearec, self.ingest("changing")[:-1] + [str(FIRST)]).code == 0
+        self.keep("ingested")
+        self._log("changing/a.parquet", FIRST, 3)
+        self._log("changing/c.parquet", DAY, 4)
+        return self.undisturbed("ingested", fearec, self.ingest("changing"))
+
+    @cached_property
+    def finished(self) -> str:
+        """The state of a finished night."""
+        assert self.night
+        return "finished"
+
+    @cached_property
+    def night(self) -> Undisturbed:
+        """A whole night; what it left is the state `finished`."""
+        self.restore()
+        if self._parent:
+            ended = self.run(fearec, self.nightly(FIRST))
+            assert ended.code == 0, ended
+        self.keep("before")
+        self._log("nightly/b.parquet", DAY, 2)
+        night = self.undisturbed("before", fearec, self.nightly())
+        self.keep("finished")
+        return night
+
+    @cached_property
+    def publish(self) -> Undisturbed:
+        """The last stage of the night, which starts from the state `unpublished`."""
+        assert self.night
+        self.restore(self.finished)
+        self._unpublish()
+        self.keep("unpublished")
+        arguments = ["publish", "--config", self.settings(), "--date", str(DAY)]
+        return self.undisturbed("unpublished", fearec, arguments)
+
+    @cached_property
+    def unfinished(self) -> str:
+        """The state of a night that needs all its files again: no stage from training on is done."""
+        assert self.night
+        self.restore(self.finished)
+        self._unpublish()
+        for stage in STAGES[STAGES.index(Train) :]:
+            (self.work / f"{stage.name}.json").unlink(missing_ok=True)
+        return self.keep("unfinished")
+
+    @cached_property
+    def scoring(self) -> Undisturbed:
+        """`fearec-score` of many users by the night's bundle, which is in the state `bundle`."""
+        self._log("scored/a.parquet", DAY, 5, users=10 * USERS)
+        self.restore()
+        shutil.copytree(self.bundle, self.place / "bundle")
+        self.keep("bundle")
+        arguments = self.score(self.folder / "scored", self.place / "bundle", "--resume")
+        return self.undisturbed("bundle", fearec_score, arguments)
+
+    @cached_property
+    def scored(self) -> str:
+        """The state of a finished scoring."""
+        assert self.scoring
+        self.restore("bundle")
+        assert self.run(fearec_score, self.scoring.arguments).code == 0
+        return self.keep("scored")
+
+    @cached_property
+    def one_log(self) -> str:
+        """The state of a warehouse that has one log file, which is in the folder `logs`."""
+        self.restore()
+        self._log("place/logs/a.parquet", FIRST, 6)
+        assert self.run(fearec, self.ingest("logs")).code == 0
+        return self.keep("one log")
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The night's bundle, as it was written."""
+        assert self.night
+        models = self.folder / "states" / self.finished / "warehouse" / "models"
+        return next(models.glob(f"{DAY:%Y%m%d}-*"))
+
+    def bundle_in_place(self) -> Path:
+        """The night's bundle in the warehouse of a state that has been restored."""
+        return self.warehouse / "models" / self.bundle.name
+
+    def _unpublish(self) -> None:
+        before = self.folder / "states" / "before" / "warehouse"
+        for name in (RECOMMENDATIONS, RUNS):
+            shutil.rmtree(self.warehouse / name)
+            if (before / name).exists():
+                shutil.copytree(before / name, self.warehouse / name)
+        (self.warehouse / CHAMPION).unlink()
+        if (before / CHAMPION).exists():
+            shutil.copy2(before / CHAMPION, self.warehouse / CHAMPION)
+        (self.work / f"{Publish.name}.json").unlink()
+
+    def _log(self, name: str, day: date, seed: int, users: int = USERS) -> None:
+        """A log of a day's events, some of them bad, doubled or of the day after."""
+        chance = random.Random(seed)
+        noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+        rows = []
+        for user in range(users):
+            first = chance.randrange(ITEMS)
+            for step in range(EVENTS):
+                item = f"item-{(first + step * chance.choice((1, 1, 2))) % ITEMS:02}"
+                rows.append((user, item, noon - timedelta(minutes=(EVENTS - step) * 10)))
+        rows += [
+            (None, "item-01", noon),
+            (3, None, noon),
+            (4, "item-02", None),
+            (5, "item-03", datetime(1980, 1, 1, tzinfo=UTC)),
+            (6, "item-04", noon + timedelta(days=1)),
+            rows[0],
+            rows[7],
+        ]
+        user, item, time_ = zip(*rows, strict=True)
+        columns = {"user_id": user, "item_id": item, "timestamp": time_}
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), path)
