@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from model.cores import Threads
 from model.errors import ConfigError
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
@@ -94,6 +95,10 @@ class FEARecConfig(Frozen):
         "zero",
         description="input of the transforms after the last item: zeros (the reference), or the "
         "sequence's items again",
+    )
+    position_origin: Literal["start", "end"] = Field(
+        "start",
+        description="positions counted from the sequence's oldest item (the reference) or its last",
     )
 
     loss_type: Literal["CE", "BPR"] = Field("CE", description="`CE` or `BPR`")
@@ -189,6 +194,12 @@ class TrainingConfig(Frozen):
     devices: int | Literal["auto"] = Field(
         1, description="how many, or `auto`", json_schema_extra=NO_RESULT_CHANGE
     )
+    threads: Threads = Field(
+        "auto",
+        description="CPU threads of PyTorch, shared by the processes of `train.devices`; `auto`: "
+        "`OMP_NUM_THREADS`, or the cores that this process may use",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
     strategy: Literal["auto", "ddp"] = Field(
         "auto",
         description="`auto` or `ddp`: either way several devices train by DDP, a process each",
@@ -203,9 +214,9 @@ class TrainingConfig(Frozen):
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
-    @field_validator("devices")
+    @field_validator("devices", "threads")
     @classmethod
-    def _at_least_one(cls, devices: int | str) -> int | str:
-        if isinstance(devices, int) and devices < 1:
-            raise ValueError("devices must be at least 1, or auto")
-        return devices
+    def _at_least_one(cls, count: int | str, info: ValidationInfo) -> int | str:
+        if isinstance(count, int) and count < 1:
+            raise ValueError(f"{info.field_name} must be at least 1, or auto")
+        return count

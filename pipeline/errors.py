@@ -4,7 +4,8 @@
     ├── ConfigError                 2   a setting is unknown, impossible or contradicts another
     │   └── ResumeError             2   the output folder holds no run that this one could continue
     ├── InputError                  2   an input path is missing, empty or unreadable
-    │   └── UnreadableFileError     2   one Parquet file is damaged
+    │   ├── UnreadableFileError     2   one Parquet file is damaged
+    │   └── EmptyTestError          2   no user has a held-out event
     ├── SchemaError                 2   an input lacks a column, or a column has the wrong type
     ├── BundleError                 2   a bundle is incomplete, of another format or changed
     ├── UnfitModelError             1   a new model must not be published
@@ -12,6 +13,7 @@
     │   └── ExportParityError       1   the exported graph computes something else than PyTorch
     ├── GateError                   1   a run is held, and there is no champion to serve instead
     ├── PublishError                1   the recommendations could not be written
+    │   └── TableCheckError         1   they failed their checks, and the table is as it was
     ├── SearchError                 1   a hyper-parameter search failed
     ├── StorageError                1   a file or table could not be read or written
     ├── ConflictError               1   another run wrote to a table meanwhile
@@ -23,10 +25,12 @@ Commands print an error as one line and end with its exit code: 2 means that inp
 change.
 """
 
+import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from model.errors import (
     ConfigError,
@@ -36,12 +40,16 @@ from model.errors import (
     UnfitModelError,
 )
 
+if TYPE_CHECKING:
+    from pipeline.results import Check
+
 __all__ = [
     "BundleError",
     "BusyError",
     "ConfigError",
     "ConflictError",
     "DivergenceError",
+    "EmptyTestError",
     "ExportParityError",
     "FearecError",
     "GateError",
@@ -52,6 +60,7 @@ __all__ = [
     "SchemaError",
     "SearchError",
     "StorageError",
+    "TableCheckError",
     "UnfitModelError",
     "UnreadableFileError",
     "first_line",
@@ -69,6 +78,10 @@ class InputError(FearecError):
 
 class UnreadableFileError(InputError):
     """A Parquet file is damaged; `where` is its path. ``--skip-bad-files`` leaves it out."""
+
+
+class EmptyTestError(InputError):
+    """No user has a held-out event, so that no model can be measured."""
 
 
 class SchemaError(FearecError):
@@ -93,6 +106,18 @@ class GateError(FearecError):
 
 class PublishError(FearecError):
     """The recommendations could not be written, to their folder or to their table."""
+
+
+class TableCheckError(PublishError):
+    """The recommendations failed their checks before they were published.
+
+    Attributes:
+        checks: All of them, those that passed among them.
+    """
+
+    def __init__(self, *args: Any, checks: "Sequence[Check]" = (), **parts: str) -> None:
+        super().__init__(*args, **parts)
+        self.checks = tuple(checks)
 
 
 class SearchError(FearecError):
@@ -162,14 +187,15 @@ def raised_as(
 
     Raises:
         FearecError: of class `kind`, with the exception as its cause.
-        MemoryError: as it is.
+        MemoryError: as it is, as an OSError that means the same; see `memory_failures`.
     """
     try:
         yield
     except FearecError:
         raise
     except caught as error:
-        if isinstance(error, MemoryError):  # Arrow's is an ArrowException too: no file is at fault
+        # Arrow's MemoryError is an ArrowException, the system's an OSError: no file is at fault.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             raise
         file = _file_of(error) if name_file else None
         found = message(error)

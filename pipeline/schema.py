@@ -176,7 +176,7 @@ RUNS_SCHEMA = pa.schema(
         ("metrics_high", _METRICS),
         ("popularity_metrics", _METRICS),
         ("co_occurrence_metrics", _METRICS),
-        ("champion_metrics", _METRICS),
+        ("champion_metrics", _METRICS),  # for the same users; of the model before the run
         ("finished_at", TIME),
         ("results_key", pa.string()),  # hash of all results; of a failed run null
         ("reasons", pa.list_(pa.string())),  # why the run was held, or would have been
@@ -185,6 +185,10 @@ RUNS_SCHEMA = pa.schema(
         ("champion", pa.string()),  # the model before the run
         ("checks", _CHECKS),  # of the data
         ("table_checks", _CHECKS),  # of the recommendations
+        ("difference", _METRICS),  # of the headline metric, by the recommender it is taken from
+        ("difference_low", _METRICS),  # its 95% interval
+        ("difference_high", _METRICS),
+        ("last_event", TIME),  # up to the run date: later ones are new to the next run
         ("realised", _METRICS),  # how often the night before's lists held what users then took
     ]
 )

@@ -6,9 +6,14 @@ from typing import Annotated
 import typer
 
 
+def fearec_version() -> str:
+    """The version that is installed."""
+    return version("fearec")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"fearec {version('fearec')}")
+        typer.echo(f"fearec {fearec_version()}")
         raise typer.Exit
 
 

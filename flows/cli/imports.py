@@ -1,11 +1,13 @@
 """`fearec import`: data sets in other formats into Parquet logs."""
 
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import one_line_errors
+from flows.cli.options import Json, one_line_errors, print_result
 from pipeline.logs.imports.options import Columns, Format, Unit
 
 
@@ -39,6 +41,7 @@ def import_logs(
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Leave bad lines out, and write them aside.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn another format into Parquet logs; the column options are for recbole and csv."""
     from flows.console.imports import print_import
@@ -50,4 +53,5 @@ def import_logs(
         imported = run_import(
             path, out, kind, columns, skip_bad_lines=skip_bad_lines, progress=progress
         )
-    print_import(imported)
+    result = {**asdict(imported), "run_date": imported.run_date}
+    print_result(result, partial(print_import, imported), as_json)

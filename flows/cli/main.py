@@ -4,23 +4,31 @@ Every command imports what it needs when it is called, so that ``--help`` answer
 """
 
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.imports import import_logs
+from flows.cli.models import models
+from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
     Day,
     Force,
     ForcePublish,
+    Json,
     Overrides,
     PublishedDay,
     as_date,
     new_app,
     one_line_errors,
+    print_result,
 )
 from flows.cli.tune import tune
+from flows.cli.upkeep import clean, report, status
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -52,31 +60,48 @@ def nightly(
     overrides: Overrides = None,
     force: Force = False,
     force_publish: ForcePublish = False,
+    as_json: Json = False,
 ) -> None:
     """Run every stage, in order; what is done already is not done again."""
-    from flows.console.night import print_night
+    from flows.console.night import night_result, print_night
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import nightly as run_night
 
     settings = load_settings(config, overrides or ())
     run_date = as_date(day) or settings.today()
     night = run_night(settings, run_date, force=force, force_publish=force_publish)
-    print_night(settings, night)
+    print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
+
+
+def _run_stage(
+    name: str,
+    config: Path | None,
+    day: datetime | None,
+    overrides: list[str] | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from flows.console.night import print_stage
+    from pipeline.config.settings import load_settings
+    from pipeline.runner.nightly import run_stage
+    from pipeline.runner.stages import stage_named
+
+    settings = load_settings(config, overrides or ())
+    run_date = as_date(day) or settings.today()
+    record = run_stage(settings, run_date, stage_named(name), force=force)
+    print_result(record, partial(print_stage, record), as_json)
 
 
 def _stage_command(name: str) -> Callable[..., None]:
     @one_line_errors()
     def command(
-        config: Config = None, day: Day = None, overrides: Overrides = None, force: Force = False
+        config: Config = None,
+        day: Day = None,
+        overrides: Overrides = None,
+        force: Force = False,
+        as_json: Json = False,
     ) -> None:
-        from flows.console.night import print_stage
-        from pipeline.config.settings import load_settings
-        from pipeline.runner.nightly import run_stage
-        from pipeline.runner.stages import stage_named
-
-        settings = load_settings(config, overrides or ())
-        run_date = as_date(day) or settings.today()
-        print_stage(run_stage(settings, run_date, stage_named(name), force=force))
+        _run_stage(name, config, day, overrides, force, as_json)
 
     return command
 
@@ -94,16 +119,18 @@ def _evaluate(
             help="Evaluate this bundle in ONNX Runtime instead; nothing is recorded.",
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     if bundle is None:
-        _stage_command("evaluate")(config, day, overrides, force)
+        _run_stage("evaluate", config, day, overrides, force, as_json)
         return
     from flows.console.figures import print_metrics
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import evaluate_bundle_of
 
     settings = load_settings(config, overrides or ())
-    print_metrics(evaluate_bundle_of(settings, as_date(day) or settings.today(), bundle))
+    evaluated = evaluate_bundle_of(settings, as_date(day) or settings.today(), bundle)
+    print_result(evaluated, partial(print_metrics, evaluated), as_json)
 
 
 for _name, _help in STAGES.items():
@@ -117,16 +144,20 @@ def recommend(
     config: Config = None,
     day: PublishedDay = None,
     overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Show a user's history and current recommendations."""
-    from flows.console.user import print_user
+    from flows.console.user import find_user, print_user, user_result
     from pipeline.config.settings import load_settings
 
-    print_user(load_settings(config, overrides or ()), user_id, as_date(day))
+    found = find_user(load_settings(config, overrides or ()), user_id, as_date(day))
+    print_result(user_result(found), partial(print_user, found), as_json)
 
 
-app.command()(tune)
+for _command in (backfill, tune, status, report, clean, serve, automations):
+    app.command()(_command)
 app.command("import")(import_logs)
+app.add_typer(models, name="models")
 
 if __name__ == "__main__":
     app()

@@ -1,16 +1,37 @@
-"""Options that several commands take, and how a command ends with an error: in one line."""
+"""Options that several commands take, and how a command ends with an error: in one line.
 
-from collections.abc import Iterator
+Every command takes ``as_json: Json = False``, is decorated with `one_line_errors`, and prints by
+`print_result`.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from model.errors import FearecError
-from pipeline.errors import memory_failures
-from pipeline.terminal import print_error
+from pipeline.terminal import Json, print_error, print_json_error, print_result, printed_errors
+
+__all__ = [
+    "Config",
+    "Day",
+    "Force",
+    "Json",
+    "Overrides",
+    "PublishedDay",
+    "as_date",
+    "new_app",
+    "one_line_errors",
+    "print_result",
+]
+
+Params = ParamSpec("Params")
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings. (default: fearec.toml)")
@@ -41,28 +62,67 @@ ForcePublish = Annotated[
     bool, typer.Option("--force-publish", help="Publish the new model in any case.")
 ]
 
-_INTERRUPTED = 128 + 2  # the exit code of shells after SIGINT
+# The exit codes of shells after a signal.
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class _Termination(SystemExit):
+    """SIGTERM, with which systems and schedulers end a process."""
+
+
+def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, None]]:
+    """A decorator of commands: a `FearecError`, Ctrl-C or SIGTERM is one line and an exit code.
+
+    With ``--json`` (the argument `as_json` of the command) the line is a JSON object.
+
+    Raises:
+        typer.Exit: with the error's own exit code, 130 after Ctrl-C, or 143 after SIGTERM.
+    """
+
+    def decorate(command: Callable[Params, None]) -> Callable[Params, None]:
+        @wraps(command)
+        def run(*args: Params.args, **options: Params.kwargs) -> None:
+            as_json = bool(options.get("as_json"))
+            try:
+                with printed_errors(as_json), _raised_sigterm():
+                    command(*args, **options)
+            except _Termination:
+                _print_end("terminated", as_json, _TERMINATED)
+                raise typer.Exit(_TERMINATED) from None
+            except (KeyboardInterrupt, SystemExit) as end:
+                # Lightning turns Ctrl-C during training into a plain SystemExit.
+                if isinstance(end, SystemExit) and not isinstance(
+                    end.__context__, KeyboardInterrupt
+                ):
+                    raise
+                _print_end("interrupted", as_json, _INTERRUPTED)
+                raise typer.Exit(_INTERRUPTED) from None
+
+        return run
+
+    return decorate
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a `FearecError` or Ctrl-C into one line on stderr and an exit code. Also a decorator.
+def _raised_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise, so that what is at work is closed; by default it ends Python at once."""
 
-    Raises:
-        typer.Exit: with the error's own exit code, or with 130 after Ctrl-C.
-    """
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Termination(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        with memory_failures():
-            yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        # Lightning turns Ctrl-C during training into a plain SystemExit.
-        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
-            raise
-        print_error("interrupted; run the same command to continue")
-        raise typer.Exit(_INTERRUPTED) from None
-    except FearecError as error:
-        print_error(f"error: {error}")
-        raise typer.Exit(error.exit_code) from None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_end(how: str, as_json: bool, exit_code: int) -> None:
+    if as_json:
+        error = FearecError(how, remedy="Run the same command to continue.")
+        print_json_error(how.capitalize(), error, exit_code)
+    else:
+        print_error(f"{how}; run the same command to continue")
 
 
 def new_app(**options: Any) -> typer.Typer:

@@ -1,12 +1,20 @@
 """`fearec tune`: a search for hyper-parameters."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import Config, Day, Overrides, as_date, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Json,
+    Overrides,
+    as_date,
+    one_line_errors,
+    print_result,
+)
 
 
 @one_line_errors()
@@ -33,11 +41,12 @@ def tune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew; without it, a search is continued.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Search for hyper-parameters by validation; the best ones become OUT/fearec.toml."""
     from flows.console.progress import search_progress
     from flows.console.search import print_search
-    from pipeline.config.settings import load_settings
+    from pipeline.config.settings import as_overrides, load_settings
     from pipeline.tuning.tune import tune as search
 
     flags = {
@@ -47,14 +56,9 @@ def tune(
         "workers": workers,
         "out": out,
     }
-    given = [f"tune.{name}={_toml(value)}" for name, value in flags.items() if value is not None]
-    settings = load_settings(config, [*(overrides or ()), *given])
+    settings = load_settings(config, [*(overrides or ()), *as_overrides("tune", flags)])
     with search_progress() as progress:
         tuned = search(
             settings, as_date(day) or settings.today(), overwrite=overwrite, progress=progress
         )
-    print_search(tuned)
-
-
-def _toml(value: str | int | Path) -> str:
-    return json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)
+    print_result(tuned, partial(print_search, tuned), as_json)

@@ -1,4 +1,4 @@
-"""Metrics of a model beside those of the baselines."""
+"""Metrics of a model beside those of the champion and the baselines."""
 
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,17 @@ def print_metrics(evaluated: "Evaluated") -> None:
             f"events with items unknown to the model: {unknown[0]:,} left out of histories, "
             f"{unknown[1]:,} held out and missed"
         )
+    if evaluated.not_compared:
+        version = evaluated.champion_version
+        print_plain(f"the champion {version} is not compared: {evaluated.not_compared}")
     Terminal().print(_metrics_table(evaluated))
 
 
 def _metrics_table(evaluated: "Evaluated") -> Table:
+    beside = {"champion": evaluated.champion} if evaluated.champion else {}
     recommenders = {
         "model": evaluated.model,
+        **beside,
         "popularity": evaluated.popularity,
         "co_occurrence": evaluated.co_occurrence,
     }

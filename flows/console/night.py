@@ -8,14 +8,17 @@ from rich.table import Table
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
 from pipeline.results import Evaluated
+from pipeline.runner.backfill import Backfilled
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
-from pipeline.runner.stages import Evaluate, Gate, Ingest, Publish, Score
+from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
+from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
+_TABLES = (INTERACTIONS, QUARANTINE, VOCABULARY, RECOMMENDATIONS, RUNS)
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
 
 
@@ -34,6 +37,25 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     print_plain(*(_recommendations(recommended) for recommended in found))
 
 
+def print_backfilled(done: Backfilled) -> None:
+    """Print one line on a run date of a backfill."""
+    line = f"{done.run_date}: {done.decision}; {done.model_version} serves"
+    print_plain(line + ("; done before" if done.done_before else ""))
+
+
+def night_result(settings: Settings, night: FinishedRun) -> dict[str, Any]:
+    """A run for ``--json``: its decision, the records of its stages, metrics and tables."""
+    warehouse, evaluated = Warehouse(settings.warehouse), night.results.get(Evaluate)
+    return {
+        "run_date": night.run_date,
+        **asdict(night.results[Gate].result),
+        "records": night.results.records,
+        "metrics": evaluated.result if evaluated else None,
+        "report": night.report,
+        "tables": {name: warehouse.table(name) for name in _TABLES},
+    }
+
+
 def headlines(night: FinishedRun) -> list[str]:
     """Lines on the decision, the model beside the better baseline, and where the outputs are."""
     gated, published = night.results[Gate].result, night.results[Publish].result
@@ -44,20 +66,33 @@ def headlines(night: FinishedRun) -> list[str]:
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
         *(f"reason: {reason}" for reason in gated.reasons),
+        *(f"note: {note}" for note in gated.notes),
+        *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
+        *([f"report: {night.report.page}"] if night.report else []),
+    ]
+
+
+def _checks(night: FinishedRun) -> list[str]:
+    """Lines on the checks that did not pass; those that hold the run are among its reasons."""
+    checks = (*night.results[CheckData].result.checks, *night.results[Publish].result.checks)
+    words = {"warned": "warning", "overruled": "overruled"}
+    return [
+        f"{words[check.outcome]}: {check.message}" for check in checks if check.outcome in words
     ]
 
 
 def _metrics(evaluated: Evaluated) -> list[str]:
     name, model, baseline, value = evaluated.headline
     ratio = f"{model / value:.1f} times" if value else f"while {baseline} is 0"
+    champion = f"champion {evaluated.champion[name]:.4f}, " if evaluated.champion else ""
     return [
-        f"{name}: model {model:.4f}, {baseline} {value:.4f} ({ratio})",
+        f"{name}: model {model:.4f}, {champion}{baseline} {value:.4f} ({ratio})",
         f"protocol: {evaluated.protocol}",
     ]
 
@@ -68,8 +103,11 @@ def print_stage(record: StageRecord[Any]) -> None:
     print_plain(f"{record.stage}: {took}")
     if record.stage == "evaluate":
         print_metrics(record.result)
-    else:
-        print_plain(*(f"  {name}: {value}" for name, value in asdict(record.result).items()))
+        return
+    fields = asdict(record.result)
+    checks = fields.pop("checks", ())
+    print_plain(*(f"  {check['outcome']}: {check['message']}" for check in checks))
+    print_plain(*(f"  {name}: {value}" for name, value in fields.items()))
 
 
 def _timings(night: FinishedRun) -> Table:

@@ -1,7 +1,9 @@
 """One user's history and recommendations."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +21,25 @@ Titles = Mapping[Id, str] | None  # by item id; None without an items table
 _EVENTS = 20  # the last ones of a history
 
 
-def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
-    """Print a user's last events, and the recommendations of a run date.
+@dataclass(frozen=True)
+class FoundUser:
+    """What the tables hold about a user.
+
+    Attributes:
+        user_id: As in the logs.
+        history: The last events, newest first.
+        recommended: The recommendations of a run date; None where there are none.
+        titles: Of the items of both.
+    """
+
+    user_id: str
+    history: list[Event]
+    recommended: Recommended | None
+    titles: Titles
+
+
+def find_user(settings: Settings, user_id: str, run_date: date | None) -> FoundUser:
+    """Look up a user's last events, and the recommendations of a run date.
 
     Args:
         settings: Where the tables are.
@@ -41,20 +60,46 @@ def print_user(settings: Settings, user_id: str, run_date: date | None) -> None:
     shown += [item for recommended in found for item, _ in recommended.items]
     path = settings.items.path
     titles = None if path is None else item_titles(path, shown)
+    return FoundUser(user_id, events, found[0] if found else None, titles)
+
+
+def user_result(found: FoundUser) -> dict[str, Any]:
+    """A user for ``--json``: the history, newest first, and the recommendations, best first."""
+    recommended = found.recommended
+
+    def item(item_id: Id) -> dict[str, Any]:
+        title = {} if found.titles is None else {"title": found.titles.get(item_id)}
+        return {"item_id": item_id, **title}
+
+    return {
+        "user_id": found.user_id,
+        "history": [{**item(e.item_id), "timestamp": e.timestamp} for e in found.history],
+        "recommended": recommended
+        and {
+            "run_date": recommended.run_date,
+            "model_version": recommended.model_version,
+            "source": recommended.source,
+            "items": [{**item(item_id), "score": score} for item_id, score in recommended.items],
+        },
+    }
+
+
+def print_user(found: FoundUser) -> None:
+    """Print a user's last events and recommendations as tables."""
     console = Terminal()
-    console.print(_history(user_id, events, titles))
-    for recommended in found:
-        console.print(_ranks(recommended, titles))
-    if not found:
+    console.print(_history(found))
+    if found.recommended:
+        console.print(_ranks(found.recommended, found.titles))
+    else:
         print_plain("No recommendations for this user.")
 
 
-def _history(user_id: str, events: list[Event], titles: Titles) -> Table:
-    heading = Text(f"Last events of {user_id}")
-    table = Table(*_item_columns(titles), "time", title=heading, title_justify="left")
-    for event in events:
+def _history(found: FoundUser) -> Table:
+    heading = Text(f"Last events of {found.user_id}")
+    table = Table(*_item_columns(found.titles), "time", title=heading, title_justify="left")
+    for event in found.history:
         time = f"{event.timestamp:%Y-%m-%d %H:%M:%S}"
-        table.add_row(*_item_cells(event.item_id, titles), time)
+        table.add_row(*_item_cells(event.item_id, found.titles), time)
     return table
 
 

@@ -3,50 +3,50 @@
 ``python -m flows.tune`` runs it at once; `prefect.yaml` lists it without a schedule.
 """
 
-from datetime import date
-from pathlib import Path
+from functools import partial
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Failed
 
-from flows.cli.options import Config, Day, Overrides, as_date, new_app, one_line_errors
+from flows.cli.options import (
+    Config,
+    Day,
+    Json,
+    Overrides,
+    as_date,
+    new_app,
+    one_line_errors,
+    print_result,
+)
 from flows.console.search import headlines, print_search
-from flows.scheduled.one_line_logs import log_errors_in_one_line
-from pipeline.config.settings import load_settings
-from pipeline.errors import FearecError
+from flows.scheduled.outcomes import ended, name_flow_run
+from flows.scheduled.parameters import TuneParameters
 from pipeline.tuning import tune as search_of
+
+_DEFAULTS = TuneParameters()
 
 
 @flow(name="tune")
-def tune(
-    config: str | None = None,
-    run_date: date | None = None,
-    overrides: list[str] | None = None,
-    overwrite: bool = False,
-) -> search_of.Tuned:
+def tune(run: TuneParameters = _DEFAULTS) -> search_of.Tuned:
     """Search for hyper-parameters on the data of a run date; a killed search is continued.
 
     Args:
-        config: The settings file; default `fearec.toml`, where it is there.
-        run_date: Default today in the settings' time zone.
-        overrides: ``section.key=value``, as of ``--set``; ``tune.params_file=...`` and the like.
-        overwrite: Begin again where there is an earlier search.
+        run: The settings, those of `[tune]` among them, and the run date.
 
     Raises:
         FearecError: the search failed; the flow run is Failed, with the error's one line.
     """
-    log_errors_in_one_line()
-    try:
-        settings = load_settings(Path(config) if config else None, overrides or ())
-        day = run_date or settings.today()
-        # What is finished is not repeated: the study knows better than a cache.
-        search = task(name="search", task_run_name=f"search {day}", cache_policy=NO_CACHE)
-        tuned = search(search_of.tune)(settings, day, overwrite=overwrite)
-    except FearecError as error:
-        # Raised again by Prefect; raised by us it would be logged with its traceback once more.
-        return Failed(message=str(error), data=error)  # type: ignore[return-value]
+    return ended(partial(_tune, run))
+
+
+def _tune(parameters: TuneParameters) -> search_of.Tuned:
+    settings = parameters.settings()
+    day = parameters.date(settings)
+    name_flow_run("tune", day)
+    # What is finished is not repeated: the study knows better than a cache.
+    search = task(name="search", task_run_name=f"search {day}", cache_policy=NO_CACHE)
+    tuned = search(search_of.tune)(settings, day, overwrite=parameters.overwrite)
     create_markdown_artifact(
         "\n".join(f"- {line}" for line in [*headlines(tuned), f"test: {dict(tuned.test.model)}"]),
         key="tune",
@@ -60,9 +60,18 @@ app = new_app()
 
 @app.command()
 @one_line_errors()
-def main(config: Config = None, day: Day = None, overrides: Overrides = None) -> None:
+def main(
+    config: Config = None, day: Day = None, overrides: Overrides = None, as_json: Json = False
+) -> None:
     """Run the search through Prefect."""
-    print_search(tune(str(config) if config else None, as_date(day), overrides))
+    parameters = TuneParameters(
+        config=str(config) if config else None,
+        run_date=as_date(day),
+        run_day="today",
+        overrides=overrides or [],
+    )
+    tuned = tune(parameters)
+    print_result(tuned, partial(print_search, tuned), as_json)
 
 
 if __name__ == "__main__":

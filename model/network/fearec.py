@@ -91,13 +91,26 @@ class FEARec(nn.Module):
         """The first block's input: (B, L) and (B,) to (B, L, D) (paper, Eq. 5)."""
         if self.config.padding != "zero":
             item_seq = item_seq.gather(1, self.repeated[item_seq_len])
-        hidden = self.item_embedding(item_seq) + self.position_embedding.weight
+        hidden = self.item_embedding(item_seq) + self._positions(item_seq_len)
         embedded: Tensor = self.LayerNorm(hidden)
         kind = embedded.device.type
         if torch.is_autocast_enabled(kind):  # cast once here, not at every product
             embedded = embedded.to(torch.get_autocast_dtype(kind))
         dropped: Tensor = self.dropout(embedded)
         return dropped
+
+    def _positions(self, item_seq_len: Tensor) -> Tensor:
+        """The position embeddings of each step: (L, D) or, counted from the end, (B, L, D).
+
+        Counted from the end, the last item has position L - 1 whatever the length, as where
+        sequences are padded on the left: the transforms are circular, so this is the same.
+        """
+        if self.config.position_origin == "start":
+            return self.position_embedding.weight
+        length = self.config.MAX_ITEM_LIST_LENGTH
+        steps = torch.arange(length, device=item_seq_len.device)
+        positions: Tensor = self.position_embedding((steps - item_seq_len[:, None]) % length)
+        return positions
 
     def attention_mask(self, item_seq_len: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
         """(B, L, reach): 0 for real items no later than the row's, `MASKED` elsewhere.

@@ -3,10 +3,7 @@
 import contextlib
 import logging
 import signal
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +16,31 @@ from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
-    RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader
 
 from model.config import FEARecConfig, TrainingConfig
+from model.cores import thread_count
 from model.errors import ConfigError, DivergenceError, FearecError
 from model.network.fearec import FEARec
+from model.process_logs import ProcessLogs
+from model.progress import draws_bars
+from model.training.checkpoints import WholeCheckpoints, is_whole
+from model.training.epoch_log import EpochLog
 from model.training.histories import EventHistories
 from model.training.lightning_module import MONITOR, FEARecModule
+from model.training.progress import EpochBar, TrainingLines
 from model.training.samples import ShuffledBatches, TrainingSet
+from model.training.threads import set_threads
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 _MATMUL_PRECISION = "high"
 _CHECKED_BATCHES = 50
-# What zipfile raises about headers of random bytes, besides its own error.
-_DAMAGE = (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error)
 _LOGGERS = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
 
 
@@ -63,14 +63,18 @@ class Fitted:
 class _Processes(DDPStrategy):
     """DDP in spawned processes that only train; Lightning's default runs the command again."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         # Some biases (a softmax's keys') have no effect and no gradient, which plain DDP rejects.
         super().__init__(start_method="spawn", find_unused_parameters=True)
+        self.threads = threads
+        self.logs = ProcessLogs()
 
     def connect(self, model: LightningModule) -> None:
         """First hook in each worker: repeat the global set-up of `fit`."""
         torch.set_float32_matmul_precision(_MATMUL_PRECISION)
+        torch.set_num_threads(thread_count(self.threads, self.num_processes))
         _silence_lightning()
+        self.logs.connect()
         super().connect(model)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -84,25 +88,6 @@ class _Generator(torch.Generator):
     def __reduce__(self) -> Any:
         """Pickle without the state, which PyTorch's own generator loses too."""
         return _Generator, ()
-
-
-class _WholeCheckpoints(TorchCheckpointIO):
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write beside the old file, then rename: never half a file, even on a full disk."""
-        unfinished = Path(path).with_suffix(".part")
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        unfinished.replace(path)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is as it was written: PyTorch's own reader checks no CRC."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, *_DAMAGE):
-        return False
 
 
 class _DivergenceCheck(Callback):
@@ -145,13 +130,6 @@ class _EpochReport(Callback):
         """Report the epoch's metric; an exception raised there ends the run."""
         if not trainer.sanity_checking:
             self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics[MONITOR]))
-
-
-class _Progress(RichProgressBar):
-    def get_metrics(self, trainer: Trainer, module: LightningModule) -> Any:
-        """The metrics without the logger's version number, which is always 0 here."""
-        metrics = super().get_metrics(trainer, module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
 
 
 @contextlib.contextmanager
@@ -203,7 +181,7 @@ def fit(
         epochs: Overrides `training.epochs`.
         start: Initial weights (see `model.training.weights`); random ones by default.
         mask_seen: Whether validation leaves out the items that a user has already met.
-        progress: Whether to draw a progress bar.
+        progress: Whether to show progress: a bar on a terminal, plain lines elsewhere.
         on_epoch: Called after each validation with the epoch, from 1, and its NDCG@10; an
             exception that it raises ends the run.
 
@@ -213,6 +191,7 @@ def fit(
         FearecError: a process of several failed.
     """
     torch.set_float32_matmul_precision(_MATMUL_PRECISION)
+    threads = set_threads(training.threads)
     module = FEARecModule(config, training, histories, mask_seen)
     if start is not None:
         module.network.load_state_dict(start.state_dict())
@@ -223,13 +202,13 @@ def fit(
     )  # fmt: skip
     # Runs after `best`, whose state it stores; Lightning's own `save_last` follows a new best only.
     newest = ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
-    callbacks: list[Callback] = [_DivergenceCheck(folder), best, newest]
+    callbacks: list[Callback] = [_DivergenceCheck(folder), best, newest, EpochLog()]
     if validated:
         callbacks.append(_EarlyStopping(MONITOR, mode="max", patience=training.stopping_step))
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(_Progress(leave=True))
+        callbacks.append(EpochBar() if draws_bars() else TrainingLines())
     logger: Logger = (TensorBoardLogger if training.logger == "tensorboard" else CSVLogger)(
         str(folder), name="logs", version=0
     )
@@ -247,25 +226,26 @@ def fit(
         held_out = DataLoader(batches, batch_size=None)
     several = training.devices != 1 or training.strategy != "auto"
     last = folder / LAST
-    if not (_is_whole(last) and _is_whole(folder / BEST)):  # damaged, or the run was killed early
+    if not (is_whole(last) and is_whole(folder / BEST)):  # damaged, or the run was killed early
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     with _quiet():
+        processes = _Processes(threads) if several else None
         try:
             trainer = Trainer(
                 accelerator=training.accelerator,
                 devices=training.devices,
-                strategy=_Processes() if several else "auto",
+                strategy=processes or "auto",
                 precision=training.precision,
                 max_epochs=epochs or training.epochs,
                 gradient_clip_val=training.clip_grad_norm,
                 logger=logger,
                 callbacks=callbacks,
-                enable_progress_bar=progress,
+                enable_progress_bar=progress and draws_bars(),
                 enable_model_summary=False,
                 use_distributed_sampler=False,  # ShuffledBatches distributes batches itself
                 default_root_dir=folder,
-                plugins=[_WholeCheckpoints()],
+                plugins=[WholeCheckpoints()],
             )
         except MisconfigurationException as error:
             raise ConfigError(
@@ -275,7 +255,10 @@ def fit(
                 remedy="Choose devices that it has, or auto.",
             ) from None
         try:
-            trainer.fit(module, samples, held_out, ckpt_path=str(last) if last.exists() else None)
+            with processes.logs if processes else contextlib.nullcontext():
+                trainer.fit(
+                    module, samples, held_out, ckpt_path=str(last) if last.exists() else None
+                )
         except ProcessException as error:  # with the traceback of the process as its text
             raise FearecError(
                 "a training process failed",

@@ -1,7 +1,7 @@
 """The description of a bundle, `bundle.json`: its content, and how it is read and checked."""
 
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,14 @@ class BundleDescription(Frozen):
     parent: str | None = Field(default=None, description="the model version training started from")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by name")
 
+    @property
+    def run_date(self) -> date | None:
+        """The run date, with which a run's model version begins; None where it does not."""
+        try:
+            return datetime.strptime(self.model_version.partition("-")[0], "%Y%m%d").date()
+        except ValueError:
+            return None
+
 
 def read_description(path: Path) -> BundleDescription:
     """Read and check a `bundle.json`.
@@ -57,7 +65,7 @@ def read_description(path: Path) -> BundleDescription:
     """
     with readable(path):
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(
                 "not a bundle",
@@ -65,15 +73,26 @@ def read_description(path: Path) -> BundleDescription:
                 expected=f"a folder with a {DESCRIPTION}",
                 remedy="Give the folder that the export stage wrote.",
             ) from None
-        except UnicodeDecodeError:
-            text = ""
+    return parse_description(content, str(path))
+
+
+def parse_description(content: bytes, where: str) -> BundleDescription:
+    """Check the content of a `bundle.json`.
+
+    Args:
+        content: The file's bytes.
+        where: The file's path or URI, for errors.
+
+    Raises:
+        BundleError: it is not usable.
+    """
     try:
-        description = BundleDescription.model_validate_json(text)
+        description = BundleDescription.model_validate_json(content)
     except (ValidationError, ConfigError) as error:
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
         raise BundleError(
             "not a valid bundle description",
-            str(path),
+            where,
             expected=f"format version {FORMAT_VERSION}",
             found=str(first["msg"]) if first else str(error),
             remedy="Export the model again with this version of fearec.",
@@ -83,17 +102,17 @@ def read_description(path: Path) -> BundleDescription:
         if type(value) is not int or value < least:  # a bool is an int, too
             raise BundleError(
                 "a hyper-parameter is missing or impossible",
-                str(path),
+                where,
                 expected=f"{name}, a whole number from {least} on",
                 found=str(value),
             )
     for name in description.files:
         if not is_plain_name(name) or name == DESCRIPTION:
-            raise BundleError("a file outside of the bundle is listed", str(path), found=name)
+            raise BundleError("a file outside of the bundle is listed", where, found=name)
     if not is_plain_name(description.model_version):
         raise BundleError(
             "the model version is not the name of a folder",
-            str(path),
+            where,
             expected="letters, digits, dots, dashes and underscores",
             found=description.model_version,
         )

@@ -1,6 +1,7 @@
 """The gate: whether a run's own model serves, or the champion."""
 
-from pipeline.bundles.registry import RegisteredModel, local_bundle
+from pipeline.bundles.gate_limits import findings
+from pipeline.bundles.registry import FORCED, HELD, RegisteredModel, local_bundle
 from pipeline.config.guard_sections import GateSettings
 from pipeline.errors import GateError
 from pipeline.results import Checked, Evaluated, Exported, Gated
@@ -21,6 +22,11 @@ def gate(
 ) -> Gated:
     """Decide which model serves a run date.
 
+    The run's own model, the challenger, serves unless something holds the run: the checks of the
+    data, a training or an export that failed, or a limit (see `pipeline.bundles.gate_limits`). A
+    person overrules both: ``force_publish`` publishes the challenger, and a model that was chosen
+    for the run date serves again whenever the run is repeated.
+
     Args:
         checked: The checks of the run's data.
         evaluated: The metrics of the run's own model, the challenger; None where it has none.
@@ -35,22 +41,26 @@ def gate(
     Raises:
         GateError: the run is held, and there is no champion to serve.
     """
-    reasons = (*checked.held_by, *([unfit] if unfit else []))
+    found = findings(evaluated, settings) if evaluated else []
+    against = (each.message for each in found if each.holds)
+    reasons = (*checked.objections, *([unfit] if unfit else []), *against)
+    notes = tuple(each.message for each in found if not each.holds)
     candidate = exported.model_version if exported else None
     before = champion.model_version if champion else None
     if pinned is not None:
+        decision, version = pinned.decision, pinned.model_version
         bundle = local_bundle(locations, pinned)
-        return Gated(pinned.decision, reasons, pinned.model_version, bundle, candidate, before)
-    if exported is not None and (force_publish or not reasons):
-        decision = "forced" if reasons else "promoted" if champion else "first"
-        version = exported.model_version
-        return Gated(decision, reasons, version, exported.bundle, candidate, before)
-    if champion is None:
+    elif exported is not None and (force_publish or not reasons):
+        decision = FORCED if reasons else "promoted" if champion else "first"
+        version, bundle = exported.model_version, exported.bundle
+    elif champion is not None:
+        decision, version = HELD, champion.model_version
+        bundle = local_bundle(locations, champion)
+    else:
         raise GateError(
             "the run is held, and there is no champion that could serve instead",
             f"run date {locations.run_date}",
             found="; ".join(reasons),
             remedy="Mend the cause, or publish in any case by --force-publish.",
         )
-    bundle = local_bundle(locations, champion)
-    return Gated("held", reasons, champion.model_version, bundle, candidate, before)
+    return Gated(decision, reasons, version, bundle, candidate, before, notes=notes)

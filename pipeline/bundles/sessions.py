@@ -12,13 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.export.files import CPU_RECOMMENDER, RECOMMENDER
-from pipeline.errors import (
-    BundleError,
-    ConfigError,
-    MemoryShortError,
-    first_line,
-    memory_failures,
-)
+from pipeline.errors import BundleError, ConfigError, first_line, memory_failures, raised_as
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
 Precision = Literal["fp32", "fp16"]
@@ -65,6 +59,7 @@ def open_session(
     Raises:
         ConfigError: the provider does not work on this machine.
         BundleError: the graph cannot be loaded.
+        MemoryShortError: there is not enough memory to load it on a CPU.
     """
     if provider == "auto":
         try:
@@ -78,56 +73,62 @@ def open_session(
     if provider == "cpu" and graph.name == RECOMMENDER and cpu_graph.exists():
         graph = cpu_graph
     options = onnxruntime.SessionOptions()
-    if provider == "cpu":
-        # Every core runs batches of its own (`Recommender.at_once`): cores that share a batch wait
-        # for each other at every node.
-        options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; the warnings are about the placement of nodes
+    # On a CPU every core runs batches of its own (`Recommender.at_once`): cores that share a batch
+    # wait for each other at every node, and spin meanwhile. On a GPU only shapes are the CPU's.
+    options.intra_op_num_threads = 1
+    options.log_severity_level = _SILENT  # errors are exceptions; warnings of the nodes' placement
     with _captured_output() as printed:
         if name != CPU:
             onnxruntime.preload_dlls()
         try:
-            with memory_failures() if name == CPU else contextlib.nullcontext():
-                session = onnxruntime.InferenceSession(
-                    str(graph),
-                    options,
-                    providers=_with_options(name, precision, device_id, cache),
-                    enable_fallback=False,
-                )
+            session = onnxruntime.InferenceSession(
+                str(graph),
+                options,
+                providers=_with_options(name, precision, device_id, cache),
+                enable_fallback=False,
+            )
             if session.get_providers()[0] == name != CPU:
                 # A missing library or too old a GPU may only show when the graph runs.
                 for batch in (1, users) if name == TENSORRT else (1,):
                     session.run(None, _sample(session, batch))
-        except MemoryShortError:
-            raise
         except Exception as error:  # onnxruntime's own errors have no common base class
-            if name == CPU:
-                raise BundleError(
+            if name != CPU:
+                raise _unusable(provider, printed.getvalue() or error) from error
+            with (
+                raised_as(
+                    BundleError,
+                    Exception,
                     "onnxruntime cannot load the graph",
                     str(graph),
-                    found=first_line(error),
                     remedy="Export the model again.",
-                ) from error
-            raise _unusable(provider, printed.getvalue() or error) from error
+                    message=first_line,
+                ),
+                memory_failures(),
+            ):
+                raise
     if session.get_providers()[0] != name:
         chosen = f"onnxruntime chose {session.get_providers()[0]}"
         raise _unusable(provider, printed.getvalue() or chosen)
     return session
 
 
-def check_provider(provider: Provider, devices: int | Literal["auto"]) -> None:
-    """Check what can be known without a graph: that the provider and its devices are there.
+def check_provider(graph: Path, provider: Provider, devices: int | Literal["auto"]) -> None:
+    """Check that a provider works here, by running a graph on it, and has so many devices.
+
+    Args:
+        graph: The file of any graph.
+        provider: The provider; `auto` and `cpu` always work.
+        devices: As for `count_devices`.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: it does not, or there are fewer.
     """
     if provider in ("auto", "cpu"):
         return
     name = _NAMES[provider]
-    if name not in onnxruntime.get_available_providers():
-        raise _unusable(provider, f"{name} is not part of this onnxruntime")
-    if not _count_cuda_devices():
+    if name in onnxruntime.get_available_providers() and not _count_cuda_devices():
         raise _unusable(provider, "there is no CUDA device")
+    open_session(graph, provider)
     count_devices(devices, name)
 
 

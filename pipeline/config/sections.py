@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from model.config import FEARecConfig
+from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
 
@@ -219,6 +220,12 @@ class ScoreSettings(Frozen):
         description="processes, each with a GPU of its own; `auto` for every GPU",
         json_schema_extra=NO_RESULT_CHANGE,
     )
+    threads: Threads = Field(
+        "auto",
+        description="CPU threads, shared by the processes of `score.devices`; `auto`: the cores "
+        "that this process may use",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
     exclude_seen: bool = Field(True, description="never recommend what a user has seen")
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
@@ -242,12 +249,31 @@ class ScoreSettings(Frozen):
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
 
-    @field_validator("batch_size", "devices")
+    @field_validator("batch_size", "devices", "threads")
     @classmethod
     def _positive(cls, count: int | str, info: ValidationInfo) -> int | str:
         if isinstance(count, int) and count < 1:
             raise ValueError(f"{info.field_name} must be at least 1, or auto")
         return count
+
+
+class RegistrySettings(Frozen):
+    """Where runs and model versions are noted beside `models/champion.json`."""
+
+    section = "registry"
+
+    mlflow_tracking_uri: str | None = Field(
+        None,
+        description="an MLflow server or database to log runs and models to; needs the extra"
+        " `mlflow`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    mlflow_name: str = Field(
+        "fearec",
+        min_length=1,
+        description="the experiment and the registered model there",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
 
 
 class TuneSettings(Frozen):

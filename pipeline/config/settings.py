@@ -1,8 +1,9 @@
 """Settings of a run: `fearec.toml`, overridden by the environment, overridden by ``--set``."""
 
+import json
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
 from pipeline.config.guard_sections import CheckSettings, GateSettings
+from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
@@ -29,6 +31,7 @@ from pipeline.config.sections import (
     LogSettings,
     ModelSettings,
     PrepareSettings,
+    RegistrySettings,
     ScoreSettings,
     TimeZone,
     TuneSettings,
@@ -65,6 +68,8 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
+    registry: RegistrySettings = RegistrySettings()
+    retention: RetentionSettings = RetentionSettings()
     tune: TuneSettings = TuneSettings()
 
     @classmethod
@@ -125,6 +130,21 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     given = layered.model_dump(exclude_unset=True)
     check_settings(given)
     return Settings(**given)
+
+
+def as_overrides(section: str, flags: Mapping[str, Any]) -> list[str]:
+    """The flags of a command in the form of ``--set``, for `load_settings`.
+
+    Args:
+        section: The section of their settings.
+        flags: Numbers, truths, texts and paths by the setting's name; None where not given.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    return [f"{section}.{name}={_as_toml(value)}" for name, value in given.items()]
+
+
+def _as_toml(value: Any) -> str:
+    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,8 +1,33 @@
-"""Stage: the checks of the data, before a model is trained on it."""
+"""Stage: the checks of the data, before a model is trained on it.
+
+What is *new* is what is later than the newest event that the run before knew: logs may end hours
+before the end of a run date, or a day.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from pipeline.config.guard_sections import CheckSettings
-from pipeline.results import Checked, Ingested, Prepared
+from pipeline.data.increment import Increment, read_increment
+from pipeline.dates import run_end
+from pipeline.evaluation.realised import Taken, realised_hits
+from pipeline.limits import RUNS, Limits, number
+from pipeline.logs.validation import AFTER_RUN_DATE
+from pipeline.results import Check, Checked, Ingested, Prepared
+from pipeline.schema import ITEM_ID, ITEMS_FILE, QUARANTINE, RUN_DATE, TIMESTAMP
 from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.lists import lists_before
+from pipeline.warehouse.runs import runs_before
+from pipeline.warehouse.tables import dataset_of, open_table
+
+_ENOUGH_USERS = 100  # for a hit rate that chance does not decide
 
 
 def check_data(
@@ -21,4 +46,123 @@ def check_data(
         locations: The tables, and the run date.
         time_zone: The IANA time zone of the run date.
     """
-    return Checked()
+    earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
+    limits = Limits(checks, earlier, "checks")
+    end = run_end(locations.run_date, time_zone)
+    known = [row["last_event"] for row in earlier if row["last_event"]]
+    increment = read_increment(prepared.folder, known[-1]) if known else None
+    realised = _realised(ingested, prepared, earlier, locations, time_zone)
+    return Checked(
+        (
+            _quarantined(ingested, limits, locations),
+            _freshness(prepared, limits, end),
+            limits.not_below_usual(
+                "users", prepared.n_users + prepared.left_out_users, "users with an event"
+            ),
+            limits.not_below_usual("items", _items(prepared), "items with an event"),
+            *_of_increment(increment, limits),
+            _realised_check(realised, earlier, limits),
+        ),
+        realised,
+    )
+
+
+def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) -> Check:
+    by_reason = dict(ingested.quarantined_by_reason)
+    if AFTER_RUN_DATE in by_reason:
+        by_reason[AFTER_RUN_DATE] -= min(by_reason[AFTER_RUN_DATE], _early(locations))
+    share = sum(by_reason.values()) / max(1, ingested.rows)
+    named = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items() if count)
+    what = f"share of the {ingested.rows:,} rows read that are bad"
+    return limits.at_most("quarantined", share, f"{what} ({named})" if named else what)
+
+
+def _early(locations: RunLocations) -> int:
+    """Rows quarantined in this run that only wait for a later run date, as of a first load.
+
+    A wrong unit of time leads beyond the year 9998.
+    """
+    quarantine = open_table(locations.warehouse.table(QUARANTINE))
+    if quarantine is None:
+        return 0
+    early = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < "9999")
+    run_date = ds.field(RUN_DATE) == locations.run_date
+    return int(dataset_of(quarantine).count_rows(filter=early & run_date))
+
+
+def _freshness(prepared: Prepared, limits: Limits, end: datetime) -> Check:
+    age = (end - prepared.last_event) / timedelta(days=1)
+    what = "days from the newest event to the end of the run date"
+    check = limits.not_above_usual("freshness", age, what, enough=1)
+    if limits.values("freshness"):
+        return check
+    # Old logs are usual for a trial, and a first run that is held publishes nothing at all.
+    first = limits.at_most("freshness", age, what)
+    return replace(first, outcome="warned") if first.outcome == "held" else first
+
+
+def _items(prepared: Prepared) -> int:
+    popularity = pq.read_table(prepared.folder / ITEMS_FILE, columns=["popularity"])["popularity"]
+    return int(np.count_nonzero(popularity.to_numpy())) + prepared.left_out_items
+
+
+def _of_increment(increment: Increment | None, limits: Limits) -> tuple[Check, ...]:
+    """The checks of what is new; in a first run nothing is."""
+    return (
+        limits.not_below_usual("new_events", increment.n_new if increment else None, "new events"),
+        limits.not_above_usual(
+            "new_items",
+            increment.new_items if increment else None,
+            "share of the items that are new",
+        ),
+        limits.not_above_usual(
+            "unknown_items",
+            increment.unknown_items if increment else None,
+            "share of the new events that are on new items",
+        ),
+        limits.not_above_usual(
+            "popularity_drift",
+            increment.popularity_drift if increment else None,
+            "PSI of the new events' items against those before",
+        ),
+        limits.not_above_usual(
+            "length_drift",
+            increment.length_drift if increment else None,
+            "PSI of the histories' lengths against those before",
+        ),
+    )
+
+
+def _realised(
+    ingested: Ingested,
+    prepared: Prepared,
+    earlier: Sequence[Mapping[str, Any]],
+    locations: RunLocations,
+    time_zone: str,
+) -> Mapping[str, float]:
+    """The realised hit rate of the newest lists before the run date; empty where there are none."""
+    lists = lists_before(locations.warehouse, locations.run_date)
+    if lists is None:
+        return {}
+    last_events = {row[RUN_DATE]: row["last_event"] for row in earlier}
+    since = last_events.get(lists.run_date) or run_end(lists.run_date, time_zone)
+    if since >= prepared.last_event:
+        return {}
+    taken = Taken(ingested.interactions_version, since, run_end(locations.run_date, time_zone))
+    before = read_increment(prepared.folder, since).before
+    popular = np.argsort(-before, kind="stable")[: np.count_nonzero(before)]
+    items = pq.read_table(prepared.folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID]
+    return realised_hits(lists, taken, items.take(pa.array(popular - 1)), locations)
+
+
+def _realised_check(
+    realised: Mapping[str, float], earlier: Sequence[Mapping[str, Any]], limits: Limits
+) -> Check:
+    n_users = realised.get("n_users", 0)
+    hit_rate = realised["HR"] if n_users >= _ENOUGH_USERS else None
+    last = [dict(row["realised"]) for row in earlier if row["realised"]]
+    before = f", {number(last[-1]['HR'])} the time before" if last else ""
+    popular = f", {number(realised['popularity_HR'])} by popularity" if realised else ""
+    what = f"share of {n_users:,.0f} users who took something of their last list"
+    check = limits.not_below_usual("realised", hit_rate, what)
+    return replace(check, message=f"{check.message}{popular}{before}")

@@ -36,6 +36,7 @@ from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
@@ -49,7 +50,6 @@ from pipeline.warehouse.tables import (
     replace,
     replace_where,
     table_id,
-    until_committed,
     widen,
 )
 

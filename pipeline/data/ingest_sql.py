@@ -4,6 +4,7 @@ Its tables: `files` read, `staged` rows of them, `quarantine`; then `kept`, `bad
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_rows import log_rows
 from pipeline.logs.validation import AFTER_RUN_DATE, EARLIEST, IdTypes, reason_sql
+from pipeline.progress import work_progress
 from pipeline.schema import INTERACTIONS, ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of
@@ -74,8 +76,10 @@ def _read(
     db: duckdb.DuckDBPyConnection,
 ) -> None:
     db.register("files_read", _table_of(files))
-    usual = (EARLIEST, end)
-    with log_rows([source.file for source in files], logs, types, usual) as rows:
+    with (
+        work_progress("reading logs") if files else nullcontext(lambda *_: None) as progress,
+        log_rows([source.file for source in files], logs, types, (EARLIEST, end), progress) as rows,
+    ):
         db.register("rows", rows)
         db.execute(
             query.format(

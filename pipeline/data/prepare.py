@@ -30,6 +30,7 @@ from pipeline.schema import (
     VOCABULARY,
 )
 from pipeline.storage.atomic_files import fsync
+from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
@@ -40,7 +41,6 @@ from pipeline.warehouse.tables import (
     open_or_create_table,
     open_table,
     table_id,
-    until_committed,
 )
 
 _BATCH_ROWS = 1_000_000

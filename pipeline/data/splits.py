@@ -9,7 +9,7 @@ from torch import Tensor
 from model.training.histories import EventHistories
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before
-from pipeline.errors import InputError
+from pipeline.errors import EmptyTestError
 from pipeline.results import Prepared
 
 
@@ -127,7 +127,7 @@ def split_histories(histories: EventHistories, held_out: HeldOut, prepared: Prep
         prepared: The run's events.
 
     Raises:
-        InputError: no user has a held-out event.
+        EmptyTestError: no user has a held-out event.
     """
     if held_out.valid_from and held_out.test_from:
         begins = held_out.valid_from, held_out.test_from
@@ -135,7 +135,7 @@ def split_histories(histories: EventHistories, held_out: HeldOut, prepared: Prep
         if not len(split.tested):
             before = (held_out.test_from - prepared.last_event) // timedelta(days=1) + 1
             enough = int(held_out.rule[1]) + before
-            raise InputError(
+            raise EmptyTestError(
                 "no user to evaluate: no event in the days of the test",
                 str(prepared.folder),
                 expected=f"events from {held_out.test_from:%Y-%m-%d %H:%M} UTC on "
@@ -146,7 +146,7 @@ def split_histories(histories: EventHistories, held_out: HeldOut, prepared: Prep
         return split
     split = leave_one_out(histories)
     if not len(split.tested):
-        raise InputError(
+        raise EmptyTestError(
             "no user to evaluate",
             str(prepared.folder),
             expected="a user with at least two interactions",

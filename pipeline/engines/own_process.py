@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+from model.process_logs import ProcessLogs
+
 Result = TypeVar("Result")
 
 
@@ -20,7 +22,10 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
         Exception: whatever the function raised.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads
-    with ProcessPoolExecutor(1, spawn, initializer=_start) as process:
+    with (
+        ProcessLogs() as logs,
+        ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(logs,)) as process,
+    ):
         return process.submit(function, *arguments).result()
 
 
@@ -35,7 +40,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start() -> None:
+def _start(logs: ProcessLogs) -> None:
     end_with_parent()
+    logs.connect()
     # Skip DuckDB's and PyTorch's own clean-up at exit, which is slow and prints warnings.
     atexit.register(os._exit, 0)

@@ -7,9 +7,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import SpawnContext
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Generic
 
+from model.process_logs import ProcessLogs
 from pipeline.engines.base import Part, Progress, Result, Worker, WorkerDiedError
 from pipeline.engines.own_process import end_with_parent
 
@@ -34,8 +36,7 @@ class ProcessPool(Generic[Part, Result]):
         for index in range(self.count):
             indices.put(index)
         running: deque[tuple[int, Future[Result]]] = deque()
-        initial = (self.make_worker, indices)
-        with ProcessPoolExecutor(self.count, context, _start, initial) as pool:
+        with ProcessLogs() as logs, self._pool(context, indices, logs) as pool:
 
             def oldest() -> Result:
                 size, future = running.popleft()
@@ -58,13 +59,22 @@ class ProcessPool(Generic[Part, Result]):
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def _pool(
+        self, context: SpawnContext, indices: "SimpleQueue[int]", logs: ProcessLogs
+    ) -> ProcessPoolExecutor:
+        initial = (self.make_worker, indices, logs)
+        return ProcessPoolExecutor(self.count, context, _start, initial)
+
 
 # The rest runs in a process of the pool.
 
 
-def _start(make_worker: Callable[[int], Worker[Any, Any]], indices: "SimpleQueue[int]") -> None:
+def _start(
+    make_worker: Callable[[int], Worker[Any, Any]], indices: "SimpleQueue[int]", logs: ProcessLogs
+) -> None:
     global _worker
     end_with_parent()  # or a killed run would keep its devices
+    logs.connect()
     index = indices.get()
     _worker = cache(lambda: make_worker(index))  # called in `_work`, whose errors reach the caller
 

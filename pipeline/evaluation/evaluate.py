@@ -1,18 +1,32 @@
-"""Stage: measure the model that never saw the held-out events, beside two baselines."""
+"""Stage: measure the weights that never saw the held-out events, beside the champion's."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from model.config import TrainingConfig
+from model.training.threads import set_threads
 from model.training.weights import load_network
-from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
-from pipeline.config.sections import EvaluateSettings, ModelSettings
+from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
+from pipeline.config.sections import EvaluateSettings, ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import RankingProtocol, Scorer, evaluate_scorers
+from pipeline.evaluation.champion import (
+    CHAMPION,
+    champion_group,
+    headline_then,
+    network_scorer,
+    obstacle,
+)
+from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup, evaluate_scorers
 from pipeline.evaluation.protocol import check_topk, describe
 from pipeline.results import Evaluated, Prepared, Trained
+
+# Of what the gate decides by: not fewer where `evaluate.bootstrap` is small or 0.
+_RESAMPLES = 1000
 
 
 def evaluate(
@@ -22,6 +36,8 @@ def evaluate(
     training: TrainingConfig,
     evaluation: EvaluateSettings,
     held_out: HeldOut,
+    limits: PrepareSettings,
+    champion: Path | None,
 ) -> Evaluated:
     """Rank the whole catalogue for every user with held-out events, by the PyTorch model.
 
@@ -29,74 +45,87 @@ def evaluate(
         prepared: The data.
         trained: The weights; those that never saw the held-out events are measured.
         model: The network.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         evaluation: The protocol.
         held_out: The events to rank.
+        limits: The filter of users and items, for whether the champion's data had the same.
+        champion: Its bundle's folder; measured in the same pass, for the same users and events,
+            where that is fair (see `pipeline.evaluation.champion`). None of a first run.
 
     Raises:
         ConfigError: a k is larger than the catalogue.
-        InputError: no user has a held-out event.
+        BundleError: the champion's bundle cannot be read.
+        EmptyTestError: no user has a held-out event.
     """
+    set_threads(training.threads)
     check_topk(evaluation, prepared.n_items)
     split = split_histories(read_histories(prepared.folder), held_out, prepared)
     config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / HELD_OUT_WEIGHTS)
-
-    def score(item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        output = network(item_seq, item_seq_len)
-        return (output @ network.item_embedding.weight.T).float()
-
     length = config.MAX_ITEM_LIST_LENGTH
     weights = "PyTorch, weights that never saw the held-out events"
-    return compare(
-        score,
+    ranking = RankingProtocol(
+        prepared.n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
+    )
+    other = Bundle.load(champion) if champion else None
+    why_not = obstacle(other, held_out, prepared, limits) if other else None
+    beside = None
+    if other and why_not is None:
+        beside = champion_group(other, split, prepared, ranking)
+    evaluated = compare(
+        network_scorer(network),
         split,
-        evaluation,
-        training,
+        ranking,
+        evaluation.bootstrap,
+        training.seed,
         learned_until=split.valid_from,
-        n_items=prepared.n_items,
-        length=length,
         protocol=describe(evaluation, held_out, training.seed, length, weights),
+        champion=beside,
+    )
+    return replace(
+        evaluated,
+        champion_version=other.model_version if other else None,
+        not_compared=why_not,
+        champion_then=headline_then(other, evaluation) if other and beside else None,
     )
 
 
 def compare(
     model: Scorer,
     split: Split,
-    evaluation: EvaluateSettings,
-    training: TrainingConfig,
+    ranking: RankingProtocol,
+    resamples: int,
+    seed: int,
     *,
     learned_until: torch.Tensor,
-    n_items: int,
-    length: int,
     protocol: str,
+    champion: ScorerGroup | None = None,
 ) -> Evaluated:
-    """The metrics of a model and of both baselines, under one protocol.
+    """The metrics of a model, of both baselines and of the champion, under one protocol.
 
     Args:
         model: What to measure.
         split: What to measure it on.
-        evaluation: The protocol.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        ranking: How lists are made.
+        resamples: Of the users, for the intervals of the metrics; 0 for none.
+        seed: Of the bootstrap.
         learned_until: int64 (U,), the positions that end what the model has learned from each
             user: the baselines learn from the same.
-        n_items: V, of the model.
-        length: L, of the model.
         protocol: As text.
+        champion: With the same users and events; None where there is none to compare with.
     """
     learned = split.before(learned_until)
-    popularity = Popularity.learn(learned, n_items)
+    popularity = Popularity.learn(learned, ranking.n_items)
     scorers: dict[str, Scorer] = {
         "model": model,
         "popularity": popularity,
         "co_occurrence": CoOccurrence.learn(learned, popularity),
     }
-    ranking = RankingProtocol(
-        n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
-    )
+    groups = [ScorerGroup(scorers, split, popularity, ranking), *([champion] if champion else [])]
     with torch.inference_mode():
-        sums = evaluate_scorers(scorers, split, popularity, ranking)
-    metrics = {name: each.means(popularity.counts) for name, each in sums.items()}
+        sums = evaluate_scorers(*groups)
+    learned_by = {name: group.popularity for group in groups for name in group.scorers}
+    metrics = {name: each.means(learned_by[name].counts) for name, each in sums.items()}
     tested = split.tested
     return Evaluated(
         protocol,
@@ -105,7 +134,15 @@ def compare(
         model=metrics["model"],
         popularity=metrics["popularity"],
         co_occurrence=metrics["co_occurrence"],
-        intervals={
-            name: each.intervals(evaluation.bootstrap, training.seed) for name, each in sums.items()
+        intervals={name: each.intervals(resamples, seed) for name, each in sums.items()},
+        champion=metrics.get(CHAMPION, {}),
+        differences={
+            name: each.difference(_RESAMPLES, seed)
+            for name, each in sums.items()
+            if name != "model"
         },
+        headline_interval=sums["model"].headline_interval(_RESAMPLES, seed),
+        n_items=ranking.n_items,
+        champion_n_items=champion.ranking.n_items if champion else 0,
+        n_not_finite=sums["model"].n_not_finite,
     )

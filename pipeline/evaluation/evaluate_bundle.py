@@ -6,24 +6,22 @@ from datetime import timedelta
 
 import numpy as np
 import onnxruntime
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from model.config import TrainingConfig
-from model.training.histories import EventHistories
+from model.training.threads import set_threads
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import Provider, open_session
 from pipeline.config.sections import EvaluateSettings
 from pipeline.data.held_out import HeldOut
-from pipeline.data.prepared import events_before, read_histories, read_vocabulary
+from pipeline.data.prepared import events_before, read_histories
 from pipeline.data.splits import Split, split_histories
+from pipeline.evaluation.bundle_indices import in_bundle_indices
 from pipeline.evaluation.evaluate import compare
+from pipeline.evaluation.evaluator import RankingProtocol
 from pipeline.evaluation.protocol import check_topk, describe, rule_of
-from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Evaluated, Prepared
-from pipeline.schema import ITEM_ID, ITEMS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +71,21 @@ def evaluate_bundle(
     Args:
         bundle: What to measure.
         prepared: The data.
-        training: With the batch size of evaluation, and the seed of the bootstrap.
+        training: With the batch size and threads of evaluation, and the seed of the bootstrap.
         evaluation: The protocol.
         held_out: The events to rank.
         provider: The execution provider of its encoder.
 
     Raises:
         ConfigError: a k is larger than the bundle's catalogue, or the provider does not work.
-        InputError: no user has a held-out event.
+        EmptyTestError: no user has a held-out event.
         SchemaError: the bundle's items are numbers and the events' are not, or the reverse.
     """
+    set_threads(training.threads)
     check_topk(evaluation, bundle.n_items)
-    histories = _in_the_bundles_indices(read_histories(prepared.folder), prepared, bundle)
-    every = split_histories(histories, held_out, prepared)
+    histories = read_histories(prepared.folder)
+    items = in_bundle_indices(histories.items, prepared, bundle)
+    every = split_histories(replace(histories, items=items), held_out, prepared)
     unknown = every.histories.items >= bundle.n_items
     missed = unknown & every.in_test
     split = every.without(unknown & ~missed)
@@ -96,14 +96,20 @@ def evaluate_bundle(
     if warning:
         logger.warning("%s", warning)
         protocol += f"; {warning}"
+    ranking = RankingProtocol(
+        bundle.n_items,
+        bundle.max_length,
+        evaluation.mask_seen,
+        evaluation.topk,
+        training.eval_batch_size,
+    )
     evaluated = compare(
         scorer,
         split,
-        evaluation,
-        training,
+        ranking,
+        evaluation.bootstrap,
+        training.seed,
         learned_until=split.test_from if bundle.description.refit else split.valid_from,
-        n_items=bundle.n_items,
-        length=bundle.max_length,
         protocol=protocol,
     )
     return replace(
@@ -111,24 +117,6 @@ def evaluate_bundle(
         unknown_seen=int((unknown & ~missed).sum()),
         unknown_held_out=int(missed.sum()),
     )
-
-
-def _in_the_bundles_indices(
-    histories: EventHistories, prepared: Prepared, bundle: Bundle
-) -> EventHistories:
-    """The same histories in the bundle's indices; V and above are items that it does not know."""
-    ids = bundle.items()[ITEM_ID].combine_chunks()
-    prepared_ids = read_vocabulary(prepared.folder)
-    check_same_kind(
-        prepared_ids.type, str(prepared.folder / ITEMS_FILE), ids.type, str(bundle.path)
-    )
-    kind = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-    index = pc.index_in(prepared_ids.cast(kind), value_set=ids.cast(kind))
-    known = index.is_valid().to_numpy(zero_copy_only=False)
-    index_of = np.zeros(len(prepared_ids) + 1, np.int32)
-    index_of[1:][known] = index.drop_null().to_numpy() + 1
-    index_of[1:][~known] = bundle.n_items + np.arange((~known).sum())
-    return replace(histories, items=torch.from_numpy(index_of)[histories.items.long()])
 
 
 def _warning(held_out: HeldOut, prepared: Prepared, bundle: Bundle, split: Split) -> str | None:

@@ -1,18 +1,19 @@
-"""The evaluator: ranks the catalogue for every tested user by several scorers, and sums metrics."""
+"""The evaluator: ranks the catalogue for every tested user by several scorers at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from model.ranking import top_items
 from model.training.histories import expand_ranges
 from pipeline.data.splits import Split
 from pipeline.evaluation.baselines import Popularity
-from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, user_metrics
+from pipeline.evaluation.metric_sums import MetricSums
+from pipeline.evaluation.metrics import user_metrics
+from pipeline.results.evaluated import headline_metric
 
 # item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -44,84 +45,74 @@ class RankingProtocol:
         return max(1, min(self.batch_size, _SCORES // self.n_items))
 
 
-class MetricSums:
-    """Sums of one scorer's metrics, kept without the lists.
+@dataclass(frozen=True)
+class ScorerGroup:
+    """Scorers of one vocabulary, and the users' events in its indices.
 
-    It keeps the distinct metrics of users with the number of users who have them, and how often
-    each item was listed. Under leave-one-out its memory does not grow with the users.
-    """
+    Indices of V and above are items that the scorers do not know: in the test they count as
+    relevant and are never hit.
 
-    def __init__(self, ranking: RankingProtocol) -> None:
-        self._ranking = ranking
-        self._names: list[str] = []
-        self._rows: list[npt.NDArray[np.float64]] = []
-        self._counts: list[npt.NDArray[np.int64]] = []
-        self._listed = {k: torch.zeros(ranking.n_items, dtype=torch.int64) for k in ranking.topk}
-
-    def add(self, lists: Tensor, hits: Tensor, n_relevant: Tensor) -> None:
-        """Count a batch: lists int64 and hits bool (B, K), n_relevant int64 (B,)."""
-        metrics = user_metrics(hits, n_relevant, self._ranking.topk)
-        self._names = list(metrics)
-        users = torch.stack(list(metrics.values()), 1).numpy()
-        rows, counts = np.unique(users, axis=0, return_counts=True)
-        self._rows.append(rows)
-        self._counts.append(counts)
-        for k, listed in self._listed.items():
-            listed += torch.bincount(lists[:, :k].flatten(), minlength=len(listed))
-
-    def means(self, popularity: Tensor) -> dict[str, float]:
-        """Every metric by its name, given the popularity in training, int64 (V,)."""
-        rows, counts = self._distinct()
-        means = counts @ rows / counts.sum()
-        of_lists = {k: catalogue_metrics(times, popularity) for k, times in self._listed.items()}
-        return dict(zip(self._names, means.tolist(), strict=True)) | {
-            f"{name}@{k}": of_lists[k][name]
-            for name in next(iter(of_lists.values()))
-            for k in self._ranking.topk
-        }
-
-    def intervals(self, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
-        """95% intervals of the metrics that are means over users; empty without resamples."""
-        if not resamples:
-            return {}
-        low, high = bootstrap_intervals(*self._distinct(), resamples, seed).tolist()
-        return dict(zip(self._names, zip(low, high, strict=True), strict=True))
-
-    def _distinct(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """The distinct metrics of users (G, M), and how many users have them (G,)."""
-        every, counts = np.concatenate(self._rows), np.concatenate(self._counts)
-        rows, kinds = np.unique(every, axis=0, return_inverse=True)
-        summed = np.bincount(kinds.reshape(-1), counts).astype(np.int64)
-        self._rows, self._counts = [rows], [summed]
-        return rows, summed
-
-
-def evaluate_scorers(
-    scorers: Mapping[str, Scorer], split: Split, popularity: Popularity, ranking: RankingProtocol
-) -> dict[str, MetricSums]:
-    """Sum the metrics of every scorer's lists for every tested user.
-
-    A user without any item before the test gets the most popular items from every scorer.
-    All items of the user's test are relevant, repeated ones once. Indices of V and above are
-    items that no scorer knows: they count as relevant and are never hit.
-
-    Args:
+    Attributes:
         scorers: By name.
         split: Whose test is ranked.
         popularity: What users without a history get.
         ranking: How lists are made.
     """
-    sums = {name: MetricSums(ranking) for name in scorers}
-    longest = max(ranking.topk)
-    nothing = torch.zeros(1, 1, dtype=torch.int64)
-    fallback = top_items(popularity(nothing, nothing[0]), longest, None)
-    for batch in _batches(split, ranking):
-        for name, scorer in scorers.items():
-            lists = fallback.repeat(len(batch.served), 1)
-            if len(batch.item_seq):
-                scores = scorer(batch.item_seq, batch.item_seq_len)
-                lists[batch.served] = top_items(scores, longest, batch.seen)
-            sums[name].add(lists, batch.hits(lists), batch.n_relevant)
+
+    scorers: Mapping[str, Scorer]
+    split: Split
+    popularity: Popularity
+    ranking: RankingProtocol
+
+    def popular(self) -> Tensor:
+        """The list of a user without any item before the test, int64 (1, K)."""
+        nothing = torch.zeros(1, 1, dtype=torch.int64)
+        return self._top(self.popularity(nothing, nothing[0]), None)
+
+    def top(self, scores: Tensor, batch: "EvalBatch", popular: Tensor) -> Tensor:
+        """The lists of a batch, int64 (B, K), given the scores of the users who are served."""
+        lists = popular.repeat(len(batch.served), 1)
+        if len(scores):
+            lists[batch.served] = self._top(scores, batch.seen)
+        return lists
+
+    def _top(self, scores: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The best items; where the vocabulary has fewer than K, 0 follows them."""
+        longest = max(self.ranking.topk)
+        known = min(longest, self.ranking.n_items - 1)
+        return pad(top_items(scores, known, seen), (0, longest - known))
+
+
+def evaluate_scorers(*groups: ScorerGroup) -> dict[str, MetricSums]:
+    """Sum the metrics of every scorer's lists for every tested user.
+
+    A user without any item before the test gets the most popular items. All items of the user's
+    test are relevant, repeated ones once. The groups have the same users with the same held-out
+    events, so that every user's metrics can be compared with those of the very first scorer.
+
+    Args:
+        groups: At least one.
+
+    Returns:
+        The sums by the name of the scorer.
+    """
+    sums = {
+        name: MetricSums(group.ranking.n_items, group.ranking.topk)
+        for group in groups
+        for name in group.scorers
+    }
+    popular = [group.popular() for group in groups]
+    users = min(group.ranking.users_per_batch for group in groups)
+    for batches in zip(*(_batches(group, users) for group in groups), strict=True):
+        first = None
+        for group, batch, fallback in zip(groups, batches, popular, strict=True):
+            for name, scorer in group.scorers.items():
+                scores = batch.scores(scorer)
+                sums[name].n_not_finite += int((~scores.sum(1).isfinite()).sum())
+                lists = group.top(scores, batch, fallback)
+                metrics = user_metrics(batch.hits(lists), batch.n_relevant, group.ranking.topk)
+                first = metrics[headline_metric(group.ranking.topk)] if first is None else first
+                sums[name].add(lists, metrics, first)
     return sums
 
 
@@ -139,6 +130,12 @@ class EvalBatch:
     relevant: Tensor
     width: int
 
+    def scores(self, scorer: Scorer) -> Tensor:
+        """What a scorer gives those who have a history, (S, V)."""
+        if not len(self.item_seq):
+            return torch.zeros(0, 1)
+        return scorer(self.item_seq, self.item_seq_len)
+
     @property
     def n_relevant(self) -> Tensor:
         """int64 (B,)."""
@@ -150,10 +147,11 @@ class EvalBatch:
         return torch.isin(rows * self.width + lists, self.relevant)
 
 
-def _batches(split: Split, ranking: RankingProtocol) -> Iterator[EvalBatch]:
+def _batches(group: ScorerGroup, users_per_batch: int) -> Iterator[EvalBatch]:
+    split, ranking = group.split, group.ranking
     histories = split.histories
     width = max(int(histories.items.max()) + 1, ranking.n_items)
-    for users in split.tested.split(ranking.users_per_batch):
+    for users in split.tested.split(users_per_batch):
         cuts = split.test_from[users]
         served = cuts > split.begins[users]
         ends = cuts[served]

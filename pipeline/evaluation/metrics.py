@@ -50,7 +50,7 @@ def user_metrics(hits: Tensor, n_relevant: Tensor, topk: tuple[int, ...]) -> dic
     return {f"{name}@{k}": metrics[name][k] for name in _USER_METRICS for k in topk}
 
 
-def catalogue_metrics(recommended: Tensor, popularity: Tensor) -> dict[str, float]:
+def catalogue_metrics(recommended: Tensor, popularity: Tensor, n_lists: int) -> dict[str, float]:
     """How recommendations spread over the catalogue; all 0 where there are none.
 
     - Coverage: the share of the catalogue that was recommended to anybody.
@@ -60,15 +60,18 @@ def catalogue_metrics(recommended: Tensor, popularity: Tensor) -> dict[str, floa
       self-information of Zhou et al., PNAS 2010); an item without any counts as having one.
     - PopularShare: the share of recommendations that are of the most popular fifth of the
       catalogue, the short head (one less the long-tail share APLT of Abdollahpouri et al., 2019).
+    - MostListed: the share of the lists that hold the item that is in most of them; 1 where
+      everybody gets it.
 
     Args:
         recommended: int64 (V,), in how many lists each item is; PAD does not count.
         popularity: int64 (V,), in how many training interactions.
+        n_lists: How many lists there are, at least 1.
     """
     times, popular = recommended[1:].double(), popularity[1:].double()
     n_items, total = len(times), float(times.sum())
     if not total:
-        return dict.fromkeys(("Coverage", "Gini", "Novelty", "PopularShare"), 0.0)
+        return dict.fromkeys(("Coverage", "Gini", "Novelty", "PopularShare", "MostListed"), 0.0)
     place = torch.arange(1, n_items + 1, dtype=torch.float64)
     uneven = float(((2 * place - n_items - 1) * times.sort().values).sum())
     information = -torch.log2(popular.clamp(min=1) / popular.sum().clamp(min=1))
@@ -78,6 +81,7 @@ def catalogue_metrics(recommended: Tensor, popularity: Tensor) -> dict[str, floa
         "Gini": uneven / (n_items * total),
         "Novelty": float((times * information).sum()) / total,
         "PopularShare": float(times[head].sum()) / total,
+        "MostListed": float(times.max()) / n_lists,
     }
 
 

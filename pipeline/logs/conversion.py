@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 from pipeline.errors import SchemaError, first_line, raised_as
 from pipeline.schema import TIME, is_id_type
 
-# For error messages; the first is of sequences.
-ID_TYPES = "integers (at most 64 bits, signed) or strings"
-LOG_ID_TYPES = "whole numbers (at most 64 bits, signed), strings, UUIDs or other fixed-size binary"
-LOG_TIME_TYPES = "timestamps, dates, ISO 8601 text, or numbers since the epoch"
+# For error messages.
+ID_TYPES = "whole numbers (at most 64 bits, signed), strings, UUIDs or other fixed-size binary"
+TIME_TYPES = "timestamps, dates, ISO 8601 text, or numbers since the epoch"
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EPOCH = datetime(1970, 1, 1)
@@ -25,15 +24,6 @@ _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # beyond it, floats of so many bits 
 
 
 def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of `IdTypes` that a cast turns ids of type `kind` into; None if there is none."""
-    if not is_id_type(kind) or pa.types.is_uint64(kind):
-        return None
-    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not have
-        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
-    return kind if pa.types.is_integer(kind) else pa.string()
-
-
-def log_id_type(kind: pa.DataType) -> pa.DataType | None:
     """The type of `IdTypes` that `plain_ids` turns ids of type `kind` into; None if there is none.
 
     It is null for a column without any value, as pandas writes it.
@@ -47,11 +37,15 @@ def log_id_type(kind: pa.DataType) -> pa.DataType | None:
     is_whole_decimal = pa.types.is_decimal(kind) and kind.scale == 0
     if is_whole_decimal or pa.types.is_floating(kind) or pa.types.is_uint64(kind):
         return pa.int64()
-    return plain_id_type(kind)
+    if not is_id_type(kind):
+        return None
+    if pa.types.is_unsigned_integer(kind):  # which Delta tables do not have
+        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
+    return kind if pa.types.is_integer(kind) else pa.string()
 
 
 def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
-    """Ids of a type that `log_id_type` knows, as type `kind`.
+    """Ids of a type that `plain_id_type` knows, as type `kind`.
 
     NaN becomes null. UUIDs become text in their usual form, other binary becomes hexadecimal.
 
@@ -74,7 +68,7 @@ def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
         pa.ArrowInvalid,
         f"an id of type {column.type} cannot be used",
         where,
-        expected=LOG_ID_TYPES,
+        expected=ID_TYPES,
         message=first_line,
     ):
         if pa.types.is_floating(column.type):
@@ -83,17 +77,13 @@ def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
 
 
 def is_time_type(kind: pa.DataType) -> bool:
-    """Whether a type is that of timestamps, or of integers or floats since the epoch."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return bool(number or pa.types.is_timestamp(kind))
-
-
-def is_log_time_type(kind: pa.DataType) -> bool:
     """Whether `normalise_timestamps` accepts a column of this type."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    is_other = pa.types.is_date(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
-    return bool(is_time_type(kind) or is_other or _is_text(kind))
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    is_other = pa.types.is_decimal(kind) or pa.types.is_null(kind) or _is_text(kind)
+    return bool(is_number or is_time or is_other)
 
 
 def normalise_timestamps(column: pa.Array, unit: str, time_zone: str = "UTC") -> pa.Array:

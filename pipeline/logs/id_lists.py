@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, first_line, raised_as
+from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
 from pipeline.logs.log_files import read_failure
-from pipeline.schema import is_id_type
+from pipeline.logs.validation import check_not_twice
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
 
@@ -46,9 +47,9 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
 
     Args:
         path: A local path or an object's URI. The file is Parquet with a column of name `column`,
-            or UTF-8 text with one id per line, where the first line may be the column's name. Lines
-            are not parsed: quotes, commas and spaces belong to an id that is text (see `as_known`).
-            Empty lines are skipped.
+            whose ids are of any type that logs may have, or UTF-8 text with one id per line, where
+            the first line may be the column's name. Lines are not parsed: quotes, commas and spaces
+            belong to an id that is text (see `as_known`). Empty lines are skipped.
         column: `user_id` or `item_id`.
         kind: The type that the ids must have.
         origin: Where that type comes from, for the error.
@@ -61,10 +62,10 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
     with _opened(where, f"Parquet with a column {column}, or one id per line") as file:
         is_parquet = _is_parquet(file)
         ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
-    if is_parquet:
-        check_same_kind(ids.type, where, kind, origin)
-    elif pa.types.is_integer(kind):
+    if not is_parquet and pa.types.is_integer(kind):
         ids = _unquoted(_trimmed(ids))
+    elif is_parquet and not pa.types.is_null(ids.type):
+        check_same_kind(ids.type, where, kind, origin)
     with raised_as(
         SchemaError,
         pa.ArrowInvalid,
@@ -121,7 +122,7 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _readable(path: str, expected: str) -> AbstractContextManager[None]:
-    caught = (OSError, pa.ArrowException, UnicodeError)
+    caught = (OSError, pa.ArrowException, UnicodeError)  # of a column's name
     return raised_as(
         InputError, caught, "cannot be read", path, expected=expected, message=read_failure
     )
@@ -148,14 +149,17 @@ def _is_parquet(file: pa.NativeFile) -> bool:
 
 
 def _from_parquet(file: pa.NativeFile, where: str, column: str) -> pa.Array:
-    names = pq.read_schema(file)
-    if column not in names.names or not is_id_type(names.field(column).type):
+    columns = pq.read_schema(file)
+    check_not_twice(columns, column, where)
+    kind = plain_id_type(columns.field(column).type) if column in columns.names else None
+    if kind is None:
         raise SchemaError(
-            f"no column {column!r} of integers or strings",
+            f"no column {column!r} of ids",
             where,
-            found=", ".join(f"{field.name} {field.type}" for field in names),
+            expected=ID_TYPES,
+            found=", ".join(f"{field.name} {field.type}" for field in columns),
         )
-    return pq.read_table(file, columns=[column])[column].combine_chunks()
+    return plain_ids(pq.read_table(file, columns=[column])[column].combine_chunks(), kind, where)
 
 
 def _from_text(file: pa.NativeFile, column: str) -> pa.Array:

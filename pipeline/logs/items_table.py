@@ -9,6 +9,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, raised_as
+from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
 from pipeline.logs.log_files import read_failure
 from pipeline.schema import ITEM_ID, TITLE, is_id_type
 from pipeline.storage.folders import open_filesystem
@@ -22,8 +23,8 @@ def read_items_table(path: str | os.PathLike[str]) -> pa.Table:
             a header; its ids and titles are read as text, as they stand.
 
     Returns:
-        `item_id` (integer or string, each once), `title` (string, null where there is none) and the
-        file's other columns.
+        `item_id` (integer or string, each once), `title` (string, null where there is none) and
+        the file's other columns.
 
     Raises:
         InputError: the file is missing, cannot be read, or has another ending.
@@ -31,18 +32,13 @@ def read_items_table(path: str | os.PathLike[str]) -> pa.Table:
     """
     where = os.fspath(path)
     table = _read(where)
-    for name, types, is_right in (
-        (ITEM_ID, "integers or strings", is_id_type),
-        (TITLE, "strings", _is_text),
-    ):
-        column = table.schema.get_field_index(name)  # -1 also where there are two of the name
-        if column < 0 or not is_right(table.schema.field(column).type):
-            raise SchemaError(
-                f"no column {name!r} of {types}",
-                where,
-                found=", ".join(f"{field.name} {field.type}" for field in table.schema),
-            )
-    ids = table[ITEM_ID]
+    item, title = _type_of(table, ITEM_ID), _type_of(table, TITLE)
+    kind = None if item is None else plain_id_type(item)
+    if kind is None:
+        raise _unusable(table, where, ITEM_ID, ID_TYPES)
+    if title is None or not _is_text(title):
+        raise _unusable(table, where, TITLE, "strings")
+    ids = plain_ids(table[ITEM_ID].combine_chunks(), kind, where)
     if ids.null_count:
         raise SchemaError(
             "items without an id", where, "an id in every row", f"{ids.null_count:,} without"
@@ -56,7 +52,7 @@ def read_items_table(path: str | os.PathLike[str]) -> pa.Table:
             expected="one row per item",
             found=f"{len(repeated):,} ids with several, such as {repeated[0].as_py()!r}",
         )
-    return table
+    return table.set_column(table.schema.get_field_index(ITEM_ID), ITEM_ID, ids)
 
 
 def item_titles(
@@ -87,7 +83,7 @@ def _read(path: str) -> pa.Table:
             "a file that ends in .parquet or .csv",
             ending or "no ending",
         )
-    failures = OSError, pa.ArrowException, UnicodeError
+    failures = OSError, pa.ArrowException, UnicodeError  # of a column's name
     expected = f"a table in {ending[1:]} format"
     with raised_as(
         InputError, failures, "cannot be read", path, expected=expected, message=read_failure
@@ -105,6 +101,21 @@ def _read_csv(file: pa.NativeFile) -> pa.Table:
         file,
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=as_text),
+    )
+
+
+def _type_of(table: pa.Table, name: str) -> pa.DataType | None:
+    """The type of a column; None where there is none of the name, or more than one."""
+    column = table.schema.get_field_index(name)
+    return None if column < 0 else table.schema.field(column).type
+
+
+def _unusable(table: pa.Table, where: str, name: str, expected: str) -> SchemaError:
+    return SchemaError(
+        f"no usable column {name!r}",
+        where,
+        expected,
+        found=", ".join(f"{field.name} {field.type}" for field in table.schema),
     )
 
 

@@ -67,6 +67,18 @@ def list_log_files(
     return sorted(found.values())
 
 
+class Footer(NamedTuple):
+    """The footer of a Parquet file.
+
+    Attributes:
+        columns: The Arrow schema.
+        num_rows: The number of rows.
+    """
+
+    columns: pa.Schema
+    num_rows: int
+
+
 def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     """Whether `list_log_files` would list a file under a path if the file existed.
 
@@ -85,17 +97,19 @@ def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     return _matches(str(name), listed.pattern)
 
 
-def read_footer(file: LogFile) -> pq.FileMetaData:
-    """One file's footer: its schema and its number of rows.
+def read_footer(file: LogFile) -> Footer:
+    """One file's footer, whose column names can be read.
 
     Raises:
         UnreadableFileError: the file cannot be read as Parquet.
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
         footer = pq.read_metadata(source)
+        columns = footer.schema.to_arrow_schema()
+        list(columns.names)  # raises an error where one is not UTF-8
     groups = (footer.row_group(number).num_rows for number in range(footer.num_row_groups))
     _check_rows(file, footer.num_rows, sum(groups))
-    return footer
+    return Footer(columns, footer.num_rows)
 
 
 def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:

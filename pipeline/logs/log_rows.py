@@ -1,6 +1,6 @@
 """The rows of a log's files: their types, checked, and the stream of all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,7 +27,7 @@ def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
     footer = read_footer(file)
     if not footer.num_rows:
         return IdTypes(pa.null(), pa.null())
-    return check_columns(footer.schema.to_arrow_schema(), logs, file.path)
+    return check_columns(footer.columns, logs, file.path)
 
 
 def check_log_files(
@@ -56,12 +56,20 @@ def log_rows(
     logs: LogSettings,
     types: IdTypes,
     usual: tuple[datetime, datetime] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[pa.RecordBatchReader]:
     """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
 
     The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
     position in `files`), ``row`` (int64, from 0 in each file) and ``raw_timestamp`` (the file's own
     value as text, where the time is null or not in the interval `usual`; otherwise null).
+
+    Args:
+        files: The files.
+        logs: Their columns.
+        types: Their id types.
+        usual: See above.
+        progress: Called with the bytes of the files read so far, and of all files.
 
     Raises:
         UnreadableFileError: a file cannot be read. DuckDB, which reads the stream, raises an error
@@ -81,10 +89,14 @@ def log_rows(
     failures: list[FearecError | MemoryError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
+        done, total = 0, sum(file.size for file in files)
         for position, file in enumerate(files):
             try:
                 with readable(file):
-                    yield from _read(file, position, logs, schema, usual)
+                    for batch, share in _read(file, position, logs, schema, usual):
+                        progress(done + round(share * file.size), total)
+                        yield batch
+                    done += file.size
             except (FearecError, MemoryError) as error:
                 failures.append(error)
                 raise
@@ -103,9 +115,11 @@ def _read(
     logs: LogSettings,
     schema: pa.Schema,
     usual: tuple[datetime, datetime] | None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Each batch of rows, and the share of the file's rows that end with it."""
     row = 0
     names = [logs.user_id, logs.item_id, logs.timestamp]
+    total = read_footer(file).num_rows
     for batch in read_batches(file, names, _BATCH_ROWS):
         rows = len(batch)
         zone = logs.time_zone or "UTC"
@@ -118,5 +132,5 @@ def _read(
             pa.arange(row, row + rows),
             raw_timestamps(batch[logs.timestamp], times, usual),
         ]
-        yield pa.record_batch(columns, schema=schema)
         row += rows
+        yield pa.record_batch(columns, schema=schema), row / total

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
 from pipeline.errors import SchemaError
-from pipeline.logs.conversion import LOG_ID_TYPES, LOG_TIME_TYPES, is_log_time_type, log_id_type
+from pipeline.logs.conversion import ID_TYPES, TIME_TYPES, is_time_type, plain_id_type
 from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # an earlier timestamp means a wrong clock or unit
@@ -37,15 +37,37 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
     Raises:
         SchemaError: a column is missing or has another type.
     """
-    user = _column_type(columns, logs.user_id, USER_ID, LOG_ID_TYPES, where)
-    item = _column_type(columns, logs.item_id, ITEM_ID, LOG_ID_TYPES, where)
-    kind = _column_type(columns, logs.timestamp, TIMESTAMP, LOG_TIME_TYPES, where)
-    if not is_log_time_type(kind):
-        raise _wrong_type(where, logs.timestamp, LOG_TIME_TYPES, kind)
+    user = _column_type(columns, logs.user_id, USER_ID, ID_TYPES, where)
+    item = _column_type(columns, logs.item_id, ITEM_ID, ID_TYPES, where)
+    kind = _column_type(columns, logs.timestamp, TIMESTAMP, TIME_TYPES, where)
+    if not is_time_type(kind):
+        raise _wrong_type(where, logs.timestamp, TIME_TYPES, kind)
     return IdTypes(
-        _plain_id_type(user, logs.user_id, LOG_ID_TYPES, where),
-        _plain_id_type(item, logs.item_id, LOG_ID_TYPES, where),
+        _plain_id_type(user, logs.user_id, ID_TYPES, where),
+        _plain_id_type(item, logs.item_id, ID_TYPES, where),
     )
+
+
+def check_not_twice(columns: pa.Schema, name: str, where: str, other_remedy: str = "") -> None:
+    """Check that a file has no two columns of a name.
+
+    Args:
+        columns: The file's Arrow schema.
+        name: The name.
+        where: The file, for the error.
+        other_remedy: What else than to write the file again would help.
+
+    Raises:
+        SchemaError: it has.
+    """
+    if columns.names.count(name) > 1:
+        raise SchemaError(
+            f"column {name!r} is there twice",
+            where,
+            expected="one column of that name",
+            found="columns " + ", ".join(columns.names),
+            remedy=f"Write the file again with one of them{other_remedy}.",
+        )
 
 
 def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
@@ -84,16 +106,8 @@ def reason_sql(end: datetime) -> str:
 def _column_type(
     columns: pa.Schema, name: str, meaning: str, expected: str, where: str
 ) -> pa.DataType:
-    found = columns.get_all_field_indices(name)
-    if len(found) > 1:
-        raise SchemaError(
-            f"column {name!r} is there twice",
-            where,
-            expected="one column of that name",
-            found="columns " + ", ".join(columns.names),
-            remedy="Write the file again with one of them, or map another column in [logs].",
-        )
-    if not found:
+    check_not_twice(columns, name, where, ", or map another column in [logs]")
+    if name not in columns.names:
         raise SchemaError(
             f"no column {name!r}",
             where,
@@ -101,11 +115,11 @@ def _column_type(
             found="columns " + ", ".join(columns.names),
             remedy=f'Map it in the settings: [logs] {meaning} = "<the file\'s name for it>".',
         )
-    return columns.field(found[0]).type
+    return columns.field(name).type
 
 
 def _plain_id_type(kind: pa.DataType, name: str, expected: str, where: str) -> pa.DataType:
-    plain = log_id_type(kind)
+    plain = plain_id_type(kind)
     if plain is None:
         raise _wrong_type(where, name, expected, kind)
     return plain

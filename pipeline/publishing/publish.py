@@ -9,18 +9,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
+from pipeline.errors import ConfigError, PublishError, raised_as
+from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
-from pipeline.scoring.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.storage.folders import Folder, open_folder
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import (
@@ -35,7 +33,6 @@ from pipeline.warehouse.tables import (
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-_SCORE_AGAIN = "Run `fearec score --force` for this date, then publish again."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,24 +48,22 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
             the table could not be written; it is then as it was. Or another run of the same run
             date, on another machine, was the later one; the table holds its rows.
     """
-    folder = open_folder(scored.folder)
-    manifest = _read_manifest(folder)
-    parts = _open_parts(folder, manifest)
-    counts = [part.n_users for part in manifest.parts.values()]
+    parts = open_parts(scored.folder)
+    n_users = sum(part.n_users for part in parts.manifest.parts.values())
     run_date = locations.run_date
     transaction = f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
-    scoring_run = (manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
-    n_rows = parts.count_rows()
+    scoring_run = (parts.manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
+    n_rows = parts.dataset.count_rows()
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
     with _publish_errors(uri):
         remove_unfinished_uploads(locations.warehouse)
         table = open_table(uri)
         if table is not None:
-            _widen(table, _common_columns(table, parts.schema, uri))
+            _widen(table, _common_columns(table, parts.dataset.schema, uri))
         known = table.transaction_version(transaction) if table is not None else None
         if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
-            with _checked_rows(folder, manifest, parts.schema) as rows:
+            with _checked_rows(parts) as rows:
                 replace_run_date(
                     table or uri,
                     rows,
@@ -84,7 +79,7 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
             uri,
             remedy="The table holds the other run's rows, and its model becomes the champion.",
         )
-    return Published(uri, table_id(table), table.version(), n_rows, sum(counts))
+    return Published(uri, table_id(table), table.version(), n_rows, n_users)
 
 
 def check_layout(layout: str, locations: RunLocations) -> None:
@@ -109,47 +104,9 @@ def check_layout(layout: str, locations: RunLocations) -> None:
         )
 
 
-def _read_manifest(folder: Folder) -> Manifest:
-    try:
-        manifest = read_manifest(folder)
-    except ResumeError:
-        raise PublishError(
-            "no scored parts", folder.where, expected=f"a {MANIFEST}", remedy=_SCORE_AGAIN
-        ) from None
-    if not manifest.complete:
-        raise PublishError(
-            "the scoring run did not end",
-            folder.name_of(MANIFEST),
-            remedy="Run `fearec score` for this date: it goes on where it stopped.",
-        )
-    return manifest
-
-
-def _open_parts(folder: Folder, manifest: Manifest) -> ds.Dataset:
-    missing = sorted(manifest.parts.keys() - folder.names())
-    if missing:
-        raise PublishError("a part is missing", folder.name_of(missing[0]), remedy=_SCORE_AGAIN)
-    paths = [folder.path(name) for name in manifest.parts]
-    parts = ds.dataset(paths, format="parquet", filesystem=folder.filesystem)
-    expected = sum(part.n_rows for part in manifest.parts.values())
-    found = parts.count_rows()
-    if found != expected:
-        raise _changed(folder.where, f"{expected} rows", str(found))
-    if not found:
-        raise PublishError(
-            "no recommendations",
-            folder.where,
-            found=f"{len(manifest.parts)} parts without rows",
-            remedy="The table is as it was. Check score.allow, score.deny and the logs.",
-        )
-    return parts
-
-
 @contextmanager
-def _checked_rows(
-    folder: Folder, manifest: Manifest, columns: pa.Schema
-) -> Iterator[pa.RecordBatchReader]:
-    """The rows of all parts as a stream, part by part: each is read once, hashed, then decoded.
+def _checked_rows(parts: ScoredParts) -> Iterator[pa.RecordBatchReader]:
+    """The rows of all parts as a stream, part by part.
 
     The parts together may be far larger than memory.
 
@@ -160,28 +117,21 @@ def _checked_rows(
     failures: list[PublishError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for name, part in manifest.parts.items():
-            content = folder.read(name)
-            found = sha256(content).hexdigest()
-            if part.content_hash not in (None, found):
-                error = _changed(folder.name_of(name), f"sha256 {part.content_hash}", found)
+        for name in parts.manifest.parts:
+            try:
+                content = parts.read(name)
+            except PublishError as error:
                 failures.append(error)
-                raise error
-            with pq.ParquetFile(pa.BufferReader(content)) as file:
+                raise
+            with pq.ParquetFile(content) as file:
                 yield from file.iter_batches(1 << 16)
 
     try:
-        yield pa.RecordBatchReader.from_batches(columns, batches())
+        yield pa.RecordBatchReader.from_batches(parts.dataset.schema, batches())
     except Exception:
         if failures:
             raise failures[0] from None
         raise
-
-
-def _changed(where: str, expected: str, found: str) -> PublishError:
-    return PublishError(
-        "the parts are not as they were written", where, expected, found, _SCORE_AGAIN
-    )
 
 
 def _common_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> pa.Schema:

@@ -16,12 +16,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundles.registry import champion_before
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import ConfigError, FearecError, GateError, UnfitModelError
+from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
+from pipeline.reporting.report import Report, report_run
 from pipeline.results import Evaluated
 from pipeline.runner.cache import (
     Result,
@@ -32,9 +34,11 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
+from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.model_tracking import track_run
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare
+from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -43,15 +47,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages are all done.
-
-    Attributes:
-        run_date: Its run date.
-        results: The record of each stage that it had.
-    """
+    """A run whose stages are all done: the record of each that it had, and its report, if any."""
 
     run_date: date
     results: RunResults
+    report: Report | None = None
 
 
 @dataclass
@@ -79,24 +79,22 @@ class OpenRun:
 
         Returns:
             Its record; None where the run does not have the stage, because nothing is to be
-            trained, or because the model turned out unfit: the run goes on with the champion.
+            trained, or because the model turned out unfit or cannot be measured: the run goes on
+            with the champion.
 
         Raises:
             FearecError: the stage failed.
         """
         if not stage.is_needed(self.results):
             return None
+        given = self.settings, self.locations, self.results
         try:
             record = do_stage(
-                stage,
-                self.settings,
-                self.locations,
-                self.results,
-                force=self.force,
-                force_publish=self.force_publish,
-                whole_run=True,
+                stage, *given, force=self.force, force_publish=self.force_publish, whole_run=True
             )
-        except UnfitModelError as error:
+        except (UnfitModelError, EmptyTestError) as error:
+            if isinstance(error, EmptyTestError) and champion_before(self.locations) is None:
+                raise
             logger.warning("%s: %s", stage.name, error)
             self.results = self.results.without_model(f"{stage.name}: {error}")
             return None
@@ -104,10 +102,13 @@ class OpenRun:
         return record
 
     def finish(self) -> FinishedRun:
-        """Record the run, whose stages are all done."""
+        """Record the run, whose stages are all done, report it, and clean up."""
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
-        return FinishedRun(self.locations.run_date, self.results)
+        track_run(self.settings.registry, self.locations, self.results)
+        report = report_run(self.settings, self.locations.run_date)
+        clean_after_run(self.settings, self.locations, self.results.get(Train))
+        return FinishedRun(self.locations.run_date, self.results, report)
 
 
 def nightly(
@@ -181,14 +182,20 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
 
 @contextmanager
 def open_run(
-    settings: Settings, run_date: date, *, force: bool = False, force_publish: bool = False
+    settings: Settings,
+    run_date: date,
+    *,
+    first: type[Stage[Any]] = STAGES[0],
+    force: bool = False,
+    force_publish: bool = False,
 ) -> Iterator[OpenRun]:
-    """Hold a run date for a run of all stages, after a check of what it would fail on.
+    """Hold a run date for a run, after a check of what it would fail on.
 
-    A run that fails is recorded as such. The arguments are those of `nightly`.
+    A run that fails is recorded so. It begins at `first`, on the recorded results of the stages
+    before; the other arguments are those of `nightly`.
 
     Raises:
-        ConfigError: the table of recommendations has another layout.
+        ConfigError: the table has another layout, or a stage before `first` is not done.
         BusyError: another run works on the same run date.
         StorageError: anything about files or tables failed, inside too.
     """
@@ -196,10 +203,12 @@ def open_run(
         check_layout(settings.score.layout, locations)
         run = OpenRun(settings, locations, force, force_publish, datetime.now(UTC))
         try:
+            run.results = _recorded_before(first, settings, locations, needed_by=first.name)
             yield run
         except FearecError as error:
             with suppress(Exception):  # it would replace the error
                 record_failure(locations, run.started_at, run.results, error)
+                report_run(settings, run_date)
             raise
 
 
@@ -231,14 +240,12 @@ def do_stage(
         given = stage.of(settings, locations, done)
         if force_publish:
             given = given.publish_forced()
-        if not force:
-            record = _recorded(given, locations)
-            if record:
-                return record
-        elif scratch := given.scratch():
-            shutil.rmtree(scratch, ignore_errors=True)
         if force:
+            if scratch := given.scratch():
+                shutil.rmtree(scratch, ignore_errors=True)
             given = given.forced()
+        elif record := _recorded(given, locations):
+            return record
         stage.check_settings(settings, done, whole_run=whole_run)
         begun = time.perf_counter()
         result = given.run()

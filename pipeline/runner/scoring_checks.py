@@ -1,5 +1,8 @@
 """What scoring would refuse, checked before the hours of training."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -25,7 +28,8 @@ def check_scoring(prepared: Prepared, export: ExportSettings, score: ScoreSettin
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the items'.
     """
-    check_provider(score.provider, score.devices)
+    with TemporaryDirectory(prefix="fearec-") as folder:
+        check_provider(_small_graph(Path(folder)), score.provider, score.devices)
     if score.precision == "fp16" and not export.fp16:
         raise ConfigError(
             "the bundle will have no recommender in float16",
@@ -41,6 +45,24 @@ def check_scoring(prepared: Prepared, export: ExportSettings, score: ScoreSettin
             found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
             remedy="Set score.exclude_seen = false, or check score.allow, score.deny and the logs.",
         )
+
+
+def _small_graph(folder: Path) -> Path:
+    """The file of a graph to try a provider with: the product of a matrix with itself."""
+    from onnx import TensorProto, helper
+
+    matrices = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [8, 8]) for name in ("a", "b")
+    ]
+    nodes = [helper.make_node("MatMul", ["a", "a"], ["b"])]
+    graph = helper.make_graph(nodes, "product", matrices[:1], matrices[1:])
+    # Versions of a bundle's graphs: those that onnx takes by default may be too new to be run.
+    opsets = [helper.make_opsetid("", 20)]
+    path = folder / "product.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    )
+    return path
 
 
 def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:

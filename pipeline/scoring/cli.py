@@ -4,17 +4,16 @@ pyarrow and onnxruntime are imported when the command runs, so that ``--help`` a
 """
 
 import gc
-import json
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.config.settings import load_settings
-from pipeline.errors import ConfigError, FearecError, memory_failures
-from pipeline.scoring.progress import scoring_progress
-from pipeline.terminal import print_error, print_plain
+from pipeline.config.settings import as_overrides, load_settings
+from pipeline.errors import ConfigError
+from pipeline.progress import work_progress
+from pipeline.terminal import Json, print_plain, print_result, printed_errors
 from pipeline.version import Version
 
 if TYPE_CHECKING:
@@ -63,6 +62,9 @@ def main(
     devices: Annotated[
         str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="CPU threads, or auto. (default: auto, the usable cores)")
+    ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
@@ -100,47 +102,45 @@ def main(
     skip_bad_files: Annotated[
         bool, typer.Option("--skip-bad-files", help="Leave out unreadable files.")
     ] = False,
+    as_json: Json = False,
     version: Version = False,
 ) -> None:
     """Recommend items to every user of INPUT with the model in BUNDLE."""
     flags = {
         "top_k": top_k,
-        "batch_size": batch_size,
+        "batch_size": _number_or_word(batch_size),
         "provider": provider,
         "precision": precision,
-        "devices": devices,
+        "devices": _number_or_word(devices),
+        "threads": _number_or_word(threads),
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
         "layout": layout,
     }
-    try:
-        with memory_failures():
-            from pipeline.bundles.transfer import opened_bundle
-            from pipeline.scoring import score
+    with printed_errors(as_json):
+        from pipeline.bundles.transfer import opened_bundle
+        from pipeline.scoring import score
 
-            settings = load_settings(config, [*(overrides or []), *_as_overrides(flags)])
-            day = _date(run_date) if run_date else settings.today()
-            with opened_bundle(model) as bundle, scoring_progress() as progress:
-                result = score(
-                    inputs,
-                    bundle,
-                    output,
-                    settings.score,
-                    logs=settings.logs,
-                    run_date=day,
-                    time_zone=settings.time_zone,
-                    users=users,
-                    resume=resume,
-                    overwrite=overwrite,
-                    skip_bad_files=skip_bad_files,
-                    cache=settings.work_dir / "tensorrt",
-                    progress=progress,
-                )
-            print_plain(*summary(result))
-    except FearecError as error:
-        print_error(f"error: {error}")
-        raise typer.Exit(error.exit_code) from None
+        settings = load_settings(config, [*(overrides or []), *as_overrides("score", flags)])
+        day = _date(run_date) if run_date else settings.today()
+        with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
+            result = score(
+                inputs,
+                bundle,
+                output,
+                settings.score,
+                logs=settings.logs,
+                run_date=day,
+                time_zone=settings.time_zone,
+                users=users,
+                resume=resume,
+                overwrite=overwrite,
+                skip_bad_files=skip_bad_files,
+                cache=settings.work_dir / "tensorrt",
+                progress=progress,
+            )
+        print_result(result, lambda: print_plain(*summary(result)), as_json)
 
 
 def summary(result: "Scored") -> list[str]:
@@ -169,17 +169,9 @@ def summary(result: "Scored") -> list[str]:
     return lines
 
 
-def _as_overrides(flags: dict[str, Any]) -> list[str]:
-    """The given flags in the form of ``--set``."""
-    return [
-        f"score.{name}={_toml(name, value)}" for name, value in flags.items() if value is not None
-    ]
-
-
-def _toml(name: str, value: Any) -> str:
-    if name in ("batch_size", "devices") and value.isdecimal():
-        return str(value)  # otherwise they are words; a file may have digits for a name
-    return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
+def _number_or_word(text: str | None) -> int | str | None:
+    """A flag that is a number or a word; more digits than an int64 has are a word."""
+    return int(text) if text and text.isdecimal() and len(text) < 20 else text
 
 
 def _date(text: str) -> date:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import duckdb
 import pyarrow as pa
 
+from model.cores import Threads
 from pipeline.config.sections import LogSettings
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes
@@ -65,6 +66,7 @@ class FileHistories(ABC):
         user_filter: The users to score, and the end of their histories.
         skip_bad_files: Whether to leave out files that turn out to be unreadable.
         dropped: See `HistorySource`.
+        threads: CPU threads to sort the rows with.
     """
 
     where: str
@@ -74,11 +76,12 @@ class FileHistories(ABC):
     user_filter: UserFilter
     skip_bad_files: bool
     dropped: DroppedRows = field(default_factory=DroppedRows)
+    threads: Threads = "auto"
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`."""
-        with scratch_database(scratch) as base:
+        with scratch_database(scratch, self.threads) as base:
             yield self._open(base, items)
 
     @abstractmethod

@@ -7,6 +7,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from model.cores import Threads
 from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
@@ -47,6 +48,7 @@ class InputFiles:
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
         skip_bad_files: bool,
+        threads: Threads,
     ) -> HistorySource:
         """The histories in the files, whose columns are checked.
 
@@ -57,6 +59,7 @@ class InputFiles:
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
+            threads: As in `FileHistories`.
 
         Raises:
             SchemaError: a column is missing or has a type that cannot be used.
@@ -83,6 +86,7 @@ class InputFiles:
             user_filter=UserFilter(run_date, time_zone, ids, active_within_days),
             skip_bad_files=skip_bad_files,
             dropped=DroppedRows(skipped_files=set(self.skipped)),
+            threads=threads,
         )
 
 
@@ -104,7 +108,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
         try:
             footer = read_footer(file)
             kind = found if footer.num_rows else without_rows
-            kind.append((file, footer.schema.to_arrow_schema()))
+            kind.append((file, footer.columns))
         except UnreadableFileError:
             if not skip_bad_files:
                 raise

@@ -1,6 +1,5 @@
 """The recommender in a session: from a batch of users to their best items."""
 
-import os
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from model.cores import Threads, thread_count
 from pipeline.bundles.sessions import (
     CPU,
     TENSORRT,
@@ -36,6 +36,7 @@ class Recommender:
         top_k: K.
         batch_size: The largest number of users in a batch.
         device_id: The index of the GPU.
+        threads: Of this process, for batches on a CPU.
     """
 
     def __init__(
@@ -45,23 +46,17 @@ class Recommender:
         top_k: int,
         batch_size: int,
         device_id: int = 0,
+        threads: Threads = "auto",
     ) -> None:
         self.session = session
         self.batch_size = batch_size
+        # A GPU works on one batch; on a CPU every thread has one of its own.
+        self.at_once = thread_count(threads) if self.provider == CPU else 1
         self.where = ("cpu" if self.provider == CPU else "cuda", device_id)
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
         # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
         self._buffers = lru_cache(_SHAPES)(partial(Buffers, self))
-
-    @property
-    def at_once(self) -> int:
-        """The number of batches to run at once: one on a GPU, one per core on a CPU."""
-        if self.provider != CPU:
-            return 1
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
 
     @property
     def provider(self) -> str:
@@ -159,6 +154,7 @@ def load_recommender(
     batch_size: int | Literal["auto"] = "auto",
     precision: Precision = "fp32",
     device_id: int = 0,
+    threads: Threads = "auto",
     cache: Path | None = None,
 ) -> Recommender:
     """Open a recommender on a provider.
@@ -171,6 +167,7 @@ def load_recommender(
         batch_size: Users per batch; `auto` is `auto_batch_size`.
         precision: As for `open_session`.
         device_id: As for `open_session`.
+        threads: As for `Recommender`.
         cache: As for `open_session`.
 
     Raises:
@@ -189,7 +186,8 @@ def load_recommender(
         users=users(TENSORRT),
         cache=cache,
     )
-    return Recommender(session, item_bias, top_k, users(session.get_providers()[0]), device_id)
+    batch = users(session.get_providers()[0])
+    return Recommender(session, item_bias, top_k, batch, device_id, threads)
 
 
 def _rows(users: int) -> int:

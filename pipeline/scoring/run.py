@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
@@ -91,6 +92,7 @@ def score(
         users=users,
         active_within_days=settings.active_within_days,
         skip_bad_files=skip_bad_files,
+        threads=settings.threads,
     )
     lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
     check_overlap(open_folder(output), opened, lists)
@@ -167,14 +169,15 @@ def score_histories(
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     _check_item_table(bundle)
-    make_scorer = partial(open_scorer, bundle, settings, eligibility, cache)
-    scorer = make_scorer(0)  # also for several processes, to raise errors before anything else
+    # Also for several processes, to raise errors before anything else.
+    scorer = open_scorer(bundle, settings, eligibility, cache, 0)
     provider = scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
     no_users = scorer.rank_no_users(source.types.user)
     if devices > 1:
-        engine = ProcessPool(make_scorer, devices)
+        shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
+        engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
     key = _resume_key(bundle, settings, run_date, resume_inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)

@@ -131,6 +131,7 @@ def open_scorer(
         batch_size=settings.batch_size,
         precision=settings.precision,
         device_id=device_id,
+        threads=settings.threads,
         cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
     )
     bundle.check_description(recommender.session)

@@ -1,6 +1,6 @@
 """Sequences, one row per user, to histories: a stream of Arrow batches in the order of the rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.conversion import (
     ID_TYPES,
+    TIME_TYPES,
     is_time_type,
     normalise_timestamps,
     plain_id_type,
+    plain_ids,
 )
 from pipeline.logs.log_files import LogFile, read_batches, readable
-from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes
+from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, check_not_twice
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
 from pipeline.scoring.user_histories import UserHistories
@@ -26,6 +28,7 @@ from pipeline.storage.scratch_db import scalar
 
 TIMESTAMPS = "timestamps"
 
+_COLUMNS = (USER_ID, ITEM_IDS, TIMESTAMPS)
 _BATCH_ROWS = 2**15
 _LISTS = (
     pa.types.is_list,
@@ -49,13 +52,17 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
         ConfigError: the timestamps are needed and missing.
     """
     expected = (
-        f"{USER_ID}: {ID_TYPES}, {ITEM_IDS}: lists of such, and if there are {TIMESTAMPS}: lists"
+        f"{USER_ID}: {ID_TYPES}, {ITEM_IDS}: lists of such, and if there are {TIMESTAMPS}: lists of"
+        f" {TIME_TYPES}"
     )
+    for name in _COLUMNS:
+        check_not_twice(columns, name, where)
     kinds = dict(zip(columns.names, columns.types, strict=True))
-    lists, times = _element_type(kinds, ITEM_IDS), _element_type(kinds, TIMESTAMPS)
-    user = plain_id_type(_decoded(kinds.get(USER_ID, pa.null())))
-    item = plain_id_type(_decoded(lists))
-    if user is None or item is None or not (TIMESTAMPS not in kinds or is_time_type(times)):
+    items, times = _element_type(kinds, ITEM_IDS), _element_type(kinds, TIMESTAMPS)
+    user = plain_id_type(kinds[USER_ID]) if USER_ID in kinds else None
+    item = None if items is None else plain_id_type(items)
+    are_times = TIMESTAMPS not in kinds or (times is not None and is_time_type(times))
+    if user is None or item is None or not are_times:
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise SchemaError("not usable as sequences", where, expected=expected, found=found)
     if times_needed and TIMESTAMPS not in kinds:
@@ -80,7 +87,7 @@ class SequenceHistories(FileHistories):
         good = self._check_files(base)
         users = self._count_users(base)
         ids = items[ITEM_ID].combine_chunks()
-        batches = (batch for file in good for batch in _batches(file))
+        batches = (batch for file in good for batch in self._batches(file))
         return OpenedHistories(users, (self._encode(batch, ids) for batch in batches))
 
     def _check_files(self, base: duckdb.DuckDBPyConnection) -> list[LogFile]:
@@ -91,12 +98,10 @@ class SequenceHistories(FileHistories):
         for file in self.files:
             base.begin()
             try:
-                with readable(file):
-                    for batch in _batches(file):
-                        _check_lengths(batch, file.path)
-                        user_id = batch[USER_ID].cast(self.types.user)
-                        base.register("batch", pa.table({USER_ID: user_id}))
-                        base.execute("INSERT INTO rows FROM batch")
+                for batch in self._batches(file):
+                    _check_lengths(batch, file.path)
+                    base.register("batch", pa.table({USER_ID: batch[USER_ID]}))
+                    base.execute("INSERT INTO rows FROM batch")
             except UnreadableFileError:
                 if not self.skip_bad_files:
                     raise
@@ -141,22 +146,21 @@ class SequenceHistories(FileHistories):
 
     def _encode(self, batch: pa.RecordBatch, ids: pa.Array) -> UserHistories:
         """One batch's item indices, without events that are unknown, null or too late."""
-        user_id = batch[USER_ID].cast(self.types.user)
+        user_id = batch[USER_ID]
         self.dropped.by_reason["null user_id"] += user_id.null_count
         keep = user_id.is_valid()
         if self.user_filter.users is not None:
             keep = pc.and_(keep, pc.is_in(user_id, value_set=self.user_filter.users))
         batch = batch.filter(keep)
         user_id = user_id.filter(keep)
-        listed = batch[ITEM_IDS].flatten().cast(self.types.item)
+        listed = batch[ITEM_IDS].flatten()
         index = pc.fill_null(pc.add(pc.index_in(listed, value_set=ids), 1), PAD)
         items = index.to_numpy(zero_copy_only=False).astype(np.int64)
         offsets = _offsets(batch[ITEM_IDS])
         active = np.ones(len(user_id), np.bool_)
         late = np.zeros(len(items), np.bool_)
         if TIMESTAMPS in batch.schema.names:
-            unit, zone = self.logs.timestamp_unit, self.logs.time_zone or "UTC"
-            times = normalise_timestamps(batch[TIMESTAMPS].flatten(), unit, zone)
+            times = batch[TIMESTAMPS].flatten()
             late = _not_before(times, self.user_filter.end)
             if self.user_filter.active_since is not None:
                 recent = _not_before(times, self.user_filter.active_since) & ~late
@@ -168,19 +172,31 @@ class SequenceHistories(FileHistories):
         items[late] = PAD
         return UserHistories.without_pad(user_id, items, offsets).filter(active)
 
+    def _batches(self, file: LogFile) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, with ids as in `types` and times in UTC; null lists are empty.
 
-def _batches(file: LogFile) -> Iterator[pa.RecordBatch]:
-    for batch in read_batches(file, (USER_ID, ITEM_IDS, TIMESTAMPS), _BATCH_ROWS):
-        yield _with_plain_lists(batch)
+        Raises:
+            UnreadableFileError: the file cannot be read.
+            SchemaError: an id is not a whole number or does not fit.
+        """
+        unit, zone = self.logs.timestamp_unit, self.logs.time_zone or "UTC"
+        convert: dict[str, Callable[[pa.Array], pa.Array]] = {
+            USER_ID: lambda ids: plain_ids(ids, self.types.user, file.path),
+            ITEM_IDS: lambda ids: plain_ids(ids, self.types.item, file.path),
+            TIMESTAMPS: lambda times: normalise_timestamps(times, unit, zone),
+        }
+        with readable(file):
+            for batch in read_batches(file, _COLUMNS, _BATCH_ROWS):
+                names = batch.schema.names
+                columns = {name: _converted(batch[name], convert[name]) for name in names}
+                yield pa.RecordBatch.from_pydict(columns)
 
 
-def _with_plain_lists(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with every kind of list as `list`."""
-    for position, field in enumerate(batch.schema):
-        if _is_list(field.type) and not pa.types.is_list(field.type):
-            plain = pa.large_list(field.type.value_type)
-            batch = batch.set_column(position, field.name, batch.column(position).cast(plain))
-    return batch
+def _converted(column: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """A column converted; of lists of any kind the elements, with null lists as empty ones."""
+    if not _is_list(column.type):
+        return convert(column)
+    return pa.LargeListArray.from_arrays(_offsets(column), convert(column.flatten()))
 
 
 def _offsets(lists: pa.Array) -> NDArray[np.int64]:
@@ -211,16 +227,11 @@ def _not_before(times: pa.Array, instant: datetime) -> NDArray[np.bool_]:
     return mask
 
 
-def _element_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType:
-    """The type of a list column's elements; null where the column is missing or of another type."""
+def _element_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:
+    """The type of a list column's elements; None where the column is missing or of another type."""
     kind = kinds.get(name)
-    return kind.value_type if kind is not None and _is_list(kind) else pa.null()
+    return kind.value_type if kind is not None and _is_list(kind) else None
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in _LISTS)
-
-
-def _decoded(kind: pa.DataType) -> pa.DataType:
-    """The type of the values where they are encoded by a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -142,16 +142,17 @@ def split_parts(
     for more in histories:
         pending.append(more)
         if sum(map(len, pending)) > users or sum(len(each.items) for each in pending) > events:
-            rest = _join(pending)
+            rest = join_histories(pending)
             while (end := _part_end(rest, users, events)) < len(rest):
                 yield rest.slice(0, end)
                 rest = rest.slice(end, len(rest))
             pending = [rest]
     if pending:
-        yield _join(pending)
+        yield join_histories(pending)
 
 
-def _join(several: list[UserHistories]) -> UserHistories:
+def join_histories(several: list[UserHistories]) -> UserHistories:
+    """Histories of users one after another, at least one."""
     if len(several) == 1:
         return several[0]
     begins = np.cumsum([0, *(len(each.items) for each in several[:-1])])

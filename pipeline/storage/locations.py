@@ -4,12 +4,15 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import Folder, LocalFolder, is_uri, open_folder
 
-# delta-rs decodes such a path once too often, or panics.
+# delta-rs 1.6 writes a table at such a path, but decodes %XX once more and takes a backslash for a
+# slash when it reads the log; at the others it panics. No other form of the path helps: URIs, links
+# and /proc/self/fd are all resolved to the same path first.
 _NOT_IN_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -29,7 +32,9 @@ class Warehouse:
 
     def __post_init__(self) -> None:
         check_no_credentials(self.root)
-        unusable = not is_uri(self.root) and _NOT_IN_DELTA.search(str(Path(self.root).resolve()))
+        if is_uri(self.root) and urlsplit(self.root).scheme != "file":
+            return
+        unusable = _NOT_IN_DELTA.search(open_folder(self.root).root)
         if unusable:
             raise ConfigError(
                 "a path that Delta tables cannot have",
@@ -48,6 +53,10 @@ class Warehouse:
     def models(self, bundle: str = "") -> Folder:
         """The folder ``models/``, with `champion.json`; or that of a bundle in it."""
         return open_folder(self.table(f"models/{bundle}".rstrip("/")))
+
+    def reports(self, run_date: date | None = None) -> Folder:
+        """The folder ``reports/``, with the index; or that of a run date in it."""
+        return open_folder(self.table(f"reports/{run_date or ''}".rstrip("/")))
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,20 @@ from pipeline.errors import BusyError
 
 
 @contextmanager
-def exclusive_lock(lock: Path, busy: str, where: Path) -> Iterator[None]:
+def exclusive_lock(lock: Path, busy: str, where: Path, *, wait: float = 0) -> Iterator[None]:
     """Hold a lock; the operating system releases it however this process ends.
 
     Args:
         lock: The lock file; its folder is created.
         busy: The error's text where another process holds the lock.
         where: What the lock protects, for the error.
+        wait: Seconds to wait for another process that holds it.
 
     Raises:
         BusyError: another process holds the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock, timeout=0)
+    held = FileLock(lock, timeout=wait)
     try:
         held.acquire()
     except Timeout:

@@ -1,21 +1,27 @@
 """A temporary DuckDB database for sorts and joins larger than memory."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
+from model.cores import Threads, thread_count
 from pipeline.errors import StorageError, first_line, memory_failures, raised_as
 
 _MEMORY_LIMIT = "1GB"  # beyond it DuckDB spills
-_THREADS = min(8, os.cpu_count() or 1)  # each needs its share of the memory
+_MOST_THREADS = 8  # each needs its share of the memory
 
 
 @contextmanager
-def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def scratch_database(
+    folder: Path, threads: Threads = "auto"
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database; what exceeds its memory goes to files in `folder`.
+
+    Args:
+        folder: For temporary files.
+        threads: That it may use, 8 at most.
 
     Raises:
         StorageError: the disk of `folder` is full.
@@ -23,7 +29,7 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY_LIMIT,
-        "threads": _THREADS,
+        "threads": min(_MOST_THREADS, thread_count(threads)),
         "temp_directory": str(folder),
         "preserve_insertion_order": False,
     }

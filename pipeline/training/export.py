@@ -15,13 +15,16 @@ from typing import Any
 import onnxruntime
 import torch
 
+from model.cores import Threads
 from model.export.files import ENCODER
 from model.export.graphs import export_both
 from model.export.parity import Parity, check_parity, near_ties
 from model.network.fearec import FEARec
+from model.training.threads import set_threads
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
+from pipeline.bundles.sessions import open_session
 from pipeline.bundles.transfer import upload_bundle
 from pipeline.config.sections import ExportSettings, ModelSettings
 from pipeline.data.prepared import read_histories
@@ -45,6 +48,7 @@ def export(
     mask_seen: bool,
     locations: RunLocations,
     provenance: Mapping[str, Any],
+    threads: Threads,
 ) -> Exported:
     """Export the run's weights, check them on real sequences, publish the bundle.
 
@@ -57,11 +61,13 @@ def export(
         mask_seen: Whether the check of float16 leaves out what a user has already seen.
         locations: Where bundles are.
         provenance: All settings of the run, as JSON values, for `bundle.json`.
+        threads: CPU threads of PyTorch.
 
     Raises:
         ExportParityError: the graph does not compute what PyTorch computes, or float16 computes
             something else; nothing is published.
     """
+    set_threads(threads)
     config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / WEIGHTS)
     folder = locations.local_models
@@ -141,7 +147,7 @@ def measure_parity(
         ends = torch.arange(1, len(histories.items) + 1)
     count = min(limits.parity_sequences, len(ends))
     positions = ends[torch.linspace(0, len(ends) - 1, count).long()]
-    session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
+    session = open_session(encoder, "cpu")
     expected, found, tied = [], [], []
     for part in positions.split(BATCH):
         item_seq, item_seq_len = histories.windows(part, network.config.MAX_ITEM_LIST_LENGTH)

@@ -6,8 +6,9 @@ from datetime import date
 from pathlib import Path
 
 import optuna
-import torch
 
+from model.cores import Threads
+from model.progress import draws_bars
 from model.training.trainer import fit
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
@@ -31,12 +32,14 @@ class Run:
         run_date: Run date of the search.
         prepared: The search's own copy of the prepared data.
         folder: Folder for the checkpoints and, at the end, `held_out.safetensors`.
+        threads: CPU threads of PyTorch.
     """
 
     settings: Settings
     run_date: date
     prepared: Prepared
     folder: Path
+    threads: Threads
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,15 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     fitted = fit(
         run.settings.model.config(run.prepared.n_items),
         # Several devices are better used by several trials at a time than by one on all of them.
-        run.settings.train.model_copy(update={"devices": 1, "strategy": "auto"}),
+        run.settings.train.model_copy(
+            update={"devices": 1, "strategy": "auto", "threads": run.threads}
+        ),
         known.histories,
         known.train,
         known.valid,
         run.folder,
         mask_seen=run.settings.evaluate.mask_seen,
-        progress=False,
+        progress=not draws_bars(),  # it would be drawn over the search's
         on_epoch=on_epoch,
     )
     assert (
@@ -102,17 +107,16 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     return Judged(fitted.epoch, fitted.valid_ndcg_at_10)
 
 
-def train_apart(run: Run, out: Path, trial: optuna.Trial, threads: int) -> Judged:
+def train_apart(run: Run, out: Path, trial: optuna.Trial) -> Judged:
     """Train in a process of the trial's own; if the system kills it, only this trial fails.
 
     Args:
         run: The training run.
         out: The search's folder.
         trial: The trial, to which the process reports.
-        threads: Number of PyTorch's threads.
     """
     # Optuna has no public name for a trial's id in its storage.
-    return in_own_process(_train_reporting, run, out, trial._trial_id, threads)
+    return in_own_process(_train_reporting, run, out, trial._trial_id)
 
 
 class Pruning:
@@ -142,8 +146,7 @@ class Pruning:
             raise optuna.TrialPruned
 
 
-def _train_reporting(run: Run, out: Path, trial_id: int, threads: int) -> Judged:
-    torch.set_num_threads(threads)
+def _train_reporting(run: Run, out: Path, trial_id: int) -> Judged:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     trial = optuna.Trial(load_study(out, run.settings), trial_id)
     return train_here(run, Pruning(trial, run.settings.train.epochs))

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from model.cores import thread_count
+from model.training.threads import set_threads
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import FearecError, SearchError
@@ -58,7 +59,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, float | None], None]
 
 # Training settings of a nightly run that no trial depends on.
-_NOT_OF_TRIALS = {"refit", "warm_start", "devices", "strategy", "logger"}
+_NOT_OF_TRIALS = {"refit", "warm_start", "devices", "threads", "strategy", "logger"}
 
 
 class _FailedError(Exception):
@@ -192,12 +193,12 @@ class _Search:
         try:
             settings = with_values(self.settings, self.space.suggest(trial))
             frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-            run = Run(settings, self.run_date, self.prepared, self.folder(frozen))
+            threads = thread_count(set_threads(settings.train.threads), workers)
+            run = Run(settings, self.run_date, self.prepared, self.folder(frozen), threads)
             if workers == 1:
                 judged = train_here(run, Pruning(trial, settings.train.epochs))
             else:
-                threads = max(1, torch.get_num_threads() // workers)
-                judged = train_apart(run, self.out, trial, threads)
+                judged = train_apart(run, self.out, trial)
         except optuna.TrialPruned:
             raise
         except (OSError, SQLAlchemyError) as error:
@@ -251,6 +252,8 @@ class _Search:
                 settings.train,
                 settings.evaluate,
                 held_out_events(settings.evaluate, self.run_date, settings.time_zone),
+                settings.prepare,
+                champion=None,
             ),
         )
 

@@ -20,6 +20,7 @@ from pipeline.schema import (
     USER_ID,
 )
 from pipeline.storage.locations import Warehouse
+from pipeline.warehouse.lists import published_dates
 from pipeline.warehouse.tables import dataset_of, open_table
 
 Id = int | str
@@ -84,13 +85,38 @@ def history_of(warehouse: Warehouse, user: Id, count: int) -> list[Event]:
     Raises:
         InputError: there is no table yet, or the id has the wrong type.
     """
+    (events,) = histories_of(warehouse, [user], count)
+    return events
+
+
+def histories_of(
+    warehouse: Warehouse, users: Sequence[Id], count: int, until: datetime | None = None
+) -> list[list[Event]]:
+    """The last events of each of some users, newest first.
+
+    Args:
+        warehouse: Where the table is.
+        users: Their ids; text is read as a number where the ids are numbers.
+        count: Events per user, at most.
+        until: The first instant that does not count.
+
+    Raises:
+        InputError: there is no table yet, or an id has the wrong type.
+    """
     rows = _open(warehouse, INTERACTIONS)
-    mine = ds.field(USER_ID) == pa.scalar(
-        _as_id(user, rows.schema), rows.schema.field(USER_ID).type
-    )
-    events = rows.to_table([ITEM_ID, TIMESTAMP], filter=mine)
-    newest = events.sort_by([(TIMESTAMP, "descending")]).slice(0, count)
-    return [Event(row[ITEM_ID], row[TIMESTAMP]) for row in newest.to_pylist()]
+    ids = pa.array([_as_id(user, rows.schema) for user in users], rows.schema.field(USER_ID).type)
+    chosen = ds.field(USER_ID).isin(ids)
+    if until is not None:
+        chosen &= ds.field(TIMESTAMP) < pa.scalar(until)
+    events = rows.to_table([USER_ID, ITEM_ID, TIMESTAMP], filter=chosen)
+    events = events.sort_by([(TIMESTAMP, "descending")])
+    return [
+        [
+            Event(row[ITEM_ID], row[TIMESTAMP])
+            for row in events.filter(pc.equal(events[USER_ID], user)).slice(0, count).to_pylist()
+        ]
+        for user in ids
+    ]
 
 
 def _open(warehouse: Warehouse, name: str) -> ds.Dataset:
@@ -104,7 +130,7 @@ def _open(warehouse: Warehouse, name: str) -> ds.Dataset:
 def _run_dates(warehouse: Warehouse) -> list[date]:
     table = open_table(warehouse.table(RECOMMENDATIONS))
     assert table is not None
-    return [date.fromisoformat(partition[RUN_DATE]) for partition in table.partitions()]
+    return published_dates(table)
 
 
 def _as_id(user: Id, columns: pa.Schema) -> Id:

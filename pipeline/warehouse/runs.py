@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
+from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.tables import (
     append,
     dataset_of,
     open_or_create_table,
     open_table,
-    until_committed,
 )
 
 

@@ -1,11 +1,11 @@
 """The warehouse's Delta tables: how they are opened, read and written."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,10 +17,7 @@ from pipeline.schema import RUN_DATE
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
 
-Result = TypeVar("Result")
-
 _WRITER = "fearec"  # names our commits in Delta's log, so that two at once collide
-_TRIES = 5
 
 
 def open_table(uri: str, version: int | None = None) -> "DeltaTable | None":
@@ -174,8 +171,10 @@ def delete(table: "DeltaTable", predicate: str) -> None:
     Raises:
         ConflictError: another run wrote to it meanwhile; nothing was deleted.
     """
-    with _conflicts(table.table_uri):
-        table.delete(predicate, commit_properties=_properties(*_next(table)))
+    # Not delta-rs's own deletion: the files that it writes hold Arrow's string views, by which
+    # Arrow cannot filter.
+    none = dataset_of(table).schema.empty_table()
+    _commit(table, none, mode="overwrite", predicate=predicate)
 
 
 def replace_run_date(
@@ -203,18 +202,6 @@ def replace_run_date(
         _write(table, rows, transaction, **options)
     elif not isinstance(table, str):
         _commit(table, rows, **options)
-
-
-def until_committed(decide_and_write: Callable[[], Result]) -> Result:
-    """Call a function again, a few times, where a table changed after it had read it.
-
-    Raises:
-        ConflictError: the tables changed each time.
-    """
-    for _ in range(_TRIES - 1):
-        with suppress(ConflictError):
-            return decide_and_write()
-    return decide_and_write()
 
 
 def _commit(

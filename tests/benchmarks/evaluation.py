@@ -78,6 +78,8 @@ def main() -> None:
             settings.train,
             settings.evaluate,
             held_out_events(settings.evaluate, DAY, settings.time_zone),
+            settings.prepare,
+            champion=None,
         )
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     print(describe("torch", "numpy"))

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from pipeline.storage.folders import Folder, StoreFolder, open_folder
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse import tables as warehouse
 from pipeline.warehouse.lookup import recommended_to
+from tests.helpers.object_store import new_bucket, s3_server, skip_without_server
 from tests.helpers.scoring_cases import (
     START,
     Killed,
@@ -45,17 +45,8 @@ from tests.helpers.scoring_cases import (
 )
 from tests.helpers.stages import locations, read_champion, table_uri
 
-pytest.importorskip("moto", reason="the S3 server of the tests, moto, is not installed")
-pytest.importorskip("flask_cors", reason="moto's server needs it")
+skip_without_server()
 
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 
 CHANGES = ((StoreFolder, "upload"), (Folder, "remove"))
@@ -64,35 +55,14 @@ CHANGES = ((StoreFolder, "upload"), (Folder, "remove"))
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """The server's address, and an environment by which Arrow and delta-rs find it."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        # Not a thread of ours: delta-rs holds the interpreter while it waits for an answer.
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as server,
-    ):
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        patch.setenv("AWS_ENDPOINT_URL", url)
-        patch.setenv("AWS_ALLOW_HTTP", "true")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with s3_server() as url:
         yield url
-        server.communicate()
 
 
 @pytest.fixture
 def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
     """The URI of a new bucket."""
-    name = f"bucket-{abs(hash(request.node.nodeid))}"
-    urlopen(Request(f"{endpoint}/{name}", method="PUT")).close()
-    return f"s3://{name}"
+    return new_bucket(endpoint, f"bucket-{abs(hash(request.node.nodeid))}")
 
 
 @pytest.fixture

@@ -23,7 +23,10 @@ from tests.helpers.scoring_cases import RUN_DATE
 
 LOGS = ROOT / "sample_data" / "logs"
 TOP_K = 10
-EXTRAS = ("torch", "lightning", "onnx", "safetensors", "deltalake", "prefect", "optuna", "pytest")
+EXTRAS = (
+    "torch", "lightning", "onnx", "safetensors", "deltalake", "prefect", "optuna", "pytest",
+    "jinja2", "matplotlib",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,18 @@ def modules() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(modules: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def templates() -> list[str]:
+    """The templates of reports in git, as paths."""
+    return [path for path in repository_files(ROOT) if "/templates/" in path]
+
+
+@pytest.fixture(scope="module")
+def wheel(
+    modules: list[str], templates: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Built from a copy: a build leaves files behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    for path in (*modules, "pyproject.toml", "README.md", "LICENSE"):
+    for path in (*modules, *templates, "pyproject.toml", "README.md", "LICENSE"):
         (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / "source" / path)
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir"]
@@ -106,10 +117,13 @@ def run(environment: Path, *command: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_every_module(wheel: Path, modules: list[str]) -> None:
+def test_the_wheel_holds_every_module_and_template(
+    wheel: Path, modules: list[str], templates: list[str]
+) -> None:
+    assert "pipeline/reporting/templates/night.html" in templates
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
-    assert sorted(names) == sorted(modules)
+    assert sorted(names) == sorted([*modules, *templates])
 
 
 def test_the_environment_is_without_the_extras(environment: Path, tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from deltalake import DeltaTable
@@ -23,10 +21,21 @@ from flows.cli import main as cli
 from pipeline.bundles.bundle import Bundle
 from pipeline.errors import FearecError, InputError
 from pipeline.runner.stages import Evaluate, Export
+from tests.helpers.tiny_night import (
+    EVENTS,
+    ITEMS,
+    USERS,
+    log_of,
+    prefect_server,
+    read_flow_run,
+    task_names,
+    write_logs,
+    write_settings,
+)
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
-USERS, ITEMS, EVENTS = 40, 15, 8
 NAMES = list(cli.STAGES)
+ARTIFACTS = ("nightly", "stages", "metrics", "report", "training")
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +45,7 @@ class Night:
 
     folder: Path
     config: Path
+    parameters: Any
     state: Any
     task_names: list[str]
 
@@ -57,73 +67,22 @@ class Night:
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        from prefect.testing.utilities import prefect_test_harness
-
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield
 
 
 @pytest.fixture(scope="module")
 def night(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
     """One whole night, run by Prefect."""
     from flows.scheduled.nightly import nightly
+    from flows.scheduled.parameters import RunParameters
 
     folder = tmp_path_factory.mktemp("night")
     write_logs(folder / "logs")
-    config = folder / "fearec.toml"
-    config.write_text(
-        f"""
-        warehouse = "{folder}/warehouse"
-        work_dir = "{folder}/work"
-        [logs]
-        path = "{folder}/logs"
-        [model]
-        hidden_size = 8
-        inner_size = 8
-        n_layers = 1
-        MAX_ITEM_LIST_LENGTH = 6
-        contrast = "none"
-        [train]
-        epochs = 1
-        accelerator = "cpu"
-        [evaluate]
-        topk = [5, 10]
-        [export]
-        max_near_ties = 1.0
-        [score]
-        top_k = 4
-        provider = "cpu"
-        """
-    )
-    state = nightly(str(config), DAY, return_state=True)
-    return Night(folder, config, state, task_names(state))
-
-
-def write_logs(folder: Path) -> None:
-    """Every user walks round the items; the last event of each is on June 30."""
-    day = folder / "dt=2026-06-30"
-    day.mkdir(parents=True)
-    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
-    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
-    times = [end - timedelta(hours=int(EVENTS - s)) for s in step]
-    items = [f"item-{(u * 3 + s) % ITEMS:02d}" for u, s in zip(user, step, strict=True)]
-    pq.write_table(
-        pa.table({"user_id": user, "item_id": items, "timestamp": times}), day / "a.parquet"
-    )
-
-
-def task_names(state: Any) -> list[str]:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-    from prefect.client.schemas.sorting import TaskRunSort
-
-    run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        tasks = client.read_task_runs(flow_run_filter=run, sort=TaskRunSort.END_TIME_DESC)
-    return [task.name for task in reversed(tasks)]
+    config = write_settings(folder)
+    parameters = RunParameters(config=str(config), run_date=DAY)
+    state = nightly(parameters, return_state=True)
+    return Night(folder, config, parameters, state, task_names(state))
 
 
 def test_the_flow_completes_with_a_task_per_stage(night: Night) -> None:
@@ -156,10 +115,55 @@ def test_the_flow_leaves_every_output(night: Night) -> None:
 def test_the_flow_leaves_a_summary(night: Night) -> None:
     from prefect.artifacts import Artifact
 
-    artifact = Artifact.get("nightly")
-    assert artifact is not None
-    assert "NDCG@10" in str(artifact.data)
-    assert all(name in str(artifact.data) for name in NAMES)
+    found = {key: Artifact.get(key) for key in ARTIFACTS}
+    data = {key: artifact.data if artifact else None for key, artifact in found.items()}
+    assert "decision: first" in data["nightly"]
+    assert "NDCG@10" in data["nightly"]
+    assert [row["stage"] for row in json.loads(data["stages"])] == NAMES
+    assert "NDCG@10" in {row["metric"] for row in json.loads(data["metrics"])}
+    assert data["training"] == 100.0
+    page = night.folder / f"warehouse/reports/{DAY}/report.html"
+    assert page.as_uri() in data["report"]
+    assert f"report: {page}" in data["nightly"]
+
+
+def test_the_flow_leaves_a_report(night: Night) -> None:
+    reports = night.folder / "warehouse/reports"
+    html = (reports / str(DAY) / "report.html").read_text()
+    assert "The first model serves." in html
+    for section in ("Quality", "Lists", "Some users", "Frequency response", "Time and disk"):
+        assert f">{section}</h2>" in html
+    assert "it chooses its delays by bins" in html
+    assert f'href="{DAY}/report.html"' in (reports / "index.html").read_text()
+
+
+def test_a_report_is_written_anew(night: Night) -> None:
+    reports = night.folder / "warehouse/reports"
+    before = (reports / str(DAY) / "report.html").read_text()
+    (reports / str(DAY) / "report.html").unlink()
+    code, out, _ = night.fearec("report")
+    assert (code, out) == (
+        0, f"report: {reports}/{DAY}/report.html\nall run dates: {reports}/index.html\n"
+    )  # fmt: skip
+    assert (reports / str(DAY) / "report.html").read_text().count("<h2") == before.count("<h2")
+    code, out, _ = night.fearec("report", "--date", str(DAY), "--json")
+    assert json.loads(out)["page"] == f"{reports}/{DAY}/report.html"
+    code, _, err = night.fearec("report", "--date", str(NEXT))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no run of this date is recorded" in err
+
+
+def test_the_flow_run_is_named_for_its_date_and_decision(night: Night) -> None:
+    flow_run = read_flow_run(night.state)
+    assert flow_run.name == f"night {DAY}: first"
+    assert "first" in flow_run.tags
+
+
+def test_what_the_stages_log_is_in_the_flow_runs_log(night: Night) -> None:
+    logged = log_of(night.state)
+    assert re.search(f"ingest: .* added {USERS * EVENTS},", logged)
+    assert re.search(r"epoch 1 of 1: loss \d+\.\d+, NDCG@10 0\.\d+", logged)
+    assert re.search("decision: first; .* serves", logged)
 
 
 def test_fearec_nightly_finds_all_of_it_done(night: Night) -> None:
@@ -178,7 +182,7 @@ def test_a_flow_run_again_completes_and_changes_nothing(night: Night) -> None:
     from flows.scheduled.nightly import nightly
 
     versions = night.versions()
-    state = nightly(str(night.config), DAY, return_state=True)
+    state = nightly(night.parameters, return_state=True)
     assert state.is_completed()
     assert all(record.reused for record in state.result().results.records)
     assert night.versions() == versions
@@ -262,7 +266,7 @@ def test_titles_are_shown_beside_the_ids(night: Night) -> None:
     ("content", "message"),
     [
         ("item_id,title\na,A\na,B\n", "repeated item ids"),
-        ("item_id,name\na,A\n", "no column 'title'"),
+        ("item_id,name\na,A\n", "no usable column 'title'"),
         (None, "cannot be read"),
     ],
 )
@@ -284,6 +288,26 @@ def test_another_items_table_redoes_nothing(night: Night) -> None:
     assert again[1].count("done before") == len(NAMES)
 
 
+@pytest.mark.parametrize("command", [*NAMES, "nightly", "recommend"])
+def test_json_is_all_that_is_printed(night: Night, command: str) -> None:
+    arguments = ["7"] if command == "recommend" else ["--date", str(DAY)]
+    code, out, _ = night.fearec(command, *arguments, "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    found = json.loads(out)
+    if command in NAMES:
+        assert (found["stage"], found["reused"]) == (command, True)
+    elif command == "nightly":
+        assert [record["stage"] for record in found["records"]] == NAMES
+        assert found["decision"] == "first"
+        assert found["report"]["page"].endswith(f"reports/{DAY}/report.html")
+        assert found["tables"]["recommendations"] == f"{night.folder}/warehouse/recommendations"
+        assert 0 <= found["metrics"]["model"]["NDCG@10"] <= 1
+    else:
+        assert len(found["history"]) == EVENTS
+        ranked = [event["item_id"] for event in found["recommended"]["items"]]
+        assert len({*ranked}) == 4
+
+
 def test_a_stage_out_of_order_is_one_line(night: Night) -> None:
     code, out, err = night.fearec("train", "--date", str(NEXT))
     assert (code, out) == (2, "")
@@ -301,8 +325,12 @@ def test_the_deployed_schedule_makes_runs(prefect: None) -> None:
 
     deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
     schedules = [
-        DeploymentScheduleCreate(schedule=CronSchedule(**schedule))
-        for schedule in deployment["schedules"]
+        DeploymentScheduleCreate(
+            schedule=CronSchedule(cron=given["cron"], timezone=given["timezone"]),
+            slug=given["slug"],
+            active=given["active"],
+        )
+        for given in deployment["schedules"]
     ]
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(nightly)
@@ -319,6 +347,7 @@ def test_the_deployed_schedule_makes_runs(prefect: None) -> None:
 
 def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Path) -> None:
     from flows.scheduled.nightly import nightly
+    from flows.scheduled.parameters import RunParameters
 
     nowhere = tmp_path / "nowhere"
     overrides = [
@@ -326,7 +355,8 @@ def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Pat
         f"warehouse={tmp_path}/warehouse",
         f"work_dir={tmp_path}/work",
     ]
-    state = nightly(None, DAY, overrides, return_state=True)
+    parameters = RunParameters(run_date=DAY, overrides=overrides)
+    state = nightly(parameters, return_state=True)
     assert state.is_failed()
     error = state.result(raise_on_failure=False)
     assert isinstance(error, InputError)
@@ -336,19 +366,22 @@ def test_bad_input_fails_the_flow_with_its_one_line(prefect: None, tmp_path: Pat
     assert task_names(state) == []  # refused before the first stage
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="nowhere"):
-        nightly(None, DAY, overrides)
+        nightly(parameters)
 
 
 def test_a_failed_stage_logs_one_line_and_no_traceback(
     prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.scheduled import nightly as scheduled
+    from flows.scheduled import stage_tasks
+    from flows.scheduled.nightly import nightly
+    from flows.scheduled.parameters import RunParameters
+    from pipeline.runner.nightly import OpenRun
 
     def fail(*given: Any, **options: Any) -> None:
         raise FearecError("the training diverged", "its folder")
 
-    monkeypatch.setattr(scheduled, "do_stage", fail)
-    monkeypatch.setattr(scheduled, "_RETRY_DELAYS", [])
+    monkeypatch.setattr(OpenRun, "do", fail)
+    monkeypatch.setattr(stage_tasks, "_RETRY_DELAYS", [])
     write_logs(tmp_path / "logs")
     overrides = [f"logs.path={tmp_path}/logs", f"warehouse={tmp_path}/warehouse"]
     stream = io.StringIO()
@@ -358,7 +391,8 @@ def test_a_failed_stage_logs_one_line_and_no_traceback(
         logger.addHandler(handler)
     try:
         overrides.append(f"work_dir={tmp_path}/work")
-        state = scheduled.nightly(None, DAY, overrides, return_state=True)
+        parameters = RunParameters(run_date=DAY, overrides=overrides)
+        state = nightly(parameters, return_state=True)
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
@@ -371,8 +405,10 @@ def test_a_failed_stage_logs_one_line_and_no_traceback(
 
 def test_unknown_settings_fail_the_flow(prefect: None) -> None:
     from flows.scheduled.nightly import nightly
+    from flows.scheduled.parameters import RunParameters
 
-    state = nightly(None, DAY, ["score.topk=3"], return_state=True)
+    parameters = RunParameters(run_date=DAY, overrides=["score.topk=3"])
+    state = nightly(parameters, return_state=True)
     assert state.is_failed()
     assert state.message.startswith("score.topk: unknown setting")
 
@@ -384,7 +420,7 @@ import sys
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "lightning"):
+        if name.split(".")[0] in ("torch", "lightning", "matplotlib", "jinja2"):
             raise ImportError(f"{name} is forbidden")
 
 sys.meta_path.insert(0, Forbidden())
@@ -395,5 +431,6 @@ app()
     run = subprocess.run(
         [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines()), run.stderr
     assert f"n_rows: {USERS * 4}" in run.stdout

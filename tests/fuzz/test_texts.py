@@ -1,4 +1,4 @@
-"""Fuzzing of every text that is read from people or from disk: one line or a value, in a second.
+"""Fuzzing of every text that is read from people or from disk: one line or a value, in time.
 
 A small sample runs by default; ``-m slow`` runs FUZZ_EXAMPLES examples (10,000) of each.
 """
@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import read_description
@@ -27,19 +26,19 @@ from pipeline.runner.stages import STAGES
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.tuning.params_file import read_space
 from tests.conftest import describe
+from tests.helpers.fuzzing import (
+    NASTY,
+    SOME,
+    expect_value_or_line,
+    fuzz,
+    json_like,
+    pieces,
+    texts_like,
+    write,
+)
 
 DAY = date(2026, 7, 1)
-SOME, MANY = 60, int(os.environ.get("FUZZ_EXAMPLES", "10000"))
-
-# What has broken readers of text before.
-NASTY = [
-    "", "\0", "\ufeff", "\ud800", "\x1b[31m", "\r", "\n", "'", '"', '"""', "\\", "{", "}", "[", "]",
-    "[" * 3000, "{" * 3000, '{"a":' * 2000, "9" * 5000, "-1", "0", "1e400", "1e999999999", "nan",
-    "inf", "-inf", "1_000", "0x10", "2026-06-01", "2026-06-01T12:00:00Z", "12:30:00", "true",
-    "null", "None", "x" * 5000, "../" * 50, "s3://", "s3://a/b", "file:///etc", "~", "%2F", "/",
-    "a.b.c=1", "=", ".", "..", "#", ",", "1,2,3", "[1,2", "(3,100]", "[5,inf)", "é", "\u202e", "💥",
-    "choice [1]", "uniform 0,1", "quniform 0,1e300,1e-300", "loguniform -8,0",
-]  # fmt: skip
+MANY = int(os.environ.get("FUZZ_EXAMPLES", "10000"))
 TOML = """
 warehouse = "warehouse"
 time_zone = "UTC"
@@ -79,55 +78,6 @@ NAMES = [
     *(name for name in Settings.model_fields),
     "model.hidden_size", "model.MAX_ITEM_LIST_LENGTH", "model.n_heads", "model.contrast",
 ]  # fmt: skip
-
-pieces = st.one_of(st.sampled_from(NASTY), st.text(max_size=20), st.integers().map(str))
-
-
-@st.composite
-def damaged(draw: st.DrawFn, text: str) -> str:
-    """A valid text after up to four edits: a span cut out, replaced or doubled."""
-    for _ in range(draw(st.integers(0, 4))):
-        begin = draw(st.integers(0, len(text)))
-        end = min(len(text), begin + draw(st.integers(0, 30)))
-        edit = draw(st.one_of(pieces, st.just(text[begin:end] * 2)))
-        text = text[:begin] + edit + text[end:]
-    return text
-
-
-def edited_values(value: Any) -> st.SearchStrategy[Any]:
-    """The JSON value with any part of it replaced by another value."""
-    scalars = st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), pieces, st.just([]), st.just({})
-    )
-    if isinstance(value, dict) and value:
-        inner = st.sampled_from(sorted(value)).flatmap(
-            lambda key: edited_values(value[key]).map(lambda new: {**value, key: new})
-        )
-        return st.one_of(inner, inner, scalars)
-    return scalars
-
-
-def texts_like(text: str) -> st.SearchStrategy[str]:
-    return st.one_of(damaged(text), st.text(max_size=200))
-
-
-def json_like(text: str) -> st.SearchStrategy[str]:
-    return st.one_of(damaged(text), edited_values(json.loads(text)).map(json.dumps))
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    return path
-
-
-def expect_value_or_line(read: Callable[[], Any]) -> None:
-    lines = ["a value"]
-    try:
-        read()
-    except FearecError as error:
-        lines = str(error).splitlines()
-    assert len(lines) == 1
-    assert len(lines[0]) < 2000
 
 
 def read_settings(text: str) -> None:
@@ -213,20 +163,6 @@ READERS: dict[str, tuple[Callable[[str], None], st.SearchStrategy[str]]] = {
 }
 
 
-def fuzz(name: str, examples: int) -> None:
-    read, texts = READERS[name]
-
-    @settings(
-        max_examples=examples, deadline=1000, suppress_health_check=list(HealthCheck),
-        derandomize=examples == SOME, database=None,
-    )  # fmt: skip
-    @given(texts)
-    def every(text: str) -> None:
-        read(text)
-
-    every()
-
-
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -236,14 +172,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_any_text_is_a_value_or_one_line(name: str) -> None:
-    fuzz(name, SOME)
+    fuzz(*READERS[name], SOME)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", READERS)
 def test_any_of_many_texts_is_a_value_or_one_line(name: str) -> None:
-    fuzz(name, MANY)
+    fuzz(*READERS[name], MANY)
 
 
 @pytest.mark.parametrize("name", READERS)

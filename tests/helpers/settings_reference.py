@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from model.config import PRESETS, FEARecConfig
+from pipeline.config.guard_sections import Limit
 from pipeline.config.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "pipeline" / "README.md"
@@ -34,6 +35,8 @@ def plain(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return str(list(value))
+    if isinstance(value, Limit):
+        return f"{value.limit}, {value.action}"
     return "none" if value is None else str(value)
 
 

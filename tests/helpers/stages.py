@@ -52,12 +52,24 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
     )
 
 
-def evaluate(settings: Settings, run_date: date, prepared: Prepared, trained: Trained) -> Evaluated:
+def evaluate(
+    settings: Settings,
+    run_date: date,
+    prepared: Prepared,
+    trained: Trained,
+    champion: Path | None = None,
+) -> Evaluated:
     from pipeline.evaluation.evaluate import evaluate as evaluate_stage
 
-    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
     return evaluate_stage(
-        prepared, trained, settings.model, settings.train, settings.evaluate, held_out
+        prepared,
+        trained,
+        settings.model,
+        settings.train,
+        settings.evaluate,
+        held_out_events(settings.evaluate, run_date, settings.time_zone),
+        settings.prepare,
+        champion,
     )
 
 

@@ -83,6 +83,7 @@ def networks(draw: st.DrawFn) -> FEARecConfig:
         std=draw(st.booleans()),
         spatial_ratio=draw(st.sampled_from([0.0, 0.1, 0.7, 1.0])),
         delays=draw(st.sampled_from(["batch", "sequence"])),
+        position_origin=draw(st.sampled_from(["start", "end"])),
         hidden_act=draw(st.sampled_from(["gelu", "relu", "swish", "tanh", "sigmoid"])),
     )
     possible = config.model_copy(update={"topk_factor": factor}).delay_count <= length

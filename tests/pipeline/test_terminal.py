@@ -1,14 +1,19 @@
 """What commands print cannot steer the terminal."""
 
+import json
+import math
 import subprocess
 import sys
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.terminal import Terminal, print_error, print_plain, printable
+from pipeline.storage.credentials import masked
+from pipeline.terminal import Terminal, print_error, print_plain, print_result, printable
 
 HOSTILE = {
     "\x1b[2J": r"\x1b[2J",
@@ -37,6 +42,28 @@ def test_ids_and_paths_are_shown_and_steer_nothing(
     assert not {*out} & {*"\x1b\x07\r\x9b\u202e\udce9"}
     if not {*text} & {*"\n\r\x07"}:  # rich breaks a cell's line, or leaves the character out
         assert out.count(shown) == 3
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\x7f", 'gs://b?key=S3CRET"x', 'x"\\'])
+def test_json_is_one_line_of_ascii_without_keys(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {
+        text: text,
+        "list": [Path(text)],
+        "day": date(2026, 7, 1),
+        "nan": [math.nan, -math.inf],
+    }
+    print_result(values, lambda: None, as_json=True)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert not {*out[:-1]} & {*map(chr, range(32)), "\x7f"}
+    shown = masked(text)
+    assert json.loads(out) == {
+        shown: shown, "list": [masked(str(Path(text)))], "day": "2026-07-01", "nan": [None, None],
+    }  # fmt: skip
+    assert "S3CRET" not in out
+    assert "K:S" not in out
 
 
 def test_what_is_printable_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import LogSettings, PrepareSettings
 from pipeline.config.settings import Settings
+from pipeline.limits import log_failures
 from pipeline.logs.log_files import LogFile, list_log_files
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
@@ -117,7 +118,9 @@ class CheckData(Stage[Checked]):
         checked = check_data(
             self.ingested.result, self.prepared.result, self.checks, self.locations, self.time_zone
         )
-        return checked.overruled() if self.overrule else checked
+        checked = checked.overruled() if self.overrule else checked
+        log_failures(checked.checks)
+        return checked
 
     def publish_forced(self) -> "CheckData":
         """See `Stage`."""
@@ -125,4 +128,4 @@ class CheckData(Stage[Checked]):
 
     def output_key(self, result: Checked) -> str:
         """See `Stage`; the gate depends on what holds the run alone."""
-        return hash_of(result.held_by)
+        return hash_of([result.held_by, result.objections])

@@ -9,9 +9,20 @@ from typing import Any
 
 from model.config import TrainingConfig
 from pipeline.bundles.description import DESCRIPTION
-from pipeline.bundles.registry import RegisteredModel, champion_before, pinned
+from pipeline.bundles.registry import (
+    RegisteredModel,
+    champion_before,
+    local_bundle,
+    pinned,
+    register_candidate,
+)
 from pipeline.config.guard_sections import GateSettings
-from pipeline.config.sections import EvaluateSettings, ExportSettings, ModelSettings
+from pipeline.config.sections import (
+    EvaluateSettings,
+    ExportSettings,
+    ModelSettings,
+    PrepareSettings,
+)
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
 from pipeline.evaluation.protocol import check_topk
@@ -103,9 +114,10 @@ class Train(Stage[Trained]):
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Evaluated]):
-    """Held-out metrics of the model and of two baselines."""
+    """Held-out metrics of the model, of the champion and of two baselines."""
 
     name = "evaluate"
+    code_version = 2
     result_type = Evaluated
 
     prepared: StageRecord[Prepared]
@@ -114,6 +126,9 @@ class Evaluate(Stage[Evaluated]):
     training: TrainingConfig
     evaluation: EvaluateSettings
     held_out: HeldOut
+    limits: PrepareSettings
+    champion: RegisteredModel | None
+    locations: RunLocations
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Evaluate":
@@ -125,6 +140,9 @@ class Evaluate(Stage[Evaluated]):
             settings.train,
             settings.evaluate,
             _held_out(settings, locations),
+            settings.prepare,
+            champion_before(locations),
+            locations,
         )
 
     @classmethod
@@ -136,6 +154,7 @@ class Evaluate(Stage[Evaluated]):
         """See `Stage`."""
         from pipeline.evaluation.evaluate import evaluate
 
+        champion = local_bundle(self.locations, self.champion) if self.champion else None
         return evaluate(
             self.prepared.result,
             self.trained.result,
@@ -143,6 +162,8 @@ class Evaluate(Stage[Evaluated]):
             self.training,
             self.evaluation,
             self.held_out,
+            self.limits,
+            champion,
         )
 
 
@@ -161,6 +182,7 @@ class Export(Stage[Exported]):
     mask_seen: bool
     locations: RunLocations
     provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
+    training: TrainingConfig = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Export":
@@ -174,6 +196,7 @@ class Export(Stage[Exported]):
             settings.evaluate.mask_seen,
             locations,
             settings.model_dump(mode="json"),
+            settings.train,
         )
 
     @classmethod
@@ -194,6 +217,7 @@ class Export(Stage[Exported]):
             self.mask_seen,
             self.locations,
             self.provenance,
+            self.training.threads,
         )
 
     def is_intact(self, result: Exported) -> bool:
@@ -218,6 +242,7 @@ class Gate(Stage[Gated]):
     pinned: RegisteredModel | None  # by hand, for this run date
     locations: RunLocations
     force_publish: bool = False
+    overruled: RegisteredModel | None = field(default=None, metadata=NOT_IN_KEY)  # by --force
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Gate":
@@ -237,7 +262,9 @@ class Gate(Stage[Gated]):
         """See `Stage`."""
         from pipeline.bundles.gate import gate
 
-        return gate(
+        if self.exported is not None:
+            register_candidate(self.locations, self.exported.result.model_version)
+        gated = gate(
             self.checked.result,
             self.evaluated.result if self.evaluated else None,
             self.exported.result if self.exported else None,
@@ -248,14 +275,16 @@ class Gate(Stage[Gated]):
             self.locations,
             force_publish=self.force_publish,
         )
+        overruled = self.overruled.model_version if self.overruled else None
+        return replace(gated, overruled=overruled)
 
     def publish_forced(self) -> "Gate":
-        """See `Stage`."""
-        return replace(self, force_publish=True)
+        """See `Stage`: whatever a person chose before."""
+        return replace(self.forced(), force_publish=True)
 
     def forced(self) -> "Gate":
         """See `Stage`: it decides afresh."""
-        return replace(self, pinned=None)
+        return replace(self, pinned=None, overruled=self.pinned or self.overruled)
 
     def output_key(self, result: Gated) -> str:
         """See `Stage`; the table depends on the model that serves."""

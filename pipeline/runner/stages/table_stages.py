@@ -4,26 +4,28 @@ What a stage calls is imported when it runs, so that a look at the records loads
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.registry import RegisteredModel, register_champion
+from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
+from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.dates import run_end
 from pipeline.errors import ResumeError
+from pipeline.limits import log_failures
 from pipeline.logs.id_lists import id_list_hash
+from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
-from pipeline.runner.cache import RunResults, Stage, StageRecord
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.model_stages import Gate
 from pipeline.schema import RECOMMENDATIONS
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
-from pipeline.scoring.progress import scoring_progress
 from pipeline.scoring.run import score_histories
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
@@ -48,15 +50,12 @@ class Score(Stage[Scored]):
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
         lists = (settings.score.allow, settings.score.deny)
-        days, since = settings.score.active_within_days, None
-        if days is not None:
-            since = run_end(locations.run_date - timedelta(days=days), settings.time_zone)
         return cls(
             done[Prepare],
             done[Gate],
             settings.score,
             tuple(id_list_hash(path) for path in lists if path),
-            since,
+            _active_since(settings, locations),
             locations,
         )
 
@@ -73,7 +72,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             cache=self.locations.tensorrt,
         )
-        with scoring_progress() as progress:
+        with work_progress("scoring", "users") as progress:
             try:
                 return run(resume=True, progress=progress)
             except ResumeError:  # of another model, input or settings, or damaged
@@ -96,36 +95,70 @@ class Score(Stage[Scored]):
 
 @dataclass(frozen=True)
 class Publish(Stage[Published]):
-    """The run date's partition of the recommendations, and the registry's entry for it."""
+    """The run date's partition of the recommendations, checked, and the registry's entry for it."""
 
     name = "publish"
     result_type = Published
 
+    prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     scored: StageRecord[Scored]
+    score: ScoreSettings
+    active_since: datetime | None
+    checks: CheckSettings
     locations: RunLocations
+    # What is published already is not checked again without it.
+    overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Publish":
         """See `Stage`."""
-        return cls(done[Gate], done[Score], locations)
+        return cls(
+            done[Prepare],
+            done[Gate],
+            done[Score],
+            settings.score,
+            _active_since(settings, locations),
+            settings.checks,
+            locations,
+        )
 
     def run(self) -> Published:
-        """See `Stage`."""
+        """See `Stage`: nothing is written unless the checks let it pass."""
+        from pipeline.publishing.checks import Served, check_tables
         from pipeline.publishing.publish import publish
 
-        published = publish(self.scored.result, self.locations)
-        gated = self.gated.result
+        gated, scored = self.gated.result, self.scored.result
+        served = Served(self.prepared.result, gated.bundle, self.score, self.active_since)
+        checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
+        log_failures(checks)
+        published = replace(publish(scored, self.locations), checks=checks)
         serving = RegisteredModel(
             run_date=self.locations.run_date,
             model_version=gated.model_version,
             path=gated.bundle.name,
             decision=gated.decision,
         )
-        register_champion(self.locations, serving)
+        register_champion(
+            self.locations, serving, candidate=gated.candidate, overruled=gated.overruled
+        )
         return published
+
+    def publish_forced(self) -> "Publish":
+        """See `Stage`."""
+        return replace(self, overrule=True)
 
     def is_intact(self, result: Published) -> bool:
         """See `Stage`."""
         table = self.locations.warehouse.table(RECOMMENDATIONS)
-        return has_table(table, result.table_id, result.version)
+        champion = read_registry(self.locations.warehouse)
+        serving = champion.serving(self.locations.run_date) if champion else None
+        is_registered = serving and serving.model_version == self.gated.result.model_version
+        return bool(is_registered) and has_table(table, result.table_id, result.version)
+
+
+def _active_since(settings: Settings, locations: RunLocations) -> datetime | None:
+    days = settings.score.active_within_days
+    if days is None:
+        return None
+    return run_end(locations.run_date - timedelta(days=days), settings.time_zone)

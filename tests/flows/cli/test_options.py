@@ -1,5 +1,6 @@
 """How commands end with errors."""
 
+import json
 import sys
 from typing import Any
 
@@ -26,7 +27,19 @@ def test_ctrl_c_is_one_line_and_exit_code_130(lightning: bool, capsys: Any) -> N
     assert capsys.readouterr().err == "interrupted; run the same command to continue\n"
 
 
+def test_ctrl_c_with_json_is_one_object(capsys: Any) -> None:
+    @one_line_errors()
+    def interrupted(as_json: bool) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        interrupted(as_json=True)
+    assert ended.value.exit_code == 130
+    error = json.loads(capsys.readouterr().err)
+    assert (error["error"], error["exit_code"]) == ("Interrupted", 130)
+
+
 def test_another_exit_is_left_alone() -> None:
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        sys.exit(3)
+    with pytest.raises(SystemExit) as ended:
+        one_line_errors()(sys.exit)(3)
     assert ended.value.code == 3

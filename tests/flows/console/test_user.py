@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.console.user import print_user
+from flows.console.user import find_user, print_user, user_result
 from pipeline.config.settings import Settings
 from pipeline.warehouse.lookup import Event, Recommended
 
@@ -21,7 +21,7 @@ def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: An
     event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
     monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
     monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
-    print_user(Settings(), user, None)
+    print_user(find_user(Settings(), user, None))
     out = capsys.readouterr().out
     assert f"Last events of {user}" in out
     assert out.count(item) == 2
@@ -37,5 +37,10 @@ def test_titles_are_printed_as_they_are(
     event = Event("a", datetime(2026, 6, 30, tzinfo=UTC))
     monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
     monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
-    print_user(Settings(items={"path": table}), "u", None)
+    user = find_user(Settings(items={"path": table}), "u", None)
+    print_user(user)
     assert capsys.readouterr().out.count(title) == 2
+    assert user_result(user)["recommended"]["items"] == [
+        {"item_id": "a", "title": title, "score": 0.5},
+        {"item_id": "b", "title": None, "score": 0.4},
+    ]

@@ -1,9 +1,15 @@
 """The nightly flow: whom it calls and what it tries again."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
 
 from pipeline.errors import InputError, PublishError
 
@@ -27,7 +33,7 @@ def test_nobody_is_called(tmp_path: Path) -> None:
 def test_only_what_may_pass_is_tried_again() -> None:
     from prefect.states import Failed
 
-    from flows.scheduled.nightly import _may_pass
+    from flows.scheduled.stage_tasks import _may_pass
 
     def may_pass(error: Exception) -> bool:
         return _may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
@@ -35,3 +41,16 @@ def test_only_what_may_pass_is_tried_again() -> None:
     assert may_pass(OSError("timeout"))
     assert may_pass(PublishError("another run wrote to the table meanwhile"))
     assert not may_pass(InputError("no such file or folder"))
+
+
+@pytest.mark.parametrize("name", ["nightly", "tune"])
+def test_both_flows_can_be_run_with_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(f"flows.scheduled.{name}")
+
+    def fail(*arguments: Any) -> None:
+        raise InputError("no such file or folder", "logs")
+
+    monkeypatch.setattr(module, name, fail)
+    done = CliRunner().invoke(module.app, ["--json"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert json.loads(done.stderr)["where"] == "logs"

@@ -22,7 +22,12 @@ from torch import Tensor
 import model.export.graphs
 from model.config import FEARecConfig
 from model.errors import ConfigError
-from model.export.files import CPU_RECOMMENDER, INT8_TABLE, RECOMMENDER
+from model.export.files import (
+    CPU_RECOMMENDER,
+    FLOAT16_RECOMMENDER,
+    INT8_TABLE,
+    RECOMMENDER,
+)
 from model.export.graphs import (
     Form,
     export_both,
@@ -289,6 +294,7 @@ MATRIX: list[dict[str, Any]] = [
     {"hidden_act": "sigmoid", "spatial_ratio": 1.0},
     {"padding": "cyclic", "hidden_act": "relu"},
     {"padding": "reflect", "hidden_act": "tanh", "dual_domain": False},
+    {"position_origin": "end", "padding": "cyclic", "MAX_ITEM_LIST_LENGTH": 50},
 ]
 
 
@@ -305,11 +311,16 @@ def test_other_architectures_export_too(tmp_path: Path, changes: dict[str, Any],
 
 
 def check_recommender(
-    path: Path, *, k: int, exclude: Array | None = None, item_bias: Array | None = None
+    path: Path,
+    *,
+    k: int,
+    exclude: Array | None = None,
+    item_bias: Array | None = None,
+    built: FEARec = NETWORK,
 ) -> None:
     """Against sorting every score, computed in float64."""
     item_seq, item_seq_len = sequences(each=2)
-    item_seq = item_seq[~near_ties(NETWORK, item_seq, item_seq_len)]
+    item_seq = item_seq[~near_ties(built, item_seq, item_seq_len)]
     item_seq_len = (item_seq > 0).sum(1)
     users = len(item_seq)
     exclude = np.zeros((users, 0), dtype=np.int64) if exclude is None else exclude[:users]
@@ -325,9 +336,9 @@ def check_recommender(
         },
     )
     with torch.no_grad():
-        embedding = NETWORK(item_seq, item_seq_len).double()
+        embedding = built(item_seq, item_seq_len).double()
         # Equal rows are scored once: some processors' products differ in their last bits.
-        table, row_of = NETWORK.item_embedding.weight.double().unique(dim=0, return_inverse=True)
+        table, row_of = built.item_embedding.weight.double().unique(dim=0, return_inverse=True)
         scores = (embedding @ table.T)[:, row_of].numpy() + item_bias
     np.put_along_axis(scores, np.pad(exclude, [(0, 0), (0, 1)]), -np.inf, axis=1)  # PAD too
 
@@ -447,3 +458,27 @@ def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
     )
     np.testing.assert_allclose(fast[1], plain[1], rtol=1e-5, atol=1e-5)
     assert (fast[0] == plain[0]).mean() > 0.99  # rounding may swap what is tied to it
+
+
+def test_positions_from_the_end_are_those_of_pytorch_in_a_bundles_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = network(position_origin="end")
+    monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", V)
+    export_both(built, tmp_path, fp16=True)
+    compare(built, tmp_path / "encoder.onnx")
+    check_recommender(tmp_path / RECOMMENDER, k=5, built=built)
+    item_seq, item_seq_len = sequences(each=2)
+    feeds = {
+        "item_seq": item_seq.numpy(),
+        "item_seq_len": item_seq_len.numpy(),
+        "exclude": item_seq.numpy(),
+        "item_bias": np.zeros(V, np.float32),
+        "k": np.array([5]),
+    }
+    plain, fast, half = (
+        session(tmp_path / name).run(["score"], feeds)[0]
+        for name in (RECOMMENDER, CPU_RECOMMENDER, FLOAT16_RECOMMENDER)
+    )
+    np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(half, plain, rtol=2e-2, atol=2e-2)

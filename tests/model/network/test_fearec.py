@@ -164,6 +164,7 @@ FIELDS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "topk_factor": ({}, [1, 2]),
     "delays": ({}, ["batch", "sequence"]),
     "padding": ({}, ["zero", "cyclic", "reflect"]),
+    "position_origin": ({}, ["start", "end"]),
     "loss_type": ({}, ["CE", "BPR"]),
     "sample_num": ({"loss_type": "BPR"}, [1, 3]),
     "ce_chunk_size": ({"n_items": 100}, [0, 40, 70]),

@@ -15,33 +15,9 @@ from torch import Tensor
 from model.config import FEARecConfig
 from model.training.histories import EventHistories
 from model.training.samples import Negatives, SameTarget, ShuffledBatches, TrainingSet
+from tests.helpers.event_histories import histories_of, prefix, targets_of, users_of_items
 
 steady = settings(deadline=None)
-users_of_items = st.lists(
-    st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=1, max_size=8
-)
-
-
-def histories_of(users: list[list[int]]) -> EventHistories:
-    offsets = np.concatenate([[0], np.cumsum([len(items) for items in users])])
-    flat = [item for items in users for item in items]
-    return EventHistories(torch.tensor(flat, dtype=torch.int32), torch.from_numpy(offsets))
-
-
-def targets_of(histories: EventHistories) -> Tensor:
-    """Every position but each user's first."""
-    positions = torch.arange(len(histories.items))
-    return positions[~torch.isin(positions, histories.offsets)]
-
-
-def prefix(users: list[list[int]], position: int) -> list[int]:
-    """The items before a flat position, by walking."""
-    for items in users:
-        if position < len(items):
-            return items[:position]
-        position -= len(items)
-    raise AssertionError
-
 
 # Same-target partners
 

@@ -306,12 +306,34 @@ def test_checkpoints_and_logs_are_in_the_folder(tmp_path: Path) -> None:
     assert len(rows) >= 2
 
 
-def test_a_progress_bar_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_progress_bar_is_drawn_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.trainer.draws_bars", lambda: True)
     training = TrainingConfig(**{**QUICK, "epochs": 1})
     fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path, progress=True)
-    out = capsys.readouterr().out
-    assert "Epoch" in out
-    assert "NDCG@10" in out
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Epoch" in err
+    assert "NDCG@10" in err
+
+
+def test_lines_of_progress_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.progress._SECONDS_BETWEEN", 0)
+    training = TrainingConfig(**{**QUICK, "epochs": 2, "train_batch_size": 256})
+    fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path, progress=True)
+    lines = [each for each in caplog.messages if each.startswith("training: ")]
+    batches = 2 * math.ceil(len(TRAIN) / 256)
+    assert lines[0] == "training: started"
+    assert len(lines) == 1 + batches + 1
+    assert f"training: 1 of {batches} batches" in lines[1]
+    assert " left, epoch 1 of 2" in lines[2]
+    assert re.search(r"100%.* batches/s, epoch 2 of 2, loss \d.*, NDCG@10 0\.\d{4}$", lines[-1])
+    caplog.clear()
+    fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path / "quiet", progress=False)
+    assert not any(each.startswith("training: ") for each in caplog.messages)
 
 
 @pytest.mark.parametrize(

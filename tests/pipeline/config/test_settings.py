@@ -3,6 +3,7 @@
 import pickle
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.errors import ConfigError, ExportParityError, FearecError
-from pipeline.config.settings import Settings, load_settings
+from pipeline.config.settings import Settings, as_overrides, load_settings
 from pipeline.errors import (
     BundleError,
     BusyError,
@@ -100,6 +101,25 @@ def test_a_long_value_is_one_short_line(override: str, message: str) -> None:
 def test_a_settings_file_of_brackets_or_digits_is_one_line(content: str) -> None:
     with pytest.raises(ConfigError, match="not a TOML file"):
         load_settings(write(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("top_k", 7, 7),
+        ("exclude_seen", False, False),
+        ("batch_size", "auto", "auto"),
+        ("deny", Path("a/b c"), "a/b c"),
+        ("deny", "20260601", "20260601"),
+        ("deny", "a\"b\\n'é💥", "a\"b\\n'é💥"),
+        ("deny", "true", "true"),
+        ("deny", "[1]", "[1]"),
+        ("deny", None, None),
+    ],
+)
+def test_a_flag_is_its_value_whatever_it_looks_like(name: str, value: Any, kept: Any) -> None:
+    settings = load_settings(overrides=as_overrides("score", {name: value, "top_k": 7}))
+    assert (settings.score.top_k, getattr(settings.score, name)) == (7, kept)
 
 
 def test_hyper_parameters_are_set_by_name_whatever_the_source(

@@ -184,7 +184,7 @@ def test_a_killed_run_is_completed_by_the_next(
         patch.setattr(pipeline.data.ingest, "append", dies_at)
         patch.setattr(pipeline.data.source_files, "append", dies_at)
         if killed_at == "delete":
-            patch.setattr(DeltaTable, "delete", dies)
+            patch.setattr(pipeline.data.ingest, "delete", dies)
         with pytest.raises(KeyboardInterrupt):
             ingest(settings, TODAY + timedelta(days=1))
     ingest(settings, TODAY + timedelta(days=1))

@@ -30,7 +30,7 @@ from pipeline.data.prepared import read_histories
 from pipeline.data.splits import Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import RankingProtocol, evaluate_scorers
+from pipeline.evaluation.evaluator import RankingProtocol, ScorerGroup, evaluate_scorers
 from pipeline.evaluation.metrics import user_metrics
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
@@ -90,6 +90,9 @@ def a_user_at_a_time(
     for k in ranking.topk:
         listed = {item for best in lists for item in best[:k]} - {0}
         found[f"Coverage@{k}"] = len(listed) / (V - 1)
+        every = [item for best in lists for item in best[:k] if item]
+        most = max(map(every.count, every), default=0)
+        found[f"MostListed@{k}"] = most / len(lists)
     return found
 
 
@@ -102,15 +105,14 @@ def test_figures_are_those_of_one_user_at_a_time(
         return
     popularity = Popularity.learn(split.before(split.valid_from), V)
     ranking = RankingProtocol(V, 4, mask_seen, TOPK, batch_size)
-    tally = evaluate_scorers({"model": by_last_item}, split, popularity, ranking)["model"]
-    found = tally.means(popularity.counts)
+    group = ScorerGroup({"model": by_last_item}, split, popularity, ranking)
+    sums = evaluate_scorers(group)["model"]
+    found = sums.means(popularity.counts)
     expected = a_user_at_a_time(split, ranking, popularity)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    whole = evaluate_scorers(
-        {"model": by_last_item}, split, popularity, replace(ranking, batch_size=99)
-    )
-    assert whole["model"].means(popularity.counts) == pytest.approx(found)
-    assert whole["model"].intervals(50, 1) == tally.intervals(50, 1)
+    whole = evaluate_scorers(replace(group, ranking=replace(ranking, batch_size=99)))["model"]
+    assert whole.means(popularity.counts) == pytest.approx(found)
+    assert whole.intervals(50, 1) == sums.intervals(50, 1)
     if mask_seen:  # what was met before cannot be hit
         again = [
             set(split.histories.items[cut:end].tolist())
@@ -261,10 +263,9 @@ def test_the_baselines_learn_from_training_alone(prepared: Prepared, trained: Tr
     assert int(popularity.counts.sum()) == 40 * 5
     ranking = RankingProtocol(prepared.n_items, 6, True, (5, 10), 100)
     scorers = {"co": CoOccurrence.learn(known, popularity)}
+    group = ScorerGroup(scorers, split, popularity, ranking)
     with torch.inference_mode():
-        expected = evaluate_scorers(scorers, split, popularity, ranking)["co"].means(
-            popularity.counts
-        )
+        expected = evaluate_scorers(group)["co"].means(popularity.counts)
     assert found.co_occurrence == pytest.approx(expected)
     assert found.popularity["Novelty@5"] <= found.model["Novelty@5"]
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.ranking import metrics_at, top_items
+from pipeline.evaluation.metric_sums import DistinctRows
 from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, user_metrics
 
 TOPK = (1, 3, 5, 10)
@@ -83,7 +84,7 @@ def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None
     n_items = len(times)
     counted = st.lists(st.integers(0, 9), min_size=n_items, max_size=n_items)
     popular = data.draw(counted)
-    found = catalogue_metrics(torch.tensor([7, *times]), torch.tensor([7, *popular]))
+    found = catalogue_metrics(torch.tensor([7, *times]), torch.tensor([7, *popular]), 12)
     listed = [item for item, count in enumerate(times) for _ in range(count)]
     if not listed:
         assert set(found.values()) == {0.0}
@@ -98,6 +99,7 @@ def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None
     best_first = sorted(range(n_items), key=lambda item: (-popular[item], item))
     head = best_first[: math.ceil(n_items / 5)]
     assert found["PopularShare"] == pytest.approx(np.mean([item in head for item in listed]))
+    assert found["MostListed"] == pytest.approx(max(times) / 12)
 
 
 @st.composite
@@ -163,3 +165,27 @@ def test_intervals_in_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.allclose(bootstrap_intervals(rows, counts, 500, seed=1), whole)
     assert (whole[0] < [0.7, 0.3]).all()
     assert (whole[1] > [0.7, 0.3]).all()
+
+
+@given(st.lists(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1), min_size=1))
+@steady
+def test_distinct_rows_are_counted_whatever_the_batches(
+    batches: list[list[tuple[int, int]]],
+) -> None:
+    found = DistinctRows()
+    for batch in batches:
+        found.add(np.array(batch, float))
+    every = np.array([row for batch in batches for row in batch], float)
+    rows, counts = np.unique(every, axis=0, return_counts=True)
+    assert (found.merged()[0] == rows).all()
+    assert (found.merged()[1] == counts).all()
+
+
+def test_distinct_rows_do_not_grow_with_what_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.evaluation.metric_sums._PENDING", 100)
+    random, found, most = np.random.default_rng(0), DistinctRows(), 0
+    for _ in range(200):
+        found.add(random.integers(0, 5, (50, 2)).astype(float))
+        most = max(most, sum(map(len, found._rows)))
+    assert most < 100 + 2 * 25 + 50
+    assert found.merged()[1].sum() == 200 * 50

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +39,16 @@ def test_integer_ids_stay_integers(tmp_path: Path) -> None:
     assert read_items_table(str(path))["item_id"].type == pa.int32()
 
 
+def test_ids_of_any_type_that_logs_may_have(tmp_path: Path) -> None:
+    known = UUID("12345678-90ab-cdef-1234-567890abcdef")
+    path = parquet(tmp_path, item_id=pa.array([known.bytes], pa.uuid()), title=["One"])
+    assert item_titles(path, [str(known)]) == {str(known): "One"}
+    path = parquet(tmp_path, item_id=pa.array(["a", "b"]).dictionary_encode(), title=["A", "B"])
+    assert item_titles(path, ["b"]) == {"b": "B"}
+    path = parquet(tmp_path, item_id=[7.0, 8.0], title=["Seven", "Eight"])
+    assert item_titles(path, [8]) == {8: "Eight"}
+
+
 def test_csv_ids_and_titles_are_text_as_they_stand(tmp_path: Path) -> None:
     content = '\ufefftitle,item_id,price\n"One, two\nthree",007,1.5\n1984,7,2\nNULL,8,\n'
     path = text(tmp_path, content)
@@ -55,10 +66,11 @@ def test_a_uri_and_an_ending_in_capitals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"item_id": ["a"]}, "no column 'title' of strings"),
-        ({"title": ["a"]}, "no column 'item_id' of integers or strings"),
-        ({"item_id": [0.5], "title": ["a"]}, "no column 'item_id' of integers or strings"),
-        ({"item_id": ["a"], "title": [1]}, "no column 'title' of strings"),
+        ({"item_id": ["a"]}, "no usable column 'title'; expected strings"),
+        ({"title": ["a"]}, "no usable column 'item_id'"),
+        ({"item_id": [0.5], "title": ["a"]}, "an id of type double cannot be used"),
+        ({"item_id": [True], "title": ["a"]}, "no usable column 'item_id'; expected whole numbers"),
+        ({"item_id": ["a"], "title": [1]}, "no usable column 'title'; expected strings"),
         ({"item_id": ["a", None], "title": ["A", "B"]}, "1 without"),
         ({"item_id": ["a", "b", "a", "b"], "title": ["A"] * 4}, "2 ids with several, such as 'a'"),
     ],
@@ -75,8 +87,8 @@ def test_another_table_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("item_id,name\na,A\n", "no column 'title'"),
-        ("item_id,title,title\na,A,B\n", "no column 'title'"),
+        ("item_id,name\na,A\n", "no usable column 'title'"),
+        ("item_id,title,title\na,A,B\n", "no usable column 'title'"),
         ("item_id,title\na,A\na,B\n", "such as 'a'"),
     ],
 )

@@ -22,26 +22,58 @@ import torch
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
+from pipeline.bundles.gate import gate as decide
+from pipeline.bundles.sessions import Provider
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepare import prepared_hash
 from pipeline.errors import (
     BusyError,
     ConfigError,
+    DivergenceError,
+    EmptyTestError,
+    FearecError,
+    GateError,
     InputError,
     MemoryShortError,
     ResumeError,
     StorageError,
+    TableCheckError,
 )
-from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
+from pipeline.results import (
+    Check,
+    Checked,
+    Evaluated,
+    Exported,
+    Gated,
+    Ingested,
+    PairedDifference,
+    Prepared,
+    Published,
+    Scored,
+    Trained,
+)
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
-from pipeline.runner.stages import STAGES, Evaluate, Export, Ingest, Prepare, Score, Train
+from pipeline.runner.stages import (
+    STAGES,
+    CheckData,
+    Evaluate,
+    Export,
+    Gate,
+    Ingest,
+    Prepare,
+    Publish,
+    Score,
+    Train,
+)
 from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
 from pipeline.scoring.manifest import MANIFEST, Manifest, ResumeKey
 from pipeline.storage.content_hash import content_hash
-from pipeline.storage.locations import RunLocations
+from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.warehouse.runs import current_run
 from pipeline.warehouse.tables import open_table, table_id
 from tests.helpers.stages import locations, read_champion, table_uri
 
@@ -93,6 +125,10 @@ class Stages:
             4, 6, 7, event, event,
         )  # fmt: skip
 
+    def check(self, *given: Any) -> Checked:
+        self.calls.append("check")
+        return Checked()
+
     def train(self, *given: Any) -> Trained:
         champion, run = given[-2:]
         self.weights += 1
@@ -110,11 +146,15 @@ class Stages:
         )  # fmt: skip
 
     def export(self, *given: Any) -> Exported:
-        run = given[-2]
+        (run,) = (each for each in given if isinstance(each, RunLocations))
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
         return Exported(bundle, bundle.name, 1e-6, 100, 0)
+
+    def gate(self, *given: Any, **options: Any) -> Gated:
+        self.calls.append("gate")
+        return decide(*given, **options)
 
     def score(self, stage: Score) -> Scored:
         folder = self._made(stage.locations, "parts")
@@ -123,11 +163,14 @@ class Stages:
         manifest = Manifest(resume_key=key, generated_at=now, parts={}, complete=True)
         (folder / MANIFEST).write_text(manifest.to_json())
         return Scored(
-            str(folder), stage.exported.result.model_version, "CPUExecutionProvider",
+            str(folder), stage.gated.result.model_version, "CPUExecutionProvider",
             precision="fp32", devices=1, n_users=4, n_rows=8, n_fallback=1, n_short=0, dropped={},
             duplicates=0, unknown_items=0, unknown_listed=0, absent_users=0, skipped_files=(),
             seconds=1.0, users_per_second=4.0,
         )  # fmt: skip
+
+    def check_tables(self, *given: Any, overrule: bool) -> tuple[Check, ...]:
+        return ()
 
     def publish(self, scored: Scored, run: RunLocations) -> Published:
         self._made(run, "publish")
@@ -140,22 +183,32 @@ class Stages:
 FUNCTIONS = {
     "ingest": "pipeline.data.ingest.ingest",
     "prepare": "pipeline.data.prepare.prepare",
+    "check": "pipeline.data.checks.check_data",
     "train": "pipeline.training.train.train",
     "evaluate": "pipeline.evaluation.evaluate.evaluate",
     "export": "pipeline.training.export.export",
+    "gate": "pipeline.bundles.gate.gate",
     "score": "pipeline.runner.stages.Score.run",
+    "check_tables": "pipeline.publishing.checks.check_tables",
     "publish": "pipeline.publishing.publish.publish",
 }
-CALLS = ["ingest", "prepared", "train", "evaluate", "export", "parts", "publish"]
+CALLS = [
+    "ingest", "prepared", "check", "train", "evaluate", "export", "gate", "parts", "publish",
+]  # fmt: skip
 
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     stages = Stages()
+    put_in(stages, monkeypatch)
+    return stages
+
+
+def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stand-ins do what the stages would."""
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
-        monkeypatch.setattr(target, lambda *given, stand_in=stand_in: stand_in(*given))
-    return stages
+        monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
 
 
 @pytest.fixture
@@ -189,8 +242,9 @@ def ran(settings: Settings, stages: Stages) -> Iterator[Callable[..., list[str]]
 
 
 def runs_of(settings: Settings) -> list[dict[str, Any]]:
+    """All rows, in the order of their end."""
     rows = DeltaTable(table_uri(settings, "runs")).to_pyarrow_table().to_pylist()
-    return sorted(rows, key=lambda row: row["run_date"])
+    return sorted(rows, key=lambda row: row["finished_at"])
 
 
 def test_every_stage_runs_once_in_order(ran: Callable[..., list[str]]) -> None:
@@ -218,7 +272,7 @@ def test_a_killed_night_goes_on_where_it_stopped(
     class Killed(BaseException):
         pass
 
-    def die(*args: Any) -> None:
+    def die(*args: Any, **options: Any) -> None:
         raise Killed
 
     name = NAMES[killed]
@@ -266,7 +320,9 @@ def test_changed_settings_redo_what_depends_on_them(
     changed = settings.model_copy(
         update={section: getattr(settings, section).model_copy(update=change)}
     )
-    assert ran(changed) == (CALLS[CALLS.index(first) :] if first else [])
+    # The stand-in's model stays the same: where the gate decides as before, nothing is scored.
+    end = len(CALLS) if first in ("parts", "train") else CALLS.index("parts")
+    assert ran(changed) == (CALLS[CALLS.index(first) : end] if first else [])
 
 
 def test_a_new_log_file_redoes_everything(
@@ -377,8 +433,32 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
     unscorable = settings.model_copy(update={"score": ScoreSettings(**{"top_k": 5, **score})})
     with pytest.raises(kind, match=message):
         nightly(unscorable, DAY)
-    assert stages.calls == ["ingest", "prepared"]
+    assert stages.calls == ["ingest", "prepared", "check"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+@pytest.mark.skipif(sessions._count_cuda_devices() > 0, reason="the provider works here")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_there_but_cannot_run_is_refused_before_the_training(
+    provider: Provider, settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A driver without CUDA's other libraries, as far as can be seen without opening a session.
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    without = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider=provider)})
+    with pytest.raises(ConfigError, match="provider does not work here") as refusal:
+        nightly(without, DAY)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert stages.calls == ["ingest", "prepared", "check"]
+
+
+def test_a_provider_that_runs_the_smallest_graph_is_accepted_before_the_training(
+    settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
+    monkeypatch.setitem(sessions._NAMES, "cuda", sessions.CPU)  # so the graph really runs
+    with_it = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider="cuda")})
+    nightly(with_it, DAY)
+    assert "train" in stages.calls
 
 
 def test_users_who_have_seen_everything_are_refused_before_the_training(
@@ -387,7 +467,7 @@ def test_users_who_have_seen_everything_are_refused_before_the_training(
     stages.seen = [[1, 2, 3, 4, 5, 5], [5, 4, 3, 2, 1]]
     with pytest.raises(ConfigError, match="every user has seen every eligible item"):
         nightly(settings, DAY)
-    assert stages.calls == ["ingest", "prepared"]
+    assert stages.calls == ["ingest", "prepared", "check"]
     again = {"exclude_seen": False, "top_k": 5}
     nightly(settings.model_copy(update={"score": ScoreSettings(**again)}), DAY)
     stages.seen = [[1, 2, 3, 4, 5], [5, 4, 3, 2, 2]]
@@ -530,11 +610,11 @@ def test_only_parts_of_another_run_are_scored_anew(
     event = datetime(2026, 6, 1, tzinfo=UTC)
     done = RunResults(
         StageRecord("prepare", "", "", 0.0, Prepared(Path("p"), "", 1, "", 4, 6, 7, event, event)),
-        StageRecord("export", "", "", 0.0, Exported(Path("bundle"), "v1", 0.0, 1, 0)),
+        StageRecord("gate", "", "", 0.0, Gated("first", (), "v1", Path("bundle"), "v1", None)),
     )
     stage = Score.of(settings, locations(settings, DAY), done)
     folder = locations(settings, DAY).parts
-    monkeypatch.setattr("pipeline.runner.stages.Bundle.load", lambda path: path)
+    monkeypatch.setattr("pipeline.runner.stages.table_stages.Bundle.load", lambda path: path)
 
     def resumes_to(error: Exception) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -545,7 +625,7 @@ def test_only_parts_of_another_run_are_scored_anew(
                 raise error
 
         folder.mkdir(parents=True, exist_ok=True)
-        monkeypatch.setattr("pipeline.runner.stages.score_histories", score)
+        monkeypatch.setattr("pipeline.runner.stages.table_stages.score_histories", score)
         stage.run()
         return calls
 
@@ -573,7 +653,8 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     night = nightly(settings, DAY)
     (row,) = runs_of(settings)
     assert row["run_date"] == DAY
-    assert row["decision"] == "published"
+    assert (row["decision"], row["reasons"], row["error"]) == ("first", [], None)
+    assert (row["candidate"], row["champion"]) == (row["model_version"], None)
     assert row["model_version"] == night.results[Export].result.model_version
     assert (row["n_users"], row["n_items"], row["n_interactions"]) == (4, 5, 7)
     assert (row["n_added"], row["n_duplicates"], row["n_quarantined"]) == (7, 1, 1)
@@ -588,7 +669,135 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     nightly(settings, DAY)
     assert DeltaTable(table_uri(settings, "runs")).version() == version
     nightly(settings, DAY, force=True)
-    assert len(runs_of(settings)) == 1
+    runs = runs_of(settings)
+    assert [row["run_date"] for row in runs] == [DAY, DAY]
+    newest = current_run(Warehouse(settings.warehouse), DAY)
+    assert newest is not None
+    assert newest["finished_at"] == runs[-1]["finished_at"]
+
+
+def test_a_failed_run_has_its_row(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    def fail(*given: Any) -> Trained:
+        raise FearecError("no luck", "train")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", fail)
+        with pytest.raises(FearecError, match="no luck"):
+            ran()
+    (failed,) = runs_of(settings)
+    assert (failed["decision"], failed["error"]) == ("failed", "train: no luck")
+    assert [stage for stage, _ in failed["stage_seconds"]] == ["ingest", "prepare", "check"]
+    assert (failed["n_users"], failed["metrics"]) == (4, None)
+    assert ran() == CALLS[3:]
+    assert [row["decision"] for row in runs_of(settings)] == ["failed", "first"]
+
+
+def test_an_unfit_model_leaves_the_champion_in_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def diverge(*given: Any) -> Trained:
+        raise DivergenceError("the training diverged")
+
+    first = nightly(settings, DAY).results[Gate].result
+    after = date(2026, 7, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", diverge)
+        held = nightly(settings, NEXT).results
+    assert held[Gate].result.decision == "held"
+    assert held[Gate].result.reasons == ("train: the training diverged",)
+    assert held[Score].result.model_version == first.model_version
+    assert Export not in held
+    assert runs_of(settings)[-1]["decision"] == "held"
+    assert nightly(settings, after).results[Train].result.parent == first.model_version
+    champion = read_champion(settings, before=NEXT)
+    assert read_champion(settings, before=after) == champion == first.bundle
+
+
+def test_an_empty_test_leaves_the_champion_in_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def refuse(*given: Any) -> Trained:
+        raise EmptyTestError("no user to evaluate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", refuse)
+        with pytest.raises(EmptyTestError) as caught:  # there is no champion yet
+            nightly(settings, DAY)
+    assert caught.value.exit_code == 2
+    first = nightly(settings, DAY).results[Gate].result
+    monkeypatch.setattr("pipeline.training.train.train", refuse)
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert held.reasons == ("train: no user to evaluate",)
+
+
+def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def worse(*given: Any) -> Evaluated:
+        found = measure(*given)
+        lost = {"champion": PairedDifference(-0.2, -0.25, -0.15)} if given[-1] else {}
+        return replace(found, champion=found.popularity, differences=lost)
+
+    measure = stages.evaluate
+    monkeypatch.setattr("pipeline.evaluation.evaluate.evaluate", worse)
+    first = nightly(settings, DAY).results[Gate].result
+    held = nightly(settings, NEXT).results[Gate].result
+    assert (held.decision, held.model_version) == ("held", first.model_version)
+    assert "below the champion's" in held.reasons[0]
+    forced = nightly(settings, NEXT, force_publish=True).results[Gate].result
+    assert (forced.decision, forced.model_version) == ("forced", held.candidate)
+    assert forced.reasons == held.reasons
+    stages.calls.clear()
+    again = nightly(settings, NEXT).results
+    assert again[Gate].result == forced
+    assert stages.calls == ["check", "gate"]
+    assert nightly(settings, date(2026, 7, 3)).results[Gate].result.champion == held.candidate
+    row = runs_of(settings)[0]
+    assert row["champion_metrics"] is not None or row["decision"] == "first"
+
+
+def test_a_first_run_without_a_fit_model_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def diverge(*given: Any) -> Trained:
+        raise DivergenceError("the training diverged")
+
+    monkeypatch.setattr("pipeline.training.train.train", diverge)
+    with pytest.raises(
+        GateError, match=r"no champion that could serve instead.*diverged"
+    ) as caught:
+        nightly(settings, DAY)
+    assert caught.value.exit_code == 1
+    assert "publish" not in stages.calls
+    assert runs_of(settings)[-1]["decision"] == "failed"
+
+
+def test_held_data_trains_nothing_unless_publishing_is_forced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def hold(*given: Any) -> Checked:
+        return Checked((Check("rows", "held", "no rows", 0.0, 1.0),))
+
+    first = nightly(settings, DAY).results[Gate].result
+    monkeypatch.setattr("pipeline.data.checks.check_data", hold)
+    stages.calls.clear()
+    held = nightly(settings, NEXT).results
+    assert stages.calls == ["ingest", "prepared", "gate", "parts", "publish"]
+    assert (held[Gate].result.decision, held[Gate].result.reasons) == ("held", ("no rows",))
+    assert held[Gate].result.model_version == first.model_version
+    with pytest.raises(GateError, match="trains no model; found no rows"):
+        run_stage(settings, NEXT, Train)
+    forced = nightly(settings, NEXT, force_publish=True).results
+    assert forced[Gate].result.decision == "forced"
+    assert forced[Gate].result.model_version == forced[Export].result.model_version
+    assert [check.outcome for check in forced[CheckData].result.checks] == ["overruled"]
+    stages.calls.clear()
+    again = nightly(settings, NEXT).results  # without the flag: the person's choice stays
+    assert again[Gate].result.decision == "forced"
+    assert "parts" not in stages.calls
 
 
 def test_a_table_of_runs_gets_the_columns_it_lacks(settings: Settings, stages: Stages) -> None:
@@ -685,3 +894,36 @@ def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Sta
     assert stages.calls == []
     assert not Path(settings.warehouse).exists()
     assert not settings.work_dir.exists()
+
+
+def test_recommendations_that_fail_their_checks_change_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    first = nightly(settings, DAY).results[Gate].result
+    failed = (
+        Check("seen_items", "held", "items that their user has seen: 3", 3.0, 1.0),
+        Check("coverage", "passed", "coverage: 0.9", 0.9),
+    )
+    overruled: list[bool] = []
+
+    def check(*given: Any, overrule: bool) -> tuple[Check, ...]:
+        overruled.append(overrule)
+        if overrule:
+            return (failed[0].overruled(), failed[1])
+        raise TableCheckError("the recommendations failed", checks=failed)
+
+    monkeypatch.setattr("pipeline.publishing.checks.check_tables", check)
+    stages.calls.clear()
+    with pytest.raises(TableCheckError):
+        nightly(settings, NEXT)
+    assert stages.calls == CALLS[:-1]
+    row = runs_of(settings)[-1]
+    assert (row["run_date"], row["decision"]) == (NEXT, "failed")
+    assert row["reasons"] == ["items that their user has seen: 3"]
+    assert [each["value"] for each in row["table_checks"]] == [3.0, 0.9]
+    assert read_champion(settings, before=date(2026, 7, 3)) == first.bundle
+    forced = nightly(settings, NEXT, force_publish=True).results[Publish].result
+    assert [each.outcome for each in forced.checks] == ["overruled", "passed"]
+    assert runs_of(settings)[-1]["table_checks"][0]["outcome"] == "overruled"
+    nightly(settings, NEXT)  # what is published stays so without the flag
+    assert overruled == [False, True]

@@ -153,3 +153,21 @@ def test_two_machines_export_the_same_run_date_without_each_others_files(
     champion = json.loads((models / "champion.json").read_text())["model_version"]
     assert {row["model_version"] for row in rows} == {champion}
     assert not list(models.glob(".*"))
+
+
+def test_a_work_folder_and_logs_may_have_any_name(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = Path('a%2Fb%20c #d x?y run:1 100% it\'s "q" $HOME {a};b [x] back\\slash é💥')
+    shutil.copytree(night.settings.logs.path, odd / "logs")
+    changes = {
+        "warehouse": str(tmp_path / "warehouse"),
+        "work_dir": odd / "work",
+        "logs": LogSettings(path=str(odd / "logs")),
+    }
+    settings = night.settings.model_copy(update=changes)
+    nightly(settings, DAY)
+    rows = published(settings)
+    assert [row["item_id"] for row in rows] == [row["item_id"] for row in night.rows]
+    assert {path.name for path in tmp_path.iterdir()} == {str(odd), "warehouse"}

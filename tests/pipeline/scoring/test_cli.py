@@ -131,7 +131,7 @@ def test_a_file_whose_name_is_a_number_is_a_file(
     (tmp_path / "20260602").write_text("item5\nitem6\n")
     (tmp_path / "20260603").write_text("v\n")
     flags = ("--deny", "20260601", "--allow", "20260602", "--users", "20260603")
-    assert call(*flags, "--batch-size", "2", "--devices", "1").exit_code == 0
+    assert call(*flags, "--batch-size", "2", "--devices", "1", "--threads", "2").exit_code == 0
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in rows] == [("v", "item5")]
 
@@ -147,6 +147,7 @@ def test_a_file_whose_name_is_a_number_is_a_file(
         (["--top-k", "0"], "score.top_k"),
         (["--layout", "wide"], "score.layout"),
         (["--batch-size", "many"], "score.batch_size"),
+        (["--threads", "0"], "score.threads"),
         (["--run-date", "yesterday"], "--run-date: not a date"),
         (["--set", "score.topk=3"], "score.topk: unknown setting"),
         (["--set", "logs.item_id=product"], "no column 'product'"),
@@ -211,7 +212,7 @@ app()
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["scoring", "scoring"]
     assert ranks(tmp_path / "out") == 10
 
 
@@ -272,17 +273,3 @@ def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
     )
     assert resumed == whole
     assert resumed.num_rows == count * 10
-
-
-def test_want_of_memory_anywhere_is_one_line(
-    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def refuse(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("pipeline.scoring.run.eligible_items", refuse)
-    result = call()
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: there is not enough memory")
-    assert len(result.stderr.splitlines()) == 1
-    assert not (tmp_path / "out").exists()

@@ -71,6 +71,22 @@ def test_two_processes_write_what_one_writes(
         assert found.equals(expected)
 
 
+def test_processes_share_the_threads(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[Any] = []
+
+    class Watched(ProcessPool[Any, Any]):
+        def __init__(self, make_worker: Any, count: int) -> None:
+            shares.append((count, make_worker(0).recommender.at_once))
+            super().__init__(make_worker, count)
+
+    monkeypatch.setattr("pipeline.scoring.run.ProcessPool", Watched)
+    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    run(inputs, tiny_bundle, tmp_path / "out", devices=2, threads=7)
+    assert shares == [(2, 3)]
+
+
 @pytest.fixture
 def both(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle with a float16 recommender, which is the float32 one under its name."""

@@ -265,10 +265,9 @@ def test_bad_sequences_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     [
         [1_790_000_000],
         pa.array([None]),
-        [["noon"]],
-        pa.array([[0]], pa.list_(pa.date32())),
+        [[True]],
     ],
-    ids=["no lists", "nulls", "texts", "dates"],
+    ids=["no lists", "nulls", "truths"],
 )
 def test_times_of_sequences_that_are_no_lists_of_times_are_refused(
     tiny_bundle: Bundle, tmp_path: Path, times: object
@@ -276,16 +275,6 @@ def test_times_of_sequences_that_are_no_lists_of_times_are_refused(
     path = write_sequences(tmp_path / "s.parquet", {"u": ["item1"]}, timestamps=times)
     with pytest.raises(SchemaError, match=r"s\.parquet: not usable as sequences.*timestamps"):
         run(path, tiny_bundle, tmp_path / "out")
-
-
-def test_unsigned_ids_of_64_bits_are_refused_in_sequences_too(
-    tiny_bundle: Bundle, tmp_path: Path
-) -> None:
-    for name, kind in (("a", pa.int64()), ("b", pa.uint64())):
-        table = pa.table({"user_id": pa.array([1], kind), "item_ids": [["item1"]]})
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-    with pytest.raises(SchemaError, match=r"b\.parquet.*at most 64 bits, signed"):
-        run(tmp_path, tiny_bundle, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9/x.parquet", b"caf\xe9.parquet", b"caf\xe9.txt"])

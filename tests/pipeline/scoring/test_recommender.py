@@ -55,6 +55,15 @@ def test_what_was_found_stays_when_the_buffers_are_used_again(on_cpu: Recommende
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_thread_has_a_batch_of_its_own(tiny_bundle: Bundle, threads: int) -> None:
+    bias = np.zeros(41, np.float32)
+    graph = tiny_bundle.recommender
+    loaded = load_recommender(graph, "cpu", item_bias=bias, top_k=TOP_K, threads=threads)
+    assert loaded.at_once == threads
+    assert loaded.session.get_session_options().intra_op_num_threads == 1
+
+
 def test_buffers_are_made_once_a_shape(
     on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
+import model.training.checkpoints
 import model.training.trainer
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.bundles.registry import RegisteredModel
@@ -200,17 +201,18 @@ def test_another_architecture_has_no_parent(
 def test_a_checkpoint_cut_short_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    io = model.training.trainer._WholeCheckpoints()
+    io = model.training.checkpoints.WholeCheckpoints()
     io.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
 
     def full_disk(self: Any, checkpoint: Any, path: Path, storage_options: Any = None) -> None:
         Path(path).write_bytes(b"half a")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model.training.trainer.TorchCheckpointIO, "save_checkpoint", full_disk)
+    monkeypatch.setattr(model.training.checkpoints.TorchCheckpointIO, "save_checkpoint", full_disk)
     with pytest.raises(OSError, match="No space left"):
         io.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_vocabulary_numbered_otherwise_has_no_parent(

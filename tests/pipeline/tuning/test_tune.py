@@ -1,5 +1,6 @@
 """A search: every combination once, resuming after a kill, several workers, the best settings."""
 
+import json
 import os
 import signal
 import subprocess
@@ -176,10 +177,15 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
         return real_fit(network, training, histories, *args, **options)
 
     def evaluate(
-        prepared: Prepared, weights: Trained, network: Any, training: Any, *args: Any
+        prepared: Prepared,
+        weights: Trained,
+        network: Any,
+        training: Any,
+        *args: Any,
+        **options: Any,
     ) -> Any:
         evaluated.append((training.learning_rate, network.config(9).topk_factor))
-        return real_evaluate(prepared, weights, network, training, *args)
+        return real_evaluate(prepared, weights, network, training, *args, **options)
 
     monkeypatch.setattr(tune_trial, "fit", fit)
     monkeypatch.setattr(search, "evaluate", evaluate)
@@ -570,6 +576,10 @@ def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
     assert "NDCG@10" in done.stdout
     assert f"settings: {out}/fearec.toml" in done.stdout
     assert "protocol: " in done.stdout
+    done = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    tuned = json.loads(done.stdout)
+    assert (done.exit_code, tuned["n_complete"], tuned["n_failed"]) == (0, 2, 2)
+    assert tuned["settings"] == f"{out}/fearec.toml"
     space.write_text("topk_factr choice [1,2]\n")
     done = CliRunner().invoke(cli.app, arguments)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -582,16 +592,20 @@ def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -
     from prefect.artifacts import Artifact
     from prefect.testing.utilities import prefect_test_harness
 
+    from flows.scheduled.parameters import TuneParameters
     from flows.scheduled.tune import tune as flow
+
+    def parameters(*overrides: str) -> TuneParameters:
+        return TuneParameters(config=str(config), run_date=DAY, overrides=overrides)
 
     with prefect_test_harness(server_startup_timeout=120):
         two = ["tune.max_evals=2"]
-        state = flow(str(config), DAY, two, return_state=True)
+        state = flow(parameters(*two), return_state=True)
         assert state.is_completed()
         assert run(config, *two) == state.result()
         artifact = Artifact.get("tune")
         assert artifact is not None
         assert "on validation" in str(artifact.data)
-        bad = flow(str(config), DAY, ["tune.params_file=nowhere"], return_state=True)
+        bad = flow(parameters("tune.params_file=nowhere"), return_state=True)
         assert bad.is_failed()
         assert "no such params file" in str(bad.message)

@@ -1,0 +1,93 @@
+"""The choice of the champion by hand: a version is promoted, or the registry rolled back to one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.bundles.registry import (
+    CHAMPION,
+    FORCED,
+    ROLLED_BACK,
+    Champion,
+    RegisteredModel,
+    change_registry,
+    nothing_published,
+)
+from pipeline.bundles.versions import describe_version
+from pipeline.errors import InputError
+from pipeline.storage.locations import Warehouse
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A change of the champion by hand: the model of the newest run date before, and now."""
+
+    before: RegisteredModel
+    now: RegisteredModel
+
+
+def promote(warehouse: Warehouse, model_version: str) -> Promotion:
+    """Make a version the champion: the newest run date's model, which the next run starts from.
+
+    A run of that run date done again serves it.
+
+    Raises:
+        InputError: there is no such version, or no model was published yet.
+        BundleError: its bundle or `champion.json` cannot be read.
+        ConflictError: other processes changed `champion.json` each time that it was tried.
+        StorageError: the store is away.
+    """
+    return _choose(warehouse, lambda _: model_version, FORCED)
+
+
+def roll_back(warehouse: Warehouse, model_version: str | None = None) -> Promotion:
+    """Make an earlier champion the champion again, as `promote` does.
+
+    Args:
+        warehouse: Whose champion.
+        model_version: An earlier champion; by default the last one that is another version than
+            the champion.
+
+    Raises:
+        InputError: that version has served no run date, or there was no other champion.
+        BundleError: its bundle or `champion.json` cannot be read.
+        ConflictError: other processes changed `champion.json` each time that it was tried.
+        StorageError: the store is away.
+    """
+
+    def earlier(champion: Champion) -> str:
+        others = [model.model_version for model in champion.previous]
+        others = [version for version in others if version != champion.model_version]
+        if model_version is None and others:
+            return others[0]
+        if model_version is None or model_version not in others:
+            raise InputError(
+                "no such earlier champion" if model_version else "there was no earlier champion",
+                warehouse.models().name_of(CHAMPION),
+                expected=", ".join(dict.fromkeys(others[:5])),
+                found=model_version or "",
+                remedy="`fearec models promote VERSION` takes any version.",
+            )
+        return model_version
+
+    return _choose(warehouse, earlier, ROLLED_BACK)
+
+
+def _choose(warehouse: Warehouse, chosen: Callable[[Champion], str], decision: str) -> Promotion:
+    promotions: list[Promotion] = []
+
+    def changed(champion: Champion | None) -> Champion:
+        if champion is None:
+            raise nothing_published(warehouse)
+        version = chosen(champion)
+        before = champion.history[0]
+        now = RegisteredModel(
+            run_date=champion.run_date,
+            model_version=describe_version(warehouse, version).model_version,
+            path=version,
+            decision=decision,
+        )
+        promotions.append(Promotion(before, now))
+        return champion.with_model(now)
+
+    change_registry(warehouse, changed)
+    return promotions[-1]

@@ -1,0 +1,234 @@
+"""What is wrong in the scored parts: their lists beside the histories that they were made from.
+
+Both are read once, side by side, a part at a time: scoring writes its users in the order of the
+prepared histories.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.publishing.parts import ScoredParts
+from pipeline.schema import ITEM_ID, PAD, SCORE, USER_ID
+from pipeline.scoring.user_histories import Integers, UserHistories, join_histories
+from pipeline.warehouse.lists import list_columns
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What lists may hold.
+
+    Attributes:
+        item_ids: (V-1,) the ids of the model's items 1..V-1.
+        eligible: (V,) bool, which items may be recommended at all.
+        top_k: K.
+        exclude_seen: Whether a user's own items may not be.
+    """
+
+    item_ids: pa.Array
+    eligible: NDArray[np.bool_]
+    top_k: int
+    exclude_seen: bool
+
+
+@dataclass
+class Findings:
+    """Counts of what was found in all lists.
+
+    Attributes:
+        mismatch: Where the users are not those of the histories, the first difference, in words;
+            what comes after it was not looked at.
+        n_users: Users with a list, or rightly without one.
+        n_fallback: Those with popular items.
+        n_short: Those with fewer than K items.
+        wrong_lengths: Users without exactly as many items as there were to recommend, at most K.
+        wrong_ranks: Rows whose rank is not their place in the list, from 1.
+        repeated: Rows with an item that the list has before.
+        not_finite: Rows with a score that is null, NaN or infinite.
+        unknown: Rows with an item that the model does not know.
+        ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
+        seen: Rows with an item of the user's own, where these are excluded.
+        recommended: (V,) bool, the items that are in some list.
+    """
+
+    recommended: NDArray[np.bool_]
+    mismatch: str = ""
+    n_users: int = 0
+    n_fallback: int = 0
+    n_short: int = 0
+    wrong_lengths: int = 0
+    wrong_ranks: int = 0
+    repeated: int = 0
+    not_finite: int = 0
+    unknown: int = 0
+    ineligible: int = 0
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of the users of a part; of N users with M rows together."""
+
+    user_id: pa.Array  # (N,)
+    lengths: Integers  # (N,)
+    popular: NDArray[np.bool_]  # (N,)
+    item_id: pa.Array  # (M,)
+    score: pa.Array  # (M,)
+    rank: Integers  # (M,), 0 where it is null
+
+
+def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) -> Findings:
+    """Count everything in scored parts that must not be there.
+
+    Args:
+        parts: The lists.
+        histories: Those of all users to be served, in their order, as the model's item indices.
+        rules: What the lists may hold.
+
+    Raises:
+        PublishError: a part is not as it was written.
+    """
+    findings = Findings(np.zeros(len(rules.eligible), bool))
+    is_long = "rank" in parts.dataset.schema.names
+    columns = [
+        USER_ID,
+        *list_columns(parts.dataset.schema),
+        *([SCORE] if is_long else []),
+        "source",
+    ]
+    sizes = [part.n_users for part in parts.manifest.parts.values()]
+    for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
+        lists = _long(table) if is_long else _nested(table)
+        own = _pairs(users, rules)
+        lengths = _expected_lengths(len(users), own, rules)
+        place = np.arange(len(users))  # of the users who have rows
+        if is_long:
+            place = np.flatnonzero(lengths)
+        findings.mismatch = _difference(users.user_id.take(pa.array(place)), lists.user_id)
+        if findings.mismatch:
+            return findings
+        _count_users(lists, lengths, place, rules, findings)
+        _count_rows(lists, own, place, rules, findings)
+    for left in histories:
+        if len(left):
+            findings.mismatch = f"none for {left.user_id[0]}"
+            break
+    return findings
+
+
+def _cut(histories: Iterator[UserHistories], sizes: list[int]) -> Iterator[UserHistories]:
+    """Histories regrouped by numbers of users; the last group has all that were read."""
+    pending = [next(histories)]
+    for place, size in enumerate(sizes, start=1):
+        while sum(map(len, pending)) < size and (more := next(histories, None)) is not None:
+            pending.append(more)
+        joined = join_histories(pending)
+        end = len(joined) if place == len(sizes) else size
+        yield joined.slice(0, end)
+        pending = [joined.slice(end, len(joined))]
+
+
+def _long(table: pa.Table) -> _Lists:
+    user = table[USER_ID].combine_chunks()
+    starts_list = pc.not_equal(user[1:], user[:-1]).fill_null(True).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.concatenate([[len(user) > 0], starts_list]))
+    first = pa.array(starts)
+    return _Lists(
+        user.take(first),
+        np.diff(starts, append=len(user)),
+        _is_popular(table["source"].take(first)),
+        table[ITEM_ID].combine_chunks(),
+        table[SCORE].combine_chunks(),
+        table["rank"].fill_null(0).to_numpy(),
+    )
+
+
+def _nested(table: pa.Table) -> _Lists:
+    lists = table["recommendations"].combine_chunks()
+    lengths = lists.value_lengths().fill_null(0).to_numpy()
+    item_id, score = lists.flatten().flatten()
+    return _Lists(
+        table[USER_ID].combine_chunks(),
+        lengths.astype(np.int64),
+        _is_popular(table["source"]),
+        item_id,
+        score,
+        _places(lengths),  # the order is the rank
+    )
+
+
+def _is_popular(source: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(pc.equal(source, "popular").fill_null(False))
+
+
+def _places(lengths: Integers) -> Integers:
+    """The place of every row in its list, from 1."""
+    begins = np.cumsum(lengths) - lengths
+    return np.arange(1, lengths.sum() + 1) - np.repeat(begins, lengths)
+
+
+def _difference(expected: pa.Array, found: pa.Array) -> str:
+    """The first place where users differ, in words; empty where they are equal."""
+    if expected.equals(found):
+        return ""
+    both = min(len(expected), len(found))
+    differs = pc.not_equal(expected[:both], found[:both]).fill_null(True)
+    first = pc.index(differs, True).as_py()
+    place = both if first < 0 else first
+    if place == len(found):
+        return f"none for {expected[place]}"
+    if place == len(expected):
+        return f"one too many for {found[place]}"
+    return f"one for {found[place]} where that for {expected[place]} should be"
+
+
+def _pairs(users: UserHistories, rules: Rules) -> Integers:
+    """A user's place and an item of theirs as one number, for all such pairs, in order.
+
+    Empty where users may be recommended what they have seen.
+    """
+    if not rules.exclude_seen:
+        return np.zeros(0, np.int64)
+    user = np.repeat(np.arange(len(users)), users.lengths)
+    # Not np.unique, which since numpy 2.3 hashes, ten times slower.
+    pairs = np.sort(user * len(rules.eligible) + users.items)
+    return pairs[np.diff(pairs, prepend=-1) > 0]
+
+
+def _expected_lengths(n_users: int, own: Integers, rules: Rules) -> Integers:
+    """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
+    user, item = np.divmod(own, len(rules.eligible))
+    n_seen = np.bincount(user[rules.eligible[item]], minlength=n_users)
+    return np.minimum(np.count_nonzero(rules.eligible) - n_seen, rules.top_k)
+
+
+def _count_users(
+    lists: _Lists, lengths: Integers, place: Integers, rules: Rules, findings: Findings
+) -> None:
+    findings.n_users += len(lengths)
+    findings.n_fallback += int(np.count_nonzero(lists.popular))
+    findings.n_short += int(np.count_nonzero(lengths < rules.top_k))
+    findings.wrong_lengths += int(np.count_nonzero(lists.lengths != lengths[place]))
+
+
+def _count_rows(
+    lists: _Lists, own: Integers, place: Integers, rules: Rules, findings: Findings
+) -> None:
+    index = pc.index_in(lists.item_id, value_set=rules.item_ids)
+    item = pc.add(index, 1).fill_null(PAD).to_numpy()
+    known = item != PAD
+    user = np.repeat(place, lists.lengths)
+    pairs = np.sort((user * len(rules.eligible) + item)[known])
+    finite = pc.is_finite(lists.score).fill_null(False)
+    findings.recommended[item[known]] = True
+    findings.wrong_ranks += int(np.count_nonzero(lists.rank != _places(lists.lengths)))
+    findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
+    findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
+    findings.unknown += int(np.count_nonzero(~known))
+    findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
+    own = np.append(own, -1)
+    findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))

@@ -1,0 +1,29 @@
+"""What each stage returns: frozen, and as JSON part of a run's records."""
+
+from pipeline.results.clean_results import Cleaned, CleanedTable
+from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
+from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
+from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
+from pipeline.results.status_results import RunSummary, Status
+from pipeline.results.table_results import Published, Scored
+
+__all__ = [
+    "Check",
+    "Checked",
+    "Cleaned",
+    "CleanedTable",
+    "Evaluated",
+    "Exported",
+    "Float16Check",
+    "Gated",
+    "Ingested",
+    "PairedDifference",
+    "Prepared",
+    "Published",
+    "RunSummary",
+    "Scored",
+    "Status",
+    "Trained",
+    "headline_metric",
+    "held_by",
+]

@@ -1,0 +1,141 @@
+"""The housekeeping: what `[retention]` does not keep is removed."""
+
+import logging
+import shutil
+from contextlib import suppress
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.bundles.unused import remove_models, unused_models
+from pipeline.config.retention_section import RunDates
+from pipeline.config.settings import Settings
+from pipeline.errors import BusyError, FearecError
+from pipeline.reporting.report import remove_reports, report_dates
+from pipeline.results import Cleaned, Trained
+from pipeline.runner.cache import StageRecord
+from pipeline.runner.failures import storage_failures
+from pipeline.storage.folders import StoreFolder
+from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.storage.locks import exclusive_lock
+from pipeline.warehouse.housekeeping import (
+    TABLES,
+    clean_table,
+    drop_partitions,
+    published_models,
+)
+
+Item = TypeVar("Item")
+
+_PREFIX = "run_date="
+
+logger = logging.getLogger(__name__)
+
+
+def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
+    """Remove old work folders, models, recommendations and reports, and files that no table needs.
+
+    Runs that are at work are left alone, and so is whatever is younger than a day in `models/`.
+
+    Args:
+        settings: With the limits, in `[retention]`.
+        dry_run: Only find out what would be removed.
+
+    Raises:
+        BundleError: `champion.json` cannot be read.
+        StorageError: the store is away, or a disk is read-only.
+    """
+    warehouse, retention = Warehouse(settings.warehouse), settings.retention
+    with storage_failures(settings):
+        published = published_models(warehouse)
+        partitions = _beyond(list(published), retention.recommendations)
+        if partitions and not dry_run:
+            drop_partitions(warehouse, min(published.keys() - set(partitions)))
+        kept = {version for day, version in published.items() if day not in partitions}
+        models = (
+            () if retention.models == "all" else unused_models(warehouse, retention.models, kept)
+        )
+        names = tuple(each.model_version for each in models)
+        if names and not dry_run:
+            remove_models(warehouse, names)
+        work, freed = _clean_work(settings, names, dry_run=dry_run)
+        reports = _beyond(sorted(report_dates(warehouse), reverse=True), retention.recommendations)
+        if reports and not dry_run:
+            remove_reports(warehouse, reports)
+        keep = timedelta(days=retention.table_days)
+        tables = [clean_table(warehouse, name, keep, dry_run=dry_run) for name in TABLES]
+    changed = tuple(table for table in tables if table)
+    return Cleaned(
+        dry_run,
+        work,
+        names,
+        tuple(partitions),
+        tuple(reports),
+        changed,
+        freed + sum(each.size for each in models) + sum(table.bytes for table in changed),
+    )
+
+
+def clean_after_run(
+    settings: Settings, locations: RunLocations, trained: StageRecord[Trained] | None
+) -> None:
+    """Remove a finished run's checkpoints, its trainings with other settings, and do `clean`.
+
+    What fails is a warning: the run is published.
+
+    Args:
+        settings: Of the run.
+        locations: Of the run.
+        trained: The training that counts; its weights and metrics stay.
+    """
+    if not settings.retention.after_runs:
+        return
+    try:
+        with storage_failures(settings):
+            for folder in locations.training.glob("*"):
+                if trained is None or folder != trained.result.folder:
+                    shutil.rmtree(folder)
+                    continue
+                for checkpoint in folder.glob("*/*.ckpt"):
+                    checkpoint.unlink()
+        clean(settings)
+    except FearecError as error:
+        logger.warning("the housekeeping failed: %s", error)
+
+
+def disk_use(path: Path) -> int:
+    """The bytes of a file, or of all files below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.lstat().st_size if file.is_file() else 0
+    return total
+
+
+def _beyond(newest_first: list[Item], kept: RunDates) -> list[Item]:
+    return [] if kept == "all" else newest_first[kept:]
+
+
+def _clean_work(
+    settings: Settings, models: tuple[str, ...], *, dry_run: bool
+) -> tuple[tuple[date, ...], int]:
+    """Remove old run dates' folders, and local copies of models that are gone."""
+    folders = sorted(settings.work_dir.glob(f"{_PREFIX}*"), reverse=True)
+    freed, removed = 0, []
+    for folder in _beyond(folders, settings.retention.work):
+        with suppress(ValueError, BusyError):
+            day = date.fromisoformat(folder.name.removeprefix(_PREFIX))
+            locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, day)
+            with exclusive_lock(locations.lock, "another run works on this run date", folder):
+                freed += disk_use(folder)
+                removed.append(day)
+                if not dry_run:
+                    shutil.rmtree(folder)
+    if isinstance(Warehouse(settings.warehouse).models(), StoreFolder):
+        for name in models:
+            copy = settings.work_dir / "models" / name
+            freed += disk_use(copy)
+            if not dry_run:
+                shutil.rmtree(copy, ignore_errors=True)
+    return tuple(removed), freed

@@ -1,0 +1,92 @@
+"""The automations on a server: made once, kept by their names, refused where they cannot work."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import app
+from pipeline.errors import ConfigError
+from tests.helpers.tiny_night import prefect_server
+
+WEBHOOK = "http://127.0.0.1:9/hook"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield
+
+
+def on_server() -> dict[str, Any]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return {each.name: each for each in client.read_automations()}
+
+
+def test_they_are_made_once_and_kept_up_to_date() -> None:
+    from flows.scheduled.automations import LOST, REPORT_FAILURE, REPORT_HELD, make_automations
+
+    make_automations(None)
+    assert set(on_server()) == {LOST}
+    make_automations(WEBHOOK)
+    first = on_server()
+    assert set(first) == {LOST, REPORT_HELD, REPORT_FAILURE}
+    assert all(each.enabled for each in first.values())
+    make_automations(WEBHOOK)
+    assert {name: each.id for name, each in on_server().items()} == {
+        name: each.id for name, each in first.items()
+    }
+    lost = first[LOST].trigger
+    assert lost.within == timedelta(seconds=3 * 180)
+    assert {"prefect.flow-run.heartbeat", "prefect.flow-run.Held"} <= lost.expect
+    assert first[REPORT_HELD].trigger.expect == {"prefect.flow-run.Held"}
+    tag = first[REPORT_HELD].trigger.match_related
+    assert "prefect.tag.fearec" in str(tag)
+
+
+def test_one_that_was_disabled_stays_so() -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.scheduled.automations import LOST, make_automations
+
+    make_automations(None)
+    with get_client(sync_client=True) as client:
+        client.pause_automation(on_server()[LOST].id)
+    (automation,) = make_automations(None)
+    assert not automation.enabled
+    assert not on_server()[LOST].enabled
+
+
+def test_a_block_that_is_there_is_used_and_another_refused() -> None:
+    from prefect.blocks.notifications import SlackWebhook
+
+    from flows.scheduled.automations import REPORT_HELD, make_automations
+
+    block = SlackWebhook(url="https://hooks.example.com/x").save("ops", _sync=True)
+    make_automations("slack-webhook/ops")
+    assert on_server()[REPORT_HELD].actions[0].block_document_id == block
+    with pytest.raises(ConfigError, match="no such block"):
+        make_automations("slack-webhook/nowhere")
+
+
+@pytest.mark.parametrize("command", [["automations"], ["serve"]])
+def test_without_a_server_nothing_is_made_and_forgotten(command: list[str]) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "PREFECT_API_URL: no Prefect server is configured" in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_one_line() -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = CliRunner().invoke(app, ["automations"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "http://127.0.0.1:9/api: the Prefect server does not answer" in done.stderr

@@ -1,0 +1,79 @@
+"""Scored parts with lists written by hand, in either layout, as a scoring run would leave them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.results import Scored
+from pipeline.schema import recommendation_lists_schema, recommendations_schema
+from pipeline.scoring.manifest import PartCounts, ResumeKey
+from pipeline.scoring.output import open_output
+from pipeline.storage.folders import open_folder
+
+DAY = date(2026, 11, 20)
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """One user's list."""
+
+    user: int
+    items: Sequence[str | None]
+    scores: Sequence[float | None]
+    ranks: Sequence[int | None]
+    popular: bool = False
+
+
+def rows_of(lists: Sequence[ListOf], layout: str, day: date = DAY) -> pa.Table:
+    """The lists as rows of the table of recommendations."""
+    rows: list[dict[str, Any]] = []
+    for each in lists:
+        entries = zip(each.items, each.scores, strict=True)
+        common = {
+            "user_id": each.user,
+            "source": "popular" if each.popular else "model",
+            "model_version": "v1",
+            "run_date": day,
+            "generated_at": datetime(2026, 7, 2, 3, tzinfo=UTC),
+        }
+        if layout == "list":
+            items = [{"item_id": item, "score": score} for item, score in entries]
+            rows.append({**common, "recommendations": items})
+        else:
+            rows += (
+                {**common, "item_id": item, "score": score, "rank": rank}
+                for (item, score), rank in zip(entries, each.ranks, strict=True)
+            )
+    columns = recommendations_schema if layout == "long" else recommendation_lists_schema
+    return pa.Table.from_pylist(rows, columns(pa.int64(), pa.string()))
+
+
+def write_parts(
+    folder: Path,
+    lists: Sequence[ListOf],
+    layout: str,
+    size: int,
+    *,
+    n_users: int | None = None,
+    day: date = DAY,
+) -> Scored:
+    """Parts of so many lists each; hashes and counts are those of what is written.
+
+    `n_users` is the count of users of a single part that has users without rows.
+    """
+    key = ResumeKey(model_version="v1", bundle={}, inputs={}, settings={})
+    now = datetime.now(UTC)
+    out = open_output(open_folder(folder), key, now, resume=False, overwrite=True)
+    with out.begin():
+        for begin in range(0, len(lists), size):
+            some = lists[begin : begin + size]
+            table = rows_of(some, layout, day)
+            count = len(some) if n_users is None else n_users
+            out.write(table, PartCounts(n_users=count, n_rows=table.num_rows))
+        out.finish(rows_of([], layout, day))
+    values: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
+    return Scored(**{**values, "folder": str(folder), "n_users": len(lists)})
