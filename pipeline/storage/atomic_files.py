@@ -21,7 +21,7 @@ def is_unfinished(name: str, of: str) -> bool:
 
 
 def unfinished_below(folder: Path) -> Iterator[Path]:
-    """The files below a folder that killed processes left in `replace_text`, or others now write."""
+    """The files below a folder that `replace_text` has begun, or had when it was killed."""
     for path in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
             yield path

@@ -36,8 +36,8 @@ def scratch_folder(locations: RunLocations) -> Iterator[Path]:
 def remove_unfinished_uploads(warehouse: Warehouse) -> None:
     """Remove the files that killed writers of a local warehouse left.
 
-    These are of Delta tables (`part-….parquet#1`) and of the list of models. A file that was written
-    to a moment ago may be another run's and stays.
+    These are of Delta tables (`part-….parquet#1`) and of the list of models. A file that was
+    written to a moment ago may be another run's and stays.
     """
     if is_uri(warehouse.root):
         return  # there, an upload becomes visible when it ends
