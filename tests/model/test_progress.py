@@ -74,9 +74,13 @@ def test_without_a_unit_only_the_share_is_shown(
 
 
 def test_work_that_fails_has_no_end(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(KeyError), ProgressLines("scoring") as lines:
-        lines(0, None)
-        raise KeyError
+    def work() -> None:
+        with ProgressLines("scoring") as lines:
+            lines(0, None)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
     assert caplog.messages == ["scoring: started"]
 
 
