@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PART_USERS = 64  # so that few users make many parts
 TIMEOUT = 300.0  # seconds, after which a command hangs
+_PROGRESS = re.compile(r"[a-z ]+: (started|ended|[\d,]+ .*)")
 
 
 def fearec(arguments: list[str] | None = None) -> None:
@@ -52,10 +54,15 @@ class Ended:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it ended with one line and the exit code of an error of ours."""
-        lines = self.err.splitlines()
-        one = len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in self.err
-        return self.code in (1, 2) and one
+        """Whether it ended with an error's one line, after lines of progress, and its exit code."""
+        *before, last = self.err.splitlines() or [""]
+        clean = last.startswith("error: ") and all(map(_PROGRESS.fullmatch, before))
+        return self.code in (1, 2) and clean
+
+    @property
+    def error(self) -> str:
+        """The last line of the standard error."""
+        return next(reversed(self.err.splitlines()), "")
 
     def __str__(self) -> str:
         lines = self.err.strip().splitlines()
