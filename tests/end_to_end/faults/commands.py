@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PART_USERS = 64  # so that few users make many parts
 TIMEOUT = 300.0  # seconds, after which a command hangs
+_PROGRESS = re.compile(r"[a-z ]+: (started|ended|[\d,]+ .*)")
 
 
 def fearec(arguments: list[str] | None = None) -> None:
@@ -37,7 +38,6 @@ def fearec_score(arguments: list[str] | None = None) -> None:
     app(arguments)
 
 
-_PROGRESS = re.compile(r"(reading logs|training|scoring): ")
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,15 @@ class Ended:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it ended with one line and the exit code of an error of ours.
+        """Whether it ended with an error's one line, after lines of progress, and its exit code."""
+        *before, last = self.err.splitlines() or [""]
+        clean = last.startswith("error: ") and all(map(_PROGRESS.fullmatch, before))
+        return self.code in (1, 2) and clean
 
-        Lines of progress may stand before it.
-        """
-        lines = [each for each in self.err.splitlines() if not _PROGRESS.match(each)]
-        one = len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in self.err
-        return self.code in (1, 2) and one
+    @property
+    def error(self) -> str:
+        """The last line of the standard error."""
+        return next(reversed(self.err.splitlines()), "")
 
     def __str__(self) -> str:
         lines = self.err.strip().splitlines()

@@ -76,7 +76,7 @@ def compared(
         found, expected = without_counts(found), without_counts(expected)
     if ended.is_refusal:
         mixture = neither(found, damaged or undisturbed.tables_before, expected)
-        return wrong(mixture) if mixture else Verdict("refused", ended.err.strip())
+        return wrong(mixture) if mixture else Verdict("refused", ended.error)
     if ended.code != 0 or "Traceback" in ended.err:
         return wrong(ended)
     if other := difference(found, expected):

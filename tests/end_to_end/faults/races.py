@@ -28,7 +28,7 @@ def race(world: World, undisturbed: Undisturbed, chance: random.Random) -> Verdi
         running.append(world.start(fearec, arguments, fresh=world.fresh))
         time.sleep(chance.uniform(0, undisturbed.seconds / 5))
     ended = [each.end() for each in running]
-    refused = [each.err.strip() for each in ended if each.is_refusal]
+    refused = [each.error for each in ended if each.is_refusal]
     if any(each.code != 0 and not each.is_refusal for each in ended) or len(refused) == 2:
         return wrong(" | ".join(map(str, ended)))
     for each, arguments in zip(ended, machines, strict=True):

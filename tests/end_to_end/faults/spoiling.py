@@ -29,6 +29,7 @@ def damaged_log(world: World, number: int, chance: Random) -> Verdict:
         chance: What the file looks like.
     """
     kind = kind_of(number)
+    assert world.bundle
     world.restore(world.one_log)
     good, spoilt = world.place / "logs" / "a.parquet", world.place / "logs" / "spoilt.parquet"
     kind.make(spoilt, chance)
@@ -98,7 +99,7 @@ def _refused(ended: Ended, spoilt: Path, expected: LogRows | None) -> Verdict | 
     """The verdict where the command refused the file or should have done so; else None."""
     if ended.is_refusal:
         names_file = str(spoilt) in ended.err
-        return Verdict("refused", ended.err.strip()) if names_file else wrong(ended)
+        return Verdict("refused", ended.error) if names_file else wrong(ended)
     if ended.code != 0 or "Traceback" in ended.err:
         return wrong(ended)
     return wrong("an unusable file was taken") if expected is None else None
