@@ -41,7 +41,8 @@ def draws_bars() -> bool:
 class ProgressLines:
     """Logs how far some work is: at the start, every 30 seconds at most, and at the end.
 
-    As a context manager it logs the end only where no exception ended the work.
+    The start is the first call, so that work that is refused before says nothing but why. As a
+    context manager it logs the end only where no exception ended the work.
 
     Args:
         what: The work's name, such as scoring.
@@ -55,7 +56,6 @@ class ProgressLines:
         self._latest: tuple[int, int | None, Callable[[], str]] = (0, None, str)
 
     def __enter__(self) -> Self:
-        logger.info("%s: started", self.what)
         self._due = time.monotonic() + _SECONDS_BETWEEN
         return self
 
@@ -70,6 +70,7 @@ class ProgressLines:
         now = time.monotonic()
         if self._first is None:
             self._first = now, done
+            logger.info("%s: started", self.what)
         self._latest = done, total, more
         if now >= self._due:
             self._log(now)

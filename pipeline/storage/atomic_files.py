@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -17,6 +18,13 @@ def fsync(path: Path) -> None:
 def is_unfinished(name: str, of: str) -> bool:
     """Whether a file has the name that `replace_text` gives to a file `of` while it is written."""
     return re.fullmatch(rf"\.{re.escape(of)}(\.[0-9a-f]+)?\.tmp", name) is not None
+
+
+def unfinished_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder that `replace_text` has begun, or had when it was killed."""
+    for path in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
+            yield path
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import BusyError
+from pipeline.storage.atomic_files import unfinished_below
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
@@ -22,9 +23,9 @@ def scratch_folder(locations: RunLocations) -> Iterator[Path]:
     What killed runs of this and of other run dates left is removed first; a run date whose lock
     another process holds is passed over.
     """
-    _remove_scratch_of_other_dates(locations)
     folder = locations.scratch
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_leftovers_of_other_dates(locations)
+    _remove_leftovers(locations.folder, folder.name)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -33,30 +34,49 @@ def scratch_folder(locations: RunLocations) -> Iterator[Path]:
 
 
 def remove_unfinished_uploads(warehouse: Warehouse) -> None:
-    """Remove the files that killed writers of local Delta tables left (`part-….parquet#1`).
+    """Remove the files that killed writers of a local warehouse left.
 
-    A file that was written to a moment ago may be another run's and stays.
+    These are of Delta tables (`part-….parquet#1`) and of the list of models. A file that was
+    written to a moment ago may be another run's and stays.
     """
     if is_uri(warehouse.root):
         return  # there, an upload becomes visible when it ends
-    for file in Path(warehouse.root).rglob("*#*"):
-        if file.suffix.startswith((".parquet#", ".json#")):
-            with suppress(OSError):
-                if _is_untouched(file, "file"):
-                    file.unlink()
+    root = Path(warehouse.root)
+    uploads = (
+        file for file in root.rglob("*#*") if file.suffix.startswith((".parquet#", ".json#"))
+    )
+    for file in (*uploads, *unfinished_below(root / "models")):
+        with suppress(OSError):
+            if _is_untouched(file, "file"):
+                file.unlink()
 
 
-def _remove_scratch_of_other_dates(locations: RunLocations) -> None:
-    for other in locations.work_dir.glob(f"run_date=*/{locations.scratch.name}"):
-        if other == locations.scratch:
+def _remove_leftovers_of_other_dates(locations: RunLocations) -> None:
+    scratch, lock = locations.scratch.name, locations.lock.name
+    for other in locations.work_dir.glob("run_date=*"):
+        if other == locations.folder or not any(_leftovers(other, scratch)):
             continue
-        with suppress(BusyError, OSError), exclusive_lock(other.parent / ".lock", "", other):
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(BusyError, OSError), exclusive_lock(other / lock, "", other):
+            _remove_leftovers(other, scratch)
     for pattern in _OF_VERSION_0_1_0:
         for old in locations.work_dir.glob(pattern):
             with suppress(OSError):
                 if old.is_dir() and _is_untouched(old, "folder"):
                     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path, scratch: str) -> None:
+    """Remove what killed runs left in the folder of a run date, which is locked."""
+    for path in list(_leftovers(folder, scratch)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path, scratch: str) -> Iterator[Path]:
+    yield from folder.glob(scratch)
+    yield from unfinished_below(folder)
 
 
 def _is_untouched(path: Path, kind: str) -> bool:

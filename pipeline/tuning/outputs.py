@@ -2,8 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
-from pipeline.storage.atomic_files import replace_text
+from pipeline.storage.atomic_files import replace_text, unfinished_below
 from pipeline.storage.locks import exclusive_lock
 from pipeline.tuning.search_space import Space, Value
 from pipeline.tuning.study import EPOCH, ERROR, STUDY_FILE, original_number
@@ -56,6 +56,7 @@ def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError("the output must be a folder", str(out), found="a file")
     names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    names -= {path.name for path in unfinished_below(out)}
     names = {name.removeprefix(".").removesuffix(".tmp") for name in names} - {_LOCK[1:]}
     foreign = sorted(names - _OUTPUTS - {STUDY_FILE} if STUDY_FILE in names else names)
     if foreign:
@@ -77,13 +78,17 @@ def clear(out: Path) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def lock_search(out: Path) -> AbstractContextManager[None]:
-    """Hold the search's lock.
+@contextmanager
+def lock_search(out: Path) -> Iterator[None]:
+    """Hold the search's lock; files that a killed process had begun to write are removed.
 
     Raises:
         BusyError: another process holds it.
     """
-    return exclusive_lock(out / _LOCK, "another process is at work on this search", out)
+    with exclusive_lock(out / _LOCK, "another process is at work on this search", out):
+        for path in unfinished_below(out):
+            path.unlink(missing_ok=True)
+        yield
 
 
 def write_trials(out: Path, trials: Sequence[FrozenTrial], space: Space) -> Path:

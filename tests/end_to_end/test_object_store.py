@@ -327,7 +327,8 @@ app()
     command += ["--run-date=2026-11-20"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("scoring: ") for line in done.stderr.splitlines()), done.stderr
     assert f"20 rows in {bucket}/out" in done.stdout
     assert rows(f"{bucket}/out") == rows(tmp_path / "local")
     assert set(rows(f"{bucket}/out")) == {"user003", "user011"}

@@ -58,7 +58,7 @@ class Nights:
         return self.operator.folder / f"sample_data/logs/dt={day}/part-0.parquet"
 
     def schedule(self, *days: date) -> None:
-        """Have the schedule make the flow runs of these run dates: of 02:00 on the days after."""
+        """Create the flow runs of these run dates: those of the schedule on the days after."""
         after = [day + timedelta(days=1) for day in days]
         self.runs |= zip(days, self.operator.schedule(NIGHTLY, after[0], after[-1]), strict=True)
 
@@ -197,6 +197,7 @@ def test_six_nights(nights: Nights) -> None:
 
     # Whoever is on call has heard of it.
     told = operator.wait_for(lambda: nights.messages if len(nights.messages) >= 3 else None, 60)
+    assert len(told) == 3
     for part in (f"night {DAYS[2]}: held", f"night {DAYS[3]}: held", f"night {DAYS[4]}, Crashed"):
         assert sum(part in message for message in told) == 1, told
 

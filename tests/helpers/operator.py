@@ -1,5 +1,6 @@
 """An operator's machine: a copy of the repository, a Prefect server, a work pool and a worker."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -110,23 +111,32 @@ class Operator:
             yield api
 
     def schedule(self, deployment: str, first: date, last: date) -> list[UUID]:
-        """Have the schedule make its runs of some days, as the server's scheduler does.
+        """Create the flow runs that a deployment's schedule has on some days, one by one.
+
+        The server's own way, by the batch, is for days ahead: of runs that it makes and that are
+        due at once its automations see nothing for a quarter of an hour.
 
         Returns:
             Their ids, oldest first.
         """
-        start, end = (datetime.combine(day, datetime.min.time()) for day in (first, last))
+        from prefect.server.schemas.schedules import CronSchedule
+        from prefect.states import Scheduled
+
+        start = datetime.combine(first, datetime.min.time(), UTC)
         with self.client() as client:
             found = client.read_deployment_by_name(deployment)
-            given = {"start_time": f"{start}Z", "end_time": f"{end + timedelta(days=1)}Z"}
-            client.request(
-                "POST", "/deployments/{id}/schedule", path_params={"id": found.id},
-                json={**given, "min_runs": (last - first).days + 1},
-            ).raise_for_status()  # fmt: skip
-            runs = [run for run in client.read_flow_runs() if run.deployment_id == found.id]
-        due = [run for run in runs if start <= run.expected_start_time.replace(tzinfo=None)]
-        due = [run for run in due if run.expected_start_time.date() <= last]
-        return [run.id for run in sorted(due, key=lambda run: run.expected_start_time)]
+            (given,) = found.schedules
+            assert given.active
+            cron = CronSchedule(cron=given.schedule.cron, timezone=given.schedule.timezone)
+            due = asyncio.run(
+                cron.get_dates(start=start, end=start + timedelta(days=(last - first).days + 1))
+            )
+            return [
+                client.create_flow_run_from_deployment(
+                    found.id, state=Scheduled(scheduled_time=each)
+                ).id
+                for each in due
+            ]
 
     def flow_run(self, run: UUID) -> Any:
         with self.client() as client:

@@ -63,8 +63,8 @@ def test_without_a_unit_only_the_share_is_shown(
         lines(2_000, 8_000)
         clock.now += 1
         lines(8_000, 8_000)
-    with ProgressLines("writing"):
-        pass
+    with ProgressLines("writing") as lines:
+        lines(0, None)
     assert caplog.messages[1:] == [
         "reading: 25%, 0:01:33 left",
         "reading: 100%",
@@ -74,9 +74,22 @@ def test_without_a_unit_only_the_share_is_shown(
 
 
 def test_work_that_fails_has_no_end(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def work() -> None:
+        with ProgressLines("scoring") as lines:
+            lines(0, None)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    assert caplog.messages == ["scoring: started"]
+
+
+def test_work_that_is_refused_before_it_begins_says_nothing(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(KeyError), ProgressLines("scoring"):
         raise KeyError
-    assert caplog.messages == ["scoring: started"]
+    assert caplog.messages == []
 
 
 def test_text_is_only_asked_for_where_it_is_shown(clock: Clock) -> None:
@@ -95,8 +108,8 @@ import logging, sys
 from model.progress import ProgressLines
 if name := sys.argv[1]:
     logging.getLogger(name).addHandler(logging.StreamHandler(sys.stdout))
-with ProgressLines("scoring"):
-    pass
+with ProgressLines("scoring") as lines:
+    lines(0, None)
 """
     command = [sys.executable, "-c", code, handled]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -108,7 +121,8 @@ with ProgressLines("scoring"):
 def test_a_full_disk_of_the_log_ends_no_work() -> None:
     code = """
 from model.progress import ProgressLines
-with ProgressLines("scoring"):
+with ProgressLines("scoring") as lines:
+    lines(0, None)
     print("scored")
 """
     with open("/dev/full", "w") as full:
@@ -118,6 +132,6 @@ with ProgressLines("scoring"):
 
 
 def test_lines_are_information(caplog: pytest.LogCaptureFixture) -> None:
-    with ProgressLines("scoring"):
-        pass
+    with ProgressLines("scoring") as lines:
+        lines(0, None)
     assert {record.levelno for record in caplog.records} == {logging.INFO}

@@ -111,9 +111,8 @@ def test_a_failed_copy_names_the_file_that_could_not_be_written() -> None:
     ],
 )
 def test_want_of_memory_is_an_error_of_its_own(error: Exception) -> None:
-    with pytest.raises(MemoryShortError, match="^there is not enough memory") as caught:
-        with memory_failures():
-            raise error
+    with pytest.raises(MemoryShortError, match="not enough memory") as caught, memory_failures():
+        raise error
     assert caught.value.__cause__ is error
     with pytest.raises(ImportError), memory_failures():
         raise ImportError("No module named 'onnxruntime'")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,9 @@ def fearec_score(arguments: list[str] | None = None) -> None:
     app(arguments)
 
 
+_PROGRESS = re.compile(r"(reading logs|training|scoring): ")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended.
@@ -52,8 +56,11 @@ class Ended:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it ended with one line and the exit code of an error of ours."""
-        lines = self.err.splitlines()
+        """Whether it ended with one line and the exit code of an error of ours.
+
+        Lines of progress may stand before it.
+        """
+        lines = [each for each in self.err.splitlines() if not _PROGRESS.match(each)]
         one = len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in self.err
         return self.code in (1, 2) and one
 

@@ -18,6 +18,8 @@ from tests.helpers.damages import DAMAGES, flipped
 ROWS, USERS, ITEMS = 80, 30, 40
 NOON = datetime(2026, 6, 30, 12, tzinfo=UTC)
 SECONDS = int(NOON.timestamp())
+_DICTIONARY = pa.dictionary(pa.int8(), pa.string())
+_ODD = ["", " ", "\0", "\n", "é" * 9, "'; --"]
 
 Make = Callable[[Path, Random], None]
 
@@ -27,12 +29,14 @@ class LogKind:
     """A kind of log file.
 
     Attributes:
+        name: Of the kind.
         make: Writes one.
         is_good: Whether it has to be read; otherwise it may be refused.
     """
 
+    name: str
     make: Make
-    is_good: bool = False
+    is_good: bool
 
 
 def rows(chance: Random) -> dict[str, list[Any]]:
@@ -121,6 +125,10 @@ def _nulls(table: pa.Table, chance: Random) -> pa.Table:
         for name in table.column_names
     }
     return pa.table(columns, table.schema)
+
+
+def _untyped(table: pa.Table, rows: int) -> pa.Table:
+    return pa.table({name: pa.nulls(rows) for name in table.column_names})
 
 
 def _nested(table: pa.Table, chance: Random) -> pa.Table:
@@ -212,78 +220,73 @@ def _in_footer(content: bytes, footer: int, chance: Random) -> bytes:
     return content[:footer] + flipped(content[footer:-8], chance, most=2) + content[-8:]
 
 
-# The first five are most of what is tried.
-KINDS: dict[str, LogKind] = {
-    "bits of the footer": LogKind(_damaged(_in_footer)),
-    "bits of the pages": LogKind(_damaged(_in_pages)),
-    "bits anywhere": LogKind(_by_damage("flipped bits")),
-    "cut short": LogKind(_by_damage("cut short")),
-    "zeros": LogKind(_by_damage("zeros")),
-    "empty": LogKind(_by_damage("empty")),
-    "random bytes": LogKind(_by_damage("random bytes")),
-    "longer": LogKind(_by_damage("longer")),
-    "length of the footer": LogKind(_footer_length),
-    "pages swapped": LogKind(_damaged(_swapped)),
-    "a piece cut out": LogKind(_damaged(_cut_out)),
-    "footer alone": LogKind(_damaged(lambda content, footer, _: content[footer:])),
-    "twice in one": LogKind(_damaged(lambda content, *_: content + content)),
-    "text": LogKind(_text_file),
-    "any writer": LogKind(whole, is_good=True),
-    "nulls": LogKind(_of_table(_nulls), is_good=True),
-    "nested columns beside": LogKind(_of_table(_nested), is_good=True),
-    "structs for ids": LogKind(_of_table(_struct_of_ids)),
-    "lists for ids": LogKind(_with("item_id", lambda old, _: [old])),
-    "a column missing": LogKind(_of_table(lambda t, c: t.drop_columns([c.choice(t.column_names)]))),
-    "a column twice": LogKind(_twice),
-    "other columns": LogKind(_of_table(lambda t, _: t.rename_columns(["a", "b", "c"]))),
-    "no rows": LogKind(_of_table(lambda t, _: t.slice(0, 0)), is_good=True),
-    "no rows, no types": LogKind(
-        _of_table(lambda t, _: pa.table({name: pa.nulls(0) for name in t.column_names})), is_good=True
+# Those that may be refused; the first five are most of what is tried.
+DAMAGED: dict[str, Make] = {
+    "bits of the footer": _damaged(_in_footer),
+    "bits of the pages": _damaged(_in_pages),
+    "bits anywhere": _by_damage("flipped bits"),
+    "cut short": _by_damage("cut short"),
+    "zeros": _by_damage("zeros"),
+    "empty": _by_damage("empty"),
+    "random bytes": _by_damage("random bytes"),
+    "longer": _by_damage("longer"),
+    "length of the footer": _footer_length,
+    "pages swapped": _damaged(_swapped),
+    "a piece cut out": _damaged(_cut_out),
+    "footer alone": _damaged(lambda content, footer, _: content[footer:]),
+    "twice in one": _damaged(lambda content, *_: content + content),
+    "text": _text_file,
+    "structs for ids": _of_table(_struct_of_ids),
+    "lists for ids": _with("item_id", lambda old, _: [old]),
+    "a column missing": _of_table(lambda t, c: t.drop_columns([c.choice(t.column_names)])),
+    "a column twice": _twice,
+    "other columns": _of_table(lambda t, _: t.rename_columns(["a", "b", "c"])),
+    "the other way round": _of_table(
+        lambda t, _: t.rename_columns(["item_id", "user_id", "timestamp"])
     ),
-    "no columns": LogKind(_of_table(lambda t, _: t.slice(0, 0).select([])), is_good=True),
-    "nothing but null": LogKind(
-        _of_table(lambda t, _: pa.table({name: pa.nulls(9) for name in t.column_names})), is_good=True
-    ),
-    "ids the other way round": LogKind(
-        _of_table(lambda t, _: t.rename_columns(["item_id", "user_id", "timestamp"]))
-    ),
-    "users as text": LogKind(_with("user_id", lambda old, _: str(old))),
-    "users as whole floats": LogKind(_with("user_id", lambda old, _: float(old)), is_good=True),
-    "users as floats": LogKind(_with("user_id", lambda old, c: old + c.choice([0, 0.5, np.nan]))),
-    "huge floats": LogKind(_with("user_id", lambda old, c: c.choice([2.0**53 + 2, 1e300, -np.inf]))),
-    "narrow users": LogKind(_with("user_id", lambda old, _: old, pa.uint8()), is_good=True),
-    "users beyond 64 bits": LogKind(_with("user_id", lambda old, c: old + c.choice([0, 2**63]), pa.uint64())),
-    "decimal users": LogKind(_with("user_id", lambda old, _: Decimal(old), pa.decimal128(20, 0)), is_good=True),
-    "users as bytes": LogKind(_with("user_id", lambda old, _: bytes([old]))),
-    "users as booleans": LogKind(_with("user_id", lambda old, _: old % 2 == 0)),
-    "items as fixed bytes": LogKind(_with("item_id", lambda old, _: old.encode(), pa.binary(7)), is_good=True),
-    "items in a dictionary": LogKind(
-        _with("item_id", lambda old, _: old, pa.dictionary(pa.int8(), pa.string())), is_good=True
-    ),
-    "large items": LogKind(_with("item_id", lambda old, _: old * 50, pa.large_string()), is_good=True),
-    "odd items": LogKind(
-        _with("item_id", lambda old, c: c.choice(["", " ", "\0", "\n", "é" * 9, "'; --", old])), is_good=True
-    ),
-    "items not in UTF-8": LogKind(_not_utf8),
-    "seconds": LogKind(_with("timestamp", _whole_seconds(1)), is_good=True),
-    "milliseconds": LogKind(_with("timestamp", _whole_seconds(10**3)), is_good=True),
-    "nanoseconds": LogKind(_with("timestamp", _whole_seconds(10**9)), is_good=True),
-    "seconds as floats": LogKind(_with("timestamp", _seconds(1.0)), is_good=True),
-    "milliseconds as floats": LogKind(_with("timestamp", _seconds(1e3)), is_good=True),
-    "numbers of all sizes": LogKind(_numbers_of_all_sizes, is_good=True),
-    "floats of all sizes": LogKind(_floats_of_all_sizes, is_good=True),
-    "INT96": LogKind(_int96, is_good=True),
-    "dates": LogKind(_with("timestamp", lambda old, _: old.date(), pa.date32()), is_good=True),
-    "times in nanoseconds": LogKind(_with("timestamp", lambda old, _: old, pa.timestamp("ns")), is_good=True),
-    "texts of times": LogKind(_texts_of_times, is_good=True),
-    "times of day": LogKind(_with("timestamp", lambda old, _: old.time())),
-    "durations": LogKind(_with("timestamp", lambda old, _: timedelta(days=1))),
-}  # fmt: skip
+    "users as text": _with("user_id", lambda old, _: str(old)),
+    "users as floats": _with("user_id", lambda old, c: old + c.choice([0, 0.5, np.nan])),
+    "huge floats": _with("user_id", lambda _, c: c.choice([2.0**53 + 2, 1e300, -np.inf])),
+    "huge users": _with("user_id", lambda old, c: old + c.choice([0, 2**63]), pa.uint64()),
+    "users as bytes": _with("user_id", lambda old, _: bytes([old])),
+    "users as booleans": _with("user_id", lambda old, _: old % 2 == 0),
+    "items not in UTF-8": _not_utf8,
+    "times of day": _with("timestamp", lambda old, _: old.time()),
+    "durations": _with("timestamp", lambda old, _: timedelta(days=1)),
+}
+# Those that have to be read.
+GOOD: dict[str, Make] = {
+    "any writer": whole,
+    "nulls": _of_table(_nulls),
+    "nested columns beside": _of_table(_nested),
+    "no rows": _of_table(lambda t, _: t.slice(0, 0)),
+    "no rows, no types": _of_table(lambda t, _: _untyped(t, 0)),
+    "no columns": _of_table(lambda t, _: t.slice(0, 0).select([])),
+    "nothing but null": _of_table(lambda t, _: _untyped(t, 9)),
+    "users as whole floats": _with("user_id", lambda old, _: float(old)),
+    "narrow users": _with("user_id", lambda old, _: old, pa.uint8()),
+    "decimal users": _with("user_id", lambda old, _: Decimal(old), pa.decimal128(20, 0)),
+    "items as fixed bytes": _with("item_id", lambda old, _: old.encode(), pa.binary(7)),
+    "items in a dictionary": _with("item_id", lambda old, _: old, _DICTIONARY),
+    "large items": _with("item_id", lambda old, _: old * 50, pa.large_string()),
+    "odd items": _with("item_id", lambda old, c: c.choice([*_ODD, old])),
+    "seconds": _with("timestamp", _whole_seconds(1)),
+    "milliseconds": _with("timestamp", _whole_seconds(10**3)),
+    "nanoseconds": _with("timestamp", _whole_seconds(10**9)),
+    "seconds as floats": _with("timestamp", _seconds(1.0)),
+    "milliseconds as floats": _with("timestamp", _seconds(1e3)),
+    "numbers of all sizes": _numbers_of_all_sizes,
+    "floats of all sizes": _floats_of_all_sizes,
+    "INT96": _int96,
+    "dates": _with("timestamp", lambda old, _: old.date(), pa.date32()),
+    "times in nanoseconds": _with("timestamp", lambda old, _: old, pa.timestamp("ns")),
+    "texts of times": _texts_of_times,
+}
 _MOST = 5
 
 
-def kind_of(number: int) -> tuple[str, LogKind]:
-    """The kind of one of many log files: each of `KINDS` once, then the first ones again."""
-    names = list(KINDS)
+def kind_of(number: int) -> LogKind:
+    """The kind of one of many log files: each once, then the first damaged ones again."""
+    names = [*DAMAGED, *GOOD]
     name = names[number] if number < len(names) else names[(number - len(names)) % _MOST]
-    return name, KINDS[name]
+    return LogKind(name, (DAMAGED | GOOD)[name], name in GOOD)

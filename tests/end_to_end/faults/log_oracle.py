@@ -1,12 +1,13 @@
 """The rows of one log file by brute force: Arrow's Python values, and the documented row rules.
 
-A damaged page may decode to other values: Parquet has checksums, but few writers write them. So what
-Arrow itself reads from the file as it is counts as its rows.
+A damaged page may decode to other values: Parquet has checksums, but few writers write them. So
+what Arrow itself reads from the file as it is counts as its rows.
 """
 
 import math
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -84,10 +85,8 @@ def write_rows_of_log(arguments: list[str]) -> None:
     """
     path, run_date, result = arguments
     rows: LogRows | None = None
-    try:
+    with suppress(UnusableFileError):
         rows = rows_of_log(Path(path), date.fromisoformat(run_date))
-    except UnusableFileError:
-        pass
     Path(result).write_bytes(pickle.dumps(rows))
 
 

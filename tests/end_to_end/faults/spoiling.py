@@ -28,7 +28,7 @@ def damaged_log(world: World, number: int, chance: Random) -> Verdict:
         number: Of the kind.
         chance: What the file looks like.
     """
-    name, kind = kind_of(number)
+    kind = kind_of(number)
     world.restore(world.one_log)
     good, spoilt = world.place / "logs" / "a.parquet", world.place / "logs" / "spoilt.parquet"
     kind.make(spoilt, chance)
@@ -39,12 +39,12 @@ def damaged_log(world: World, number: int, chance: Random) -> Verdict:
     for judge in (_ingested, _scored):
         verdict = judge(world, spoilt, known, expected, fresh)
         if verdict.outcome == "wrong":
-            return wrong(f"{name}: {verdict.why}")
+            return wrong(f"{kind.name}: {verdict.why}")
         if kind.is_good and verdict.outcome == "refused":
-            return wrong(f"{name}: a good file is refused: {verdict.why}")
+            return wrong(f"{kind.name}: a good file is refused: {verdict.why}")
         if verdict.outcome == "refused" and tables_of(world.warehouse) != before:
-            return wrong(f"{name}: refused, but the tables have changed")
-    return Verdict(verdict.outcome, f"{name}: {verdict.why}")
+            return wrong(f"{kind.name}: refused, but the tables have changed")
+    return Verdict(verdict.outcome, f"{kind.name}: {verdict.why}")
 
 
 def _oracle(world: World, path: Path) -> LogRows | None:
@@ -111,13 +111,14 @@ def _table(world: World, name: str) -> pa.Table:
 
 
 _DAMAGES_EACH = 3
+_FRESH_EVERY = 10  # of the damaged logs, one is met by new interpreters
 _FLIPPED = "flipped bits"
 
 Spoilt = tuple[str, str, str]  # a file, a kind of `DAMAGES`, and the state or command it is met in
 
 
 def bundle_files(world: World, chance: Random) -> list[Spoilt]:
-    """Every file of a bundle and every damage for `fearec-score`, and each file once for a night."""
+    """Every file of a bundle with every damage for `fearec-score`, and once for a night."""
     files = sorted(path.name for path in world.bundle.iterdir())
     for_scoring = [(file, kind, "fearec-score") for file in files for kind in DAMAGES]
     return for_scoring + [(file, chance.choice(list(DAMAGES)), world.unfinished) for file in files]

@@ -1,8 +1,8 @@
 """Kills, damage and races: every command ends right, or in one line with good data untouched.
 
-``-m slow -s`` runs all cases, the killed and racing commands in new interpreters, and prints a table.
-By default a small sample runs, forked from a warm process. FAULT_SEED chooses the moments and the
-damages, FAULT_WORKERS the number of cases at a time.
+``-m slow -s`` runs all cases, the killed and racing commands in new interpreters, and prints a
+table. By default a small sample runs, forked from a warm process. FAULT_SEED chooses the moments
+and the damages, FAULT_WORKERS the number of cases at a time.
 """
 
 import os

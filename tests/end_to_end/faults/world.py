@@ -173,7 +173,7 @@ class World:
     def second_ingest(self) -> Undisturbed:
         """Ingest where one file has changed, one is new, and one has rows that are due now."""
         self.restore()
-        assert self.run(fearec, self.ingest("changing")[:-1] + [str(FIRST)]).code == 0
+        assert self.run(fearec, [*self.ingest("changing")[:-1], str(FIRST)]).code == 0
         self.keep("ingested")
         self._log("changing/a.parquet", FIRST, 3)
         self._log("changing/c.parquet", DAY, 4)
@@ -210,7 +210,7 @@ class World:
 
     @cached_property
     def unfinished(self) -> str:
-        """The state of a night that needs all its files again: no stage from training on is done."""
+        """The state of a night that needs all its files again: from training on nothing is done."""
         assert self.night
         self.restore(self.finished)
         self._unpublish()

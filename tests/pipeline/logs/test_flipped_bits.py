@@ -1,6 +1,7 @@
 """Bits of small Parquet files flipped: a file is refused by name, or has all its rows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import FearecError
+from pipeline.errors import FearecError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.items_table import read_items_table
 from pipeline.logs.log_files import list_log_files, read_batches, read_footer, readable
@@ -41,16 +42,11 @@ def test_no_flipped_bit_loses_a_row_of_a_log(tmp_path: Path) -> None:
     refused = 0
     for _ in with_a_bit_flipped(tmp_path / "a.parquet", "user_id", "item_id", "timestamp"):
         (file,) = list_log_files(tmp_path)
-        rows = 0
-        try:
-            with readable(file):
-                expected = read_footer(file).num_rows
-                rows = sum(map(len, read_batches(file, list(COLUMNS), 2)))
-        except FearecError as error:
-            assert str(error).startswith(f"{tmp_path}/a.parquet: not a readable Parquet file")
+        with suppress(UnreadableFileError), readable(file):
             refused += 1
-        else:
-            assert rows == expected == len(COLUMNS["user_id"])
+            assert read_footer(file).num_rows == len(COLUMNS["user_id"])
+            assert sum(map(len, read_batches(file, list(COLUMNS), 2))) == len(COLUMNS["user_id"])
+            refused -= 1
     assert refused > 100
 
 

@@ -61,6 +61,7 @@ def test_they_are_what_the_checked_reader_gives(
             users=None,
             active_within_days=days,
             skip_bad_files=False,
+            threads=1,
         )
         since = None if days is None else run_end(DAY - timedelta(days=days), "UTC")
         prepared = PreparedHistories(folder, since)

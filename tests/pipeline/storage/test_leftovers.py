@@ -12,6 +12,7 @@ from pipeline.storage.locks import exclusive_lock
 from tests.helpers.scoring_cases import Killed
 
 DAY = date(2026, 7, 2)
+UNIQUE = "0123456789abcdef"  # in the name of a file that is being written
 
 
 def locations(folder: Path, day: date = DAY) -> RunLocations:
@@ -50,6 +51,26 @@ def test_the_scratch_of_killed_runs_is_removed_and_that_of_running_ones_stays(
     assert not mine.scratch.exists()
 
 
+def test_records_that_killed_runs_had_begun_are_removed(tmp_path: Path) -> None:
+    mine = locations(tmp_path)
+    killed, running = (locations(tmp_path, DAY - timedelta(days=days)) for days in (1, 2))
+    begun = {}
+    for run in (mine, killed, running):
+        folder = run.training / "key" / "held_out"
+        folder.mkdir(parents=True)
+        names = (run.folder / ".train.json", folder / ".finished.json")
+        begun[run] = [name.with_name(f"{name.name}.{UNIQUE}.tmp") for name in names]
+        for path in begun[run]:
+            path.write_text("{")
+    others = [mine.folder / ".mine.tmp", mine.folder / "train.json"]
+    for path in others:
+        path.write_text("{")
+    with exclusive_lock(running.lock, "busy", running.folder), scratch_folder(mine):
+        there = [path.exists() for run in (mine, killed, running) for path in begun[run]]
+    assert there == [False, False, False, False, True, True]
+    assert all(path.exists() for path in others)
+
+
 def test_unfinished_files_of_tables_are_removed_unless_they_are_being_written(
     tmp_path: Path,
 ) -> None:
@@ -64,6 +85,12 @@ def test_unfinished_files_of_tables_are_removed_unless_they_are_being_written(
         (partition / "x").rmdir()
         if name != "part-2.parquet#12":
             age(partition / name, 120)
+    models = Path(warehouse.table("models"))
+    models.mkdir()
+    begun = [models / f".champion.json.{digit * 16}.tmp" for digit in "01"]
+    for path in begun:
+        path.write_text("{")
+    age(begun[0], 120)
     (log / "00000000000000000007.json#1").write_text("{")
     age(log / "00000000000000000007.json#1", 120)
 
@@ -75,4 +102,5 @@ def test_unfinished_files_of_tables_are_removed_unless_they_are_being_written(
         "part-2.parquet#12",
     ]
     assert not list(log.iterdir())
+    assert list(models.iterdir()) == [begun[1]]
     remove_unfinished_uploads(Warehouse("s3://bucket/warehouse"))  # nothing to look for

@@ -102,6 +102,15 @@ def trainer_argument(folder: Path, name: str, value: Any) -> Any:
     return told[0]
 
 
+def threads_at_work(folder: Path, name: str, value: Any) -> Any:
+    before = torch.get_num_threads()
+    try:
+        train(folder, **{name: value})
+        return torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
 def night(folder: Path, name: str, value: Any) -> Any:
     """What the training stage does: whose weights it begins from, and its runs."""
     done: list[Any] = []
@@ -134,6 +143,7 @@ Effect = Callable[[Path, str, Any], Any]
 FIELDS: dict[str, tuple[Effect, list[Any]]] = {
     "epochs": (weights, [1, 2]),
     "train_batch_size": (weights, [128, 64]),
+    "threads": (threads_at_work, [1, 2]),
     "eval_batch_size": (validation_batches, [7, 50]),
     "learning_rate": (weights, [3e-3, 1e-3]),
     "learning_rate_schedule": (weights, ["constant", "cosine"]),

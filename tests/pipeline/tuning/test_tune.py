@@ -244,6 +244,8 @@ def test_a_killed_search_resumes_where_it_was(
     assert done.returncode == -signal.SIGKILL, done.stderr
     out = config.parent / "tune"
     assert (out / "trials/00002/last.ckpt").exists()
+    begun = out / ".plots.html.0123456789abcdef.tmp"  # as if killed while it was written
+    begun.write_text("<")
 
     trained, epochs = watch(monkeypatch), []
     report = tune_trial.Pruning.__call__
@@ -253,6 +255,7 @@ def test_a_killed_search_resumes_where_it_was(
         lambda self, epoch, ndcg: (epochs.append(epoch), report(self, epoch, ndcg))[1],
     )
     tuned = run(config, *three)
+    assert not begun.exists()
     # Two were finished; the third goes on from its last checkpoint, after the first epoch.
     assert len(trained) == 2
     assert sorted(epochs) == [1, 2, 2, 3, 3]
