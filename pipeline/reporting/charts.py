@@ -156,7 +156,7 @@ def sparkline(name: str, values: Sequence[float]) -> Markup:
         axes.axis("off")
 
     label = f"{name} of {len(values)} runs: from {values[0]:.4g} to {values[-1]:.4g}"
-    return _svg(label, draw, width=1.1, height=0.28)
+    return _svg(label, draw, width=1.1, height=0.28, box=(0.04, 0.15, 0.92, 0.7))
 
 
 def _short(name: str) -> str:
@@ -166,9 +166,23 @@ def _short(name: str) -> str:
 
 
 def _svg(
-    label: str, draw: Callable[["Axes"], None], *, width: float = _WIDTH, height: float = 2.3
+    label: str,
+    draw: Callable[["Axes"], None],
+    *,
+    width: float = _WIDTH,
+    height: float = 2.3,
+    box: tuple[float, float, float, float] | None = None,
 ) -> Markup:
-    """What is drawn on the axes of a new figure, as an image with a label."""
+    """What is drawn on the axes of a new figure, as an image with a label.
+
+    Args:
+        label: For screen readers.
+        draw: Draws on the axes.
+        width: Of the figure, in inches.
+        height: Likewise.
+        box: Left, bottom, width and height of the axes, as shares of the figure's; by default as
+            large as its text allows.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -194,9 +208,9 @@ def _svg(
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Of letters that Matplotlib's font has not: the page is shown in another.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=None if box else "constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes(box) if box else figure.add_subplot()
         for patch in (figure.patch, axes.patch):
             patch.set_visible(False)
         axes.set_axisbelow(True)

@@ -17,17 +17,25 @@ def case(tmp_path: Path) -> ReportCase:
     return case
 
 
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> ReportCase:
+    """For tests that change nothing."""
+    case = case_in(tmp_path_factory.mktemp("nights"))
+    write_nights(case)
+    return case
+
+
 def content(case: ReportCase, day: int = 2) -> Content:
     return gather(case.settings, case.locations(DAYS[day]))
 
 
-def test_a_date_without_a_run_has_no_report(case: ReportCase) -> None:
+def test_a_date_without_a_run_has_no_report(nights: ReportCase) -> None:
     with pytest.raises(InputError, match=f"fearec nightly --date {DAYS[3]}"):
-        content(case, 3)
+        content(nights, 3)
 
 
-def test_a_promoted_night_has_its_metrics_curves_and_lists(case: ReportCase) -> None:
-    found = content(case)
+def test_a_promoted_night_has_its_metrics_curves_and_lists(nights: ReportCase) -> None:
+    found = content(nights)
     assert found.row["decision"] == "promoted"
     assert [row["decision"] for row in found.earlier] == ["first", "promoted"]
     assert found.evaluated == evaluated()
@@ -50,8 +58,8 @@ def test_users_have_their_history_and_both_lists(case: ReportCase) -> None:
         assert user.now.items[::-1] == user.before.items
 
 
-def test_bad_rows_are_counted_by_reason_with_their_first_examples(case: ReportCase) -> None:
-    most, least = content(case).bad_rows
+def test_bad_rows_are_counted_by_reason_with_their_first_examples(nights: ReportCase) -> None:
+    most, least = content(nights).bad_rows
     assert (most.reason, most.count) == ("null user_id", 5)
     assert [row["source_row"] for row in most.examples] == [0, 1, 2]
     assert least.count == 1
@@ -59,7 +67,7 @@ def test_bad_rows_are_counted_by_reason_with_their_first_examples(case: ReportCa
         "user_id": "7", "item_id": None, "timestamp": "2026-06-30 12:00:00",
         "source_file": "dt=2026-06-30/a.parquet", "source_row": 9,
     }  # fmt: skip
-    assert content(case, 1).bad_rows == []
+    assert content(nights, 1).bad_rows == []
 
 
 def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:
@@ -72,8 +80,8 @@ def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:
     assert all(user.before is None and user.now is not None for user in found.users)
 
 
-def test_without_the_work_folder_the_metrics_are_those_of_the_table(case: ReportCase) -> None:
-    found = content(case, 1)
+def test_without_the_work_folder_the_metrics_are_those_of_the_table(nights: ReportCase) -> None:
+    found = content(nights, 1)
     assert found.evaluated is not None
     assert found.evaluated.model == evaluated().model
     assert found.evaluated.differences == evaluated().differences
