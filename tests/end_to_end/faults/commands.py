@@ -38,8 +38,6 @@ def fearec_score(arguments: list[str] | None = None) -> None:
     app(arguments)
 
 
-
-
 @dataclass(frozen=True)
 class Ended:
     """How a command ended.
