@@ -71,7 +71,7 @@ def test_a_report_that_fails_is_a_warning(
         assert report_run(case.settings, DAYS[0]) is None
     assert "by zero" in caplog.text
     assert not (tmp_path / "warehouse/reports").exists()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline.reporting.report")
     written = report_run(case.settings, DAYS[0])
     assert written is not None
     assert f"report: {written.page}" in caplog.text
