@@ -170,6 +170,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_benchmark_can_be_tried_on_a_cpu() -> None:
     done = benchmark(
         "--device", "cpu", "--items", "300", "--top-k", "10", "--batch-sizes", "128",

@@ -113,6 +113,7 @@ def test_the_steps_one_by_one_make_a_night(folder: Path) -> None:
     assert run["metrics"]
 
 
+@pytest.mark.slow
 def test_a_backfill_has_a_flow_run_per_date(folder: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId

@@ -87,6 +87,7 @@ def test_dates_that_are_done_are_not_done_again(backfilled: Settings) -> None:
     assert [(each.run_date, each.done_before) for each in done] == [(day, True) for day in DAYS]
 
 
+@pytest.mark.slow
 def test_a_date_whose_work_folder_is_gone_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_date_whose_work_folder_is_gone_is_not_done_again(
     assert second.decision == "promoted"
 
 
+@pytest.mark.slow
 def test_a_later_event_of_a_date_is_known_when_it_is_filled(
     backfilled: Settings, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def damage(night: Night, files: list[str], kind: str) -> None:
             DAMAGES[kind](path, random.Random(number))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty", "cut in half", "random bytes", "zeros"])
 def test_a_finished_night_with_damaged_files_completes_with_the_same_rows(
     night: Night, kind: str
@@ -109,6 +110,7 @@ def test_a_finished_night_with_damaged_files_completes_with_the_same_rows(
     assert night.again() == night.rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -128,6 +130,7 @@ def test_a_killed_night_with_damaged_files_completes_with_the_same_rows(
     assert night.again() == night.rows
 
 
+@pytest.mark.slow
 def test_two_machines_export_the_same_run_date_without_each_others_files(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

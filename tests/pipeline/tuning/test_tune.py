@@ -586,6 +586,7 @@ def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
     assert f"{space}:1: unknown hyper-parameter" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(config.parent / "prefect"))
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
