@@ -119,10 +119,15 @@ Spoilt = tuple[str, str, str]  # a file, a kind of `DAMAGES`, and the state or c
 
 
 def bundle_files(world: World, chance: Random) -> list[Spoilt]:
-    """Every file of a bundle with every damage for `fearec-score`, and once for a night."""
+    """Every file of a bundle with every damage for `fearec-score`, and once for nights."""
     files = sorted(path.name for path in world.bundle.iterdir())
     for_scoring = [(file, kind, "fearec-score") for file in files for kind in DAMAGES]
-    return for_scoring + [(file, chance.choice(list(DAMAGES)), world.unfinished) for file in files]
+    for_a_night = [
+        (file, chance.choice(list(DAMAGES)), state)
+        for file in files
+        for state in world.damaged_states
+    ]
+    return for_scoring + for_a_night
 
 
 def damaged_bundle(world: World, spoilt: Spoilt, chance: Random) -> Verdict:
@@ -165,7 +170,7 @@ def damaged_work(world: World, spoilt: Spoilt, chance: Random) -> Verdict:
 def _work_files(world: World, chance: Random, *, records: bool) -> list[Spoilt]:
     """Every file in every state that has it, each with some of the damages."""
     found = []
-    for state in (world.finished, world.unfinished):
+    for state in world.damaged_states:
         folder = world.folder / "states" / state
         for path in sorted((folder / "work").rglob("*")):
             is_record = path.suffix == ".json" and path.parent.name == world.work.name

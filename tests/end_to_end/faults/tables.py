@@ -42,7 +42,7 @@ _OF_INGEST = (RUN_DATE, "n_added", "n_duplicates", "n_quarantined")
 COUNTS = f"{RUNS}, ingest"
 # Names that are new each time.
 _RANDOM = (
-    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
+    (re.compile(r"part-\d+-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "part-N-UUID"),
     (re.compile(r"_delta_log/\d+"), "_delta_log/N"),
     (re.compile(r"^work-2/"), "work/"),  # of the second of two machines
 )

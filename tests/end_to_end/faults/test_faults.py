@@ -48,21 +48,24 @@ def kill(*names: str) -> Run:
     return run
 
 
+def race_for(name: str) -> Run:
+    """Races of two machines for what an undisturbed run did."""
+    return lambda world, _, chance: race(world, getattr(world, name), chance)
+
+
 # Of each kind: all its cases, how many of them make the sample, and what runs one.
 KINDS: dict[str, tuple[Cases, int, Run]] = {
     "kill ingest": (numbers(15), 2, kill("second_ingest", "first_ingest")),
     "kill publish": (numbers(15), 2, kill("publish")),
     "kill fearec-score": (numbers(15), 1, kill("scoring")),
-    "kill nightly": (numbers(15), 1, kill("night")),
+    "kill nightly": (numbers(15), 1, kill("disturbed_night")),
     "damage logs": (numbers(100), 6, damaged_log),
     "damage bundle": (bundle_files, 4, damaged_bundle),
     "damage scratch": (scratch_files, 2, damaged_work),
     "damage records": (record_files, 2, damaged_work),
-    "race same date": (numbers(10), 1, lambda world, _, chance: race(world, world.night, chance)),
-    "race first ingest": (
-        numbers(10), 1, lambda world, _, chance: race(world, world.first_ingest, chance),
-    ),
-}  # fmt: skip
+    "race same date": (numbers(10), 1, race_for("disturbed_night")),
+    "race first ingest": (numbers(10), 1, race_for("first_ingest")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def try_all(kind: str, worlds: list[World], report: Report, *, sampled: bool) ->
 
 @pytest.fixture(scope="module")
 def few_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
-    return [World(tmp_path_factory.mktemp("world"), fresh=False, parent=False)]
+    return [World(tmp_path_factory.mktemp("world"), small=True)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,9 +115,7 @@ def test_a_sample_of_faults_ends_right_or_in_one_line(
 @pytest.fixture(scope="module")
 def many_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
     count = int(os.environ.get("FAULT_WORKERS", os.cpu_count() or 1))
-    worlds = [
-        World(tmp_path_factory.mktemp("world"), fresh=True, parent=True) for _ in range(count)
-    ]
+    worlds = [World(tmp_path_factory.mktemp("world"), small=False) for _ in range(count)]
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(lambda world: world.night, worlds))
     return worlds

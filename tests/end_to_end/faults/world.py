@@ -36,6 +36,7 @@ MAX_ITEM_LIST_LENGTH = 6
 [train]
 epochs = 1
 accelerator = "cpu"
+threads = 1
 [evaluate]
 topk = [5, 10]
 bootstrap = 0
@@ -46,6 +47,7 @@ tolerance = 1.0
 [score]
 top_k = 4
 provider = "cpu"
+threads = 1
 """
 
 
@@ -83,12 +85,12 @@ class World:
 
     Args:
         folder: An empty one for everything.
-        fresh: Whether commands that are killed or race run in new interpreters.
-        parent: Whether there was a night before the one that is disturbed.
+        small: Whether few seconds are to be enough: no command runs in a new interpreter, there is
+            no night before the one that is disturbed, and no training and no export is.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool, parent: bool) -> None:
-        self.folder, self.fresh, self._parent = folder, fresh, parent
+    def __init__(self, folder: Path, *, small: bool) -> None:
+        self.folder, self.small, self.fresh = folder, small, not small
         self.place = folder / "place"
         self.warehouse, self.out = self.place / "warehouse", self.place / "out"
         self.work = self.place / "work" / f"run_date={DAY}"
@@ -118,7 +120,7 @@ class World:
     def score(self, logs: Path, bundle: Path, *more: str) -> list[str]:
         """The arguments of `fearec-score`."""
         options = ["--model", str(bundle), "--output", str(self.out), "--run-date", str(DAY)]
-        return [str(logs), *options, "--top-k=4", "--provider=cpu", *more]
+        return [str(logs), *options, "--top-k=4", "--provider=cpu", "--threads=1", *more]
 
     def start(self, command: Command, arguments: list[str], *, fresh: bool) -> Running:
         """Start a command."""
@@ -189,7 +191,7 @@ class World:
     def night(self) -> Undisturbed:
         """A whole night; what it left is the state `finished`."""
         self.restore()
-        if self._parent:
+        if not self.small:
             ended = self.run(fearec, self.nightly(FIRST))
             assert ended.code == 0, ended
         self.keep("before")
@@ -207,6 +209,19 @@ class World:
         self.keep("unpublished")
         arguments = ["publish", "--config", self.settings(), "--date", str(DAY)]
         return self.undisturbed("unpublished", fearec, arguments)
+
+    @cached_property
+    def disturbed_night(self) -> Undisturbed:
+        """The night that is killed and raced for: all of it, or in a small world its end."""
+        if not self.small:
+            return self.night
+        assert self.publish
+        return self.undisturbed("unpublished", fearec, self.nightly())
+
+    @property
+    def damaged_states(self) -> tuple[str, ...]:
+        """The states whose files are damaged."""
+        return (self.finished,) if self.small else (self.finished, self.unfinished)
 
     @cached_property
     def unfinished(self) -> str:
