@@ -69,8 +69,9 @@ class SourceFiles:
         files: Sequence[LogFile],
         logs: LogSettings,
         log_files: "DeltaTable | None",
-        holding: "dict[str, DeltaTable | None]",
+        holding: "Mapping[str, DeltaTable | None]",
     ) -> None:
+        self._log_files = log_files
         self._entries: list[Entry] = []
         if log_files is not None:
             self._entries = dataset_of(log_files).to_table().to_pylist()
@@ -133,15 +134,20 @@ class SourceFiles:
         return max(versions, default=None)
 
     def write_entries(
-        self, uri: str, table: "DeltaTable | None", not_kept: Mapping[str, int]
+        self,
+        uri: str,
+        holding: "Mapping[str, DeltaTable]",
+        not_kept: Mapping[str, int],
+        note: Mapping[str, Any] | None = None,
     ) -> None:
         """Note which files the tables hold now, and where files are that were moved.
 
         Args:
             uri: Of `log_files`.
-            table: It, as it was read; None where there is none yet.
+            holding: The tables that hold the rows now.
             not_kept: The files that were read, by name, and how many rows of each are not in
                 `interactions`.
+            note: Is kept with the commit.
 
         Raises:
             ConflictError: another run wrote to the table meanwhile; nothing was changed.
@@ -149,30 +155,30 @@ class SourceFiles:
         new = {}
         for source in self.files:
             if source.name in not_kept:
-                new[source.name] = self._entry(source, not_kept[source.name])
+                new[source.name] = _entry(source, holding, not_kept[source.name])
             elif source.has_moved and source.entry:
                 new[source.name] = source.entry | {"location": source.file.location}
         if not new:
             return
         others = [entry for entry in self._entries if entry["source_file"] not in new]
-        table = table or create_table(uri, LOG_FILES_SCHEMA)
+        table = self._log_files or create_table(uri, LOG_FILES_SCHEMA)
         is_mended = len(others) < len(self._entries)
         rows = [*(others if is_mended else []), *new.values()]
         write = replace if is_mended else append
-        write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader())
+        write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader(), note)
 
-    def _entry(self, source: SourceFile, n_not_kept: int) -> Entry:
-        entry: Entry = {
-            "source_file": source.name,
-            "source_stamp": source.stamp,
-            "location": source.file.location,
-            "footer": footer_hash(source.file),
-            "n_not_kept": n_not_kept,
-        }
-        for name, table in self._holding.items():
-            if table is not None:
-                entry |= {f"{name}_id": table_id(table), f"{name}_version": table.version()}
-        return entry
+
+def _entry(source: SourceFile, holding: "Mapping[str, DeltaTable]", n_not_kept: int) -> Entry:
+    entry: Entry = {
+        "source_file": source.name,
+        "source_stamp": source.stamp,
+        "location": source.file.location,
+        "footer": footer_hash(source.file),
+        "n_not_kept": n_not_kept,
+    }
+    for name, table in holding.items():
+        entry |= {f"{name}_id": table_id(table), f"{name}_version": table.version()}
+    return entry
 
 
 def source_stamp(file: LogFile, logs: LogSettings) -> str:

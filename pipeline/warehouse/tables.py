@@ -141,7 +141,7 @@ def replace_where(
     """
     quoted = ("'" + value.replace("'", "''") + "'" for value in values)
     predicate = f"{column} IN ({', '.join(quoted)})"
-    _commit(table, rows, note, mode="overwrite", predicate=predicate)
+    _commit(table, rows, note, mode="overwrite", predicate=predicate, schema_mode="merge")
 
 
 def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]]:
@@ -151,14 +151,16 @@ def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]
     return [json.loads(commit[_WRITER]) for commit in commits if _WRITER in commit]
 
 
-def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
-    """Replace all rows of a table in one commit; `table` becomes the new version.
+def replace(
+    table: "DeltaTable", rows: pa.RecordBatchReader, note: Mapping[str, Any] | None = None
+) -> None:
+    """Replace all rows of a table in one commit, as `append` appends.
 
     Raises:
         ConflictError: another run wrote to it meanwhile; the table is as that left it.
     """
     partitions = table.metadata().partition_columns
-    _commit(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+    _commit(table, rows, note, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
 
 
 def delete(table: "DeltaTable", predicate: str) -> None:

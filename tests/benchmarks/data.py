@@ -77,7 +77,10 @@ def copy(logs: Path, out: Path) -> None:
 def sort(logs: Path, out: Path) -> None:
     from pipeline.storage.scratch_db import scratch_database
 
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder, scratch_database(Path(folder)) as db:
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent) as folder,
+        scratch_database(Path(folder)) as db,
+    ):
         db.execute(
             f"""COPY (FROM read_parquet('{logs}/*.parquet') ORDER BY user_id, timestamp)
             TO '{out}' (FORMAT parquet, COMPRESSION {COMPRESSION})"""
@@ -118,9 +121,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         f'[logs]\npath = "{logs}"\n'
     )
     scale = options.events / EVENTS
-    ids = [
-        make_ids(max(100, round(count * scale)), options.ids, count) for count in (USERS, ITEMS)
-    ]
+    ids = [make_ids(max(100, round(count * scale)), options.ids, count) for count in (USERS, ITEMS)]
     for number in range(DAYS):
         write_day(logs, number, options, ids)
     size = sum(path.stat().st_size for path in logs.iterdir()) / 2**20
