@@ -232,9 +232,13 @@ class _Work:
                 by_reason,
             )
             holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
-            so_far = asdict(summed([*self.done, result]))
-            note = None if batch.is_last else {"run_date": str(run_date), "done": so_far}
-            sources.write_entries(table(LOG_FILES), holding, not_kept(db), note)
+            so_far = {
+                "run_date": str(run_date),
+                "done": asdict(summed([*self.done, result])),
+            }
+            sources.write_entries(
+                table(LOG_FILES), holding, not_kept(db), None if batch.is_last else so_far
+            )
         return result
 
 

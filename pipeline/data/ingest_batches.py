@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pipeline.logs.log_files import LogFile, read_footer
 from pipeline.results import Ingested
 
-BATCH_ROWS = 10_000_000  # with integers as ids, 1 GB of a scratch database
+BATCH_ROWS = 5_000_000  # 1 GB of a scratch database, with ids of 36 characters
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def interaction_rows(
     schema = pa.schema(
         [field.with_type(kind) if field.name in encoded else field for field in columns]
     )
-    rows = db.sql(f"SELECT * FROM {view} ORDER BY file, source_row").to_arrow_reader()
+    rows = db.sql(f"FROM {view}").to_arrow_reader()
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in rows:
