@@ -31,10 +31,9 @@ from pipeline.data.ingest_sql import (
     find_rewritten,
     interaction_rows,
     not_kept,
-    stage,
-    stage_elsewhere,
 )
 from pipeline.data.source_files import SourceFiles
+from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile
@@ -174,7 +173,8 @@ class _Work:
         unread.sort(key=lambda source: source.name)
         types = common_types({**tables.id_types, self.logs.path: self.types})
         end = run_end(run_date, self.time_zone)
-        with scratch_folder(self.locations) as folder, scratch_database(folder) as db:
+        resources = self.locations.resources
+        with scratch_folder(self.locations) as folder, scratch_database(folder, resources) as db:
             rows = stage(unread, types, self.logs, end, db, batch.counted(progress))
             if not batch.total and stored is None:
                 found = f"{len(self.files)} files without rows"
@@ -213,10 +213,11 @@ class _Work:
             note |= {"added": added, "withdrawn": withdrawn}
             if stale:
                 names = find_rewritten(interactions, db)
-                rewritten = interaction_rows("rewritten", columns, db)
-                replace_where(interactions, "source_file", names, rewritten, note)
+                with interaction_rows("rewritten", columns, db) as rewritten:
+                    replace_where(interactions, "source_file", names, rewritten, note)
             elif n_new:
-                append(interactions, interaction_rows("new", columns, db), note)
+                with interaction_rows("new", columns, db) as new:
+                    append(interactions, new, note)
             if released:
                 delete(quarantine, due_by(end))
             by_reason = quarantined_by_reason(db)

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.ingest_sql import SOURCE, add_sources
+from pipeline.data.staging import SOURCE, add_sources
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.schema import (
     INTERACTIONS,

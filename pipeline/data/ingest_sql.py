@@ -1,126 +1,24 @@
 """SQL of ingest: joins of the rows just read with those of the warehouse, in a scratch database.
 
-Its tables: `sources`, each file in one state; `staged`, the rows read of those in `files`, with the
-number of their source; then `kept`, `dropped` and `new`.
+Beside the tables of `staging`: `kept`, `dropped` and `new`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.config.sections import LogSettings
-from pipeline.data.source_files import SourceFile
-from pipeline.logs.log_rows import log_rows
-from pipeline.logs.validation import AFTER_RUN_DATE, EARLIEST, IdTypes, reason_sql
-from pipeline.progress import work_progress
-from pipeline.schema import INTERACTIONS, ITEM_ID, TIMESTAMP, USER_ID
-from pipeline.storage.scratch_db import scalar
+from pipeline.data.staging import EVENT, SOURCE, add_sources
+from pipeline.logs.validation import AFTER_RUN_DATE
+from pipeline.schema import INTERACTIONS, TIMESTAMP
+from pipeline.storage.scratch_db import scalar, streamed
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-
-EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}"
-SOURCE = "source_file, source_row, source_stamp"
-
-
-def stage(
-    files: Sequence[SourceFile],
-    types: IdTypes,
-    logs: LogSettings,
-    end: datetime,
-    db: duckdb.DuckDBPyConnection,
-    progress: Callable[[int, int], None],
-) -> int:
-    """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
-
-    Args:
-        files: To read.
-        types: Their id types.
-        logs: Their columns.
-        end: Of the run date.
-        db: The scratch database.
-        progress: As of `log_rows`.
-
-    Returns:
-        The number of rows.
-    """
-    db.register("listed", _table_of(files))
-    db.execute("CREATE TABLE sources AS SELECT *, true AS is_read FROM listed")
-    db.execute("CREATE VIEW files AS FROM sources WHERE is_read")
-    _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
-    return scalar(db, "SELECT count(*) FROM staged")
-
-
-def stage_elsewhere(
-    files: Sequence[SourceFile],
-    types: IdTypes,
-    logs: LogSettings,
-    end: datetime,
-    db: duckdb.DuckDBPyConnection,
-) -> None:
-    """Add to `staged` the good rows of other files, as of `stage`, that hold an event of `gone`."""
-    first = scalar(db, "SELECT count(*) FROM sources")
-    db.register("listed", _table_of(files, first))
-    db.execute("INSERT INTO sources SELECT *, false AS is_read FROM listed")
-    query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({EVENT}) WHERE reason IS NULL"
-    with work_progress("reading logs") if files else nullcontext(lambda *_: None) as progress:
-        _read(files, types, logs, end, query, db, progress, first)
-
-
-def _read(
-    files: Sequence[SourceFile],
-    types: IdTypes,
-    logs: LogSettings,
-    end: datetime,
-    query: str,
-    db: duckdb.DuckDBPyConnection,
-    progress: Callable[[int, int], None],
-    first: int = 0,
-) -> None:
-    read = [source.file for source in files]
-    with log_rows(read, logs, types, (EARLIEST, end), progress) as rows:
-        db.register("rows", rows)
-        db.execute(
-            query.format(
-                f"""SELECT {EVENT}, CAST(file + {first} AS INTEGER) AS file, "row" AS source_row,
-                       raw_timestamp, {reason_sql(end)} AS reason
-                FROM rows"""
-            )
-        )
-
-
-def _table_of(files: Sequence[SourceFile], first: int = 0) -> pa.Table:
-    return pa.table(
-        {
-            "file": pa.array(range(first, first + len(files)), pa.int32()),
-            "source_file": pa.array([source.name for source in files], pa.string()),
-            "source_stamp": pa.array([source.stamp for source in files], pa.string()),
-            "is_known": pa.array([source.is_known for source in files], pa.bool_()),
-        }
-    )
-
-
-def add_sources(query: str, db: duckdb.DuckDBPyConnection) -> None:
-    """Number further files, each in one state, whose rows are not read but found in a table.
-
-    Args:
-        query: Its columns `source_file` and `source_stamp` name them; some may be known.
-        db: The scratch database.
-    """
-    db.execute(
-        f"""INSERT INTO sources
-        SELECT (SELECT count(*) FROM sources) + row_number() OVER () - 1, *, false, false
-        FROM (
-            SELECT DISTINCT source_file, source_stamp FROM ({query})
-            ANTI JOIN sources USING (source_file, source_stamp)
-        )"""
-    )
 
 
 def find_kept(
@@ -266,10 +164,11 @@ def find_rewritten(interactions: "DeltaTable", db: duckdb.DuckDBPyConnection) ->
     return names
 
 
+@contextmanager
 def interaction_rows(
     view: str, columns: pa.Schema, db: duckdb.DuckDBPyConnection
-) -> pa.RecordBatchReader:
-    """The rows of `new` or `rewritten` as `interactions` has them.
+) -> Iterator[pa.RecordBatchReader]:
+    """The rows of `new` or `rewritten` as `interactions` has them, for use inside ``with``.
 
     The names and states of their files are dictionary-encoded, as both are long and few.
 
@@ -281,22 +180,20 @@ def interaction_rows(
     found = db.sql("SELECT source_file, source_stamp FROM sources ORDER BY file").to_arrow_table()
     encoded = {name: found[name].combine_chunks() for name in found.column_names}
     kind = pa.dictionary(pa.int32(), pa.string())
-    schema = pa.schema(
-        [field.with_type(kind) if field.name in encoded else field for field in columns]
-    )
-    rows = db.sql(f"FROM {view}").to_arrow_reader()
+    fields = (each.with_type(kind) if each.name in encoded else each for each in columns)
+    schema = pa.schema(list(fields))
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in rows:
-            arrays = [
-                pa.DictionaryArray.from_arrays(batch["file"], encoded[field.name])
-                if field.name in encoded
-                else batch[field.name].cast(field.type)
-                for field in schema
-            ]
-            yield pa.record_batch(arrays, schema=schema)
+    def encode(batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = [
+            pa.DictionaryArray.from_arrays(batch["file"], encoded[field.name])
+            if field.name in encoded
+            else batch[field.name].cast(field.type)
+            for field in schema
+        ]
+        return pa.record_batch(arrays, schema=schema)
 
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    with streamed(db, f"FROM {view}") as rows:
+        yield pa.RecordBatchReader.from_batches(schema, map(encode, rows))
 
 
 def count_changes(n_new: int, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:

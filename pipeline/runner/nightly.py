@@ -203,7 +203,9 @@ def open_run(
 @contextmanager
 def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
     """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
-    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    locations = RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
     with storage_failures(settings):
         list_log_files(settings.logs.path)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes

@@ -20,7 +20,9 @@ from pipeline.storage.locations import RunLocations, Warehouse
 
 
 def locations(settings: Settings, run_date: date = date(2026, 7, 1)) -> RunLocations:
-    return RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    return RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
 
 
 def table_uri(settings: Settings, name: str) -> str:
