@@ -32,7 +32,7 @@ from pipeline.data.ingest_sql import (
     interaction_rows,
     not_kept,
 )
-from pipeline.data.source_files import SourceFiles
+from pipeline.data.source_files import IngestTables
 from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError
@@ -41,7 +41,7 @@ from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes, common_types
 from pipeline.progress import work_progress
 from pipeline.results import Ingested
-from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.schema import INTERACTIONS, LOG_FILES, QUARANTINE
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
@@ -49,10 +49,8 @@ from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
     create_table,
-    dataset_of,
     delete,
     notes_since,
-    open_table,
     replace_where,
     table_id,
     widen,
@@ -94,7 +92,7 @@ def ingest(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
-    tables = _Tables.of(locations)
+    tables = IngestTables.of(locations)
     sources = tables.sources(files, zoned)
     unread = [source for source in sources.files if force or not source.is_known]
     pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
@@ -108,38 +106,25 @@ def ingest(
     return summed(work.done)
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """The tables, opened once: a batch is decided from these versions and committed on top."""
+def withdraw(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+) -> Ingested:
+    """Take the rows of forgotten files out of the tables; an event that another file has too stays.
 
-    interactions: "DeltaTable | None"
-    quarantine: "DeltaTable | None"
-    log_files: "DeltaTable | None"
+    Args:
+        files: As of `ingest`; of known ones the events are looked for that others are to have.
+        logs: As of `ingest`.
+        locations: As of `ingest`.
+        time_zone: As of `ingest`.
 
-    @classmethod
-    def of(cls, locations: RunLocations) -> "_Tables":
-        table = locations.warehouse.table
-        return cls(*(open_table(table(name)) for name in (INTERACTIONS, QUARANTINE, LOG_FILES)))
-
-    def sources(self, files: Sequence[LogFile], logs: LogSettings) -> SourceFiles:
-        holding = {INTERACTIONS: self.interactions, QUARANTINE: self.quarantine}
-        return SourceFiles(files, logs, self.log_files, holding)
-
-    @property
-    def id_types(self) -> dict[str, IdTypes]:
-        """The id types of `interactions`, by its path; empty where there is no such table."""
-        if self.interactions is None:
-            return {}
-        columns = dataset_of(self.interactions).schema
-        types = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
-        return {self.interactions.table_uri: types}
-
-    def unfinished(self, run_date: date) -> list[Ingested]:
-        """The result of the batches of an ingest of the run date that was killed between two."""
-        if self.log_files is None:
-            return []
-        notes = notes_since(self.log_files, self.log_files.version() - 1)
-        return [Ingested(**note["done"]) for note in notes if note["run_date"] == str(run_date)]
+    Raises:
+        ConflictError: other runs wrote to the tables each time that it was tried.
+    """
+    zoned = logs.with_zone(time_zone)
+    types = check_log_files([], zoned, IngestTables.of(locations).id_types)
+    work = _Work(files, zoned, locations, time_zone, False, types)
+    (batch,) = in_batches([])
+    return until_committed(partial(work.ingest, batch, lambda *_: None))
 
 
 @dataclass
@@ -162,7 +147,7 @@ class _Work:
             ConflictError: another run wrote to a table meanwhile; what is committed stays.
         """
         run_date, table = self.locations.run_date, self.locations.warehouse.table
-        tables = _Tables.of(self.locations)
+        tables = IngestTables.of(self.locations)
         stored, quarantine = tables.interactions, tables.quarantine
         sources, wanted = tables.sources(self.files, self.logs), frozenset(batch.files)
         unread = [
@@ -171,11 +156,26 @@ class _Work:
             if source.file in wanted and (self.force or not source.is_known)
         ]
         unread.sort(key=lambda source: source.name)
+        read = {source.name for source in unread}
+        # Not before the last batch, so that what other files have in the end is known.
+        forgotten = {
+            entry["source_file"]: entry
+            for entry in (sources.to_withdraw if batch.is_last else [])
+            if entry["source_file"] not in read
+        }
         types = common_types({**tables.id_types, self.logs.path: self.types})
         end = run_end(run_date, self.time_zone)
         resources = self.locations.resources
         with scratch_folder(self.locations) as folder, scratch_database(folder, resources) as db:
-            rows = stage(unread, types, self.logs, end, db, batch.counted(progress))
+            rows = stage(
+                unread,
+                forgotten,
+                types,
+                self.logs,
+                end,
+                db,
+                batch.counted(progress),
+            )
             if not batch.total and stored is None:
                 found = f"{len(self.files)} files without rows"
                 raise InputError("the log is empty", self.logs.path, found=found)
@@ -184,7 +184,6 @@ class _Work:
                 widen(stored, columns)
             stale = find_kept(stored, columns, db)
             if scalar(db, "SELECT count(*) FROM gone"):
-                read = {source.name for source in unread}
                 others = [each for each in sources.files if each.may_repeat]
                 others = [each for each in others if each.name not in read]
                 stage_elsewhere(others, types, self.logs, end, db)
@@ -196,7 +195,7 @@ class _Work:
             good, n_new = find_new(db)
             write_bad(quarantine, db)
             has_good = n_new or scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)")
-            if batch.is_last and not has_good:
+            if batch.is_last and not has_good and not forgotten:
                 # Not noted as read either: under the right settings the same files may be good.
                 raise InputError(
                     "no good row",
@@ -205,11 +204,13 @@ class _Work:
                     remedy="Check the columns and logs.timestamp_unit, or the run date.",
                 )
             unfinished = (
-                _unfinished(stored, sources.recorded_version, run_date) if unread else Counter()
+                _unfinished(stored, sources.recorded_version, run_date)
+                if unread or forgotten
+                else Counter()
             )
             added, withdrawn = count_changes(n_new, db)
             interactions = stored or create_table(table(INTERACTIONS), columns)
-            note = {"run_date": str(run_date), "files": len(unread)}
+            note = {"run_date": str(run_date), "files": len(unread) + len(forgotten)}
             note |= {"added": added, "withdrawn": withdrawn}
             if stale:
                 names = find_rewritten(interactions, db)
@@ -233,12 +234,13 @@ class _Work:
                 by_reason,
             )
             holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
-            so_far = {
-                "run_date": str(run_date),
-                "done": asdict(summed([*self.done, result])),
-            }
+            so_far = asdict(summed([*self.done, result]))
             sources.write_entries(
-                table(LOG_FILES), holding, not_kept(db), None if batch.is_last else so_far
+                table(LOG_FILES),
+                holding,
+                {name: count for name, count in not_kept(db).items() if name in read},
+                forgotten.values(),
+                None if batch.is_last else {"run_date": str(run_date), "done": so_far},
             )
         return result
 

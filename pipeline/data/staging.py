@@ -4,7 +4,7 @@
 `files` are the sources that an ingest reads whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 
@@ -25,6 +25,7 @@ SOURCE = "source_file, source_row, source_stamp"
 
 def stage(
     files: Sequence[SourceFile],
+    withdrawn: Iterable[str],
     types: IdTypes,
     logs: LogSettings,
     end: datetime,
@@ -35,6 +36,7 @@ def stage(
 
     Args:
         files: To read.
+        withdrawn: The names of files in `files` that count as without rows.
         types: Their id types.
         logs: Their columns.
         end: Of the run date.
@@ -46,6 +48,9 @@ def stage(
     """
     db.register("listed", _table_of(files))
     db.execute("CREATE TABLE sources AS SELECT *, true AS is_read FROM listed")
+    for name in withdrawn:
+        values = "count(*), ?, '', true, true"  # no row has been read in this state
+        db.execute(f"INSERT INTO sources SELECT {values} FROM sources", [name])
     db.execute("CREATE VIEW files AS FROM sources WHERE is_read")
     _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
     return scalar(db, "SELECT count(*) FROM staged")

@@ -19,14 +19,14 @@ from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelEr
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.reporting.report import Report, report_run
-from pipeline.results import Evaluated
+from pipeline.results import Evaluated, Forgotten
 from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.model_tracking import track_run
 from pipeline.runner.recorded_stages import do_stage, recorded_before
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
+from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -166,6 +166,28 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
             held_out_events(settings.evaluate, run_date, settings.time_zone),
             settings.score.provider,
         )
+
+
+def forget_files(settings: Settings, run_date: date, pattern: str) -> Forgotten:
+    """Withdraw the rows of log files; ingest and what follows it is not done any more.
+
+    Args:
+        settings: Of the run.
+        run_date: Whose lock is held; quarantined rows up to it are released.
+        pattern: A path or glob of files that were ingested.
+
+    Raises:
+        InputError: it matches no such file.
+        BusyError: another run works on the same run date.
+        StorageError: a table cannot be read or written.
+    """
+    from pipeline.data.forget import forget
+
+    with _locked(settings, run_date) as locations:
+        files = list_log_files(settings.logs.path)
+        # First: should this be killed, the next run ingests, and completes it.
+        locations.record(Ingest.name).unlink(missing_ok=True)
+        return forget(files, settings.logs, locations, settings.time_zone, pattern)
 
 
 @contextmanager

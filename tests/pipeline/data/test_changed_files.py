@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import pipeline.data.ingest
 from pipeline.config.settings import Settings
+from pipeline.data.source_files import SourceFiles
 from pipeline.warehouse.tables import open_table
 from tests.helpers.ingest_cases import (
     NOON,
@@ -259,7 +260,7 @@ def killed(request: pytest.FixtureRequest, settings: Settings) -> Settings:
         write_log(settings, "b.parquet", [(2, "x", NOON), (2, "y", NOON), (None, "y", NOON)])
     holder: Any = pipeline.data.ingest
     if request.param == "write_entries":
-        holder = pipeline.data.ingest.SourceFiles
+        holder = SourceFiles
     unpatched = getattr(holder, request.param)
 
     def dies(table: Any, *arguments: Any) -> None:
