@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,6 +18,8 @@ from model.config import FEARecConfig
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
+from pipeline.config.row_conditions import check_condition, condition_types
+from pipeline.schema import EVENT_TYPE, VALUE
 
 
 def _check_zone(name: str) -> str:
@@ -48,6 +49,36 @@ class LogSettings(Frozen):
         None,
         description="of dates, and of timestamps that name no zone; default the run's `time_zone`",
     )
+    event_type: str | None = Field(
+        None, description="the name of a column that says what kind of event a row is; default none"
+    )
+    value: str | None = Field(
+        None, description="the name of a column of numbers: a rating, a price, seconds; likewise"
+    )
+    keep: str | None = Field(
+        None,
+        description="only rows for which this DuckDB expression over the columns above is true, "
+        "such as `event_type = 'view' AND value >= 4`",
+    )
+
+    @field_validator("event_type", "value", "keep")
+    @classmethod
+    def _given(cls, text: str | None) -> str | None:
+        return text or None
+
+    @field_validator("keep")
+    @classmethod
+    def _is_condition(cls, keep: str | None, info: ValidationInfo) -> str | None:
+        if keep:
+            named = {name for name in (EVENT_TYPE, VALUE) if info.data.get(name)}
+            check_condition(keep, condition_types(named))
+        return keep
+
+    @property
+    def optional(self) -> dict[str, str]:
+        """The names in the logs of the columns that logs need not have, by their meaning."""
+        names = {EVENT_TYPE: self.event_type, VALUE: self.value}
+        return {meaning: name for meaning, name in names.items() if name}
 
     def with_zone(self, default: str) -> Self:
         """The same with a time zone: its own, or else the run's."""
@@ -255,39 +286,3 @@ class ScoreSettings(Frozen):
         if isinstance(count, int) and count < 1:
             raise ValueError(f"{info.field_name} must be at least 1, or auto")
         return count
-
-
-class RegistrySettings(Frozen):
-    """Where runs and model versions are noted beside `models/champion.json`."""
-
-    section = "registry"
-
-    mlflow_tracking_uri: str | None = Field(
-        None,
-        description="an MLflow server or database to log runs and models to; needs the extra"
-        " `mlflow`",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-    mlflow_name: str = Field(
-        "fearec",
-        min_length=1,
-        description="the experiment and the registered model there",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-
-
-class TuneSettings(Frozen):
-    """How `fearec tune` searches; the same choices as its flags."""
-
-    section = "tune"
-
-    params_file: Path = Field(Path("hyper.test"), description="the search space, as RecBole's")
-    algo: Literal["exhaustive", "random", "tpe"] = Field(
-        "exhaustive", description="`exhaustive`, `random` or `tpe`"
-    )
-    max_evals: int | None = Field(
-        None, ge=1, description="trials; default every combination of an exhaustive search, or 100"
-    )
-    workers: int = Field(1, ge=1, description="trials at a time, each a process where several")
-    prune: bool = Field(True, description="end trials early that are worse than the median")
-    out: Path = Field(Path("tune"), description="folder of the search and what came of it")

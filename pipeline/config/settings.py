@@ -23,6 +23,7 @@ from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
 from pipeline.config.guard_sections import CheckSettings, GateSettings
+from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
@@ -31,11 +32,10 @@ from pipeline.config.sections import (
     LogSettings,
     ModelSettings,
     PrepareSettings,
-    RegistrySettings,
     ScoreSettings,
     TimeZone,
-    TuneSettings,
 )
+from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
 
 ENV_PREFIX = "FEAREC_"

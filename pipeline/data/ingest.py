@@ -17,23 +17,20 @@ from pipeline import schema
 from pipeline.config.sections import LogSettings
 from pipeline.data.ingest_sql import (
     count_changes,
-    due_by,
-    find_bad,
     find_kept,
     find_new,
     find_rewritten,
     not_kept,
-    quarantined_by_reason,
-    release,
     stage,
     stage_elsewhere,
 )
+from pipeline.data.quarantine_sql import due_by, find_bad, quarantined_by_reason, release
 from pipeline.data.source_files import SourceFile, SourceFiles
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import check_log_files
-from pipeline.logs.validation import IdTypes
+from pipeline.logs.validation import IdTypes, check_keep
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
 from pipeline.storage.conditional_writes import until_committed
@@ -106,7 +103,7 @@ def _ingest(
     types = _id_types(unread, stored, logs)
     end = run_end(run_date, time_zone)
     with scratch_folder(locations) as folder, scratch_database(folder) as db:
-        rows = stage(unread, types, logs, end, db)
+        rows, filtered = stage(unread, types, logs, end, db)
         if not rows and stored is None:
             raise InputError(
                 "the log is empty", logs.path, found=f"{len(files)} files without rows"
@@ -140,8 +137,10 @@ def _ingest(
             raise InputError(
                 "no good row",
                 logs.path,
-                found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
-                remedy="Check the columns and logs.timestamp_unit, or the run date.",
+                found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons"
+                if rows > filtered
+                else f"{rows:,} rows that logs.keep leaves out",
+                remedy="Check the columns, logs.timestamp_unit and logs.keep, or the run date.",
             )
         unfinished = (
             _unfinished(stored, sources.recorded_version, run_date) if unread else Counter()
@@ -172,6 +171,7 @@ def _ingest(
         sum(by_reason.values()),
         withdrawn + unfinished["withdrawn"],
         by_reason,
+        filtered,
     )
 
 
@@ -194,9 +194,12 @@ def _id_types(
     if stored is not None:
         columns = dataset_of(stored).schema
         found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
-    return check_log_files([source.file for source in unread], logs, found)
+    types = check_log_files([source.file for source in unread], logs, found)
+    check_keep(logs, types)
+    return types
 
 
 def _rows(query: str, columns: pa.Schema, db: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
+    query = f"SELECT * REPLACE (nullif(event_type, '') AS event_type) FROM ({query})"
     ordered = f"SELECT {', '.join(columns.names)} FROM ({query}) ORDER BY source_file, source_row"
     return db.sql(ordered).to_arrow_reader().cast(columns)

@@ -3,9 +3,9 @@
 Its tables: `files` read, `staged` rows of them, `quarantine`; then `kept`, `bad` and `new`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from datetime import date, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -15,19 +15,33 @@ import pyarrow.dataset as ds
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_rows import log_rows
-from pipeline.logs.validation import AFTER_RUN_DATE, EARLIEST, IdTypes, reason_sql
+from pipeline.logs.validation import (
+    AFTER_RUN_DATE,
+    EARLIEST,
+    FILTERED,
+    IdTypes,
+    keep_applied,
+    reason_sql,
+)
 from pipeline.progress import work_progress
-from pipeline.schema import INTERACTIONS, ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
+from pipeline.schema import (
+    EVENT_TYPE,
+    INTERACTIONS,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+    VALUE,
+)
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-# Fixed width, so that text order is time order.
-_TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
-_SOURCE = "source_file, source_row, source_stamp"
-_EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}"
+SOURCE = "source_file, source_row, source_stamp"
+# What events are told apart by. Inside the scratch database none is '', so that joins find it.
+EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}, {EVENT_TYPE}"
+WITHOUT_NULL = f"coalesce({EVENT_TYPE}, '') AS {EVENT_TYPE}"
 
 
 def stage(
@@ -36,7 +50,7 @@ def stage(
     logs: LogSettings,
     end: datetime,
     db: duckdb.DuckDBPyConnection,
-) -> int:
+) -> tuple[int, int]:
     """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
 
     Args:
@@ -47,12 +61,12 @@ def stage(
         db: The scratch database.
 
     Returns:
-        The number of rows.
+        The number of rows, and of those that `logs.keep` leaves out of `staged`.
     """
     db.register("files_listed", _table_of(files))
     db.execute("CREATE TABLE files AS FROM files_listed")
-    _read(files, types, logs, end, "CREATE TABLE staged AS {}", db)
-    return scalar(db, "SELECT count(*) FROM staged")
+    rows = _read(files, types, logs, end, "CREATE TABLE staged AS {}", db)
+    return rows, rows - scalar(db, "SELECT count(*) FROM staged")
 
 
 def stage_elsewhere(
@@ -63,7 +77,7 @@ def stage_elsewhere(
     db: duckdb.DuckDBPyConnection,
 ) -> None:
     """Add to `staged` the good rows of other files, as of `stage`, that hold an event of `gone`."""
-    query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({_EVENT}) WHERE reason IS NULL"
+    query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({EVENT}) WHERE reason IS NULL"
     _read(files, types, logs, end, query, db)
 
 
@@ -74,20 +88,32 @@ def _read(
     end: datetime,
     query: str,
     db: duckdb.DuckDBPyConnection,
-) -> None:
+) -> int:
+    """Run a query over the rows that are not filtered; return the number of all rows."""
+    counts = [0]
+
+    def counted(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in rows:
+            counts.append(len(batch))
+            yield batch
+
     db.register("files_read", _table_of(files))
     with (
         work_progress("reading logs") if files else nullcontext(lambda *_: None) as progress,
+        keep_applied(logs, db),
         log_rows([source.file for source in files], logs, types, (EARLIEST, end), progress) as rows,
     ):
-        db.register("rows", rows)
+        db.register("rows", pa.RecordBatchReader.from_batches(rows.schema, counted(rows)))
         db.execute(
             query.format(
-                f"""SELECT {_EVENT}, source_file, "row" AS source_row, source_stamp, raw_timestamp,
-                       {reason_sql(end)} AS reason
-                FROM rows JOIN files_read USING (file)"""
+                f"""SELECT * REPLACE ({WITHOUT_NULL}) FROM (
+                    SELECT {EVENT}, {VALUE}, source_file, "row" AS source_row, source_stamp,
+                           raw_timestamp, raw_value, {reason_sql(end, logs.keep)} AS reason
+                    FROM rows JOIN files_read USING (file)
+                ) WHERE reason IS DISTINCT FROM '{FILTERED}'"""
             )
         )
+    return sum(counts)
 
 
 def _table_of(files: Sequence[SourceFile]) -> pa.Table:
@@ -116,24 +142,30 @@ def find_kept(
     there = dataset_of(interactions) if interactions else columns.empty_table()
     db.register(INTERACTIONS, there)
     db.register("rows_before", _rows_before(there, db))
-    db.execute(f"CREATE TABLE before AS SELECT {_EVENT}, {_SOURCE} FROM rows_before")
+    db.execute(
+        f"""CREATE TABLE before AS
+        SELECT {EVENT}, {VALUE}, {SOURCE}
+        FROM (SELECT * REPLACE ({WITHOUT_NULL}) FROM rows_before)"""
+    )
     # A row that is where it was stays as it is, with the stamp that it was read under.
+    row = (*EVENT.split(", "), VALUE, "source_file", "source_row")
     db.execute(
         f"""CREATE TABLE stale AS
         SELECT DISTINCT source_file FROM (
             SELECT before.* FROM before JOIN files USING (source_file)
             WHERE before.source_stamp <> files.source_stamp
-        ) ANTI JOIN (
+        ) AS before ANTI JOIN (
             FROM staged WHERE reason IS NULL OR reason = '{AFTER_RUN_DATE}'
-        ) USING ({_EVENT}, source_file, source_row)"""
+        ) AS staged ON {same_in("staged", *row)}"""
     )
     stale = [name for (name,) in db.execute("FROM stale ORDER BY 1").fetchall()]
     but = " ANTI JOIN stale USING (source_file)" if stale else ""
-    db.execute(f"CREATE VIEW kept AS FROM {INTERACTIONS}{but}")
+    stored = f"SELECT * REPLACE ({WITHOUT_NULL}) FROM {INTERACTIONS}"
+    db.execute(f"CREATE VIEW kept AS {stored}{but}")
     db.execute("CREATE VIEW replaced AS FROM before SEMI JOIN stale USING (source_file)")
     db.execute(
-        f"""CREATE TABLE gone AS SELECT {_EVENT} FROM replaced
-        ANTI JOIN (FROM staged WHERE reason IS NULL) USING ({_EVENT})"""
+        f"""CREATE TABLE gone AS SELECT {EVENT} FROM replaced
+        ANTI JOIN (FROM staged WHERE reason IS NULL) USING ({EVENT})"""
     )
     return stale
 
@@ -168,54 +200,10 @@ def find_rewritten(interactions: "DeltaTable", db: duckdb.DuckDBPyConnection) ->
     db.register("rows_of_them", dataset_of(interactions).scanner(filter=of_them).to_reader())
     db.execute(
         f"""CREATE VIEW rewritten AS
-        SELECT {_EVENT}, {_SOURCE} FROM rows_of_them ANTI JOIN stale USING (source_file)
+        SELECT {EVENT}, {VALUE}, {SOURCE} FROM rows_of_them ANTI JOIN stale USING (source_file)
         UNION ALL FROM new"""
     )
     return names
-
-
-def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Make the table `bad`: bad rows not yet in quarantine, as text.
-
-    The quarantine's rows of files read again are deleted first, but for those that the files have
-    still.
-
-    Returns:
-        The number of quarantined rows deleted, and of rows in `bad`.
-    """
-    db.execute(
-        f"""CREATE TABLE judged AS
-        SELECT CAST({USER_ID} AS VARCHAR) AS {USER_ID}, CAST({ITEM_ID} AS VARCHAR) AS {ITEM_ID},
-               strftime({TIMESTAMP} AT TIME ZONE 'UTC', '{_TIME_FORMAT}') AS {TIMESTAMP},
-               reason, {_SOURCE}, DATE '{run_date}' AS {RUN_DATE}, raw_timestamp
-        FROM staged WHERE reason IS NOT NULL"""
-    )
-    names = ("source_file", "source_row", USER_ID, ITEM_ID, TIMESTAMP, "reason")
-    same = " AND ".join(f"before.{name} IS NOT DISTINCT FROM judged.{name}" for name in names)
-    gone = scalar(
-        db,
-        f"""DELETE FROM {QUARANTINE} AS before
-        WHERE source_file IN (SELECT source_file FROM files)
-        AND NOT EXISTS (FROM judged WHERE {same})""",
-    )
-    db.execute(f"CREATE TABLE bad AS FROM judged ANTI JOIN {QUARANTINE} AS before ON {same}")
-    return gone, scalar(db, "SELECT count(*) FROM bad")
-
-
-def quarantined_by_reason(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """How many rows of the files just read are new in quarantine.
-
-    Those are among them that an ingest put there which did not end.
-    """
-    counts = db.execute(
-        f"""SELECT reason, count(*) FROM (
-            SELECT reason FROM bad
-            UNION ALL
-            SELECT reason FROM {QUARANTINE} SEMI JOIN (FROM files WHERE NOT is_known)
-            USING (source_file, source_stamp)
-        ) GROUP BY reason ORDER BY reason"""
-    )
-    return dict(counts.fetchall())
 
 
 def not_kept(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -239,34 +227,9 @@ def not_kept(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 def count_changes(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     """The events that are new in `interactions`, and those that go."""
-    added = scalar(db, f"SELECT count(*) FROM new ANTI JOIN replaced USING ({_EVENT})")
-    withdrawn = scalar(db, f"SELECT count(*) FROM replaced ANTI JOIN new USING ({_EVENT})")
+    added = scalar(db, f"SELECT count(*) FROM new ANTI JOIN replaced USING ({EVENT})")
+    withdrawn = scalar(db, f"SELECT count(*) FROM replaced ANTI JOIN new USING ({EVENT})")
     return added, withdrawn
-
-
-def release(is_due: str, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Put quarantined rows that are due back into `staged`, as good.
-
-    Those whose ids do not have the warehouse's type stay in quarantine, for that reason.
-
-    Returns:
-        The number of rows put back, and of those that stay.
-    """
-    kinds = dict(db.execute("SELECT column_name, column_type FROM (DESCRIBE staged)").fetchall())
-    user, item = (f"TRY_CAST({name} AS {kinds[name]})" for name in (USER_ID, ITEM_ID))
-    stay = scalar(
-        db,
-        f"""UPDATE {QUARANTINE} SET reason = 'ids of another type than in {INTERACTIONS}'
-        WHERE {is_due} AND ({user} IS NULL OR {item} IS NULL)""",
-    )
-    before = scalar(db, "SELECT count(*) FROM staged")
-    db.execute(
-        f"""INSERT INTO staged BY NAME
-        SELECT {user} AS {USER_ID}, {item} AS {ITEM_ID},
-               CAST({TIMESTAMP} || '+00' AS TIMESTAMPTZ) AS {TIMESTAMP}, {_SOURCE}
-        FROM {QUARANTINE} WHERE {is_due}"""
-    )
-    return scalar(db, "SELECT count(*) FROM staged") - before, stay
 
 
 def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -282,19 +245,19 @@ def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     ).fetchall()[0]
     db.execute(
         f"""CREATE TABLE new AS
-        SELECT {_EVENT}, {_SOURCE}
+        SELECT {EVENT}, {VALUE}, {SOURCE}
         FROM staged ANTI JOIN (
-            SELECT {_EVENT} FROM kept
+            SELECT {EVENT} FROM kept
             WHERE {TIMESTAMP} BETWEEN TIMESTAMPTZ '{first}' AND TIMESTAMPTZ '{last}'
-        ) USING ({_EVENT})
+        ) USING ({EVENT})
         WHERE reason IS NULL
-        QUALIFY row_number() OVER (PARTITION BY {_EVENT} ORDER BY source_file, source_row) = 1"""
+        QUALIFY row_number() OVER (PARTITION BY {EVENT} ORDER BY source_file, source_row) = 1"""
         if good
-        else f"CREATE TABLE new AS SELECT {_EVENT}, {_SOURCE} FROM staged WHERE false"
+        else f"CREATE TABLE new AS SELECT {EVENT}, {VALUE}, {SOURCE} FROM staged WHERE false"
     )
     return good, scalar(db, "SELECT count(*) FROM new")
 
 
-def due_by(end: datetime) -> str:
-    """The SQL condition on a quarantined row: it was too late once, and no longer is at `end`."""
-    return f"reason = '{AFTER_RUN_DATE}' AND {TIMESTAMP} < '{end:{_TIME_FORMAT}}'"
+def same_in(other: str, *names: str) -> str:
+    """The condition that rows of `before` and of another table are equal in some columns."""
+    return " AND ".join(f"before.{name} IS NOT DISTINCT FROM {other}.{name}" for name in names)

@@ -147,6 +147,7 @@ def summary(result: "Scored") -> list[str]:
     """The lines printed at the end: one per count that is not zero, the output and the speed."""
     lines = [f"dropped {count:,} rows: {reason}" for reason, count in result.dropped.items()]
     facts = {
+        "rows that logs.keep leaves out": result.filtered,
         "duplicate rows kept once": result.duplicates,
         "events with items unknown to the bundle left out": result.unknown_items,
         "listed items unknown to the bundle": result.unknown_listed,

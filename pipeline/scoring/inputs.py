@@ -12,7 +12,7 @@ from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
-from pipeline.logs.validation import IdTypes, check_columns, common_types
+from pipeline.logs.validation import IdTypes, check_columns, check_keep, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.log_reader import LogHistories
@@ -63,7 +63,8 @@ class InputFiles:
 
         Raises:
             SchemaError: a column is missing or has a type that cannot be used.
-            ConfigError: only active users are to be scored, and sequences have no timestamps.
+            ConfigError: only active users are to be scored, and sequences have no timestamps; or
+                `logs.keep` cannot be used with the ids of the logs.
             InputError: the file of user ids cannot be read.
         """
         times_needed = active_within_days is not None
@@ -76,6 +77,8 @@ class InputFiles:
 
         pairs = zip(self.files, self.columns, strict=True)
         types = common_types({file.path: id_types(file, columns) for file, columns in pairs})
+        if not self.are_sequences:
+            check_keep(logs, types)
         ids = None if users is None else read_ids(users, USER_ID, types.user, self.files[0].path)
         reader = SequenceHistories if self.are_sequences else LogHistories
         return reader(

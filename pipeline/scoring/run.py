@@ -121,7 +121,8 @@ def score(
 
 def _resume_part(logs: LogSettings) -> dict[str, Any]:
     """The part of the settings in the resume key; version 0.1 knew no zone but UTC."""
-    unsaid = {"time_zone"} if logs.time_zone == "UTC" else None
+    unsaid = {name for name in ("event_type", "value", "keep") if getattr(logs, name) is None}
+    unsaid |= {"time_zone"} if logs.time_zone == "UTC" else set()
     return logs.model_dump(mode="json", exclude=unsaid)
 
 
@@ -209,6 +210,7 @@ def score_histories(
         n_short=out.done.n_short,
         dropped={reason: count for reason, count in dropped.by_reason.items() if count},
         duplicates=dropped.duplicates,
+        filtered=dropped.filtered,
         unknown_items=dropped.unknown_items,
         unknown_listed=eligibility.n_unknown,
         absent_users=dropped.absent_users,

@@ -26,7 +26,8 @@ class DroppedRows:
     """Counts of what was left out of the input; complete when all histories were read."""
 
     by_reason: Counter[str] = field(default_factory=Counter)  # rows that break a row rule
-    duplicates: int = 0  # exact repeats of (user, item, timestamp)
+    filtered: int = 0  # rows that `logs.keep` leaves out
+    duplicates: int = 0  # exact repeats of an event
     unknown_items: int = 0  # events with items that the bundle does not know
     absent_users: int = 0  # users of the list of users who have no row
     skipped_files: set[str] = field(default_factory=set)  # paths
