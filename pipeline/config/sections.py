@@ -104,12 +104,22 @@ class ItemsSettings(Frozen):
 
 
 class PrepareSettings(Frozen):
-    """k-core filtering, by the names and in the notation of RecBole."""
+    """Which events the model is trained on and scores from.
+
+    k-core filtering by the names and in the notation of RecBole.
+    """
 
     section = "prepare"
 
+    history_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="only events of so many days up to the end of the run date; default all",
+    )
     user_inter_num_interval: str | None = Field(
-        None, description="only users with so many interactions, such as [5,inf)"
+        None,
+        description="only users with so many interactions, such as [5,inf), in their history",
     )
     item_inter_num_interval: str | None = Field(
         None, description="only items with so many interactions"
@@ -274,6 +284,13 @@ class ScoreSettings(Frozen):
         le=36_500,
         description="only users with an event in so many days; default all",
     )
+    retire_after_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="never recommend items without an event in so many days; default none is "
+        "retired",
+    )
 
     @field_validator("allow", "deny", mode="before")
     @classmethod
@@ -286,3 +303,10 @@ class ScoreSettings(Frozen):
         if isinstance(count, int) and count < 1:
             raise ValueError(f"{info.field_name} must be at least 1, or auto")
         return count
+
+    def result_settings(self) -> dict[str, Any]:
+        """See `Frozen.result_settings`; earlier versions retired no items."""
+        settings = super().result_settings()
+        if self.retire_after_days is None:
+            del settings["retire_after_days"]
+        return settings

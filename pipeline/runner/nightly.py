@@ -246,7 +246,7 @@ def do_stage(
             given = given.forced()
         elif record := _recorded(given, locations):
             return record
-        stage.check_settings(settings, done, whole_run=whole_run)
+        stage.check_settings(settings, locations, done, whole_run=whole_run)
         begun = time.perf_counter()
         result = given.run()
         seconds = time.perf_counter() - begun

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dates import run_end
+from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError
 from pipeline.schema import PAD
 
@@ -75,9 +75,7 @@ class UserFilter:
     @property
     def active_since(self) -> datetime | None:
         """The first instant of the days in which a user must have an event."""
-        if self.active_within_days is None:
-            return None
-        return run_end(self.run_date - timedelta(days=self.active_within_days), self.time_zone)
+        return days_before(self.run_date, self.active_within_days, self.time_zone)
 
 
 @dataclass(frozen=True)
