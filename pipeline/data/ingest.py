@@ -76,7 +76,7 @@ def ingest(
         force: Read the known files again too.
 
     Raises:
-        InputError: the log's path is missing, has no Parquet file or an unreadable one, or
+        InputError: the log's path is missing, has no log file or an unreadable one, or
             no good row was ever found. Only in the last case is anything written: bad rows.
         SchemaError: a column is missing or has a type that cannot be used.
         ConflictError: other runs wrote to the tables each time that it was tried.

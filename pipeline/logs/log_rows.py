@@ -9,13 +9,8 @@ import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
 from pipeline.errors import FearecError
-from pipeline.logs.conversion import (
-    normalise_timestamps,
-    plain_event_types,
-    plain_ids,
-    plain_values,
-    raw_timestamps,
-)
+from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
+from pipeline.logs.event_columns import plain_event_types, plain_values
 from pipeline.logs.log_files import LogFile, read_batches, read_footer, readable
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import EVENT_TYPE, ITEM_ID, TIME, TIMESTAMP, USER_ID, VALUE
@@ -27,11 +22,11 @@ def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
     """The id types of one file, whose columns are checked; null types if it has no rows.
 
     Raises:
-        UnreadableFileError: the file cannot be read as Parquet.
+        UnreadableFileError: the file is not of its format.
         SchemaError: a column is missing or has a type that cannot be used.
     """
     footer = read_footer(file)
-    if not footer.num_rows:
+    if footer.num_rows == 0:
         return IdTypes(pa.null(), pa.null())
     return check_columns(footer.columns, logs, file.path)
 
@@ -47,7 +42,7 @@ def check_log_files(
         stored: Other id types that the files must agree with, by where they come from.
 
     Raises:
-        UnreadableFileError: a file cannot be read as Parquet.
+        UnreadableFileError: a file is not of its format.
         SchemaError: a column is missing, has a wrong type, or differs in kind between files.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -148,4 +143,4 @@ def _read(
             *plain_values(batch[logs.value] if logs.value else nothing),
         ]
         row += rows
-        yield pa.record_batch(columns, schema=schema), row / total
+        yield pa.record_batch(columns, schema=schema), row / total if total else 0.0

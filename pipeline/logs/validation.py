@@ -11,16 +11,8 @@ import pyarrow as pa
 from pipeline.config.row_conditions import as_condition, check_condition, condition_types
 from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, SchemaError, first_line, raised_as
-from pipeline.logs.conversion import (
-    EVENT_TYPES,
-    ID_TYPES,
-    TIME_TYPES,
-    VALUE_TYPES,
-    is_event_type,
-    is_time_type,
-    is_value_type,
-    plain_id_type,
-)
+from pipeline.logs.conversion import ID_TYPES, TIME_TYPES, is_time_type, plain_id_type
+from pipeline.logs.event_columns import EVENT_TYPES, VALUE_TYPES, is_event_type, is_value_type
 from pipeline.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID, VALUE
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # an earlier timestamp means a wrong clock or unit

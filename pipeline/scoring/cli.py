@@ -35,7 +35,8 @@ def main(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Interaction logs or sequences: Parquet files, folders, globs, local or "
+            help="Interaction logs (Parquet, CSV or JSON lines) or sequences (Parquet): "
+            "files, folders, globs, local or "
             "s3://, gs://, abfs://.",
             show_default=False,
         ),

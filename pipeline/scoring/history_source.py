@@ -63,7 +63,7 @@ class FileHistories(ABC):
 
     Attributes:
         where: See `HistorySource`.
-        files: The Parquet files.
+        files: The files.
         logs: The names of a log's columns, and the unit of timestamps that are numbers.
         types: See `HistorySource`.
         user_filter: The users to score, and the end of their histories.

@@ -23,7 +23,7 @@ from pipeline.storage.folders import Folder, open_filesystem
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Parquet files of one kind, whose footers were read. Get them with `open_inputs`.
+    """Files of one kind, whose footers were read. Get them with `open_inputs`.
 
     Attributes:
         paths: The paths that the caller gave.
@@ -98,7 +98,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
 
     Args:
         paths: Files, folders or globs, local or in an object store.
-        skip_bad_files: Whether to leave out files that are not readable Parquet.
+        skip_bad_files: Whether to leave out files that are not readable.
 
     Raises:
         InputError: a path is missing, or a file cannot be read.
@@ -110,7 +110,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
     for file in list_log_files(list(paths)):
         try:
             footer = read_footer(file)
-            kind = found if footer.num_rows else without_rows
+            kind = without_rows if footer.num_rows == 0 else found
             kind.append((file, footer.columns))
         except UnreadableFileError:
             if not skip_bad_files:
@@ -118,7 +118,9 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
             skipped.add(file.path)
     found = found or without_rows  # whose columns may be missing or of type null
     if not found:
-        raise InputError("no readable file", ", ".join(paths), expected="Parquet")
+        raise InputError(
+            "no readable file", ", ".join(paths), expected="Parquet, CSV or JSON lines"
+        )
     kinds = [ITEM_IDS in columns.names for _, columns in found]
     if len(set(kinds)) > 1:
         other = found[kinds.index(not kinds[0])][0].path

@@ -428,8 +428,8 @@ def test_a_missing_path_is_refused(settings: Settings):
 def test_a_folder_without_parquet_is_refused(settings: Settings):
     write_log(settings, "_unfinished/a.parquet", [(1, "x", NOON)])
     write_log(settings, ".hidden.parquet", [(1, "x", NOON)])
-    (Path(settings.logs.path) / "notes.csv").write_text("user_id,item_id\n")
-    assert "no Parquet files" in refusal(settings, InputError)
+    (Path(settings.logs.path) / "notes.txt").write_text("user_id,item_id\n")
+    assert "no log files" in refusal(settings, InputError)
 
 
 @pytest.mark.usefixtures("nothing_written")
@@ -655,7 +655,7 @@ def test_files_are_found_by_file_folder_and_glob(settings: Settings):
     assert names(logs / "dt=2", logs / "dt=2/a.parquet") == ["dt=2/a.parquet"]
     (file,) = list_log_files(f"file://{logs}/x")
     assert file.name == "y/z.parquet"
-    with pytest.raises(InputError, match="no Parquet files"):
+    with pytest.raises(InputError, match="no log files"):
         list_log_files(f"{logs}/dt=3*")
 
 
