@@ -3,7 +3,7 @@
 from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
 from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
-from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
+from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, Scored
 
@@ -24,6 +24,7 @@ __all__ = [
     "Scored",
     "Status",
     "Trained",
+    "Unfit",
     "headline_metric",
     "held_by",
 ]

@@ -47,6 +47,7 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
         settings.train,
         held_out_events(settings.evaluate, run_date, settings.time_zone),
         settings.evaluate.mask_seen,
+        settings.prepare,
         champion_before(given) if settings.train.warm_start else None,
         given,
     )
