@@ -22,12 +22,12 @@ from pydantic_settings import (
 from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.guard_sections import CheckSettings, GateSettings
 from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
-    ExportSettings,
     ItemsSettings,
     LogSettings,
     ModelSettings,

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.bundles.sessions import check_provider
-from pipeline.config.sections import ExportSettings, ScoreSettings
+from pipeline.config.export_section import ExportSettings
+from pipeline.config.sections import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.schema import ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE

@@ -14,9 +14,9 @@ from pipeline.bundles.registry import (
     champion_before,
     local_bundle,
 )
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import (
     EvaluateSettings,
-    ExportSettings,
     ModelSettings,
     PrepareSettings,
 )
