@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from pipeline.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID, VALUE
-
 if TYPE_CHECKING:
     import duckdb
 
@@ -33,7 +31,8 @@ _NAMES = {
     "PARAMETER": "a parameter",
     "LAMBDA": "a lambda",
 }
-_OF_LOGS = {TIMESTAMP: "TIMESTAMPTZ", EVENT_TYPE: "VARCHAR", VALUE: "DOUBLE"}
+# By the names of `pipeline.schema`, which would import Arrow before a command prints its help.
+_OF_LOGS = {"timestamp": "TIMESTAMPTZ", "event_type": "VARCHAR", "value": "DOUBLE"}
 _MACROS = frozenset({"if", "nullif", "split_part"})  # the built-in ones that are plain expressions
 
 
@@ -49,8 +48,8 @@ def condition_types(
         user: The type of the user ids; by default any that there may be.
         item: Likewise of the item ids.
     """
-    others = {name: _OF_LOGS[name] for name in (TIMESTAMP, *optional)}
-    return {USER_ID: user, ITEM_ID: item, **others}
+    others = {name: _OF_LOGS[name] for name in ("timestamp", *optional)}
+    return {"user_id": user, "item_id": item, **others}
 
 
 def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]]) -> None:

@@ -19,7 +19,6 @@ from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
 from pipeline.config.row_conditions import check_condition, condition_types
-from pipeline.schema import EVENT_TYPE, VALUE
 
 
 def _check_zone(name: str) -> str:
@@ -70,14 +69,14 @@ class LogSettings(Frozen):
     @classmethod
     def _is_condition(cls, keep: str | None, info: ValidationInfo) -> str | None:
         if keep:
-            named = {name for name in (EVENT_TYPE, VALUE) if info.data.get(name)}
+            named = [name for name in ("event_type", "value") if info.data.get(name)]
             check_condition(keep, condition_types(named))
         return keep
 
     @property
     def optional(self) -> dict[str, str]:
         """The names in the logs of the columns that logs need not have, by their meaning."""
-        names = {EVENT_TYPE: self.event_type, VALUE: self.value}
+        names = {"event_type": self.event_type, "value": self.value}
         return {meaning: name for meaning, name in names.items() if name}
 
     def with_zone(self, default: str) -> Self:
