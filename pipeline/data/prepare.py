@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
 from pipeline.data.k_core import filter_events
-from pipeline.dates import run_end
+from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
@@ -56,7 +56,7 @@ def prepare(
 
     Args:
         ingested: The version of `interactions` to read.
-        limits: k-core filtering.
+        limits: Which events to use.
         locations: The run's tables and folders.
         time_zone: The calendar that the run date belongs to.
 
@@ -85,12 +85,18 @@ def _prepare(
     with scratch_folder(locations) as scratch, scratch_database(scratch, locations.resources) as db:
         db.register(INTERACTIONS, interactions)
         end = run_end(run_date, time_zone)
+        first = days_before(run_date, limits.history_days, time_zone)
+        recent = f"AND {TIMESTAMP} >= TIMESTAMPTZ '{first}'" if first else ""
         db.execute(
             f"""CREATE TEMP VIEW up_to_run_date AS SELECT * FROM {INTERACTIONS}
-            WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}'"""
+            WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}' {recent}"""
         )
         if not scalar(db, "SELECT count(*) FROM up_to_run_date"):
-            raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
+            raise InputError(
+                f"no interaction up to {run_date}",
+                uri,
+                remedy="Check the run date, and prepare.history_days where it is set.",
+            )
         left_out = filter_events("up_to_run_date", limits, db)
         span = db.sql(
             f"""SELECT count(*) AS events, min({TIMESTAMP}) AS first, max({TIMESTAMP}) AS last

@@ -291,7 +291,9 @@ def _versions(holding: "Mapping[str, DeltaTable]") -> Entry:
 
 def source_stamp(file: LogFile, logs: LogSettings) -> str:
     """The state of a file (size and time), and the settings it is read by."""
-    reading = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
+    reading: list[Any] = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
     if logs.time_zone not in (None, "UTC"):  # version 0.1 knew no other
         reading.append(str(logs.time_zone))
-    return f"{file.stamp} {json.dumps(reading)}"
+    # Versions before these settings knew none of them.
+    later = logs.optional | ({"keep": logs.keep} if logs.keep else {})
+    return f"{file.stamp} {json.dumps([*reading, later] if later else reading)}"
