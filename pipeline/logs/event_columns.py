@@ -21,6 +21,8 @@ def is_event_type(kind: pa.DataType) -> bool:
 def plain_event_types(column: pa.Array) -> pa.Array:
     """Kinds of events as text; an empty text becomes null."""
     text = column.cast(pa.string())
+    if text.null_count == len(text):
+        return text
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
@@ -42,6 +44,8 @@ def plain_values(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         The numbers as float64, null where one is infinite or a text is none; and as text, what is
         there in these places, null in all others.
     """
+    if column.null_count == len(column):
+        return pa.nulls(len(column), pa.float64()), pa.nulls(len(column), pa.string())
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if is_text(column.type):
