@@ -46,6 +46,7 @@ from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
+from pipeline.warehouse.log_table import left_table
 from pipeline.warehouse.tables import (
     append,
     create_table,
@@ -72,7 +73,8 @@ def ingest(
     Rows quarantined as after an earlier run date are released once the run date has come. A file
     is read again when it has changed, is to be read otherwise (by other columns, in another unit of
     time), or the tables have lost its rows. Its rows then replace those that the tables have of it;
-    an event that another file has too stays.
+    an event that another file has too stays. Of a Delta table of logs the files that it no longer
+    has are withdrawn.
 
     Args:
         files: Every log file there is.
@@ -92,6 +94,7 @@ def ingest(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
+    until_committed(partial(_forget_those_that_left, files, zoned, locations))
     tables = IngestTables.of(locations)
     sources = tables.sources(files, zoned)
     unread = [source for source in sources.files if force or not source.is_known]
@@ -105,6 +108,15 @@ def ingest(
         for batch in in_batches(pending):
             work.done.append(until_committed(partial(work.ingest, batch, progress)))
     return summed(work.done)
+
+
+def _forget_those_that_left(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations
+) -> None:
+    """Forget the files that a table of logs no longer has; they are read again if they return."""
+    sources = IngestTables.of(locations).sources(files, logs)
+    names = left_table(logs.path, files, sources.entries)
+    sources.forget(locations.warehouse.table(LOG_FILES), names, stamp="left the table")
 
 
 def withdraw(

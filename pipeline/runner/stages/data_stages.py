@@ -9,11 +9,12 @@ from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import LogSettings, PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.limits import log_failures
-from pipeline.logs.log_files import LogFile, list_log_files
+from pipeline.logs.log_files import LogFile
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
 from pipeline.schema import INTERACTIONS, VOCABULARY
 from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.log_table import list_logs
 from pipeline.warehouse.tables import has_table
 
 
@@ -34,7 +35,7 @@ class Ingest(Stage[Ingested]):
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Ingest":
         """See `Stage`."""
-        files = tuple(list_log_files(settings.logs.path))
+        files = tuple(list_logs(settings.logs.path))
         return cls(files, settings.logs, locations, settings.time_zone)
 
     def run(self) -> Ingested:
