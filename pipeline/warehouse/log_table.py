@@ -1,6 +1,7 @@
 """A Delta table as the source of logs: the data files of its newest version, taken in once each."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -72,14 +73,15 @@ def left_table(
 
 def _table_root(path: str) -> LogFile | None:
     """The folder of a Delta table; None where a path is none."""
-    if any(wildcard in path for wildcard in "*?"):
+    if not path or any(wildcard in path for wildcard in "*?"):
         return None
-    filesystem, inner = open_filesystem(path)
-    inner = str(PurePosixPath(inner))
-    (log,) = filesystem.get_file_info([f"{inner}/_delta_log"])
-    if log.type != pafs.FileType.Directory:
-        return None
-    return LogFile(inner, "", 0, 0, filesystem)
+    with suppress(OSError, pa.ArrowException):  # which `list_log_files` reports
+        filesystem, inner = open_filesystem(path)
+        inner = str(PurePosixPath(inner))
+        (log,) = filesystem.get_file_info([f"{inner}/_delta_log"])
+        if log.type == pafs.FileType.Directory:
+            return LogFile(inner, "", 0, 0, filesystem)
+    return None
 
 
 def _check_features(table: "DeltaTable", path: str) -> None:
