@@ -82,7 +82,7 @@ def _prepare(
     unfinished = folder.with_name(".prepared")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with scratch_folder(locations) as scratch, scratch_database(scratch) as db:
+    with scratch_folder(locations) as scratch, scratch_database(scratch, locations.resources) as db:
         db.register(INTERACTIONS, interactions)
         end = run_end(run_date, time_zone)
         db.execute(

@@ -19,14 +19,14 @@ from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelEr
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.reporting.report import Report, report_run
-from pipeline.results import Evaluated
+from pipeline.results import Evaluated, Forgotten
 from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.model_tracking import track_run
 from pipeline.runner.recorded_stages import do_stage, recorded_before
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
+from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -168,6 +168,28 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
         )
 
 
+def forget_files(settings: Settings, run_date: date, pattern: str) -> Forgotten:
+    """Withdraw the rows of log files; ingest and what follows it is not done any more.
+
+    Args:
+        settings: Of the run.
+        run_date: Whose lock is held; quarantined rows up to it are released.
+        pattern: A path or glob of files that were ingested.
+
+    Raises:
+        InputError: it matches no such file.
+        BusyError: another run works on the same run date.
+        StorageError: a table cannot be read or written.
+    """
+    from pipeline.data.forget import forget
+
+    with _locked(settings, run_date) as locations:
+        files = list_log_files(settings.logs.path)
+        # First: should this be killed, the next run ingests, and completes it.
+        locations.record(Ingest.name).unlink(missing_ok=True)
+        return forget(files, settings.logs, locations, settings.time_zone, pattern)
+
+
 @contextmanager
 def open_run(
     settings: Settings,
@@ -203,7 +225,9 @@ def open_run(
 @contextmanager
 def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
     """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
-    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    locations = RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
     with storage_failures(settings):
         list_log_files(settings.logs.path)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
