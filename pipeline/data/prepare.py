@@ -1,21 +1,18 @@
 """Stage: the interactions up to a run date as one sequence per user, and the vocabulary."""
 
-import hashlib
 import shutil
-from collections.abc import Iterator
-from datetime import UTC
 from functools import partial
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
+from pipeline.data.event_rows import ORDINAL, EventRows
 from pipeline.data.k_core import filter_events
+from pipeline.data.sequence_files import write_histories
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.results import Ingested, Prepared
@@ -24,17 +21,17 @@ from pipeline.schema import (
     ITEM_ID,
     ITEM_INDEX,
     ITEMS_FILE,
-    SEQUENCES_FILE,
+    SEQUENCES,
     TIMESTAMP,
     USER_ID,
     VOCABULARY,
 )
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.conditional_writes import until_committed
-from pipeline.storage.content_hash import content_hash
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
-from pipeline.storage.scratch_db import scalar, scratch_database
+from pipeline.storage.prepared_folder import prepared_hash, sequence_files
+from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.tables import (
     append,
     dataset_of,
@@ -75,35 +72,38 @@ def _prepare(
     table = open_table(uri, version)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
-    interactions = dataset_of(table)
-    item_type = interactions.schema.field(ITEM_ID).type
+    end = run_end(locations.run_date, time_zone)
+    rows = EventRows(table, end)
+    if rows.is_empty:
+        raise InputError(
+            f"no interaction up to {locations.run_date}", uri, remedy="Check the run date."
+        )
 
-    folder, run_date = locations.prepared, locations.run_date
+    folder = locations.prepared
     unfinished = folder.with_name(".prepared")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with scratch_folder(locations) as scratch, scratch_database(scratch) as db:
-        db.register(INTERACTIONS, interactions)
-        end = run_end(run_date, time_zone)
-        db.execute(
-            f"""CREATE TEMP VIEW up_to_run_date AS SELECT * FROM {INTERACTIONS}
-            WHERE {TIMESTAMP} < TIMESTAMPTZ '{end.isoformat(sep=" ")}'"""
+        db.register("rows", rows.read())
+        left_out = filter_events("rows", limits, db)
+        db.register("rows", rows.read())
+        items, vocabulary_id = _write_items(
+            unfinished / ITEMS_FILE,
+            locations.warehouse.table(VOCABULARY),
+            rows.type_of(ITEM_ID),
+            db,
         )
-        if not scalar(db, "SELECT count(*) FROM up_to_run_date"):
-            raise InputError(f"no interaction up to {run_date}", uri, remedy="Check the run date.")
-        left_out = filter_events("up_to_run_date", limits, db)
-        span = db.sql(
-            f"""SELECT count(*) AS events, min({TIMESTAMP}) AS first, max({TIMESTAMP}) AS last
-            FROM events"""
+        db.register("rows", rows.read(items))
+        # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
+        # slower and must all fit in memory. A third key would double its time.
+        ordered = db.sql(
+            f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}
+            FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
         )
-        totals = span.to_arrow_table().to_pylist()[0]
-        n_items, vocabulary_id = _write_items(
-            unfinished / ITEMS_FILE, locations.warehouse.table(VOCABULARY), item_type, db
-        )
-        columns = schema.prepared_schema(interactions.schema.field(USER_ID).type, item_type)
-        n_users = _write_sequences(unfinished / SEQUENCES_FILE, columns, db)
-    for name in (SEQUENCES_FILE, ITEMS_FILE, "."):
-        fsync(unfinished / name)
+        totals = write_histories(unfinished, ordered.to_arrow_reader(_BATCH_ROWS))
+    for path in (*sequence_files(unfinished), unfinished / SEQUENCES, unfinished / ITEMS_FILE):
+        fsync(path)
+    fsync(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     fsync(folder.parent)
@@ -112,34 +112,24 @@ def _prepare(
         prepared_hash(folder),
         version,
         vocabulary_id,
-        n_users,
-        n_items + 1,
-        totals["events"],
-        first_event=totals["first"].astimezone(UTC),
-        last_event=totals["last"].astimezone(UTC),
+        totals.users,
+        len(items) + 1,
+        totals.events,
+        first_event=totals.first,
+        last_event=totals.last,
         left_out_users=left_out.users,
         left_out_items=left_out.items,
         left_out_interactions=left_out.interactions,
     )
 
 
-def prepared_hash(folder: Path) -> str:
-    """The `Prepared.content_hash` of a folder.
-
-    Raises:
-        OSError: a file is missing or cannot be read.
-    """
-    hashes = (content_hash(folder / name) for name in (SEQUENCES_FILE, ITEMS_FILE))
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
 def _write_items(
     path: Path, table_uri: str, item: pa.DataType, db: duckdb.DuckDBPyConnection
-) -> tuple[int, str]:
-    """Give new items an index and write all that have one; makes the view `indexed`.
+) -> tuple[pa.Array, str]:
+    """Give new items an index and write all that have one.
 
     Returns:
-        Their number, and the id of the vocabulary's table.
+        The ids of these, that of index 1 first, and the id of the vocabulary's table.
     """
     columns = schema.vocabulary_schema(item)
     indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
@@ -148,7 +138,7 @@ def _write_items(
     db.execute(
         f"""CREATE TABLE seen AS
         SELECT {ITEM_ID}, count(*) AS popularity, max({TIMESTAMP}) AS last_seen,
-               min(row({TIMESTAMP}, source_file, source_row)) AS first_event
+               min((epoch_us({TIMESTAMP})::HUGEINT << 64) + {ORDINAL}) AS first_event
         FROM events GROUP BY {ITEM_ID}"""
     )
     db.execute(
@@ -157,58 +147,14 @@ def _write_items(
                AS {ITEM_INDEX}, {ITEM_ID}
         FROM seen ANTI JOIN known USING ({ITEM_ID})"""
     )
-    db.execute("CREATE TEMP VIEW indexed AS FROM known UNION ALL BY NAME FROM added")
     added = db.sql(f"SELECT * FROM added ORDER BY {ITEM_INDEX}").to_arrow_table().cast(indexed)
     items = db.sql(
         f"""SELECT {ITEM_INDEX}, {ITEM_ID}, coalesce(popularity, 0) AS popularity, last_seen
-        FROM indexed LEFT JOIN seen USING ({ITEM_ID})
+        FROM (FROM known UNION ALL BY NAME FROM added) LEFT JOIN seen USING ({ITEM_ID})
         ORDER BY {ITEM_INDEX}"""
     )
     table = items.to_arrow_table().cast(columns)
     pq.write_table(table, path, compression="zstd")
     if len(added):
         append(vocabulary, added.to_reader())
-    return len(table), table_id(vocabulary)
-
-
-def _write_sequences(path: Path, columns: pa.Schema, db: duckdb.DuckDBPyConnection) -> int:
-    """Write every user's history; returns the number of users."""
-    # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
-    # slower and must all fit in memory.
-    events = db.sql(
-        f"""SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, CAST({ITEM_INDEX} AS INTEGER) AS {ITEM_INDEX}
-        FROM events JOIN indexed USING ({ITEM_ID})
-        ORDER BY {USER_ID}, {TIMESTAMP}, source_file, source_row"""
-    )
-    users = 0
-    with pq.ParquetWriter(path, columns, compression="zstd") as writer:
-        for histories in _histories(events.to_arrow_reader(_BATCH_ROWS), columns):
-            writer.write_batch(histories)
-            users += len(histories)
-    return users
-
-
-def _histories(events: pa.RecordBatchReader, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Events ordered by user, as one row per user."""
-    rest = events.schema.empty_table()
-    for batch in events:
-        rest = pa.concat_tables([rest, pa.table(batch)]).combine_chunks()
-        user = rest[USER_ID].combine_chunks()
-        changes = pc.not_equal(user[1:], user[:-1]).to_numpy(zero_copy_only=False)
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-        # The last user's events may go on in the next batch.
-        yield _lists(rest, starts, columns)
-        rest = rest.slice(starts[-1])
-    yield _lists(rest, np.array([0, len(rest)]), columns)
-
-
-def _lists(events: pa.Table, bounds: np.ndarray, columns: pa.Schema) -> pa.RecordBatch:
-    offsets = pa.array(bounds, pa.int32())
-    end = int(bounds[-1])
-    lists = (
-        pa.ListArray.from_arrays(offsets, events[name].slice(0, end).combine_chunks())
-        for name in (ITEM_ID, TIMESTAMP, ITEM_INDEX)
-    )
-    user = events[USER_ID].take(offsets[:-1]).combine_chunks()
-    typed = [values.cast(kind) for values, kind in zip(lists, columns.types[1:], strict=True)]
-    return pa.record_batch([user, *typed], columns)
+    return table[ITEM_ID].combine_chunks(), table_id(vocabulary)

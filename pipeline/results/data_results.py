@@ -40,8 +40,8 @@ class Prepared:
     """The result of prepare: what one run trains on and scores from.
 
     Attributes:
-        folder: Holds `SEQUENCES_FILE` and `ITEMS_FILE` (see `pipeline.schema`).
-        content_hash: sha256 of the content of these two files.
+        folder: The histories and the items; see `pipeline.storage.prepared_folder`.
+        content_hash: sha256 of the content of its files.
         interactions_version: Version of the `interactions` table it was made from.
         vocabulary_id: Identifies the `vocabulary` table that the indices come from; one created
             anew has another.

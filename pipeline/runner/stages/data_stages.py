@@ -14,6 +14,7 @@ from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
 from pipeline.schema import INTERACTIONS, VOCABULARY
 from pipeline.storage.locations import RunLocations
+from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.tables import has_table
 
 
@@ -62,6 +63,7 @@ class Prepare(Stage[Prepared]):
     """One sequence per user, and the vocabulary."""
 
     name = "prepare"
+    code_version = 2  # histories in files of buckets
     result_type = Prepared
 
     ingested: StageRecord[Ingested]
@@ -82,8 +84,6 @@ class Prepare(Stage[Prepared]):
 
     def is_intact(self, result: Prepared) -> bool:
         """See `Stage`."""
-        from pipeline.data.prepare import prepared_hash
-
         vocabulary = self.locations.warehouse.table(VOCABULARY)
         try:
             same_files = prepared_hash(result.folder) == result.content_hash
