@@ -1,18 +1,18 @@
 """Stage: the interactions up to a run date as one sequence per user, and the vocabulary."""
 
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import schema
 from pipeline.config.sections import PrepareSettings
 from pipeline.data.event_rows import ORDINAL, EventRows
-from pipeline.data.k_core import filter_events
-from pipeline.data.sequence_files import write_histories
+from pipeline.data.incremental import NotIncrementalError, mergeable, update_prepared
+from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
+from pipeline.data.k_core import Counts, filter_events
+from pipeline.data.sequence_files import Totals, write_histories
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.results import Ingested, Prepared
@@ -29,22 +29,22 @@ from pipeline.schema import (
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
-from pipeline.storage.locations import RunLocations
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.prepared_folder import prepared_hash, sequence_files
 from pipeline.storage.scratch_db import scratch_database
-from pipeline.warehouse.tables import (
-    append,
-    dataset_of,
-    open_or_create_table,
-    open_table,
-    table_id,
-)
+from pipeline.warehouse.tables import open_table, table_id
+
+logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1_000_000
 
 
 def prepare(
-    ingested: Ingested, limits: PrepareSettings, locations: RunLocations, time_zone: str
+    ingested: Ingested,
+    limits: PrepareSettings,
+    locations: RunLocations,
+    time_zone: str,
+    earlier: Prepared | None = None,
 ) -> Prepared:
     """Write every user's history up to the end of the run date, and the items with an index.
 
@@ -56,51 +56,48 @@ def prepare(
         limits: k-core filtering.
         locations: The run's tables and folders.
         time_zone: The calendar that the run date belongs to.
+        earlier: What was prepared before, perhaps, in which only what changed is to be merged. It
+            changes nothing about the result.
 
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
         ConflictError: other runs wrote to the vocabulary each time that it was tried.
     """
-    return until_committed(partial(_prepare, ingested, limits, locations, time_zone))
+    return until_committed(partial(_prepare, ingested, limits, locations, time_zone, earlier))
 
 
 def _prepare(
-    ingested: Ingested, limits: PrepareSettings, locations: RunLocations, time_zone: str
+    ingested: Ingested,
+    limits: PrepareSettings,
+    locations: RunLocations,
+    time_zone: str,
+    earlier: Prepared | None,
 ) -> Prepared:
     version = ingested.interactions_version
     uri = locations.warehouse.table(INTERACTIONS)
     table = open_table(uri, version)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
-    end = run_end(locations.run_date, time_zone)
-    rows = EventRows(table, end)
+    rows = EventRows(table, run_end(locations.run_date, time_zone))
     if rows.is_empty:
         raise InputError(
             f"no interaction up to {locations.run_date}", uri, remedy="Check the run date."
         )
 
-    folder = locations.prepared
+    folder, warehouse = locations.prepared, locations.warehouse
     unfinished = folder.with_name(".prepared")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    with scratch_folder(locations) as scratch, scratch_database(scratch) as db:
-        db.register("rows", rows.read())
-        left_out = filter_events("rows", limits, db)
-        db.register("rows", rows.read())
-        items, vocabulary_id = _write_items(
-            unfinished / ITEMS_FILE,
-            locations.warehouse.table(VOCABULARY),
-            rows.type_of(ITEM_ID),
-            db,
-        )
-        db.register("rows", rows.read(items))
-        # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
-        # slower and must all fit in memory. A third key would double its time.
-        ordered = db.sql(
-            f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}
-            FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
-        )
-        totals = write_histories(unfinished, ordered.to_arrow_reader(_BATCH_ROWS))
+    with scratch_folder(locations) as scratch:
+        try:
+            base = mergeable(earlier, rows, limits)
+            _make_empty(unfinished)
+            with scratch_database(scratch) as db:
+                vocabulary, totals = update_prepared(base, rows, warehouse, unfinished, db)
+            left_out = Counts(0, 0, 0)
+        except NotIncrementalError as reason:
+            logger.info("preparing from the beginning: %s", reason)
+            _make_empty(unfinished)
+            with scratch_database(scratch) as db:
+                vocabulary, totals, left_out = _write_all(rows, limits, warehouse, unfinished, db)
     for path in (*sequence_files(unfinished), unfinished / SEQUENCES, unfinished / ITEMS_FILE):
         fsync(path)
     fsync(unfinished)
@@ -111,50 +108,53 @@ def _prepare(
         folder,
         prepared_hash(folder),
         version,
-        vocabulary_id,
+        vocabulary.table_id,
         totals.users,
-        len(items) + 1,
+        len(vocabulary.ids) + 1,
         totals.events,
         first_event=totals.first,
         last_event=totals.last,
         left_out_users=left_out.users,
         left_out_items=left_out.items,
         left_out_interactions=left_out.interactions,
+        interactions_id=table_id(table),
+        end=rows.end,
+        has_all=limits == PrepareSettings(),
     )
 
 
-def _write_items(
-    path: Path, table_uri: str, item: pa.DataType, db: duckdb.DuckDBPyConnection
-) -> tuple[pa.Array, str]:
-    """Give new items an index and write all that have one.
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
-    Returns:
-        The ids of these, that of index 1 first, and the id of the vocabulary's table.
-    """
-    columns = schema.vocabulary_schema(item)
-    indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
-    vocabulary = open_or_create_table(table_uri, indexed)
-    db.register("known", dataset_of(vocabulary))
+
+def _write_all(
+    rows: EventRows,
+    limits: PrepareSettings,
+    warehouse: Warehouse,
+    folder: Path,
+    db: duckdb.DuckDBPyConnection,
+) -> tuple[Vocabulary, Totals, Counts]:
+    """Write a prepared folder from all events; also counts what k-core filtering left out."""
+    db.register("rows", rows.read())
+    left_out = filter_events("rows", limits, db)
+    db.register("rows", rows.read())
+    # One number, as DuckDB finds the least row of several columns four times slower.
     db.execute(
         f"""CREATE TABLE seen AS
         SELECT {ITEM_ID}, count(*) AS popularity, max({TIMESTAMP}) AS last_seen,
                min((epoch_us({TIMESTAMP})::HUGEINT << 64) + {ORDINAL}) AS first_event
         FROM events GROUP BY {ITEM_ID}"""
     )
-    db.execute(
-        f"""CREATE TABLE added AS
-        SELECT (SELECT count(*) FROM known) + row_number() OVER (ORDER BY first_event)
-               AS {ITEM_INDEX}, {ITEM_ID}
-        FROM seen ANTI JOIN known USING ({ITEM_ID})"""
+    vocabulary = extend_vocabulary(warehouse.table(VOCABULARY), rows.type_of(ITEM_ID), "seen", db)
+    counts = ItemCounts.of_seen(db.sql("FROM seen").to_arrow_table(), vocabulary.ids)
+    counts.write(folder / ITEMS_FILE, vocabulary.ids)
+    db.register("rows", rows.read(vocabulary.ids))
+    # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
+    # slower and must all fit in memory. A third key would double its time.
+    ordered = db.sql(
+        f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}
+        FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
     )
-    added = db.sql(f"SELECT * FROM added ORDER BY {ITEM_INDEX}").to_arrow_table().cast(indexed)
-    items = db.sql(
-        f"""SELECT {ITEM_INDEX}, {ITEM_ID}, coalesce(popularity, 0) AS popularity, last_seen
-        FROM (FROM known UNION ALL BY NAME FROM added) LEFT JOIN seen USING ({ITEM_ID})
-        ORDER BY {ITEM_INDEX}"""
-    )
-    table = items.to_arrow_table().cast(columns)
-    pq.write_table(table, path, compression="zstd")
-    if len(added):
-        append(vocabulary, added.to_reader())
-    return table[ITEM_ID].combine_chunks(), table_id(vocabulary)
+    totals = write_histories(folder, ordered.to_arrow_reader(_BATCH_ROWS))
+    return vocabulary, totals, left_out

@@ -63,9 +63,8 @@ class BucketFile:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        if kind is None:
-            for batch in self._waiting:
-                self._write(batch)
+        if kind is None and self._waiting:
+            self._write(pa.concat_batches(self._waiting))
         self._writer.close()
 
     def add(self, histories: pa.RecordBatch) -> None:

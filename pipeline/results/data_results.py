@@ -54,6 +54,9 @@ class Prepared:
             are of what it kept.
         left_out_items: Items likewise. An item that has an index keeps it.
         left_out_interactions: Events it did not keep.
+        interactions_id: Identifies the `interactions` table; one created anew has another.
+        end: Only events before this instant are in it.
+        has_all: Whether all of them are, whatever settings could leave out.
     """
 
     folder: Path
@@ -68,6 +71,9 @@ class Prepared:
     left_out_users: int = 0
     left_out_items: int = 0
     left_out_interactions: int = 0
+    interactions_id: str = ""
+    end: datetime | None = None
+    has_all: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ order of the buckets, and within a bucket in that of the user ids, texts by thei
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +53,42 @@ def batches_of(
             yield batch.slice(begin, step)
 
 
+@dataclass(frozen=True)
+class PreparedFiles:
+    """A prepared folder whose files are mapped: they stay what they are, even when removed.
+
+    Attributes:
+        sequences: The content per bucket.
+        item_counts: That of `items.parquet`.
+    """
+
+    sequences: Sequence[pa.Buffer]
+    item_counts: pa.Buffer
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Those of the histories."""
+        return self.bucket(0).schema
+
+    def bucket(self, number: int) -> pa.ipc.RecordBatchFileReader:
+        """The histories of a bucket."""
+        return pa.ipc.open_file(self.sequences[number])
+
+    def items(self) -> pa.NativeFile:
+        """`items.parquet`, to be read."""
+        return pa.BufferReader(self.item_counts)
+
+
+def open_prepared(folder: Path, expected_hash: str) -> PreparedFiles | None:
+    """A prepared folder, if it has the content that it is known to have, or None."""
+    try:
+        *sequences, items = (pa.memory_map(str(path)).read_buffer() for path in _files(folder))
+    except (OSError, pa.ArrowInvalid):
+        return None
+    hashes = [hashlib.sha256(content).hexdigest() for content in (*sequences, items)]
+    return PreparedFiles(sequences, items) if _hash_of(hashes) == expected_hash else None
+
+
 def count_users(folder: Path) -> int:
     """The users in a prepared folder."""
     return sum(len(batch) for batch in read_sequences(folder, [USER_ID]))
@@ -70,5 +107,12 @@ def prepared_hash(folder: Path) -> str:
     Raises:
         OSError: a file is missing or cannot be read.
     """
-    hashes = (content_hash(path) for path in (*sequence_files(folder), folder / ITEMS_FILE))
+    return _hash_of([content_hash(path) for path in _files(folder)])
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*sequence_files(folder), folder / ITEMS_FILE]
+
+
+def _hash_of(hashes: Sequence[str]) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
