@@ -110,9 +110,9 @@ def update_prepared(
     if files is None or files.columns != columns:
         raise NotIncrementalError(f"{earlier.folder} is not what it was, or of other ids")
     has_old = _find_changes(earlier, rows, db)
+    n_new, n_gone = (scalar(db, f"SELECT count(*) FROM {name}") for name in ("added", "gone"))
     if has_old:
         _find_groups(files, rows, db)
-    n_added = scalar(db, "SELECT count(*) FROM added")
     db.execute(
         f"""CREATE TABLE first_events AS
         SELECT {ITEM_ID}, min(row({TIMESTAMP}, source_file, source_row)) AS first_event
@@ -123,7 +123,7 @@ def update_prepared(
     )
     counts = ItemCounts.read(files.items(), len(vocabulary.ids))
     added = list(_by_bucket("added", vocabulary.ids, db))
-    groups = list(_by_bucket("groups", vocabulary.ids, db)) if has_old else [None] * len(BUCKETS)
+    groups = list(_by_bucket("groups", None, db)) if has_old else [None] * len(BUCKETS)
 
     (folder / SEQUENCES).mkdir()
     totals = Totals()
@@ -142,12 +142,13 @@ def update_prepared(
     if unsure.any():
         _see_again(folder, unsure, counts)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
-    logger.info("merged %d events into the histories of %s", n_added, earlier.folder)
+    merged = "merged %d new events into the histories of %s; %d events went"
+    logger.info(merged, n_new, earlier.folder, n_gone)
     return vocabulary, totals
 
 
 def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnection) -> bool:
-    """Make the tables `added` and `gone` of events.
+    """Make the tables `added` and `gone` of events, and `late` of those in the past among `added`.
 
     Returns:
         Whether there is any but newer events than all the earlier ones.
@@ -168,10 +169,10 @@ def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnect
         db.register("read", dataset.scanner(list(_EVENT), filter=chosen).to_reader())
         db.execute(f"CREATE TABLE {name} AS SELECT {_EVENTS} FROM read")
     # Most of what comes and goes is the same rows in other files.
-    db.execute("CREATE TABLE added AS FROM came EXCEPT ALL FROM went")
+    db.execute("CREATE TABLE late AS FROM came EXCEPT ALL FROM went")
     db.execute("CREATE TABLE gone AS FROM went EXCEPT ALL FROM came")
-    has_old = bool(scalar(db, "SELECT (SELECT count(*) FROM added) + count(*) FROM gone"))
-    db.execute("INSERT INTO added FROM later")
+    db.execute("CREATE TABLE added AS FROM late UNION ALL FROM later")
+    has_old = bool(scalar(db, "SELECT (SELECT count(*) FROM late) + count(*) FROM gone"))
     if scalar(db, "SELECT count(*) FROM added") > most:
         raise NotIncrementalError("too many events are new")
     return has_old
@@ -184,8 +185,9 @@ def _find_groups(files: PreparedFiles, rows: EventRows, db: duckdb.DuckDBPyConne
     or that an event went from. `added` then holds all their events.
     """
     db.execute(f"CREATE TABLE groups AS SELECT DISTINCT {USER_ID}, {TIMESTAMP} FROM gone")
-    nothing = pa.array([], rows.type_of(ITEM_ID))
-    for number, events in enumerate(_by_bucket("added", nothing, db)):
+    for number, events in enumerate(_by_bucket("late", None, db)):
+        if not len(events):
+            continue
         first, last = BucketHistories.of(files.bucket(number)).span(events)
         tied = pa.array(first < last)
         times = pa.array(events.times).cast(TIME)
@@ -222,18 +224,19 @@ def _on_days(days: list[int]) -> ds.Expression:
     )
 
 
-def _by_bucket(name: str, items: pa.Array, db: duckdb.DuckDBPyConnection) -> Iterator[Events]:
-    """The events of a table per bucket, in order; those of `groups` have no item."""
-    has_items = name == "added"
-    columns = f"{USER_ID}, {TIMESTAMP}, " + (ITEM_ID if has_items else "0::INTEGER AS item_index")
-    order = "source_file, source_row" if has_items else TIMESTAMP
+def _by_bucket(
+    name: str, items: pa.Array | None, db: duckdb.DuckDBPyConnection
+) -> Iterator[Events]:
+    """The events of a table per bucket, in order; without the ids of all items, these are 0."""
+    item = f"0::INTEGER AS {ITEM_INDEX}" if items is None else ITEM_ID
+    place = "" if items is None else ", source_file, source_row"
     rows = db.sql(
-        f"""SELECT {columns}, {BUCKET_SQL} AS bucket FROM {name}
-        ORDER BY bucket, {USER_ID}, {TIMESTAMP}, {order}"""
+        f"""SELECT {USER_ID}, {TIMESTAMP}, {item}, {BUCKET_SQL} AS bucket FROM {name}
+        ORDER BY bucket, {USER_ID}, {TIMESTAMP}{place}"""
     ).to_arrow_table()
-    if has_items:
-        index = pc.add(pc.index_in(rows[ITEM_ID].combine_chunks(), value_set=items), 1)
-        rows = rows.append_column(ITEM_INDEX, index.fill_null(0))
+    if items is not None:
+        index = pc.index_in(rows[ITEM_ID].combine_chunks(), value_set=items)
+        rows = rows.append_column(ITEM_INDEX, pc.add(index, 1))
     for bucket in BUCKETS:
         yield Events.of(rows.filter(pc.equal(rows["bucket"], bucket)))
 

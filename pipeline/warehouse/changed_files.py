@@ -40,6 +40,8 @@ def changed_files(table: "DeltaTable", since: int) -> ChangedFiles | None:
     Returns:
         None where the log does not say it any longer, or the files are gone.
     """
+    from deltalake.exceptions import DeltaError
+
     net: Counter[str] = Counter()
     try:
         for action in _actions(table, since):
@@ -56,7 +58,7 @@ def changed_files(table: "DeltaTable", since: int) -> ChangedFiles | None:
         before, now = _n_rows(open_table(table.table_uri, since)), _n_rows(table)
         if before + added.count_rows() - removed.count_rows() != now:
             return None
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, DeltaError):
         return None
     return ChangedFiles(added, removed)
 

@@ -110,7 +110,7 @@ class Stages:
         )  # fmt: skip
 
     def prepare(
-        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str
+        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str, earlier: Any
     ) -> Prepared:
         folder = self._made(run, "prepared")
         pq.write_table(
