@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from datetime import UTC
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def _prepare(
     table = open_table(uri, version)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
-    rows = EventRows(table, run_end(locations.run_date, time_zone))
+    rows = EventRows(table, run_end(locations.run_date, time_zone).astimezone(UTC))
     if rows.is_empty:
         raise InputError(
             f"no interaction up to {locations.run_date}", uri, remedy="Check the run date."

@@ -64,7 +64,7 @@ class BucketFile:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if kind is None and self._waiting:
-            self._write(pa.concat_batches(self._waiting))
+            self._write(_joined(self._waiting))
         self._writer.close()
 
     def add(self, histories: pa.RecordBatch) -> None:
@@ -77,7 +77,7 @@ class BucketFile:
         self._n_waiting += _n_events(histories)
         if self._n_waiting < _BATCH_EVENTS:
             return
-        rows = pa.concat_batches(self._waiting)
+        rows = _joined(self._waiting)
         ends = np.cumsum(rows[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
         begin = 0
         while self._n_waiting >= _BATCH_EVENTS:
@@ -89,7 +89,8 @@ class BucketFile:
         self._waiting = [rows.slice(begin)] if begin < len(rows) else []
 
     def _write(self, histories: pa.RecordBatch) -> None:
-        self._writer.write_batch(histories)
+        # Copied, as a slice is written with values of histories outside of it.
+        self._writer.write_batch(pa.concat_batches([histories]))
         self.totals.add(histories)
 
 
@@ -168,6 +169,10 @@ def _in_order(events: pa.Table, times: pa.Array, bounds: np.ndarray) -> np.ndarr
     items = items.copy()
     items[place] = items[place[order]]
     return items
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _n_events(histories: pa.RecordBatch) -> int:
