@@ -1,6 +1,6 @@
 """The events of `interactions` up to an instant, and their places in the log files as numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP, USER_ID
+from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
@@ -43,41 +43,42 @@ class EventRows:
     @property
     def is_empty(self) -> bool:
         """Whether there is no event."""
-        return not self.dataset.head(1, columns=[TIMESTAMP], filter=self._before_end).num_rows
+        rows = next((each for each in self._scan([TIMESTAMP], self._before_end) if len(each)), None)
+        return rows is None
 
     def type_of(self, column: str) -> pa.DataType:
         """The type of a column."""
         return self.dataset.schema.field(column).type
 
-    def read(self, items: pa.Array | None = None) -> pa.RecordBatchReader:
-        """Ids, times and ordinals, and the items' places in `items` from 1.
+    def read(self, columns: Sequence[str], items: pa.Array | None = None) -> pa.RecordBatchReader:
+        """Some columns of the events.
 
         Args:
-            items: The ids of all items; by default the places are left out.
+            columns: Names of the table's columns, `ORDINAL`, or `ITEM_INDEX`: the place of an
+                event's item in `items`, from 1.
+            items: The ids of all items.
         """
-        columns = [
-            (USER_ID, self.type_of(USER_ID)),
-            (ITEM_ID, self.type_of(ITEM_ID)),
-            (TIMESTAMP, TIME),
-            (ORDINAL, pa.int64()),
-        ]
-        if items is not None:
-            columns.append((ITEM_INDEX, pa.int32()))
-        schema = pa.schema(columns)
+        kinds = {ORDINAL: pa.int64(), ITEM_INDEX: pa.int32()}
+        schema = pa.schema([(name, kinds.get(name) or self.type_of(name)) for name in columns])
         return pa.RecordBatchReader.from_batches(schema, self._batches(schema, items))
 
     def _batches(self, schema: pa.Schema, items: pa.Array | None) -> Iterator[pa.RecordBatch]:
-        rank = self._rank_of_files
-        names = [USER_ID, ITEM_ID, TIMESTAMP, _SOURCE_FILE, _SOURCE_ROW]
-        for rows in _large(self._scan(names, self._before_end)):
-            file = rows[_SOURCE_FILE]
-            ranks = np.array([rank[name] for name in file.dictionary.to_pylist()], np.int64)
-            ordinal = ranks[file.indices.to_numpy()] << _ROW_BITS | rows[_SOURCE_ROW].to_numpy()
-            columns = [rows[USER_ID], rows[ITEM_ID], rows[TIMESTAMP], pa.array(ordinal)]
-            if items is not None:
+        made_of = {ORDINAL: [_SOURCE_FILE, _SOURCE_ROW], ITEM_INDEX: [ITEM_ID]}
+        stored = {each for name in schema.names for each in made_of.get(name, [name])}
+        for rows in _large(self._scan(stored, self._before_end)):
+            columns = {name: rows[name] for name in schema.names if name not in made_of}
+            if ORDINAL in schema.names:
+                columns[ORDINAL] = self._ordinals(rows)
+            if ITEM_INDEX in schema.names:
                 # The table of hashes is made anew per batch, so the batches are large.
-                columns.append(pc.add(pc.index_in(rows[ITEM_ID], value_set=items), 1))
-            yield pa.record_batch(columns, schema)
+                columns[ITEM_INDEX] = pc.add(pc.index_in(rows[ITEM_ID], value_set=items), 1)
+            yield pa.record_batch([columns[name] for name in schema.names], schema)
+
+    def _ordinals(self, rows: pa.RecordBatch) -> pa.Array:
+        rank, file = self._rank_of_files, rows[_SOURCE_FILE]
+        ranks = np.array([rank[name] for name in file.dictionary.to_pylist()], np.int64)
+        places = ranks[file.indices.to_numpy()] << _ROW_BITS | rows[_SOURCE_ROW].to_numpy()
+        return pa.array(places)
 
     @property
     def _before_end(self) -> ds.Expression:
@@ -92,7 +93,7 @@ class EventRows:
         return {name: rank for rank, name in enumerate(sorted(names))}
 
     def _scan(
-        self, columns: Sequence[str], rows: ds.Expression | None = None
+        self, columns: Iterable[str], rows: ds.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         scanner = self.dataset.scanner(
             list(columns), filter=rows, batch_size=1 << 17, batch_readahead=4, fragment_readahead=2

@@ -132,8 +132,12 @@ def update_prepared(
         histories = BucketHistories.of(files.bucket(number))
         gone = _gone(histories, groups[number])
         if gone is not None:
-            unsure |= counts.take_away(histories.items[gone])
-        counts.add(added[number].items, added[number].times)
+            items = histories.items[gone]
+            counts.take_away(items)
+            unsure[items[counts.are_last(items, histories.times[gone])] - 1] = True
+        items, times = added[number].items, added[number].times
+        counts.add(items, times)
+        unsure[items[counts.are_last(items, times)] - 1] = False
         with BucketFile(path, columns, totals) as file:
             if len(added[number]) or gone is not None:
                 histories = histories.merged(added[number], gone)
@@ -254,7 +258,8 @@ def _gone(histories: BucketHistories, groups: Events | None) -> NDArray[np.bool_
 
 
 def _see_again(folder: Path, unsure: NDArray[np.bool_], counts: ItemCounts) -> None:
-    """Find when the items were last seen that lost an event."""
+    """Find when the items were last seen that lost their last event."""
+    counts.forget_last(unsure)
     for path in sequence_files(folder):
         with pa.memory_map(str(path)) as mapped:
             histories = BucketHistories.of(pa.ipc.open_file(mapped))

@@ -111,16 +111,18 @@ class ItemCounts:
         """Take the times of events into account that are counted already."""
         np.maximum.at(self.last_seen, index - 1, times)
 
-    def take_away(self, index: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Take events out of the counts.
+    def take_away(self, index: NDArray[np.int32]) -> None:
+        """Take events out of the counts, but not out of the times of the last ones."""
+        self.popularity[:] -= np.bincount(index - 1, minlength=len(self.popularity))
 
-        Returns:
-            Their items, (V-1,): when these were last seen is to be found out anew, by `see`.
-        """
-        gone = np.bincount(index - 1, minlength=len(self.popularity))
-        self.popularity[:] -= gone
-        self.last_seen[gone > 0] = _NEVER
-        return gone > 0
+    def are_last(self, index: NDArray[np.int32], times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which events, (N,), are of the time at which their item was last seen."""
+        last: NDArray[np.bool_] = times == self.last_seen[index - 1]
+        return last
+
+    def forget_last(self, items: NDArray[np.bool_]) -> None:
+        """Count some items, (V-1,), as never seen, until `see`."""
+        self.last_seen[items] = _NEVER
 
     def write(self, path: Path, ids: pa.Array) -> None:
         """Write `items.parquet`; items that were never seen have null for `last_seen`."""

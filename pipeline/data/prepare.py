@@ -137,9 +137,12 @@ def _write_all(
     db: duckdb.DuckDBPyConnection,
 ) -> tuple[Vocabulary, Totals, Counts]:
     """Write a prepared folder from all events; also counts what k-core filtering left out."""
-    db.register("rows", rows.read())
+    ids = [USER_ID, ITEM_ID]
+    db.register("rows", rows.read(ids))
     left_out = filter_events("rows", limits, db)
-    db.register("rows", rows.read())
+    # Reading costs most where ids are texts, so what is not needed is left out.
+    needed = [*(ids if left_out else [ITEM_ID]), TIMESTAMP, ORDINAL]
+    db.register("rows", rows.read(needed))
     # One number, as DuckDB finds the least row of several columns four times slower.
     db.execute(
         f"""CREATE TABLE seen AS
@@ -150,7 +153,8 @@ def _write_all(
     vocabulary = extend_vocabulary(warehouse.table(VOCABULARY), rows.type_of(ITEM_ID), "seen", db)
     counts = ItemCounts.of_seen(db.sql("FROM seen").to_arrow_table(), vocabulary.ids)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
-    db.register("rows", rows.read(vocabulary.ids))
+    needed = [*(ids if left_out else [USER_ID]), TIMESTAMP, ORDINAL, ITEM_INDEX]
+    db.register("rows", rows.read(needed, vocabulary.ids))
     # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
     # slower and must all fit in memory. A third key would double its time.
     ordered = db.sql(
@@ -158,4 +162,4 @@ def _write_all(
         FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
     )
     totals = write_histories(folder, ordered.to_arrow_reader(_BATCH_ROWS))
-    return vocabulary, totals, left_out
+    return vocabulary, totals, left_out or Counts(0, 0, 0)

@@ -345,3 +345,16 @@ def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
     assert not (folder / "prepared").exists()
     check_same(prepare(shop.settings, FIRST + DAY, ingested, earlier), expected)
     assert [path.name for path in folder.iterdir()] == ["prepared"]
+
+
+def test_a_prepared_folder_of_an_earlier_version_counts_as_not_done(tmp_path: Path) -> None:
+    shop, _, _ = two_nights(tmp_path)
+    run_stage(shop.settings, FIRST, Ingest)
+    done = run_stage(shop.settings, FIRST, Prepare)
+    assert run_stage(shop.settings, FIRST, Prepare).reused
+    shutil.rmtree(done.result.folder / "sequences")
+    (done.result.folder / "sequences.parquet").write_bytes(b"")
+    again = run_stage(shop.settings, FIRST, Prepare)
+    assert not again.reused
+    assert again.result == done.result
+    assert not (done.result.folder / "sequences.parquet").exists()

@@ -60,7 +60,7 @@ def core(pairs: list[Pair], user: str | None, item: str | None) -> tuple[list[Pa
     limits = PrepareSettings(user_inter_num_interval=user, item_inter_num_interval=item)
     with duckdb.connect() as db:
         db.register("everything", table)
-        left_out = filter_events("everything", limits, db)
+        left_out = filter_events("everything", limits, db) or Counts(0, 0, 0)
         found = db.execute('SELECT user_id, item_id FROM events ORDER BY "row"').fetchall()
     return found, left_out
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import pipeline.data.item_counts
 import pipeline.data.prepare
 from pipeline import schema
 from pipeline.config.settings import Settings
@@ -243,15 +244,15 @@ def test_two_runs_at_once_give_no_index_twice(
         night(settings, TODAY - DAY)
     ingested = ingest(settings, TODAY)
     elsewhere = settings.model_copy(update={"work_dir": settings.work_dir / "other"})
-    unpatched = pipeline.data.prepare.append
+    unpatched = pipeline.data.item_counts.append
     others: list[Prepared] = []
 
     def meanwhile(*arguments: Any) -> None:
-        monkeypatch.setattr(pipeline.data.prepare, "append", unpatched)
+        monkeypatch.setattr(pipeline.data.item_counts, "append", unpatched)
         others.append(prepare(elsewhere, TODAY, ingested))
         unpatched(*arguments)
 
-    monkeypatch.setattr(pipeline.data.prepare, "append", meanwhile)
+    monkeypatch.setattr(pipeline.data.item_counts, "append", meanwhile)
     indices = vocabulary(prepare(settings, TODAY, ingested))
     assert indices == vocabulary(others[0])
     table = open_table(table_uri(settings, "vocabulary"))
