@@ -24,8 +24,8 @@ VOCABULARY = "vocabulary"
 RECOMMENDATIONS = "recommendations"
 RUNS = "runs"
 
-# The files of a prepared folder.
-SEQUENCES_FILE = "sequences.parquet"
+# What a prepared folder holds.
+SEQUENCES = "sequences"  # a folder of one file per bucket of users
 ITEMS_FILE = "items.parquet"
 
 # Every time inside the warehouse: microseconds, UTC.
@@ -98,9 +98,15 @@ def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     return pa.schema([(USER_ID, user), (ITEM_IDS, pa.list_(item)), ("timestamps", pa.list_(TIME))])
 
 
-def prepared_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """`sequences.parquet` of a run: sequences, and the same items as indices."""
-    return sequences_schema(user, item).append(pa.field(ITEM_INDEX, pa.list_(pa.int32())))
+def prepared_schema(user: pa.DataType) -> pa.Schema:
+    """The files of `sequences/` of a run: whole histories of item indices, oldest first."""
+    return pa.schema(
+        [
+            (USER_ID, user),
+            (TIMESTAMPS, pa.list_(TIME)),
+            (ITEM_INDEX, pa.list_(pa.int32())),
+        ]
+    )
 
 
 def vocabulary_schema(item: pa.DataType) -> pa.Schema:

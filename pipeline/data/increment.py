@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.schema import ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE, TIME, TIMESTAMPS
+from pipeline.schema import ITEM_INDEX, ITEMS_FILE, TIME, TIMESTAMPS
+from pipeline.storage.prepared_folder import read_sequences
 
 Counts = NDArray[np.int64]
 
@@ -83,23 +84,22 @@ def read_increment(folder: Path, since: datetime) -> Increment:
     """Count the events of a prepared folder up to an instant and after it.
 
     Args:
-        folder: Holds `sequences.parquet` and `items.parquet`.
+        folder: Holds the histories and `items.parquet`.
         since: The last instant that is not new.
     """
     n_items = pq.read_metadata(folder / ITEMS_FILE).num_rows + 1
     before, new = np.zeros((2, n_items), np.int64)
     lengths_before, lengths = np.zeros((2, _LONGEST + 1), np.int64)
     bound = pa.scalar(since, TIME)
-    with pq.ParquetFile(folder / SEQUENCES_FILE) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=[ITEM_INDEX, TIMESTAMPS]):
-            items = batch[ITEM_INDEX].flatten().to_numpy()
-            is_new = pc.greater(batch[TIMESTAMPS].flatten(), bound).to_numpy(zero_copy_only=False)
-            before += np.bincount(items[~is_new], minlength=n_items)
-            new += np.bincount(items[is_new], minlength=n_items)
-            ends = np.cumsum(batch[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
-            n_before = np.concatenate([[0], np.cumsum(~is_new)])[np.concatenate([[0], ends])]
-            lengths += _histogram(np.diff(ends, prepend=0))
-            lengths_before += _histogram(np.diff(n_before))
+    for batch in read_sequences(folder, [ITEM_INDEX, TIMESTAMPS], _BATCH_ROWS):
+        items = batch[ITEM_INDEX].flatten().to_numpy()
+        is_new = pc.greater(batch[TIMESTAMPS].flatten(), bound).to_numpy(zero_copy_only=False)
+        before += np.bincount(items[~is_new], minlength=n_items)
+        new += np.bincount(items[is_new], minlength=n_items)
+        ends = np.cumsum(batch[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
+        n_before = np.concatenate([[0], np.cumsum(~is_new)])[np.concatenate([[0], ends])]
+        lengths += _histogram(np.diff(ends, prepend=0))
+        lengths_before += _histogram(np.diff(n_before))
     lengths_before[0] = 0  # users who are new
     return Increment(before, new, lengths_before, lengths)
 

@@ -20,7 +20,9 @@ class Counts:
     interactions: int
 
 
-def filter_events(source: str, limits: PrepareSettings, db: duckdb.DuckDBPyConnection) -> Counts:
+def filter_events(
+    source: str, limits: PrepareSettings, db: duckdb.DuckDBPyConnection
+) -> Counts | None:
     """Make the view `events` of what is within the limits.
 
     As in RecBole, users and items outside of their intervals go at the same time, the others are
@@ -31,13 +33,16 @@ def filter_events(source: str, limits: PrepareSettings, db: duckdb.DuckDBPyConne
         limits: The intervals; None sets no limit.
         db: The database of `source`.
 
+    Returns:
+        What was left out; None where there are no limits, so that no id was looked at.
+
     Raises:
         InputError: nothing is left.
     """
     outside = _outside(limits)
     if not outside:
         db.execute(f"CREATE TEMP VIEW events AS FROM {source}")
-        return Counts(0, 0, 0)
+        return None
     db.execute(f"CREATE TABLE core AS SELECT {USER_ID}, {ITEM_ID} FROM {source}")
     before = _counts(db)
     while scalar(db, f"DELETE FROM core WHERE {' OR '.join(outside.values())}"):

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import torch
 
 from model.training.histories import EventHistories
-from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE, TIME, TIMESTAMPS
+from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, TIME, TIMESTAMPS
+from pipeline.storage.prepared_folder import read_sequences
 
 
 def read_vocabulary(folder: Path) -> pa.Array:
@@ -49,5 +50,5 @@ def events_before(folder: Path, instants: Sequence[datetime]) -> torch.Tensor:
 
 
 def _column(folder: Path, name: str) -> Iterator[pa.Array]:
-    for batch in pq.ParquetFile(folder / SEQUENCES_FILE).iter_batches(columns=[name]):
+    for batch in read_sequences(folder, [name]):
         yield batch.column(0)

@@ -61,8 +61,8 @@ class Prepared:
     """The result of prepare: what one run trains on and scores from.
 
     Attributes:
-        folder: Holds `SEQUENCES_FILE` and `ITEMS_FILE` (see `pipeline.schema`).
-        content_hash: sha256 of the content of these two files.
+        folder: The histories and the items; see `pipeline.storage.prepared_folder`.
+        content_hash: sha256 of the content of its files.
         interactions_version: Version of the `interactions` table it was made from.
         vocabulary_id: Identifies the `vocabulary` table that the indices come from; one created
             anew has another.
@@ -75,6 +75,9 @@ class Prepared:
             are of what it kept.
         left_out_items: Items likewise. An item that has an index keeps it.
         left_out_interactions: Events it did not keep.
+        interactions_id: Identifies the `interactions` table; one created anew has another.
+        end: Only events before this instant are in it.
+        has_all: Whether all of them are, whatever settings could leave out.
     """
 
     folder: Path
@@ -89,6 +92,9 @@ class Prepared:
     left_out_users: int = 0
     left_out_items: int = 0
     left_out_interactions: int = 0
+    interactions_id: str = ""
+    end: datetime | None = None
+    has_all: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
-from pipeline.schema import ITEM_INDEX, ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEM_INDEX, ITEMS_FILE
 from pipeline.scoring.eligibility import Eligibility, eligible_items
+from pipeline.storage.prepared_folder import read_sequences
 
 
 def check_scoring(
@@ -50,7 +51,7 @@ def check_scoring(
     if score.exclude_seen and not _any_unseen(prepared, eligibility):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
-            str(prepared.folder / SEQUENCES_FILE),
+            str(prepared.folder),
             found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
             remedy="Set score.exclude_seen = false, or check score.allow, score.deny and the logs.",
         )
@@ -77,9 +78,7 @@ def _small_graph(folder: Path) -> Path:
 def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:
     """Whether some user has not seen some eligible item; the first batch nearly always answers."""
     eligible = eligibility.item_bias == 0
-    for batch in pq.ParquetFile(prepared.folder / SEQUENCES_FILE).iter_batches(
-        batch_size=1000, columns=[ITEM_INDEX]
-    ):
+    for batch in read_sequences(prepared.folder, [ITEM_INDEX], 1000):
         lists = batch.column(0)
         items = lists.flatten().to_numpy()
         rows = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())

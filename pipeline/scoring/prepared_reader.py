@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from pipeline.logs.validation import IdTypes
 from pipeline.schema import (
     ITEM_ID,
-    ITEM_IDS,
     ITEM_INDEX,
     ITEMS_FILE,
-    SEQUENCES_FILE,
     TIME,
     TIMESTAMPS,
     USER_ID,
 )
 from pipeline.scoring.history_source import OpenedHistories
 from pipeline.scoring.user_histories import DroppedRows, Integers, UserHistories
+from pipeline.storage.prepared_folder import count_users, id_types, read_sequences
 
 _BATCH_ROWS = 2**15
 
@@ -38,7 +37,7 @@ class PreparedHistories:
     """A `HistorySource` over a prepared folder.
 
     Attributes:
-        folder: Holds `sequences.parquet`.
+        folder: The prepared folder.
         active_since: Only users with an event from this instant on; None for all users.
         dropped: See `HistorySource`; `prepare` has left out what is to be left out.
     """
@@ -50,13 +49,12 @@ class PreparedHistories:
     @property
     def where(self) -> str:
         """See `HistorySource`."""
-        return str(self._path)
+        return str(self.folder)
 
     @property
     def types(self) -> IdTypes:
         """See `HistorySource`."""
-        columns = pq.read_schema(self._path)
-        return IdTypes(columns.field(USER_ID).type, columns.field(ITEM_IDS).type.value_type)
+        return IdTypes(*id_types(self.folder))
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         """See `HistorySource`: by the events of the run, which may be later than the bundle's."""
@@ -69,15 +67,10 @@ class PreparedHistories:
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`."""
         columns = [USER_ID, ITEM_INDEX] + ([TIMESTAMPS] if self.active_since else [])
-        with pq.ParquetFile(self._path, pre_buffer=True) as file:
-            users = None if self.active_since else file.metadata.num_rows
-            batches = file.iter_batches(_BATCH_ROWS, columns=columns)
-            index_of = self._index_of(items)
-            yield OpenedHistories(users, (self._histories(each, index_of) for each in batches))
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / SEQUENCES_FILE
+        users = None if self.active_since else count_users(self.folder)
+        batches = read_sequences(self.folder, columns, _BATCH_ROWS)
+        index_of = self._index_of(items)
+        yield OpenedHistories(users, (self._histories(each, index_of) for each in batches))
 
     def _index_of(self, items: pa.Table) -> Integers | None:
         """A bundle's index of each prepared index, or PAD; None where all are equal."""

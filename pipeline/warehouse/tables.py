@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -29,15 +29,27 @@ def open_table(uri: str, version: int | None = None) -> "DeltaTable | None":
     return DeltaTable(uri, version) if DeltaTable.is_deltatable(uri) else None
 
 
-def dataset_of(table: "DeltaTable") -> ds.Dataset:
+def dataset_of(table: "DeltaTable", dictionary_columns: Sequence[str] = ()) -> ds.Dataset:
     """The rows of a table, read by Arrow's own file systems.
 
     Through delta-rs's, which are Python's, Arrow's threads may still call into an interpreter that
     is ending, which aborts the process.
+
+    Args:
+        table: At a version.
+        dictionary_columns: Columns of text that are read as dictionaries.
     """
+    options = ds.ParquetReadOptions(dictionary_columns=set(dictionary_columns))
+    return table.to_pyarrow_dataset(
+        filesystem=files_of(table), parquet_read_options=options if dictionary_columns else None
+    )
+
+
+def files_of(table: "DeltaTable") -> fs.FileSystem:
+    """The folder of a table, as a file system of Arrow's own."""
     uri = table.table_uri
     files, path = fs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
-    return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
+    return fs.SubTreeFileSystem(path, files)
 
 
 def create_table(uri: str, schema: pa.Schema) -> "DeltaTable":

@@ -26,7 +26,8 @@ from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.results import Prepared, Trained
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
+from tests.helpers.prepared_folders import write_histories
 
 DAY = date(2026, 6, 30)
 LENGTH = 20  # events a user
@@ -41,13 +42,10 @@ def write(folder: Path, users: int, items: int) -> Prepared:
     times = np.sort(random.uniform(first, first + 30 * 86_400, (users, LENGTH)), axis=1)
     offsets = pa.array(np.arange(0, events + 1, LENGTH), pa.int32())
     stamps = pa.array((times.ravel() * 1e6).astype(np.int64)).cast(schema.TIME)
-    columns = schema.prepared_schema(pa.int64(), pa.int64())
-    lists = [
-        pa.ListArray.from_arrays(offsets, flat)
-        for flat in (pa.array(chosen), stamps, pa.array(chosen + 1))
-    ]
+    columns = schema.prepared_schema(pa.int64())
+    lists = [pa.ListArray.from_arrays(offsets, flat) for flat in (stamps, pa.array(chosen + 1))]
     rows = pa.table([pa.array(range(users)), *lists], names=columns.names).cast(columns)
-    pq.write_table(rows, folder / SEQUENCES_FILE, row_group_size=2**15)
+    write_histories(folder, rows, 2**15)
     names = schema.vocabulary_schema(pa.int64())
     index = np.arange(1, items + 1)
     vocabulary = [index, index - 1, np.ones(items, np.int64), stamps[:items]]

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.config.settings import Settings, load_settings
 from pipeline.logs.items_table import read_items_table
-from pipeline.schema import SEQUENCES_FILE
 from pipeline.warehouse.tables import open_table
+from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import evaluate, ingest, prepare, table_uri, train
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
@@ -147,10 +147,10 @@ def leave_one_out(settings: Settings, items: pa.Table) -> LeaveOneOut:
     assert prepared.n_users == 2_000
     assert prepared.n_items == 801
     assert 40_000 <= prepared.n_interactions <= 60_000
-    sequences = pq.read_table(prepared.folder / SEQUENCES_FILE)
-    lists = sequences["item_ids"].combine_chunks()
+    histories = sequences(prepared.folder)
+    lists = histories["item_ids"].combine_chunks()
     codes = pc.index_in(lists.flatten(), items["item_id"]).to_numpy()
-    days = sequences["timestamps"].combine_chunks().flatten().to_numpy().astype("datetime64[D]")
+    days = histories["timestamps"].combine_chunks().flatten().to_numpy().astype("datetime64[D]")
     lengths = lists.value_lengths().to_numpy()
     last = np.cumsum(lengths) - 1
     known = np.ones(len(codes), bool)

@@ -6,13 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.results import Prepared
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEM_ID, ITEM_INDEX, ITEMS_FILE, SEQUENCES
+from pipeline.storage.prepared_folder import read_sequences, sequence_files
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def write_histories(folder: Path, table: pa.Table, batch_rows: int | None = None) -> None:
+    """All users into the first two buckets' files, to be read in this order."""
+    (folder / SEQUENCES).mkdir(exist_ok=True)
+    half = -(-len(table) // 2)
+    for number, path in enumerate(sequence_files(folder)):
+        part = table.slice(number * half, half)
+        with pa.ipc.new_file(str(path), table.schema) as file:
+            file.write_table(part, batch_rows)
+
+
+def sequences(folder: Path) -> pa.Table:
+    """Every history, with the item ids too, in the order of the user ids."""
+    table = pa.Table.from_batches(
+        list(read_sequences(folder, ["user_id", "timestamps", "item_index"]))
+    )
+    table = table.sort_by("user_id").combine_chunks()
+    ids = pq.read_table(folder / ITEMS_FILE)[ITEM_ID].combine_chunks()
+    index = table[ITEM_INDEX].combine_chunks()
+    items = ids.take(pc.subtract(index.flatten(), 1))
+    return table.append_column(schema.ITEM_IDS, pa.ListArray.from_arrays(index.offsets, items))
 
 
 def write_prepared(
@@ -30,13 +54,12 @@ def write_prepared(
     table = pa.table(
         [
             pa.array(range(len(histories)), pa.int64()),
-            pa.array(histories, pa.list_(kind)),
             pa.array(times, pa.list_(schema.TIME)),
             pa.array([[index[item] for item in history] for history in histories]),
         ],
-        schema.prepared_schema(pa.int64(), kind),
+        schema.prepared_schema(pa.int64()),
     )
-    pq.write_table(table, folder / SEQUENCES_FILE, row_group_size=5)
+    write_histories(folder, table, 5)
     columns = schema.vocabulary_schema(kind)
     vocabulary = pa.table(
         [range(1, len(items) + 1), items, [1] * len(items), [NOON] * len(items)],

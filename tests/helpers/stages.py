@@ -49,9 +49,11 @@ def forget(settings: Settings, run_date: date, pattern: str) -> Forgotten:
     return forget_stage(files, settings.logs, given, settings.time_zone, pattern)
 
 
-def prepare(settings: Settings, run_date: date, ingested: Ingested) -> Prepared:
+def prepare(
+    settings: Settings, run_date: date, ingested: Ingested, earlier: Prepared | None = None
+) -> Prepared:
     given = locations(settings, run_date)
-    return prepare_stage(ingested, settings.prepare, given, settings.time_zone)
+    return prepare_stage(ingested, settings.prepare, given, settings.time_zone, earlier)
 
 
 def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:

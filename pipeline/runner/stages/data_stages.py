@@ -11,9 +11,10 @@ from pipeline.config.settings import Settings
 from pipeline.limits import log_failures
 from pipeline.logs.log_files import LogFile
 from pipeline.results import Checked, Ingested, Prepared
-from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of, read_record
 from pipeline.schema import INTERACTIONS, VOCABULARY
 from pipeline.storage.locations import RunLocations
+from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.log_table import list_logs
 from pipeline.warehouse.tables import has_table
 
@@ -63,12 +64,14 @@ class Prepare(Stage[Prepared]):
     """One sequence per user, and the vocabulary."""
 
     name = "prepare"
+    code_version = 2  # histories in files of buckets
     result_type = Prepared
 
     ingested: StageRecord[Ingested]
     limits: PrepareSettings
     locations: RunLocations
     time_zone: str
+    anew: bool = field(default=False, metadata=NOT_IN_KEY)  # not from earlier histories
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Prepare":
@@ -79,18 +82,31 @@ class Prepare(Stage[Prepared]):
         """See `Stage`."""
         from pipeline.data.prepare import prepare
 
-        return prepare(self.ingested.result, self.limits, self.locations, self.time_zone)
+        earlier = None if self.anew else _newest_prepared(self.locations)
+        return prepare(self.ingested.result, self.limits, self.locations, self.time_zone, earlier)
+
+    def forced(self) -> "Prepare":
+        """See `Stage`: everything is read again."""
+        return replace(self, anew=True)
 
     def is_intact(self, result: Prepared) -> bool:
         """See `Stage`."""
-        from pipeline.data.prepare import prepared_hash
-
         vocabulary = self.locations.warehouse.table(VOCABULARY)
         try:
             same_files = prepared_hash(result.folder) == result.content_hash
         except FileNotFoundError:
             return False
         return same_files and has_table(vocabulary, result.vocabulary_id)
+
+
+def _newest_prepared(locations: RunLocations) -> Prepared | None:
+    """What was prepared last for this run date or one before it."""
+    for folder in sorted(locations.work_dir.glob("run_date=*"), reverse=True):
+        if folder.name <= locations.folder.name:
+            record = read_record(folder / locations.record(Prepare.name).name, Prepared)
+            if record is not None:
+                return record.result
+    return None
 
 
 @dataclass(frozen=True)

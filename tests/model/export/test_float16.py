@@ -28,8 +28,9 @@ from pipeline import schema
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.export_section import ExportSettings
 from pipeline.results import Float16Check, Prepared
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
 from pipeline.training.float16_check import check_float16
+from tests.helpers.prepared_folders import sequences, write_histories
 
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -301,10 +302,10 @@ def prepared(tmp_path: Path) -> Prepared:
     histories.append([3])
     noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
     times = [[noon] * len(history) for history in histories]
-    columns = schema.prepared_schema(pa.int64(), pa.int64())
+    columns = schema.prepared_schema(pa.int64())
     index = [[item + 1 for item in history] for history in histories]
-    table = pa.table([range(101), histories, times, index], names=columns.names)
-    pq.write_table(table.cast(columns), folder / SEQUENCES_FILE)
+    table = pa.table([range(101), times, index], names=columns.names)
+    write_histories(folder, table.cast(columns))
     columns = [range(1, V), range(V - 1), [1] * (V - 1), [noon] * (V - 1)]
     items = pa.table(columns, names=schema.vocabulary_schema(pa.int64()).names)
     pq.write_table(items.cast(schema.vocabulary_schema(pa.int64())), folder / ITEMS_FILE)
@@ -353,8 +354,8 @@ def test_a_recommender_of_something_else_is_refused(
 
 
 def test_nobody_to_compare_is_no_loss(exported: Path, prepared: Prepared) -> None:
-    table = pq.read_table(prepared.folder / SEQUENCES_FILE).slice(100)
-    pq.write_table(table, prepared.folder / SEQUENCES_FILE)
+    last = sequences(prepared.folder).slice(100).select(schema.prepared_schema(pa.int64()).names)
+    write_histories(prepared.folder, last)
     loss = check(replace(prepared, n_users=1), exported)
     assert (loss.ndcg, loss.agreement, loss.sequences) == (0, 1, 0)
 

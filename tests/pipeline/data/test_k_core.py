@@ -24,7 +24,8 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.results import Prepared
 from pipeline.runner.cache import RunResults, StageRecord, cache_key
 from pipeline.runner.stages import Prepare
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
+from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, locations, prepare
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -59,7 +60,7 @@ def core(pairs: list[Pair], user: str | None, item: str | None) -> tuple[list[Pa
     limits = PrepareSettings(user_inter_num_interval=user, item_inter_num_interval=item)
     with duckdb.connect() as db:
         db.register("everything", table)
-        left_out = filter_events("everything", limits, db)
+        left_out = filter_events("everything", limits, db) or Counts(0, 0, 0)
         found = db.execute('SELECT user_id, item_id FROM events ORDER BY "row"').fetchall()
     return found, left_out
 
@@ -224,7 +225,7 @@ def test_a_night_without_rare_users_and_items(settings: Settings, ids: type):
     pairs = [(9, 8), (1, 5), (2, 5), (1, 6), (2, 6), (1, 7)]
     strict = limited(settings, user_inter_num_interval="[2,inf)", item_inter_num_interval="[2,inf)")
     prepared = night(strict, [(ids(user), ids(item)) for user, item in pairs], TODAY)
-    rows = pq.read_table(prepared.folder / SEQUENCES_FILE).to_pylist()
+    rows = sequences(prepared.folder).to_pylist()
     assert [(row["user_id"], row["item_ids"]) for row in rows] == [
         (ids(1), [ids(5), ids(6)]),
         (ids(2), [ids(5), ids(6)]),

@@ -12,14 +12,17 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import pipeline.data.item_counts
 import pipeline.data.prepare
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.results import Prepared
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
+from pipeline.storage.prepared_folder import sequence_files
 from pipeline.warehouse.tables import open_table
+from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, prepare, table_uri
 
 TODAY = date(2026, 6, 10)
@@ -58,7 +61,7 @@ def night(settings: Settings, run_date: date) -> Prepared:
 
 
 def histories(prepared: Prepared) -> list[tuple[Any, list[Any], list[datetime]]]:
-    rows = pq.read_table(prepared.folder / SEQUENCES_FILE).to_pylist()
+    rows = sequences(prepared.folder).to_pylist()
     return [(row["user_id"], row["item_ids"], row["timestamps"]) for row in rows]
 
 
@@ -90,9 +93,10 @@ def test_files_have_the_schemas_everybody_relies_on(settings: Settings, ids: pa.
     values = ["1", "2"] if ids == pa.string() else [1, 2]
     write_log(settings, "a.parquet", [(value, value, NOON) for value in values], ids)
     prepared = night(settings, TODAY)
-    sequences = pq.read_schema(prepared.folder / SEQUENCES_FILE)
+    for path in sequence_files(prepared.folder):
+        with pa.memory_map(str(path)) as file:
+            assert pa.ipc.open_file(file).schema.equals(schema.prepared_schema(ids))
     items = pq.read_schema(prepared.folder / ITEMS_FILE)
-    assert sequences.equals(schema.prepared_schema(ids, ids))
     assert items.equals(schema.vocabulary_schema(ids))
     assert [user for user, _, _ in histories(prepared)] == values
 
@@ -136,11 +140,13 @@ def test_running_again_writes_the_same_bytes_and_no_version(settings: Settings):
     def outcome() -> list[Any]:
         folder = night(settings, TODAY).folder
         table = open_table(table_uri(settings, "vocabulary"))
-        return [table.version(), *((folder / f).read_bytes() for f in (SEQUENCES_FILE, ITEMS_FILE))]
+        files = (*sequence_files(folder), folder / ITEMS_FILE)
+        return [table.version(), *(path.read_bytes() for path in files)]
 
     assert outcome() == outcome()
-    left = sorted(path.name for path in settings.work_dir.rglob("*"))
-    assert left == sorted(["run_date=2026-06-10", "prepared", SEQUENCES_FILE, ITEMS_FILE])
+    left = {path.name for path in settings.work_dir.rglob("*")}
+    buckets = {f"{digit:x}.arrow" for digit in range(16)}
+    assert left == {"run_date=2026-06-10", "prepared", "sequences", ITEMS_FILE, *buckets}
 
 
 def test_the_content_hash_is_of_what_is_in_the_files(settings: Settings):
@@ -172,11 +178,11 @@ def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.data.prepare, "_write_sequences", dies)
+        patch.setattr(pipeline.data.prepare, "write_histories", dies)
         with pytest.raises(KeyboardInterrupt):
             night(settings, TODAY)
     folder = settings.work_dir / "run_date=2026-06-10" / "prepared"
-    assert pq.read_table(folder / SEQUENCES_FILE)["item_ids"].to_pylist() == [before[0][1]]
+    assert sequences(folder)["item_ids"].to_pylist() == [before[0][1]]
     assert vocabulary(night(settings, TODAY)) == {"x": 1, "y": 2}
 
 
@@ -239,15 +245,15 @@ def test_two_runs_at_once_give_no_index_twice(
         night(settings, TODAY - DAY)
     ingested = ingest(settings, TODAY)
     elsewhere = settings.model_copy(update={"work_dir": settings.work_dir / "other"})
-    unpatched = pipeline.data.prepare.append
+    unpatched = pipeline.data.item_counts.append
     others: list[Prepared] = []
 
     def meanwhile(*arguments: Any) -> None:
-        monkeypatch.setattr(pipeline.data.prepare, "append", unpatched)
+        monkeypatch.setattr(pipeline.data.item_counts, "append", unpatched)
         others.append(prepare(elsewhere, TODAY, ingested))
         unpatched(*arguments)
 
-    monkeypatch.setattr(pipeline.data.prepare, "append", meanwhile)
+    monkeypatch.setattr(pipeline.data.item_counts, "append", meanwhile)
     indices = vocabulary(prepare(settings, TODAY, ingested))
     assert indices == vocabulary(others[0])
     table = open_table(table_uri(settings, "vocabulary"))

@@ -23,7 +23,7 @@ from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.run import score_histories
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.warehouse.runs import append_run
-from tests.helpers.prepared_folders import NOON, write_prepared
+from tests.helpers.prepared_folders import NOON, sequences, write_histories, write_prepared
 from tests.helpers.scored_parts import ListOf, write_parts
 
 DAY, NEXT = date(2026, 11, 20), date(2026, 11, 21)
@@ -212,12 +212,10 @@ def without_all_seen(served: Served, good: Lists) -> Served:
     assert there == set(range(USERS)) - {ALL_SEEN}
     folder = served.prepared.folder.with_name("some")
     if not folder.exists():
-        rows = pq.read_table(served.prepared.folder / "sequences.parquet")
+        rows = sequences(served.prepared.folder)
         folder.mkdir()
-        pq.write_table(
-            rows.filter([user in there for user in rows["user_id"].to_pylist()]),
-            folder / "sequences.parquet",
-        )
+        kept = rows.filter([user in there for user in rows["user_id"].to_pylist()])
+        write_histories(folder, kept)
         pq.write_table(
             pq.read_table(served.prepared.folder / "items.parquet"), folder / "items.parquet"
         )
@@ -228,7 +226,7 @@ def test_an_own_item_is_found_where_it_is_excluded(
     good: Lists, served: Served, locations: RunLocations, tmp_path: Path
 ) -> None:
     served = without_all_seen(served, good)
-    rows = pq.read_table(served.prepared.folder / "sequences.parquet").to_pylist()
+    rows = sequences(served.prepared.folder).to_pylist()
     own = next(item for item in rows[4]["item_ids"] if item not in ("item1", "item2"))
     scored = write_parts(tmp_path / "parts", first_item(own)(good), "long", 10)
     with pytest.raises(TableCheckError) as caught:

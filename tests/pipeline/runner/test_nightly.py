@@ -28,7 +28,6 @@ from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
 from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.data.prepare import prepared_hash
 from pipeline.errors import (
     BusyError,
     ConfigError,
@@ -69,12 +68,14 @@ from pipeline.runner.stages import (
     Score,
     Train,
 )
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.manifest import MANIFEST, Manifest, ResumeKey
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.runs import current_run
 from pipeline.warehouse.tables import open_table, table_id
+from tests.helpers.prepared_folders import write_histories
 from tests.helpers.stages import locations, read_champion, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -109,14 +110,14 @@ class Stages:
         )  # fmt: skip
 
     def prepare(
-        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str
+        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str, earlier: Any
     ) -> Prepared:
         folder = self._made(run, "prepared")
         pq.write_table(
             pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
         )
         seen = pa.array(self.seen, pa.list_(pa.int32()))
-        pq.write_table(pa.table({"item_index": seen}), folder / SEQUENCES_FILE)
+        write_histories(folder, pa.table({"item_index": seen}))
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(run.warehouse.table("vocabulary"))
         vocabulary = vocabulary or self._append(run, "vocabulary")

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.config.sections import LogSettings
 from pipeline.dates import run_end
-from pipeline.schema import ITEMS_FILE, SEQUENCES_FILE
+from pipeline.schema import ITEMS_FILE
 from pipeline.scoring import prepared_reader
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import open_inputs
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.user_histories import UserHistories
-from tests.helpers.prepared_folders import write_prepared
+from pipeline.storage.resources import ResourceSettings
+from tests.helpers.prepared_folders import sequences, write_prepared
 
 DAY = date(2026, 11, 20)
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -54,14 +55,16 @@ def test_they_are_what_the_checked_reader_gives(
             [[item for _, item in each] for each in ordered],
             [[START + timedelta(days=day) for day, _ in each] for each in ordered],
         )
-        checked = open_inputs([str(folder / SEQUENCES_FILE)], skip_bad_files=False).histories(
+        file = Path(name) / "sequences.parquet"
+        pq.write_table(sequences(folder).drop_columns("item_index"), file)
+        checked = open_inputs([str(file)], skip_bad_files=False).histories(
             LogSettings(),
             run_date=DAY,
             time_zone="UTC",
             users=None,
             active_within_days=days,
             skip_bad_files=False,
-            threads=1,
+            resources=ResourceSettings(threads=1),
         )
         since = None if days is None else run_end(DAY - timedelta(days=days), "UTC")
         prepared = PreparedHistories(folder, since)

@@ -39,7 +39,7 @@ from pipeline.errors import (
 from pipeline.logs.imports.importer import BAD_LINES_FILE, Imported, import_logs
 from pipeline.logs.imports.options import Columns
 from pipeline.logs.log_files import list_log_files
-from pipeline.schema import SEQUENCES_FILE
+from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, prepare
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -670,7 +670,7 @@ def test_a_nightly_run_reads_what_was_imported(file: Path, out: Path, tmp_path: 
     ingested = ingest(settings, imported.run_date)
     assert (ingested.files, ingested.added, ingested.quarantined) == (1, 4, 0)
     prepared = prepare(settings, imported.run_date, ingested)
-    histories = pq.read_table(prepared.folder / SEQUENCES_FILE)["item_ids"].to_pylist()
+    histories = sequences(prepared.folder)["item_ids"].to_pylist()
     assert histories == [[8, 9, 7], [7]]
 
 

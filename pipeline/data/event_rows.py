@@ -1,0 +1,118 @@
+"""The events of `interactions` up to an instant, and their places in the log files as numbers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP
+from pipeline.warehouse.tables import dataset_of
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+ORDINAL = "ordinal"  # of an event: the rank of its file, then its row
+_SOURCE_FILE, _SOURCE_ROW = "source_file", "source_row"
+_ROW_BITS = 40  # of a file's rows in an ordinal
+_BATCH_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """The events of a table before an instant, which may be read several times.
+
+    Attributes:
+        table: `interactions` at a version.
+        end: The instant.
+        start: Earlier events are left out; None for no limit.
+    """
+
+    table: "DeltaTable"
+    end: datetime
+    start: datetime | None = None
+
+    @cached_property
+    def dataset(self) -> ds.Dataset:
+        """All rows of the table; the name of a row's file is a dictionary's."""
+        return dataset_of(self.table, dictionary_columns=[_SOURCE_FILE])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no event."""
+        rows = next((each for each in self._scan([TIMESTAMP], self._in_time) if len(each)), None)
+        return rows is None
+
+    def type_of(self, column: str) -> pa.DataType:
+        """The type of a column."""
+        return self.dataset.schema.field(column).type
+
+    def read(self, columns: Sequence[str], items: pa.Array | None = None) -> pa.RecordBatchReader:
+        """Some columns of the events.
+
+        Args:
+            columns: Names of the table's columns, `ORDINAL`, or `ITEM_INDEX`: the place of an
+                event's item in `items`, from 1.
+            items: The ids of all items.
+        """
+        kinds = {ORDINAL: pa.int64(), ITEM_INDEX: pa.int32()}
+        schema = pa.schema([(name, kinds.get(name) or self.type_of(name)) for name in columns])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema, items))
+
+    def _batches(self, schema: pa.Schema, items: pa.Array | None) -> Iterator[pa.RecordBatch]:
+        made_of = {ORDINAL: [_SOURCE_FILE, _SOURCE_ROW], ITEM_INDEX: [ITEM_ID]}
+        stored = {each for name in schema.names for each in made_of.get(name, [name])}
+        for rows in _large(self._scan(stored, self._in_time)):
+            columns = {name: rows[name] for name in schema.names if name not in made_of}
+            if ORDINAL in schema.names:
+                columns[ORDINAL] = self._ordinals(rows)
+            if ITEM_INDEX in schema.names:
+                # The table of hashes is made anew per batch, so the batches are large.
+                columns[ITEM_INDEX] = pc.add(pc.index_in(rows[ITEM_ID], value_set=items), 1)
+            yield pa.record_batch([columns[name] for name in schema.names], schema)
+
+    def _ordinals(self, rows: pa.RecordBatch) -> pa.Array:
+        rank, file = self._rank_of_files, rows[_SOURCE_FILE]
+        ranks = np.array([rank[name] for name in file.dictionary.to_pylist()], np.int64)
+        places = ranks[file.indices.to_numpy()] << _ROW_BITS | rows[_SOURCE_ROW].to_numpy()
+        return pa.array(places)
+
+    @property
+    def _in_time(self) -> ds.Expression:
+        before_end = ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
+        if self.start is None:
+            return before_end
+        return before_end & (ds.field(TIMESTAMP) >= pa.scalar(self.start, TIME))
+
+    @cached_property
+    def _rank_of_files(self) -> dict[str, int]:
+        """The place of every file's name among all, by text."""
+        names: set[str] = set()
+        for batch in self._scan([_SOURCE_FILE]):
+            names.update(batch.column(0).dictionary.to_pylist())
+        return {name: rank for rank, name in enumerate(sorted(names))}
+
+    def _scan(
+        self, columns: Iterable[str], rows: ds.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        scanner = self.dataset.scanner(
+            list(columns), filter=rows, batch_size=1 << 17, batch_readahead=4, fragment_readahead=2
+        )
+        yield from scanner.to_batches()
+
+
+def _large(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of about a million."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _BATCH_ROWS:
+            yield pa.concat_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_batches(waiting)

@@ -1,0 +1,267 @@
+"""Prepare from an earlier prepared folder: only what changed in `interactions` since is read.
+
+The events that came and went are found by the table's log, and merged into the earlier histories,
+bucket by bucket. The result is, byte for byte, that of a prepare from the beginning.
+"""
+
+import functools
+import logging
+import operator
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from pipeline.config.sections import PrepareSettings
+from pipeline.data.event_rows import EventRows
+from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
+from pipeline.data.merge_histories import BucketHistories, Events
+from pipeline.data.sequence_files import BucketFile, Totals
+from pipeline.results import Prepared
+from pipeline.schema import (
+    ITEM_ID,
+    ITEM_INDEX,
+    ITEMS_FILE,
+    SEQUENCES,
+    TIME,
+    TIMESTAMP,
+    USER_ID,
+    VOCABULARY,
+    prepared_schema,
+)
+from pipeline.storage.locations import Warehouse
+from pipeline.storage.prepared_folder import (
+    BUCKET_SQL,
+    BUCKETS,
+    PreparedFiles,
+    open_prepared,
+    sequence_files,
+)
+from pipeline.storage.scratch_db import scalar
+from pipeline.warehouse.changed_files import changed_files
+from pipeline.warehouse.tables import has_table, table_id
+
+_EVENT = (USER_ID, ITEM_ID, TIMESTAMP, "source_file", "source_row")
+_EVENTS = ", ".join(_EVENT)
+_MOST_CHANGED = 0.2  # of the events; beyond it, a prepare from the beginning costs less
+_FEW = 100_000  # events that are merged in any case
+_MOST_DAYS = 31  # that are read one by one
+_DAY = 86_400_000_000  # microseconds
+
+
+logger = logging.getLogger(__name__)
+
+
+class NotIncrementalError(Exception):
+    """Why the histories have to be prepared from the beginning."""
+
+
+def mergeable(earlier: Prepared | None, rows: EventRows, limits: PrepareSettings) -> Prepared:
+    """What was prepared before, if what changed since can be merged into it.
+
+    Raises:
+        NotIncrementalError: it cannot.
+    """
+    if earlier is None:
+        raise NotIncrementalError("there are no earlier histories")
+    if limits != PrepareSettings() or not earlier.has_all:
+        raise NotIncrementalError("settings of [prepare] leave events out")
+    if earlier.interactions_id != table_id(rows.table):
+        raise NotIncrementalError("the table of interactions was made anew")
+    if earlier.interactions_version > rows.table.version():
+        raise NotIncrementalError("the earlier histories are of a later version of the table")
+    if earlier.end is None or earlier.end > rows.end:
+        raise NotIncrementalError("the earlier histories are of a later run date")
+    return earlier
+
+
+def update_prepared(
+    earlier: Prepared,
+    rows: EventRows,
+    warehouse: Warehouse,
+    folder: Path,
+    db: duckdb.DuckDBPyConnection,
+) -> tuple[Vocabulary, Totals]:
+    """Write a prepared folder by merging what changed since an earlier one.
+
+    Args:
+        earlier: Of the same table, without k-core limits, up to the same instant or before.
+        rows: The events.
+        warehouse: With the vocabulary.
+        folder: The new prepared folder, empty.
+        db: A scratch database, empty.
+
+    Returns:
+        All items that have an index, and the totals of the histories.
+
+    Raises:
+        NotIncrementalError: it cannot be done, or not at less cost.
+        ConflictError: another run wrote to the vocabulary meanwhile.
+    """
+    if not has_table(warehouse.table(VOCABULARY), earlier.vocabulary_id):
+        raise NotIncrementalError("the vocabulary was made anew")
+    files = open_prepared(earlier.folder, earlier.content_hash)
+    columns = prepared_schema(rows.type_of(USER_ID))
+    if files is None or files.columns != columns:
+        raise NotIncrementalError(f"{earlier.folder} is not what it was, or of other ids")
+    has_old = _find_changes(earlier, rows, db)
+    n_new, n_gone = (scalar(db, f"SELECT count(*) FROM {name}") for name in ("added", "gone"))
+    if has_old:
+        _find_groups(files, rows, db)
+    db.execute(
+        f"""CREATE TABLE first_events AS
+        SELECT {ITEM_ID}, min(row({TIMESTAMP}, source_file, source_row)) AS first_event
+        FROM added GROUP BY {ITEM_ID}"""
+    )
+    vocabulary = extend_vocabulary(
+        warehouse.table(VOCABULARY), rows.type_of(ITEM_ID), "first_events", db
+    )
+    counts = ItemCounts.read(files.items(), len(vocabulary.ids))
+    added = list(_by_bucket("added", vocabulary.ids, db))
+    groups = list(_by_bucket("groups", None, db)) if has_old else [None] * len(BUCKETS)
+
+    (folder / SEQUENCES).mkdir()
+    totals = Totals()
+    unsure = np.zeros(len(vocabulary.ids), bool)
+    for number, path in enumerate(sequence_files(folder)):
+        histories = BucketHistories.of(files.bucket(number))
+        gone = _gone(histories, groups[number])
+        if gone is not None:
+            items = histories.items[gone]
+            counts.take_away(items)
+            unsure[items[counts.are_last(items, histories.times[gone])] - 1] = True
+        items, times = added[number].items, added[number].times
+        counts.add(items, times)
+        unsure[items[counts.are_last(items, times)] - 1] = False
+        with BucketFile(path, columns, totals) as file:
+            if len(added[number]) or gone is not None:
+                histories = histories.merged(added[number], gone)
+            if len(histories.users):
+                file.add(histories.rows())
+    if unsure.any():
+        _see_again(folder, unsure, counts)
+    counts.write(folder / ITEMS_FILE, vocabulary.ids)
+    merged = "merged %d new events into the histories of %s; %d events went"
+    logger.info(merged, n_new, earlier.folder, n_gone)
+    return vocabulary, totals
+
+
+def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnection) -> bool:
+    """Make the tables `added` and `gone` of events, and `late` of those in the past among `added`.
+
+    Returns:
+        Whether there is any but newer events than all the earlier ones.
+    """
+    files = changed_files(rows.table, earlier.interactions_version)
+    if files is None:
+        raise NotIncrementalError("the log of the table does not say what changed")
+    most = max(_FEW, _MOST_CHANGED * earlier.n_interactions)
+    if files.added.count_rows() + files.removed.count_rows() > most:
+        raise NotIncrementalError("too much of the table was written anew")
+    time = ds.field(TIMESTAMP)
+    end = pa.scalar(earlier.end, TIME)
+    for name, dataset, chosen in (
+        ("came", files.added, time < end),
+        ("went", files.removed, time < end),
+        ("later", rows.dataset, (time >= end) & (time < pa.scalar(rows.end, TIME))),
+    ):
+        db.register("read", dataset.scanner(list(_EVENT), filter=chosen).to_reader())
+        db.execute(f"CREATE TABLE {name} AS SELECT {_EVENTS} FROM read")
+    # Most of what comes and goes is the same rows in other files.
+    db.execute("CREATE TABLE late AS FROM came EXCEPT ALL FROM went")
+    db.execute("CREATE TABLE gone AS FROM went EXCEPT ALL FROM came")
+    db.execute("CREATE TABLE added AS FROM late UNION ALL FROM later")
+    has_old = bool(scalar(db, "SELECT (SELECT count(*) FROM late) + count(*) FROM gone"))
+    if scalar(db, "SELECT count(*) FROM added") > most:
+        raise NotIncrementalError("too many events are new")
+    return has_old
+
+
+def _find_groups(files: PreparedFiles, rows: EventRows, db: duckdb.DuckDBPyConnection) -> None:
+    """Make the table `groups`: users and times whose earlier events are all to be replaced.
+
+    They are those that an event came to, as its place among them is known by the log files alone,
+    or that an event went from. `added` then holds all their events.
+    """
+    db.execute(f"CREATE TABLE groups AS SELECT DISTINCT {USER_ID}, {TIMESTAMP} FROM gone")
+    for number, events in enumerate(_by_bucket("late", None, db)):
+        if not len(events):
+            continue
+        first, last = BucketHistories.of(files.bucket(number)).span(events)
+        tied = pa.array(first < last)
+        times = pa.array(events.times).cast(TIME)
+        found = pa.table({USER_ID: events.users.filter(tied), TIMESTAMP: times.filter(tied)})
+        db.register("found", found)
+        db.execute("INSERT INTO groups FROM found EXCEPT FROM groups")
+    found = db.sql(f"SELECT DISTINCT epoch_us({TIMESTAMP}) // {_DAY} FROM groups ORDER BY 1")
+    days = [day for (day,) in found.fetchall()]
+    if not days:
+        return
+    near = _on_days(days) & (ds.field(TIMESTAMP) < pa.scalar(rows.end, TIME))
+    db.register("near", rows.dataset.scanner(list(_EVENT), filter=near).to_reader())
+    db.execute(
+        f"""CREATE TABLE added_now AS
+        SELECT {_EVENTS} FROM added ANTI JOIN groups USING ({USER_ID}, {TIMESTAMP})
+        UNION ALL
+        SELECT {_EVENTS} FROM near SEMI JOIN groups USING ({USER_ID}, {TIMESTAMP})"""
+    )
+    db.execute("DROP TABLE added")
+    db.execute("ALTER TABLE added_now RENAME TO added")
+
+
+def _on_days(days: list[int]) -> ds.Expression:
+    """The condition that an event is of one of these days since the epoch, ordered, or nearly."""
+    spans = [(days[0], days[-1])] if len(days) > _MOST_DAYS else [(day, day) for day in days]
+    time = ds.field(TIMESTAMP)
+    # Constants, so that Delta's statistics spare the files of other days.
+    return functools.reduce(
+        operator.or_,
+        (
+            (time >= pa.scalar(first * _DAY, TIME)) & (time < pa.scalar((last + 1) * _DAY, TIME))
+            for first, last in spans
+        ),
+    )
+
+
+def _by_bucket(
+    name: str, items: pa.Array | None, db: duckdb.DuckDBPyConnection
+) -> Iterator[Events]:
+    """The events of a table per bucket, in order; without the ids of all items, these are 0."""
+    item = f"0::INTEGER AS {ITEM_INDEX}" if items is None else ITEM_ID
+    place = "" if items is None else ", source_file, source_row"
+    rows = db.sql(
+        f"""SELECT {USER_ID}, {TIMESTAMP}, {item}, {BUCKET_SQL} AS bucket FROM {name}
+        ORDER BY bucket, {USER_ID}, {TIMESTAMP}{place}"""
+    ).to_arrow_table()
+    if items is not None:
+        index = pc.index_in(rows[ITEM_ID].combine_chunks(), value_set=items)
+        rows = rows.append_column(ITEM_INDEX, pc.add(index, 1))
+    for bucket in BUCKETS:
+        yield Events.of(rows.filter(pc.equal(rows["bucket"], bucket)))
+
+
+def _gone(histories: BucketHistories, groups: Events | None) -> NDArray[np.bool_] | None:
+    """Which events of the histories are of the users and times in `groups`; None for none."""
+    if groups is None or not len(groups):
+        return None
+    first, last = histories.span(groups)
+    change = np.zeros(len(histories.times) + 1, np.int32)
+    np.add.at(change, first, 1)
+    np.add.at(change, last, -1)
+    gone: NDArray[np.bool_] = np.cumsum(change[:-1]) > 0
+    return gone if gone.any() else None
+
+
+def _see_again(folder: Path, unsure: NDArray[np.bool_], counts: ItemCounts) -> None:
+    """Find when the items were last seen that lost their last event."""
+    counts.forget_last(unsure)
+    for path in sequence_files(folder):
+        with pa.memory_map(str(path)) as mapped:
+            histories = BucketHistories.of(pa.ipc.open_file(mapped))
+            seen = unsure[histories.items - 1]
+            counts.see(histories.items[seen], histories.times[seen])

@@ -1,0 +1,166 @@
+"""Merging events into the prepared histories of one bucket, and taking others out of them."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.schema import ITEM_INDEX, TIMESTAMP, TIMESTAMPS, USER_ID, prepared_schema
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one bucket, ordered by user, time and place in the log files.
+
+    Attributes:
+        users: (K,) the user ids.
+        times: (K,) int64, microseconds.
+        items: (K,) int32, item indices.
+    """
+
+    users: pa.Array
+    times: Integers
+    items: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Self:
+        """Those of a table with user ids, times and item indices."""
+        rows = rows.combine_chunks()
+        times = rows[TIMESTAMP].cast(pa.int64()).to_numpy()
+        users = rows[USER_ID].combine_chunks() if len(rows) else pa.array([], rows[USER_ID].type)
+        return cls(users, times, rows[ITEM_INDEX].to_numpy())
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class BucketHistories:
+    """The histories of a bucket: N events of U users.
+
+    Attributes:
+        users: (U,) the user ids, in order.
+        offsets: (U+1,) int64, where each user's events begin.
+        times: (N,) int64, microseconds.
+        items: (N,) int32, item indices.
+    """
+
+    users: pa.Array
+    offsets: Integers
+    times: Integers
+    items: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, file: pa.ipc.RecordBatchFileReader) -> Self:
+        """Those of a file."""
+        table = file.read_all()
+        lengths = [chunk.value_lengths().to_numpy() for chunk in table[ITEM_INDEX].chunks]
+        times = [chunk.flatten().cast(pa.int64()).to_numpy() for chunk in table[TIMESTAMPS].chunks]
+        items = [chunk.flatten().to_numpy() for chunk in table[ITEM_INDEX].chunks]
+        users = table[USER_ID]
+        return cls(
+            pa.concat_arrays(users.chunks) if users.num_chunks else pa.array([], users.type),
+            np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64),
+            np.concatenate([np.zeros(0, np.int64), *times]),
+            np.concatenate([np.zeros(0, np.int32), *items]),
+        )
+
+    def span(self, events: Events) -> tuple[Integers, Integers]:
+        """Between which positions a history has the events of each event's user and time, (K,).
+
+        Users who have no history get the position where theirs would be, twice.
+        """
+        row, is_known = self._rows(events.users)
+        begin = self.offsets[row]
+        end = np.where(is_known, self.offsets[np.minimum(row + 1, len(self.users))], begin)
+        first = _search(self.times, begin, end, events.times, np.less)
+        return first, _search(self.times, first, end, events.times, np.less_equal)
+
+    def merged(self, added: Events, gone: NDArray[np.bool_] | None) -> Self:
+        """The histories with some events more, others less.
+
+        Args:
+            added: What is new. Of a user and a time, the histories have no event that stays.
+            gone: Which events go, (N,); None where all stay.
+        """
+        row, is_known = self._rows(added.users)
+        position, _ = self.span(added)
+        counts, users = np.diff(self.offsets), self.users
+        if gone is not None:
+            counts = counts - np.diff(np.concatenate([[0], np.cumsum(gone)])[self.offsets])
+        if not is_known.all():
+            changes = pc.not_equal(added.users[1:], added.users[:-1]).to_numpy(zero_copy_only=False)
+            is_first = np.concatenate([[True], changes]) & ~is_known
+            before = row[is_first]  # the rows that the new users come before
+            place = np.insert(np.arange(len(users)), before, len(users) + np.arange(len(before)))
+            new = added.users.filter(pa.array(is_first))
+            users = pa.concat_arrays([users, new]).take(pa.array(place))
+            counts = np.insert(counts, before, 0)
+            row = np.where(
+                is_known,
+                row + np.searchsorted(before, row, side="right"),
+                row + np.cumsum(is_first) - 1,
+            )
+        counts = counts + np.bincount(row, minlength=len(counts))
+        times, items = self.times, self.items
+        if gone is not None:
+            position = position - np.concatenate([[0], np.cumsum(gone)])[position]
+            times, items = times[~gone], items[~gone]
+        place = position + np.arange(len(added))
+        is_old = np.ones(len(times) + len(added), bool)
+        is_old[place] = False
+        if not counts.all():
+            users, counts = users.filter(pa.array(counts > 0)), counts[counts > 0]
+        return type(self)(
+            users,
+            np.concatenate([[0], np.cumsum(counts)]),
+            _interleaved(times, added.times, place, is_old),
+            _interleaved(items, added.items, place, is_old),
+        )
+
+    def rows(self) -> pa.RecordBatch:
+        """As a prepared folder has them."""
+        columns, offsets = prepared_schema(self.users.type), pa.array(self.offsets, pa.int32())
+        lists = [
+            pa.ListArray.from_arrays(offsets, pa.array(values).cast(kind.value_type)).cast(kind)
+            for values, kind in zip((self.times, self.items), columns.types[1:], strict=True)
+        ]
+        return pa.record_batch([self.users, *lists], columns)
+
+    def _rows(self, users: pa.Array) -> tuple[Integers, NDArray[np.bool_]]:
+        """The row of each user, or the one that a new user comes before; and who is known."""
+        found = pc.index_in(users, value_set=self.users)
+        is_known = found.is_valid().to_numpy(zero_copy_only=False)
+        row = found.fill_null(0).to_numpy().astype(np.int64)
+        if not is_known.all():
+            new = users.filter(pa.array(~is_known)).to_numpy(zero_copy_only=False)
+            row[~is_known] = np.searchsorted(self.users.to_numpy(zero_copy_only=False), new)
+        return row, is_known
+
+
+def _search(
+    times: Integers, begin: Integers, end: Integers, wanted: Integers, is_before: np.ufunc
+) -> Integers:
+    """By bisection, the first position of each range whose time is not before that wanted."""
+    begin, end = begin.copy(), end.copy()
+    while (is_open := begin < end).any():
+        middle = (begin + end) // 2
+        is_later = is_open.copy()
+        is_later[is_open] = is_before(times[middle[is_open]], wanted[is_open])
+        begin = np.where(is_later, middle + 1, begin)
+        end = np.where(is_open & ~is_later, middle, end)
+    return begin
+
+
+def _interleaved(
+    old: np.ndarray, new: np.ndarray, place: Integers, is_old: NDArray[np.bool_]
+) -> np.ndarray:
+    values = np.empty(len(is_old), old.dtype)
+    values[is_old] = old
+    values[place] = new
+    return values

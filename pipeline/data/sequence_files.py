@@ -1,0 +1,179 @@
+"""Events in the order of users and times, written as a history per user into its bucket's file."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.event_rows import ORDINAL
+from pipeline.schema import ITEM_INDEX, SEQUENCES, TIMESTAMP, TIMESTAMPS, USER_ID, prepared_schema
+from pipeline.storage.prepared_folder import BUCKET_SQL, BUCKETS, sequence_files
+
+_NO_FIRST, _NO_LAST = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+_BATCH_EVENTS = 1 << 20  # from which on a record batch of a file is complete
+
+
+@dataclass
+class Totals:
+    """Counts of histories, and the times of their first and last events."""
+
+    users: int = 0
+    events: int = 0
+    first: datetime = _NO_FIRST
+    last: datetime = _NO_LAST
+
+    def add(self, histories: pa.RecordBatch) -> None:
+        """Count histories in."""
+        times = histories[TIMESTAMPS].flatten()
+        span = pc.min_max(times).as_py()
+        self.users += len(histories)
+        self.events += len(times)
+        self.first = min(self.first, span["min"].astimezone(UTC))
+        self.last = max(self.last, span["max"].astimezone(UTC))
+
+
+@dataclass
+class BucketFile:
+    """The file of one bucket while it is written; its bytes depend on the histories alone.
+
+    Attributes:
+        path: Where.
+        columns: See `prepared_schema`.
+        totals: Of everything written, where histories of all buckets are counted.
+    """
+
+    path: Path
+    columns: pa.Schema
+    totals: Totals
+    _waiting: list[pa.RecordBatch] = field(default_factory=list)
+    _n_waiting: int = 0  # events
+
+    def __enter__(self) -> Self:
+        self._writer = pa.ipc.new_file(str(self.path), self.columns)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is None and self._waiting:
+            self._write(_joined(self._waiting))
+        self._writer.close()
+
+    def add(self, histories: pa.RecordBatch) -> None:
+        """Add histories of users who follow those before.
+
+        Args:
+            histories: At least one.
+        """
+        self._waiting.append(histories)
+        self._n_waiting += _n_events(histories)
+        if self._n_waiting < _BATCH_EVENTS:
+            return
+        rows = _joined(self._waiting)
+        ends = np.cumsum(rows[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
+        begin = 0
+        while self._n_waiting >= _BATCH_EVENTS:
+            written = ends[begin - 1] if begin else 0
+            end = int(np.searchsorted(ends, written + _BATCH_EVENTS)) + 1
+            self._write(rows.slice(begin, end - begin))
+            self._n_waiting -= int(ends[end - 1] - written)
+            begin = end
+        self._waiting = [rows.slice(begin)] if begin < len(rows) else []
+
+    def _write(self, histories: pa.RecordBatch) -> None:
+        # Copied, as a slice is written with values of histories outside of it.
+        self._writer.write_batch(pa.concat_batches([histories]))
+        self.totals.add(histories)
+
+
+def write_histories(folder: Path, events: pa.RecordBatchReader) -> Totals:
+    """Write the history of every user.
+
+    Args:
+        folder: The prepared folder; `sequences/` is made in it.
+        events: Ordered by user and time; those of one user and time in any order.
+    """
+    (folder / SEQUENCES).mkdir()
+    columns, totals = prepared_schema(events.schema.field(USER_ID).type), Totals()
+    with ExitStack() as stack:
+        # Of one thread: it gives the rows back in their order.
+        hashes = stack.enter_context(duckdb.connect(config={"threads": 1}))
+        files = [
+            stack.enter_context(BucketFile(path, columns, totals))
+            for path in sequence_files(folder)
+        ]
+        for histories in _histories(events, columns):
+            hashes.register("histories", histories.select([USER_ID]))
+            digits = hashes.sql(f"SELECT {BUCKET_SQL} AS bucket FROM histories").to_arrow_table()
+            bucket = pc.index_in(digits["bucket"], value_set=pa.array(list(BUCKETS))).to_numpy()
+            by_bucket = histories.take(pa.array(np.argsort(bucket, kind="stable")))
+            begin = 0
+            for file, n_users in zip(files, np.bincount(bucket, minlength=len(files)), strict=True):
+                if n_users:
+                    file.add(by_bucket.slice(begin, n_users))
+                begin += n_users
+    return totals
+
+
+def _histories(events: pa.RecordBatchReader, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Events ordered by user, as one row per user."""
+    rest = events.schema.empty_table()
+    for batch in events:
+        rest = pa.concat_tables([rest, pa.table(batch)]).combine_chunks()
+        user = rest[USER_ID].combine_chunks()
+        changes = pc.not_equal(user[1:], user[:-1]).to_numpy(zero_copy_only=False)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        # The last user's events may go on in the next batch.
+        if len(starts) > 1:
+            yield _lists(rest, starts, columns)
+        rest = rest.slice(starts[-1])
+    if len(rest):
+        yield _lists(rest, np.array([0, len(rest)]), columns)
+
+
+def _lists(events: pa.Table, bounds: np.ndarray, columns: pa.Schema) -> pa.RecordBatch:
+    offsets = pa.array(bounds, pa.int32())
+    events = events.slice(0, int(bounds[-1])).combine_chunks()
+    times = events[TIMESTAMP].combine_chunks()
+    items = _in_order(events, times, bounds)
+    flat: Mapping[str, pa.Array] = {TIMESTAMPS: times, ITEM_INDEX: pa.array(items)}
+    lists = [
+        pa.ListArray.from_arrays(offsets, values).cast(columns.field(name).type)
+        for name, values in flat.items()
+    ]
+    user = events[USER_ID].combine_chunks().take(offsets[:-1])
+    return pa.record_batch([user, *lists], columns)
+
+
+def _in_order(events: pa.Table, times: pa.Array, bounds: np.ndarray) -> np.ndarray:
+    """The items, those of one user and time in the order of the log files."""
+    items = events[ITEM_INDEX].to_numpy()
+    same = pc.equal(times[1:], times[:-1]).to_numpy(zero_copy_only=False)
+    same[bounds[1:-1] - 1] = False  # of two users
+    if not same.any():
+        return items
+    tied = np.concatenate([same, [False]])
+    first = tied & ~np.concatenate([[False], same])
+    tied[1:] |= same
+    place = np.flatnonzero(tied)
+    group = np.cumsum(first)[place]
+    order = np.lexsort((events[ORDINAL].to_numpy()[place], group))
+    items = items.copy()
+    items[place] = items[place[order]]
+    return items
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def _n_events(histories: pa.RecordBatch) -> int:
+    return int(pc.sum(histories[ITEM_INDEX].value_lengths()).as_py())
