@@ -1,4 +1,4 @@
-"""The number of threads for a process that shares its machine: affinity and cgroup quotas."""
+"""The cores and the memory of a process that shares its machine: affinity and cgroup limits."""
 
 import math
 import os
@@ -33,8 +33,27 @@ def thread_count(requested: Threads, processes: int = 1) -> int:
     return max(1, (usable_cores() if requested == "auto" else requested) // processes)
 
 
+def usable_memory(system: Path = _SYSTEM) -> int:
+    """The bytes of memory that this process may use: the machine's, as far as its cgroups allow.
+
+    Args:
+        system: The root of the file system.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = _limits(system, "memory", ["memory.max"], ["memory.limit_in_bytes"])
+    return min([machine, *(limit for (limit,) in limits)])
+
+
 def _quotas(system: Path) -> Iterator[float]:
     """The cores per quota, of every cgroup that this process is in and those around it."""
+    for quota, period in _limits(
+        system, "cpu", ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    ):
+        yield quota / period
+
+
+def _limits(system: Path, controller: str, v2: list[str], v1: list[str]) -> Iterator[list[int]]:
+    """The numbers in some files of every cgroup that this process is in and those around it."""
     try:
         memberships = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -42,20 +61,16 @@ def _quotas(system: Path) -> Iterator[float]:
     root = system / "sys/fs/cgroup"
     for membership in memberships:
         _, controllers, path = membership.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        below, names = (root / controller, v1) if controllers else (root, v2)
         # A container may see the host's path of its cgroup, but only its own cgroup, as the root.
         inside = PurePosixPath(path.lstrip("/"))
         for folder in (inside, *inside.parents):
             try:
-                if not controllers:
-                    quota, period = (root / folder / "cpu.max").read_text().split()
-                elif "cpu" in controllers.split(","):
-                    cpu = root / "cpu" / folder
-                    quota = (cpu / "cpu.cfs_quota_us").read_text()
-                    period = (cpu / "cpu.cfs_period_us").read_text()
-                else:
-                    continue
-                cores = int(quota) / int(period)
-            except (OSError, ValueError):  # no such folder here, or no quota: "max"
+                words = [w for name in names for w in (below / folder / name).read_text().split()]
+                numbers = [int(word) for word in words]
+            except (OSError, ValueError):  # no such folder here, or no limit: "max"
                 continue
-            if cores > 0:  # v1 writes -1 where there is none
-                yield cores
+            if min(numbers, default=0) > 0:  # v1 writes -1 where there is none
+                yield numbers

@@ -82,6 +82,7 @@ LOG_FILES_SCHEMA = pa.schema(
         ("interactions_version", pa.int64()),
         ("quarantine_id", pa.string()),
         ("quarantine_version", pa.int64()),
+        ("forgotten", pa.bool_()),  # by a person: in this state it is not read, and has no rows
     ]
 )
 

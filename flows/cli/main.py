@@ -107,6 +107,34 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 @one_line_errors()
+def _ingest(
+    config: Config = None,
+    day: Day = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_GLOB",
+            help="Withdraw the rows of these log files instead; they are not read again as they"
+            " are, unless forced.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    if forget is None:
+        _run_stage("ingest", config, day, overrides, force, as_json)
+        return
+    from flows.console.upkeep import print_forgotten
+    from pipeline.config.settings import load_settings
+    from pipeline.runner.nightly import forget_files
+
+    settings = load_settings(config, overrides or ())
+    forgotten = forget_files(settings, as_date(day) or settings.today(), forget)
+    print_result(forgotten, partial(print_forgotten, forgotten), as_json)
+
+
+@one_line_errors()
 def _evaluate(
     config: Config = None,
     day: Day = None,
@@ -133,8 +161,9 @@ def _evaluate(
     print_result(evaluated, partial(print_metrics, evaluated), as_json)
 
 
+_OTHERS = {"ingest": _ingest, "evaluate": _evaluate}
 for _name, _help in STAGES.items():
-    app.command(_name, help=_help)(_evaluate if _name == "evaluate" else _stage_command(_name))
+    app.command(_name, help=_help)(_OTHERS.get(_name) or _stage_command(_name))
 
 
 @app.command()

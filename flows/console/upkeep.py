@@ -6,7 +6,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.reporting.report import Report
-from pipeline.results import Cleaned, RunSummary, Status
+from pipeline.results import Cleaned, Forgotten, RunSummary, Status
 from pipeline.terminal import Terminal, print_plain
 
 _WIDTH = 100  # of the table at least, whatever the terminal's
@@ -29,6 +29,20 @@ def print_status(found: Status) -> None:
     print_plain(
         *(f"{run.run_date} {run.decision}: {each}" for run in found.runs for each in run.reasons),
         "disk: " + ", ".join(f"{name} {decimal(size)}" for name, size in found.disk.items()),
+    )
+
+
+def print_forgotten(forgotten: Forgotten) -> None:
+    """Print which files were forgotten, what left the tables, and what still lies in the logs."""
+    kept = forgotten.rows - forgotten.withdrawn
+    print_plain(
+        *(f"forgotten: {name}" for name in forgotten.files),
+        f"withdrawn: {forgotten.withdrawn:,} events, {forgotten.quarantined:,} quarantined rows",
+        *([f"kept: {kept:,} events that other files have too"] if kept else []),
+        *(
+            f"still there: {path}; it is read again when it changes, or by `fearec ingest --force`"
+            for path in forgotten.still_there
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from pipeline.errors import FearecError
+from pipeline.errors import FearecError, TableCheckError
 from pipeline.runner.cache import Stage, StageRecord
 from pipeline.runner.nightly import OpenRun
 from pipeline.runner.stages import Ingest, Prepare, Publish
@@ -53,9 +53,10 @@ def _as_task(stage: type[Stage[Any]], run: OpenRun) -> Callable[..., StageRecord
 
 
 def _may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failure may pass by itself: bad input and settings do not."""
+    """Whether a failure may pass by itself: bad input, settings and recommendations do not."""
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, FearecError) and error.exit_code == 2)
+    lasts = isinstance(error, FearecError) and error.exit_code == 2
+    return not (lasts or isinstance(error, TableCheckError))
 
 
 def _summary(record: StageRecord[Any]) -> str:

@@ -7,6 +7,7 @@ metadata (which holds source paths).
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ import onnx
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from model.config import FEARecConfig
 from model.errors import ConfigError
 from model.export import files
 from model.export.float16 import float16_name, in_float16, to_float16
@@ -102,41 +104,56 @@ def trace_encoder(model: FEARec, fft: Form) -> onnx.ModelProto:
             raise ConfigError(
                 "weights are NaN or infinite", name, remedy="The training diverged; do not export."
             )
-    # Two rows are enough, as the table's size does not change the graph.
-    network = ReferenceFEARec if fft == "dft" else FEARec
-    traced = network(config.model_copy(update={"n_items": 2}))
     weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     weights[ITEM_TABLE] = weights[ITEM_TABLE][:2]
-    traced.load_state_dict(weights)
-    length = config.MAX_ITEM_LIST_LENGTH
-    batch = torch.export.Dim("B")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            traced.eval(),
-            (torch.ones(3, length, dtype=torch.int64), torch.ones(3, dtype=torch.int64)),
-            input_names=["item_seq", "item_seq_len"],
-            output_names=["user_embedding"],
-            dynamic_shapes=({0: batch}, {0: batch}),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
+    traced = _traced(config.model_copy(update={"n_items": 2}), fft)
+    program = torch.onnx.ONNXProgram(traced.model.clone(), None)
+    used = program.model.graph.initializers
+    program.apply_weights({name: weights[name] for name in weights if name in used})
+    program.optimize()
     graph = program.model_proto
     _strip(graph)
     metadata = {
         "fearec_format_version": str(files.FORMAT_VERSION),
         "hyper_parameters": config.model_dump_json(),
         "fft": fft,
-        "L": str(length),
+        "L": str(config.MAX_ITEM_LIST_LENGTH),
         "D": str(config.hidden_size),
         "V": str(config.n_items),
         "opset": str(OPSET),
     }
     helper.set_model_props(graph, metadata)
     return graph
+
+
+@lru_cache(maxsize=4)
+def _traced(config: FEARecConfig, fft: Form) -> torch.onnx.ONNXProgram:
+    """The encoder of an architecture, not yet optimised, with any weights.
+
+    Tracing takes seconds and does not look at the weights, so a backfill does it once. Two rows of
+    the item table are enough, as its size does not change the graph.
+    """
+    network = ReferenceFEARec if fft == "dft" else FEARec
+    batch = torch.export.Dim("B")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            network(config).eval(),
+            (
+                torch.ones(3, config.MAX_ITEM_LIST_LENGTH, dtype=torch.int64),
+                torch.ones(3, dtype=torch.int64),
+            ),
+            input_names=["item_seq", "item_seq_len"],
+            output_names=["user_embedding"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,  # depends on the weights
+            verbose=False,
+        )
+    assert program is not None
+    return program
 
 
 def _strip(graph: onnx.ModelProto) -> None:

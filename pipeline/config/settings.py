@@ -37,6 +37,7 @@ from pipeline.config.sections import (
     TuneSettings,
 )
 from pipeline.storage.credentials import check_settings
+from pipeline.storage.resources import ResourceSettings
 
 ENV_PREFIX = "FEAREC_"
 ENV_DELIMITER = "__"
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     warehouse: str = Field("warehouse", description="folder or object-store URI of the tables")
     work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
     time_zone: TimeZone = Field("UTC", description="the calendar that run dates belong to")
+    resources: ResourceSettings = ResourceSettings()
     logs: LogSettings = LogSettings()
     items: ItemsSettings = ItemsSettings()
     prepare: PrepareSettings = PrepareSettings()

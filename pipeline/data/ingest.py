@@ -1,41 +1,47 @@
 """Ingest: log files into the Delta table `interactions`, bad rows into `quarantine`.
 
 No step adds what is there already, and which files were read is noted (in `log_files`) after
-their rows are in: a run killed at any moment is completed by the next.
+their rows are in: a run killed at any moment is completed by the next. Many files are read in
+batches, each of which is committed on its own.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
-import duckdb
-import pyarrow as pa
-
 from pipeline import schema
 from pipeline.config.sections import LogSettings
-from pipeline.data.ingest_sql import (
-    count_changes,
+from pipeline.data.ingest_batches import Batch, in_batches, summed
+from pipeline.data.ingest_quarantine import (
     due_by,
     find_bad,
+    load_quarantine,
+    quarantined_by_reason,
+    release,
+    write_bad,
+)
+from pipeline.data.ingest_sql import (
+    count_changes,
     find_kept,
     find_new,
     find_rewritten,
+    interaction_rows,
     not_kept,
-    quarantined_by_reason,
-    release,
-    stage,
-    stage_elsewhere,
 )
-from pipeline.data.source_files import SourceFile, SourceFiles
+from pipeline.data.source_files import IngestTables
+from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import check_log_files
-from pipeline.logs.validation import IdTypes
+from pipeline.logs.validation import IdTypes, common_types
+from pipeline.progress import work_progress
 from pipeline.results import Ingested
-from pipeline.schema import INTERACTIONS, ITEM_ID, LOG_FILES, QUARANTINE, USER_ID
+from pipeline.schema import INTERACTIONS, LOG_FILES, QUARANTINE
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
@@ -43,11 +49,8 @@ from pipeline.storage.scratch_db import scalar, scratch_database
 from pipeline.warehouse.tables import (
     append,
     create_table,
-    dataset_of,
     delete,
     notes_since,
-    open_table,
-    replace,
     replace_where,
     table_id,
     widen,
@@ -78,6 +81,10 @@ def ingest(
         time_zone: The calendar that the run date belongs to.
         force: Read the known files again too.
 
+    Returns:
+        What changed, also in the batches of an ingest of the run date that was killed. An event
+        that goes from one file to one of a later batch counts as withdrawn, then as added.
+
     Raises:
         InputError: the log's path is missing, has no Parquet file or an unreadable one, or
             no good row was ever found. Only in the last case is anything written: bad rows.
@@ -85,94 +92,157 @@ def ingest(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
-    return until_committed(partial(_ingest, files, zoned, locations, time_zone, force))
-
-
-def _ingest(
-    files: Sequence[LogFile],
-    logs: LogSettings,
-    locations: RunLocations,
-    time_zone: str,
-    force: bool,
-) -> Ingested:
-    run_date, table = locations.run_date, locations.warehouse.table
-    # Opened once: everything is decided from these versions and committed on top of them.
-    stored, quarantine, log_files = (
-        open_table(table(name)) for name in (INTERACTIONS, QUARANTINE, LOG_FILES)
-    )
-    holding = {INTERACTIONS: stored, QUARANTINE: quarantine}
-    sources = SourceFiles(files, logs, log_files, holding)
+    tables = IngestTables.of(locations)
+    sources = tables.sources(files, zoned)
     unread = [source for source in sources.files if force or not source.is_known]
-    types = _id_types(unread, stored, logs)
-    end = run_end(run_date, time_zone)
-    with scratch_folder(locations) as folder, scratch_database(folder) as db:
-        rows = stage(unread, types, logs, end, db)
-        if not rows and stored is None:
-            raise InputError(
-                "the log is empty", logs.path, found=f"{len(files)} files without rows"
-            )
-        columns = schema.interactions_schema(types.user, types.item)
-        if stored:
-            widen(stored, columns)
-        stale = find_kept(stored, columns, db)
-        if scalar(db, "SELECT count(*) FROM gone"):
-            others = [] if force else [source for source in sources.files if source.may_repeat]
-            stage_elsewhere(others, types, logs, end, db)
-        quarantine = quarantine or create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
-        # A copy, as DuckDB 2.0 cannot filter Arrow's strings.
-        db.register("quarantine_table", dataset_of(quarantine))
-        db.register("columns_of_quarantine", schema.QUARANTINE_SCHEMA.empty_table())
-        db.execute(
-            f"""CREATE TABLE {QUARANTINE} AS
-            FROM columns_of_quarantine UNION ALL BY NAME FROM quarantine_table"""
-        )
+    pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
+    types = check_log_files(pending, zoned, tables.id_types)
+    work = _Work(files, zoned, locations, time_zone, force, types)
+    work.done += tables.unfinished(locations.run_date)
+    what = f"ingesting {len(pending):,} files"
+    with work_progress(what, "rows") if pending else nullcontext(lambda *_: None) as progress:
+        for batch in in_batches(pending):
+            work.done.append(until_committed(partial(work.ingest, batch, progress)))
+    return summed(work.done)
 
-        mended, n_bad = find_bad(run_date, db)
-        is_due = due_by(end)
-        released, n_unfit = release(is_due, db)
-        mended += n_unfit
-        good, n_new = find_new(db)
-        bad = f"FROM {QUARANTINE} UNION ALL BY NAME FROM bad" if mended else "FROM bad"
-        if mended or n_bad:
-            (replace if mended else append)(quarantine, _rows(bad, schema.QUARANTINE_SCHEMA, db))
-        if not n_new and not scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)"):
-            # Not noted as read either: under the right settings the same files may be good.
-            raise InputError(
-                "no good row",
-                logs.path,
-                found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
-                remedy="Check the columns and logs.timestamp_unit, or the run date.",
-            )
-        unfinished = (
-            _unfinished(stored, sources.recorded_version, run_date) if unread else Counter()
-        )
-        added, withdrawn = count_changes(db)
-        interactions = stored or create_table(table(INTERACTIONS), columns)
-        note = {"run_date": str(run_date), "files": len(unread)}
-        note |= {"added": added, "withdrawn": withdrawn}
-        if stale:
-            names = find_rewritten(interactions, db)
-            rewritten = _rows("FROM rewritten", columns, db)
-            replace_where(interactions, "source_file", names, rewritten, note)
-        elif n_new:
-            append(interactions, _rows("FROM new", columns, db), note)
-        if released:
-            delete(quarantine, is_due)
-        holding |= {INTERACTIONS: interactions, QUARANTINE: quarantine}
-        sources.write_entries(table(LOG_FILES), log_files, not_kept(db))
-        by_reason = quarantined_by_reason(db)
 
-    return Ingested(
-        table_id(interactions),
-        interactions.version(),
-        len(unread),
-        rows,
-        added + unfinished["added"],
-        good - n_new - unfinished["added"],
-        sum(by_reason.values()),
-        withdrawn + unfinished["withdrawn"],
-        by_reason,
-    )
+def withdraw(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations, time_zone: str
+) -> Ingested:
+    """Take the rows of forgotten files out of the tables; an event that another file has too stays.
+
+    Args:
+        files: As of `ingest`; of known ones the events are looked for that others are to have.
+        logs: As of `ingest`.
+        locations: As of `ingest`.
+        time_zone: As of `ingest`.
+
+    Raises:
+        ConflictError: other runs wrote to the tables each time that it was tried.
+    """
+    zoned = logs.with_zone(time_zone)
+    types = check_log_files([], zoned, IngestTables.of(locations).id_types)
+    work = _Work(files, zoned, locations, time_zone, False, types)
+    (batch,) = in_batches([])
+    return until_committed(partial(work.ingest, batch, lambda *_: None))
+
+
+@dataclass
+class _Work:
+    """An ingest: what it was given, and what came of its batches so far."""
+
+    files: Sequence[LogFile]
+    logs: LogSettings
+    locations: RunLocations
+    time_zone: str
+    force: bool
+    types: IdTypes
+    done: list[Ingested] = field(default_factory=list)
+
+    def ingest(self, batch: Batch, progress: Callable[[int, int], None]) -> Ingested:
+        """Ingest one batch.
+
+        Raises:
+            InputError: no good row was found, in the last batch.
+            ConflictError: another run wrote to a table meanwhile; what is committed stays.
+        """
+        run_date, table = self.locations.run_date, self.locations.warehouse.table
+        tables = IngestTables.of(self.locations)
+        stored, quarantine = tables.interactions, tables.quarantine
+        sources, wanted = tables.sources(self.files, self.logs), frozenset(batch.files)
+        unread = [
+            source
+            for source in sources.files
+            if source.file in wanted and (self.force or not source.is_known)
+        ]
+        unread.sort(key=lambda source: source.name)
+        read = {source.name for source in unread}
+        # Not before the last batch, so that what other files have in the end is known.
+        forgotten = {
+            entry["source_file"]: entry
+            for entry in (sources.to_withdraw if batch.is_last else [])
+            if entry["source_file"] not in read
+        }
+        types = common_types({**tables.id_types, self.logs.path: self.types})
+        end = run_end(run_date, self.time_zone)
+        resources = self.locations.resources
+        with scratch_folder(self.locations) as folder, scratch_database(folder, resources) as db:
+            rows = stage(
+                unread,
+                forgotten,
+                types,
+                self.logs,
+                end,
+                db,
+                batch.counted(progress),
+            )
+            if not batch.total and stored is None:
+                found = f"{len(self.files)} files without rows"
+                raise InputError("the log is empty", self.logs.path, found=found)
+            columns = schema.interactions_schema(types.user, types.item)
+            if stored:
+                widen(stored, columns)
+            stale = find_kept(stored, columns, db)
+            if scalar(db, "SELECT count(*) FROM gone"):
+                others = [each for each in sources.files if each.may_repeat]
+                others = [each for each in others if each.name not in read]
+                stage_elsewhere(others, types, self.logs, end, db)
+            quarantine = quarantine or create_table(table(QUARANTINE), schema.QUARANTINE_SCHEMA)
+            load_quarantine(quarantine, end, db)
+            find_bad(run_date, db)
+            # Not before the last batch: of a file in a later one, the rows that it has now count.
+            released = release(end, db) if batch.is_last else 0
+            good, n_new = find_new(db)
+            write_bad(quarantine, db)
+            has_good = n_new or scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)")
+            if batch.is_last and not has_good and not forgotten:
+                # Not noted as read either: under the right settings the same files may be good.
+                raise InputError(
+                    "no good row",
+                    self.logs.path,
+                    found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
+                    remedy="Check the columns and logs.timestamp_unit, or the run date.",
+                )
+            unfinished = (
+                _unfinished(stored, sources.recorded_version, run_date)
+                if unread or forgotten
+                else Counter()
+            )
+            added, withdrawn = count_changes(n_new, db)
+            interactions = stored or create_table(table(INTERACTIONS), columns)
+            note = {"run_date": str(run_date), "files": len(unread) + len(forgotten)}
+            note |= {"added": added, "withdrawn": withdrawn}
+            if stale:
+                names = find_rewritten(interactions, db)
+                with interaction_rows("rewritten", columns, db) as rewritten:
+                    replace_where(interactions, "source_file", names, rewritten, note)
+            elif n_new:
+                with interaction_rows("new", columns, db) as new:
+                    append(interactions, new, note)
+            if released:
+                delete(quarantine, due_by(end))
+            by_reason = quarantined_by_reason(db)
+            result = Ingested(
+                table_id(interactions),
+                interactions.version(),
+                len(unread),
+                rows,
+                added + unfinished["added"],
+                good - n_new - unfinished["added"],
+                sum(by_reason.values()),
+                withdrawn + unfinished["withdrawn"],
+                by_reason,
+            )
+            holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
+            so_far = asdict(summed([*self.done, result]))
+            sources.write_entries(
+                table(LOG_FILES),
+                holding,
+                {name: count for name, count in not_kept(db).items() if name in read},
+                forgotten.values(),
+                None if batch.is_last else {"run_date": str(run_date), "done": so_far},
+            )
+        return result
 
 
 def _unfinished(
@@ -185,18 +255,3 @@ def _unfinished(
             if note["files"] and note["run_date"] == str(run_date):
                 counts.update({name: note[name] for name in ("added", "withdrawn")})
     return counts
-
-
-def _id_types(
-    unread: Sequence[SourceFile], stored: "DeltaTable | None", logs: LogSettings
-) -> IdTypes:
-    found: dict[str, IdTypes] = {}
-    if stored is not None:
-        columns = dataset_of(stored).schema
-        found[stored.table_uri] = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
-    return check_log_files([source.file for source in unread], logs, found)
-
-
-def _rows(query: str, columns: pa.Schema, db: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
-    ordered = f"SELECT {', '.join(columns.names)} FROM ({query}) ORDER BY source_file, source_row"
-    return db.sql(ordered).to_arrow_reader().cast(columns)

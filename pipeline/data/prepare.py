@@ -91,13 +91,13 @@ def _prepare(
         try:
             base = mergeable(earlier, rows, limits)
             _make_empty(unfinished)
-            with scratch_database(scratch) as db:
+            with scratch_database(scratch, locations.resources) as db:
                 vocabulary, totals = update_prepared(base, rows, warehouse, unfinished, db)
             left_out = Counts(0, 0, 0)
         except NotIncrementalError as reason:
             logger.info("preparing from the beginning: %s", reason)
             _make_empty(unfinished)
-            with scratch_database(scratch) as db:
+            with scratch_database(scratch, locations.resources) as db:
                 vocabulary, totals, left_out = _write_all(rows, limits, warehouse, unfinished, db)
     for path in (*sequence_files(unfinished), unfinished / SEQUENCES, unfinished / ITEMS_FILE):
         fsync(path)

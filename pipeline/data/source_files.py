@@ -1,21 +1,41 @@
 """Log files and what the warehouse knows of them: the Delta table `log_files`.
 
 An entry vouches for a file's rows: it names the versions of `interactions` and `quarantine` that
-hold them, so a table that lost its last commits, or was made anew, gets the rows again. Entries of
-version 0.1 have a name and a stamp alone.
+hold them, so a table that lost its last commits, or was made anew, gets the rows again. That of a
+forgotten file names the versions that are without its rows. Entries of version 0.1 have a name and
+a stamp alone.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
 from pipeline.logs.log_files import LogFile, footer_hash
-from pipeline.schema import LOG_FILES_SCHEMA
-from pipeline.warehouse.tables import append, create_table, dataset_of, replace, table_id
+from pipeline.logs.validation import IdTypes
+from pipeline.results import Ingested
+from pipeline.schema import (
+    INTERACTIONS,
+    ITEM_ID,
+    LOG_FILES,
+    LOG_FILES_SCHEMA,
+    QUARANTINE,
+    USER_ID,
+)
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.tables import (
+    append,
+    create_table,
+    dataset_of,
+    notes_since,
+    open_table,
+    replace,
+    table_id,
+)
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -33,7 +53,7 @@ class SourceFile:
             listed, or its whole location where another file has that name.
         stamp: The column `source_stamp`: the state of the file, and the settings it is read by.
         entry: Its row in `log_files`, of this state or an earlier one.
-        is_known: Whether the tables hold its rows in this state.
+        is_known: Whether the tables hold its rows in this state, or it was forgotten in it.
     """
 
     file: LogFile
@@ -69,8 +89,9 @@ class SourceFiles:
         files: Sequence[LogFile],
         logs: LogSettings,
         log_files: "DeltaTable | None",
-        holding: "dict[str, DeltaTable | None]",
+        holding: "Mapping[str, DeltaTable | None]",
     ) -> None:
+        self._log_files = log_files
         self._entries: list[Entry] = []
         if log_files is not None:
             self._entries = dataset_of(log_files).to_table().to_pylist()
@@ -103,6 +124,9 @@ class SourceFiles:
             if not candidates:
                 return SourceFile(file, file.location, stamp, None, is_known=False)
         name = candidates[0]["source_file"] if candidates else file.name
+        for entry in candidates:
+            if entry["forgotten"] and entry["source_stamp"].split()[0] == file.stamp:
+                return SourceFile(file, name, stamp, entry, is_known=True)
         same = [entry for entry in candidates if entry["source_stamp"] == stamp]
         known = next((entry for entry in same if self._vouches(entry)), None)
         earlier = next(iter(candidates), None)
@@ -113,13 +137,18 @@ class SourceFiles:
         if self._holding["interactions"] is None:
             return False
         for name, table in self._holding.items():
-            if entry[f"{name}_id"] is None:  # of version 0.1
+            if entry[f"{name}_id"] is None and not entry["forgotten"]:  # of version 0.1
                 continue
             if table is None or table_id(table) != entry[f"{name}_id"]:
                 return False
             if table.version() < entry[f"{name}_version"]:
                 return False
         return True
+
+    @property
+    def to_withdraw(self) -> list[Entry]:
+        """The entries of forgotten files whose rows the tables may still have."""
+        return [entry for entry in self._entries if entry["forgotten"] and not self._vouches(entry)]
 
     @property
     def recorded_version(self) -> int | None:
@@ -133,46 +162,131 @@ class SourceFiles:
         return max(versions, default=None)
 
     def write_entries(
-        self, uri: str, table: "DeltaTable | None", not_kept: Mapping[str, int]
+        self,
+        uri: str,
+        holding: "Mapping[str, DeltaTable]",
+        not_kept: Mapping[str, int],
+        withdrawn: Iterable[Entry],
+        note: Mapping[str, Any] | None = None,
     ) -> None:
         """Note which files the tables hold now, and where files are that were moved.
 
         Args:
             uri: Of `log_files`.
-            table: It, as it was read; None where there is none yet.
+            holding: The tables that hold the rows now.
             not_kept: The files that were read, by name, and how many rows of each are not in
                 `interactions`.
+            withdrawn: The entries of forgotten files whose rows are gone now.
+            note: Is kept with the commit.
 
         Raises:
             ConflictError: another run wrote to the table meanwhile; nothing was changed.
         """
-        new = {}
+        versions = _versions(holding)
+        new = {entry["source_file"]: entry | versions for entry in withdrawn}
         for source in self.files:
             if source.name in not_kept:
-                new[source.name] = self._entry(source, not_kept[source.name])
+                entry = _entry(source) | {"n_not_kept": not_kept[source.name]}
+                new[source.name] = entry | versions
             elif source.has_moved and source.entry:
-                new[source.name] = source.entry | {"location": source.file.location}
+                entry = new.get(source.name, source.entry)
+                new[source.name] = entry | {"location": source.file.location}
+        self._write(uri, new, note)
+
+    def forget(self, uri: str, names: Iterable[str]) -> None:
+        """Note that files are forgotten, as they are now; their rows are to be withdrawn.
+
+        Args:
+            uri: Of `log_files`.
+            names: The files, of which each has an entry.
+
+        Raises:
+            ConflictError: another run wrote to the table meanwhile; nothing was changed.
+        """
+        wanted = set(names)
+        now = {each.name: _entry(each) for each in self.files if each.name in wanted}
+        # Without a version of `quarantine` it vouches for nothing.
+        noted = {"n_not_kept": 0, "quarantine_id": None, "forgotten": True}
+        new = {
+            entry["source_file"]: entry | now.get(entry["source_file"], {}) | noted
+            for entry in self._entries
+            if entry["source_file"] in wanted
+        }
+        self._write(uri, new, None)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The rows of `log_files`."""
+        return self._entries
+
+    def _write(self, uri: str, new: Mapping[str, Entry], note: Mapping[str, Any] | None) -> None:
+        """Add entries by name, in the place of those of the same names."""
         if not new:
             return
         others = [entry for entry in self._entries if entry["source_file"] not in new]
-        table = table or create_table(uri, LOG_FILES_SCHEMA)
+        table = self._log_files or create_table(uri, LOG_FILES_SCHEMA)
         is_mended = len(others) < len(self._entries)
         rows = [*(others if is_mended else []), *new.values()]
         write = replace if is_mended else append
-        write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader())
+        write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader(), note)
 
-    def _entry(self, source: SourceFile, n_not_kept: int) -> Entry:
-        entry: Entry = {
-            "source_file": source.name,
-            "source_stamp": source.stamp,
-            "location": source.file.location,
-            "footer": footer_hash(source.file),
-            "n_not_kept": n_not_kept,
-        }
-        for name, table in self._holding.items():
-            if table is not None:
-                entry |= {f"{name}_id": table_id(table), f"{name}_version": table.version()}
-        return entry
+
+@dataclass(frozen=True)
+class IngestTables:
+    """The tables that ingest writes, opened once: it decides from these versions.
+
+    Attributes:
+        interactions: None where there is no such table yet.
+        quarantine: Likewise.
+        log_files: Likewise.
+    """
+
+    interactions: "DeltaTable | None"
+    quarantine: "DeltaTable | None"
+    log_files: "DeltaTable | None"
+
+    @classmethod
+    def of(cls, locations: RunLocations) -> "IngestTables":
+        """Open them at their latest versions."""
+        table = locations.warehouse.table
+        return cls(*(open_table(table(name)) for name in (INTERACTIONS, QUARANTINE, LOG_FILES)))
+
+    def sources(self, files: Sequence[LogFile], logs: LogSettings) -> SourceFiles:
+        """The listed files, held against the entries; see `SourceFiles`."""
+        holding = {INTERACTIONS: self.interactions, QUARANTINE: self.quarantine}
+        return SourceFiles(files, logs, self.log_files, holding)
+
+    @property
+    def id_types(self) -> dict[str, IdTypes]:
+        """The id types of `interactions`, by its path; empty where there is no such table."""
+        if self.interactions is None:
+            return {}
+        columns = dataset_of(self.interactions).schema
+        types = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
+        return {self.interactions.table_uri: types}
+
+    def unfinished(self, run_date: date) -> list[Ingested]:
+        """The result of the batches of an ingest of the run date that was killed between two."""
+        if self.log_files is None:
+            return []
+        notes = notes_since(self.log_files, self.log_files.version() - 1)
+        return [Ingested(**note["done"]) for note in notes if note["run_date"] == str(run_date)]
+
+
+def _entry(source: SourceFile) -> Entry:
+    return {
+        "source_file": source.name,
+        "source_stamp": source.stamp,
+        "location": source.file.location,
+        "footer": footer_hash(source.file),
+    }
+
+
+def _versions(holding: "Mapping[str, DeltaTable]") -> Entry:
+    versions: Entry = {}
+    for name, table in holding.items():
+        versions |= {f"{name}_id": table_id(table), f"{name}_version": table.version()}
+    return versions
 
 
 def source_stamp(file: LogFile, logs: LogSettings) -> str:

@@ -53,7 +53,7 @@ def realised_hits(
     time = ds.field(TIMESTAMP)
     chosen = (time > pa.scalar(taken.since)) & (time < pa.scalar(taken.until))
     events = dataset_of(table).scanner([USER_ID, ITEM_ID], filter=chosen).to_reader()
-    with scratch_folder(locations) as folder, scratch_database(folder) as db:
+    with scratch_folder(locations) as folder, scratch_database(folder, locations.resources) as db:
         db.register("events", events)
         db.execute(f"CREATE TABLE taken AS SELECT {USER_ID}, {ITEM_ID} FROM events")
         rows = lists.rows()

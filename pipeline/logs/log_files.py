@@ -188,7 +188,7 @@ def _parse(path: str) -> _Listing:
     wildcard = re.search(r"[*?]", path)
     end = path.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(path)
     filesystem, root = open_filesystem(path[:end])
-    return _Listing(filesystem, root, re.compile(_regex_of_glob(path[end:] or "**/*")))
+    return _Listing(filesystem, root, glob_regex(path[end:] or "**/*"))
 
 
 def _matches(name: str, pattern: re.Pattern[str]) -> bool:
@@ -257,11 +257,11 @@ def _files_below(filesystem: pafs.FileSystem, root: str) -> list[LogFile]:
     ]
 
 
-def _regex_of_glob(pattern: str) -> str:
+def glob_regex(pattern: str) -> re.Pattern[str]:
     """A glob as a regular expression, which also matches everything below a folder it matches."""
     parts = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
     split = re.split(r"(\*\*/|\*|\?)", pattern)
-    return "".join(parts.get(part, re.escape(part)) for part in split) + "(?:/.*)?"
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in split) + "(?:/.*)?")
 
 
 def _log_file(info: pafs.FileInfo, name: str, filesystem: pafs.FileSystem) -> LogFile:

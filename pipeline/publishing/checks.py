@@ -157,7 +157,7 @@ def _compare(
     n_users = sum(part.n_users for part in parts.manifest.parts.values())
     # By the text, as ids may have been narrower before.
     sampled = f"hash(CAST({USER_ID} AS VARCHAR)) % {max(1, n_users // _SAMPLE)} = 0"
-    with scratch_folder(locations) as folder, scratch_database(folder) as db:
+    with scratch_folder(locations) as folder, scratch_database(folder, locations.resources) as db:
         for name, rows in (("now", parts.rows()), ("before", before.rows())):
             db.register("rows", rows)
             db.execute(

@@ -50,7 +50,7 @@ def write_report(settings: Settings, run_date: date) -> Report:
     from pipeline.reporting.page import night_page
 
     warehouse = Warehouse(settings.warehouse)
-    locations = RunLocations(warehouse, settings.work_dir, run_date)
+    locations = RunLocations(warehouse, settings.work_dir, run_date, settings.resources)
     with storage_failures(settings):
         folder = warehouse.reports(run_date)
         page = night_page(gather(settings, locations), report_dates(warehouse))

@@ -1,9 +1,9 @@
 """What each stage returns: frozen, and as JSON part of a run's records."""
 
 from pipeline.results.clean_results import Cleaned, CleanedTable
-from pipeline.results.data_results import Check, Checked, Ingested, Prepared, held_by
+from pipeline.results.data_results import Check, Checked, Forgotten, Ingested, Prepared, held_by
 from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
-from pipeline.results.model_results import Exported, Float16Check, Gated, Trained
+from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, Scored
 
@@ -15,6 +15,7 @@ __all__ = [
     "Evaluated",
     "Exported",
     "Float16Check",
+    "Forgotten",
     "Gated",
     "Ingested",
     "PairedDifference",
@@ -24,6 +25,7 @@ __all__ = [
     "Scored",
     "Status",
     "Trained",
+    "Unfit",
     "headline_metric",
     "held_by",
 ]

@@ -36,6 +36,25 @@ class Ingested:
 
 
 @dataclass(frozen=True)
+class Forgotten:
+    """The result of forgetting log files.
+
+    Attributes:
+        files: Their names in the column `source_file`.
+        rows: The rows that `interactions` had from them.
+        withdrawn: The events that are gone: of the others, another file has them too.
+        quarantined: The rows that `quarantine` had from them.
+        still_there: The paths of those that still lie in the logs.
+    """
+
+    files: tuple[str, ...]
+    rows: int
+    withdrawn: int
+    quarantined: int
+    still_there: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The result of prepare: what one run trains on and scores from.
 

@@ -30,6 +30,17 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Unfit:
+    """In place of a result: the stage left the run without a model of its own.
+
+    Attributes:
+        reason: The error's message.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Float16Check:
     """How far float16 recommendations are from float32 ones.
 

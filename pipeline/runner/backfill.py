@@ -92,7 +92,9 @@ def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
     Raises:
         StorageError: the table cannot be read.
     """
-    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    locations = RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
     if locations.folder.exists():
         return None
     with storage_failures(settings):

@@ -7,6 +7,7 @@ these; a record counts where its key is the same and everything the stage made i
 import hashlib
 import json
 import os
+import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from functools import singledispatch
@@ -195,11 +196,12 @@ def _(value: LogFile) -> list[str]:
 def read_record(path: Path, result_type: type[Result]) -> StageRecord[Result] | None:
     """A stage's record, if every file and folder of its result is still there.
 
-    A record that cannot be read, perhaps of another version of fearec, counts as none.
+    A record that cannot be read, perhaps of another version of fearec, counts as none; so does a
+    folder in its place.
     """
     try:
         record = _codec(result_type).validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, IsADirectoryError, ValidationError):
         return None
     values = [getattr(record.result, each.name) for each in fields(record.result)]  # type: ignore[arg-type]
     # Not Path.exists, which raises where a damaged name is too long.
@@ -211,6 +213,8 @@ def read_record(path: Path, result_type: type[Result]) -> StageRecord[Result] | 
 def write_record(path: Path, record: StageRecord[Any]) -> None:
     """Record a stage as done, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
     content = _codec(type(record.result)).dump_json(record, indent=1, exclude={"reused"})
     replace_text(path, content.decode() + "\n")
 

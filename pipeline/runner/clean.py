@@ -126,7 +126,9 @@ def _clean_work(
     for folder in _beyond(folders, settings.retention.work):
         with suppress(ValueError, BusyError):
             day = date.fromisoformat(folder.name.removeprefix(_PREFIX))
-            locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, day)
+            locations = RunLocations(
+                Warehouse(settings.warehouse), settings.work_dir, day, settings.resources
+            )
             with exclusive_lock(locations.lock, "another run works on this run date", folder):
                 freed += disk_use(folder)
                 removed.append(day)

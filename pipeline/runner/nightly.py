@@ -1,18 +1,13 @@
 """A run: every stage in order; what is done already is not done again.
 
-A stage is done when it is recorded for the run date with the same cache key, and what it made is
-still there. Each stage can be repeated, so a run killed at any moment is completed by running it
-again.
+Each stage can be repeated, so a run killed at any moment is completed by running it again.
 """
 
 import logging
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +15,18 @@ from pipeline.bundles.registry import champion_before
 from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import ConfigError, EmptyTestError, FearecError, GateError, UnfitModelError
+from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.reporting.report import Report, report_run
-from pipeline.results import Evaluated
-from pipeline.runner.cache import (
-    Result,
-    RunResults,
-    Stage,
-    StageRecord,
-    cache_key,
-    read_record,
-    write_record,
-)
+from pipeline.results import Evaluated, Forgotten
+from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.model_tracking import track_run
+from pipeline.runner.recorded_stages import do_stage, recorded_before
 from pipeline.runner.run_log import record_failure, record_run
-from pipeline.runner.stages import STAGES, CheckData, Prepare, Train
+from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
@@ -146,12 +134,12 @@ def run_stage(
         FearecError: the stage failed.
     """
     with _locked(settings, run_date) as locations:
-        done = _recorded_before(stage, settings, locations, needed_by=stage.name)
+        done = recorded_before(stage, settings, locations, needed_by=stage.name)
         if not stage.is_needed(done):
             raise GateError(
                 "the run is held, and trains no model",
                 f"run date {run_date}",
-                found="; ".join(done[CheckData].result.held_by),
+                found=done.unfit or "; ".join(done[CheckData].result.held_by),
                 remedy="Run `fearec gate`, `score` and `publish` to serve the champion.",
             )
         return do_stage(stage, settings, locations, done, force=force)
@@ -169,7 +157,7 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
 
     with _locked(settings, run_date) as locations, opened_bundle(bundle) as opened:
         last = STAGES[STAGES.index(Prepare) + 1]
-        done = _recorded_before(last, settings, locations, needed_by="evaluate")
+        done = recorded_before(last, settings, locations, needed_by="evaluate")
         return evaluate_bundle(
             opened,
             done[Prepare].result,
@@ -178,6 +166,28 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
             held_out_events(settings.evaluate, run_date, settings.time_zone),
             settings.score.provider,
         )
+
+
+def forget_files(settings: Settings, run_date: date, pattern: str) -> Forgotten:
+    """Withdraw the rows of log files; ingest and what follows it is not done any more.
+
+    Args:
+        settings: Of the run.
+        run_date: Whose lock is held; quarantined rows up to it are released.
+        pattern: A path or glob of files that were ingested.
+
+    Raises:
+        InputError: it matches no such file.
+        BusyError: another run works on the same run date.
+        StorageError: a table cannot be read or written.
+    """
+    from pipeline.data.forget import forget
+
+    with _locked(settings, run_date) as locations:
+        files = list_log_files(settings.logs.path)
+        # First: should this be killed, the next run ingests, and completes it.
+        locations.record(Ingest.name).unlink(missing_ok=True)
+        return forget(files, settings.logs, locations, settings.time_zone, pattern)
 
 
 @contextmanager
@@ -203,7 +213,7 @@ def open_run(
         check_layout(settings.score.layout, locations)
         run = OpenRun(settings, locations, force, force_publish, datetime.now(UTC))
         try:
-            run.results = _recorded_before(first, settings, locations, needed_by=first.name)
+            run.results = recorded_before(first, settings, locations, needed_by=first.name)
             yield run
         except FearecError as error:
             with suppress(Exception):  # it would replace the error
@@ -212,89 +222,15 @@ def open_run(
             raise
 
 
-def do_stage(
-    stage: type[Stage[Result]],
-    settings: Settings,
-    locations: RunLocations,
-    done: RunResults,
-    *,
-    force: bool = False,
-    force_publish: bool = False,
-    whole_run: bool = False,
-) -> StageRecord[Result]:
-    """Do a stage, unless it is done already and not forced.
-
-    Args:
-        stage: What to do.
-        settings: Of the run.
-        locations: Of the run.
-        done: The records of the stages before it.
-        force: Do it again, from the start.
-        force_publish: Publish the run's own model in any case.
-        whole_run: Whether all the later stages follow.
-
-    Raises:
-        FearecError: the stage failed.
-    """
-    with storage_failures(settings):
-        given = stage.of(settings, locations, done)
-        if force_publish:
-            given = given.publish_forced()
-        if force:
-            if scratch := given.scratch():
-                shutil.rmtree(scratch, ignore_errors=True)
-            given = given.forced()
-        elif record := _recorded(given, locations):
-            return record
-        stage.check_settings(settings, done, whole_run=whole_run)
-        begun = time.perf_counter()
-        result = given.run()
-        seconds = time.perf_counter() - begun
-        record = StageRecord(
-            stage.name, cache_key(given), given.output_key(result), seconds, result
-        )
-        write_record(locations.record(stage.name), record)
-        return record
-
-
 @contextmanager
 def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
     """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
-    locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    locations = RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
     with storage_failures(settings):
         list_log_files(settings.logs.path)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
         busy = "another run works on this run date"
         with exclusive_lock(locations.lock, busy, locations.folder):
             yield locations
-
-
-def _recorded_before(
-    stage: type[Stage[Any]], settings: Settings, locations: RunLocations, *, needed_by: str
-) -> RunResults:
-    """The records of the stages before one."""
-    done = RunResults()
-    for each in takewhile(lambda each: each is not stage, STAGES):
-        if not each.is_needed(done):
-            continue
-        record = _recorded(each.of(settings, locations, done), locations)
-        if record is None:
-            raise ConfigError(
-                f"{needed_by} needs {each.name}, which is not done with these settings and inputs",
-                f"run date {locations.run_date}",
-                remedy=f"Run `fearec {each.name} --date {locations.run_date}` first.",
-            )
-        done = done.with_record(record)
-    return done
-
-
-def _recorded(given: Stage[Result], locations: RunLocations) -> StageRecord[Result] | None:
-    record: StageRecord[Result] | None = read_record(
-        locations.record(given.name), given.result_type
-    )
-    if record is None or record.cache_key != cache_key(given):
-        return None
-    # Of a damaged record the result does not fit its key.
-    if record.output_key != given.output_key(record.result) or not given.is_intact(record.result):
-        return None
-    return record

@@ -138,6 +138,7 @@ def main(
                 overwrite=overwrite,
                 skip_bad_files=skip_bad_files,
                 cache=settings.work_dir / "tensorrt",
+                resources=settings.resources,
                 progress=progress,
             )
         print_result(result, lambda: print_plain(*summary(result)), as_json)

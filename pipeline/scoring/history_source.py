@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 import duckdb
 import pyarrow as pa
 
-from model.cores import Threads
 from pipeline.config.sections import LogSettings
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes
 from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 from pipeline.storage.scratch_db import scratch_database
 
 
@@ -66,7 +66,7 @@ class FileHistories(ABC):
         user_filter: The users to score, and the end of their histories.
         skip_bad_files: Whether to leave out files that turn out to be unreadable.
         dropped: See `HistorySource`.
-        threads: CPU threads to sort the rows with.
+        resources: Memory and CPU threads to sort the rows with.
     """
 
     where: str
@@ -76,12 +76,12 @@ class FileHistories(ABC):
     user_filter: UserFilter
     skip_bad_files: bool
     dropped: DroppedRows = field(default_factory=DroppedRows)
-    threads: Threads = "auto"
+    resources: ResourceSettings = DEFAULT_RESOURCES
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`."""
-        with scratch_database(scratch, self.threads) as base:
+        with scratch_database(scratch, self.resources) as base:
             yield self._open(base, items)
 
     @abstractmethod

@@ -7,7 +7,6 @@ from datetime import date
 
 import pyarrow as pa
 
-from model.cores import Threads
 from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
@@ -19,6 +18,7 @@ from pipeline.scoring.log_reader import LogHistories
 from pipeline.scoring.sequence_reader import SequenceHistories, check_sequence_columns
 from pipeline.scoring.user_histories import DroppedRows, UserFilter
 from pipeline.storage.folders import Folder, open_filesystem
+from pipeline.storage.resources import ResourceSettings
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InputFiles:
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
         skip_bad_files: bool,
-        threads: Threads,
+        resources: ResourceSettings,
     ) -> HistorySource:
         """The histories in the files, whose columns are checked.
 
@@ -59,7 +59,7 @@ class InputFiles:
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
-            threads: As in `FileHistories`.
+            resources: As in `FileHistories`.
 
         Raises:
             SchemaError: a column is missing or has a type that cannot be used.
@@ -86,7 +86,7 @@ class InputFiles:
             user_filter=UserFilter(run_date, time_zone, ids, active_within_days),
             skip_bad_files=skip_bad_files,
             dropped=DroppedRows(skipped_files=set(self.skipped)),
-            threads=threads,
+            resources=resources,
         )
 
 

@@ -30,6 +30,7 @@ from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.folders import open_folder
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 # Takes the number of users done, and of all users, or None where that is not known.
 Progress = Callable[[int, int | None], None]
@@ -51,6 +52,7 @@ def score(
     overwrite: bool = False,
     skip_bad_files: bool = False,
     cache: Path | None = None,
+    resources: ResourceSettings = DEFAULT_RESOURCES,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Recommend `top_k` items to every user in logs or sequences.
@@ -70,6 +72,7 @@ def score(
         overwrite: Replace an earlier run's output.
         skip_bad_files: Leave out unreadable files instead of raising an error.
         cache: The folder of TensorRT's engines, which may be deleted at any time.
+        resources: The memory to sort logs in; the threads are those of `settings`.
         progress: Is called after every batch, with the users done and all users.
 
     Raises:
@@ -92,7 +95,7 @@ def score(
         users=users,
         active_within_days=settings.active_within_days,
         skip_bad_files=skip_bad_files,
-        threads=settings.threads,
+        resources=resources.model_copy(update={"threads": settings.threads}),
     )
     lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
     check_overlap(open_folder(output), opened, lists)

@@ -4,6 +4,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from pipeline.errors import BusyError
@@ -25,7 +27,7 @@ def scratch_folder(locations: RunLocations) -> Iterator[Path]:
     """
     folder = locations.scratch
     _remove_leftovers_of_other_dates(locations)
-    _remove_leftovers(locations.folder, folder.name)
+    _remove_leftovers(locations)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -52,12 +54,13 @@ def remove_unfinished_uploads(warehouse: Warehouse) -> None:
 
 
 def _remove_leftovers_of_other_dates(locations: RunLocations) -> None:
-    scratch, lock = locations.scratch.name, locations.lock.name
-    for other in locations.work_dir.glob("run_date=*"):
-        if other == locations.folder or not any(_leftovers(other, scratch)):
-            continue
-        with suppress(BusyError, OSError), exclusive_lock(other / lock, "", other):
-            _remove_leftovers(other, scratch)
+    for folder in locations.work_dir.glob("run_date=*"):
+        with suppress(BusyError, OSError, ValueError):  # no date
+            other = replace(locations, run_date=date.fromisoformat(folder.name[-10:]))
+            if other.run_date == locations.run_date or not any(_leftovers(other)):
+                continue
+            with exclusive_lock(other.lock, "", other.folder):
+                _remove_leftovers(other)
     for pattern in _OF_VERSION_0_1_0:
         for old in locations.work_dir.glob(pattern):
             with suppress(OSError):
@@ -65,18 +68,19 @@ def _remove_leftovers_of_other_dates(locations: RunLocations) -> None:
                     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_leftovers(folder: Path, scratch: str) -> None:
-    """Remove what killed runs left in the folder of a run date, which is locked."""
-    for path in list(_leftovers(folder, scratch)):
+def _remove_leftovers(locations: RunLocations) -> None:
+    """Remove what killed runs left of a run date, which is locked."""
+    for path in list(_leftovers(locations)):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def _leftovers(folder: Path, scratch: str) -> Iterator[Path]:
-    yield from folder.glob(scratch)
-    yield from unfinished_below(folder)
+def _leftovers(locations: RunLocations) -> Iterator[Path]:
+    if locations.scratch.exists():
+        yield locations.scratch
+    yield from unfinished_below(locations.folder)
 
 
 def _is_untouched(path: Path, kind: str) -> bool:

@@ -3,12 +3,14 @@
 import re
 from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import Folder, LocalFolder, is_uri, open_folder
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 # delta-rs 1.6 writes a table at such a path, but decodes %XX once more and takes a backslash for a
 # slash when it reads the log; at the others it panics. No other form of the path helps: URIs, links
@@ -67,11 +69,13 @@ class RunLocations:
         warehouse: Tables and bundles, of all run dates.
         work_dir: Local scratch, of all run dates.
         run_date: The day whose run it is.
+        resources: What sorts and joins may use.
     """
 
     warehouse: Warehouse
     work_dir: Path
     run_date: date
+    resources: ResourceSettings = DEFAULT_RESOURCES
 
     @property
     def folder(self) -> Path:
@@ -86,7 +90,11 @@ class RunLocations:
     @property
     def scratch(self) -> Path:
         """Temporary files of ingest and prepare."""
-        return self.folder / ".scratch"
+        if self.resources.scratch_dir is None:
+            return self.folder / ".scratch"
+        # Several work folders may share it.
+        work = sha256(str(self.work_dir.absolute()).encode()).hexdigest()[:16]
+        return self.resources.scratch_dir / f"fearec-{work}-{self.run_date}"
 
     @property
     def prepared(self) -> Path:

@@ -5,31 +5,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from model.cores import Threads, thread_count
 from pipeline.errors import StorageError, first_line, memory_failures, raised_as
-
-_MEMORY_LIMIT = "1GB"  # beyond it DuckDB spills
-_MOST_THREADS = 8  # each needs its share of the memory
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 
 @contextmanager
 def scratch_database(
-    folder: Path, threads: Threads = "auto"
+    folder: Path, resources: ResourceSettings = DEFAULT_RESOURCES
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database; what exceeds its memory goes to files in `folder`.
 
     Args:
         folder: For temporary files.
-        threads: That it may use, 8 at most.
+        resources: The memory and the threads that it may use.
 
     Raises:
         StorageError: the disk of `folder` is full.
         MemoryShortError: there is not enough memory.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": _MEMORY_LIMIT,
-        "threads": min(_MOST_THREADS, thread_count(threads)),
+        "memory_limit": f"{resources.memory_limit}B",
+        "threads": resources.thread_limit,
         "temp_directory": str(folder),
         "preserve_insertion_order": False,
     }
@@ -46,6 +44,31 @@ def scratch_database(
         duckdb.connect(config=config) as base,
     ):
         yield base
+
+
+@contextmanager
+def streamed(base: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatchReader]:
+    """The rows of a query, to be read inside the ``with`` block by a library other than Arrow.
+
+    Raises:
+        duckdb.IOException: the query failed, whatever the library made of that.
+    """
+    rows = base.sql(query).to_arrow_reader()
+    failures: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from rows
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    try:
+        yield pa.RecordBatchReader.from_batches(rows.schema, batches())
+    except Exception as error:
+        if failures:
+            raise duckdb.IOException(str(failures[0])) from error
+        raise
 
 
 def scalar(base: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -16,12 +16,12 @@ from model.training.trainer import fit
 from model.training.weights import load_network, save_weights, warm_start
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.bundles.registry import RegisteredModel, local_bundle
-from pipeline.config.sections import ModelSettings
+from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories, read_vocabulary
 from pipeline.data.splits import Split, split_histories
 from pipeline.errors import InputError
-from pipeline.evaluation.protocol import rule_of
+from pipeline.evaluation.champion import obstacle
 from pipeline.results import Prepared, Trained
 from pipeline.schema import ITEM_ID
 from pipeline.storage.atomic_files import fsync, replace_text
@@ -53,6 +53,7 @@ def train(
     training: TrainingConfig,
     held_out: HeldOut,
     mask_seen: bool,
+    limits: PrepareSettings,
     champion: RegisteredModel | None,
     locations: RunLocations,
 ) -> Trained:
@@ -66,6 +67,7 @@ def train(
         training: How it is trained.
         held_out: Which events the evaluated weights must not learn from.
         mask_seen: Whether validation leaves out what a user has already seen.
+        limits: The filter of users and items that the data went through.
         champion: The model to start from; None starts from random weights.
         locations: The run's folders.
 
@@ -82,7 +84,7 @@ def train(
             found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",
         )
     config = model.config(prepared.n_items)
-    parent = _open_parent(champion, config, training, held_out, prepared, locations)
+    parent = _open_parent(champion, config, training, held_out, limits, prepared, locations)
     training_key = (
         config.model_dump_json(),
         json.dumps(training.result_settings(), sort_keys=True),
@@ -114,6 +116,7 @@ def _open_parent(
     config: FEARecConfig,
     training: TrainingConfig,
     held_out: HeldOut,
+    limits: PrepareSettings,
     prepared: Prepared,
     locations: RunLocations,
 ) -> Bundle | None:
@@ -121,16 +124,15 @@ def _open_parent(
     if champion is None:
         return None
     parent = Bundle.load(local_bundle(locations, champion))
-    if not _same_items(parent, prepared):
-        obstacle = "its items have other indices"
-    elif rule_of(parent.description.settings) != held_out.rule:
-        # Its evaluated weights may have learned from events that are held out now.
-        obstacle = "it was evaluated by another split"
-    elif _start(config, training.seed, parent, HELD_OUT_WEIGHTS) is None:
-        obstacle = "it has another architecture"
-    else:
+    # What cannot be measured fairly may have learned from events that are held out now.
+    why_not = obstacle(parent, held_out, prepared, limits)
+    if why_not is None and not _same_items(parent, prepared):
+        why_not = "its items have other indices"
+    elif why_not is None and _start(config, training.seed, parent, HELD_OUT_WEIGHTS) is None:
+        why_not = "it has another architecture"
+    if why_not is None:
         return parent
-    logger.warning("No warm start from %s: %s", parent.model_version, obstacle)
+    logger.warning("No warm start from %s: %s", parent.model_version, why_not)
     return None
 
 

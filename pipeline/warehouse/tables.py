@@ -1,6 +1,8 @@
 """The warehouse's Delta tables: how they are opened, read and written."""
 
+import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import ConflictError
+from pipeline.errors import ConflictError, StorageError
 from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def replace_where(
     """
     quoted = ("'" + value.replace("'", "''") + "'" for value in values)
     predicate = f"{column} IN ({', '.join(quoted)})"
-    _commit(table, rows, note, mode="overwrite", predicate=predicate)
+    _commit(table, rows, note, mode="overwrite", predicate=predicate, schema_mode="merge")
 
 
 def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]]:
@@ -163,14 +165,16 @@ def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]
     return [json.loads(commit[_WRITER]) for commit in commits if _WRITER in commit]
 
 
-def replace(table: "DeltaTable", rows: pa.RecordBatchReader) -> None:
-    """Replace all rows of a table in one commit; `table` becomes the new version.
+def replace(
+    table: "DeltaTable", rows: pa.RecordBatchReader, note: Mapping[str, Any] | None = None
+) -> None:
+    """Replace all rows of a table in one commit, as `append` appends.
 
     Raises:
         ConflictError: another run wrote to it meanwhile; the table is as that left it.
     """
     partitions = table.metadata().partition_columns
-    _commit(table, rows, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+    _commit(table, rows, note, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
 
 
 def delete(table: "DeltaTable", predicate: str) -> None:
@@ -222,7 +226,7 @@ def _commit(
     note: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
-    with _conflicts(table.table_uri):
+    with _full_disk(table.table_uri), _conflicts(table.table_uri):
         _write(table, rows, _next(table), note, **options)
 
 
@@ -249,6 +253,20 @@ def _properties(application: str, version: int) -> "CommitProperties":
     from deltalake import CommitProperties, Transaction
 
     return CommitProperties(app_transactions=[Transaction(application, version)])
+
+
+@contextmanager
+def _full_disk(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of several classes, none of which says so
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise StorageError(
+            "the disk is full",
+            uri,
+            remedy="Free space on the disk of this table, and run the same command again.",
+        ) from error
 
 
 @contextmanager

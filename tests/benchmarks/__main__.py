@@ -12,6 +12,7 @@ BENCHMARKS = (
     "end_to_end",
     "million_users",
     "evaluation",
+    "data",
     "sharing",
 )
 

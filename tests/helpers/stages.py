@@ -11,16 +11,28 @@ from pipeline.bundles.registry import (
     register_champion,
 )
 from pipeline.config.settings import Settings
+from pipeline.data.forget import forget as forget_stage
 from pipeline.data.held_out import held_out_events
 from pipeline.data.ingest import ingest as ingest_stage
 from pipeline.data.prepare import prepare as prepare_stage
 from pipeline.logs.log_files import list_log_files
-from pipeline.results import Evaluated, Exported, Ingested, Prepared, Published, Scored, Trained
+from pipeline.results import (
+    Evaluated,
+    Exported,
+    Forgotten,
+    Ingested,
+    Prepared,
+    Published,
+    Scored,
+    Trained,
+)
 from pipeline.storage.locations import RunLocations, Warehouse
 
 
 def locations(settings: Settings, run_date: date = date(2026, 7, 1)) -> RunLocations:
-    return RunLocations(Warehouse(settings.warehouse), settings.work_dir, run_date)
+    return RunLocations(
+        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
+    )
 
 
 def table_uri(settings: Settings, name: str) -> str:
@@ -30,6 +42,11 @@ def table_uri(settings: Settings, name: str) -> str:
 def ingest(settings: Settings, run_date: date, *, force: bool = False) -> Ingested:
     files, given = list_log_files(settings.logs.path), locations(settings, run_date)
     return ingest_stage(files, settings.logs, given, settings.time_zone, force=force)
+
+
+def forget(settings: Settings, run_date: date, pattern: str) -> Forgotten:
+    files, given = list_log_files(settings.logs.path), locations(settings, run_date)
+    return forget_stage(files, settings.logs, given, settings.time_zone, pattern)
 
 
 def prepare(
@@ -49,6 +66,7 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
         settings.train,
         held_out_events(settings.evaluate, run_date, settings.time_zone),
         settings.evaluate.mask_seen,
+        settings.prepare,
         champion_before(given) if settings.train.warm_start else None,
         given,
     )

@@ -1,4 +1,4 @@
-"""The cores that a process may use: affinity, quotas of cgroups, and what several share."""
+"""The cores and memory that a process may use: affinity, cgroups, and what several share."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.cores import thread_count, usable_cores
+from model.cores import thread_count, usable_cores, usable_memory
 
 
 def write(system: Path, files: dict[str, str]) -> None:
@@ -55,6 +55,27 @@ def test_quotas_bound_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
     write(tmp_path, files)
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "memory"),
+    [
+        ({}, 2**40),
+        ({"proc/self/cgroup": "0::/", f"{V2}/memory.max": "max"}, 2**40),
+        ({"proc/self/cgroup": "0::/", f"{V2}/memory.max": "5000"}, 5000),
+        ({"proc/self/cgroup": f"0::{SLICE}", f"{V2}{SLICE}/memory.max": "5000",
+          f"{V2}/night.slice/memory.max": "4000"}, 4000),
+        ({"proc/self/cgroup": "5:memory:/a\n4:cpu:/",
+          "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "3000",
+          "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096)}, 3000),
+    ],
+)  # fmt: skip
+def test_limits_bound_the_memory(
+    files: dict[str, str], memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**28, "SC_PAGE_SIZE": 2**12}.get)
+    write(tmp_path, files)
+    assert usable_memory(tmp_path) == memory
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -4,7 +4,8 @@ from typing import Any
 
 from pipeline.runner.cache import Stage
 from pipeline.runner.stages.data_stages import CheckData, Ingest, Prepare
-from pipeline.runner.stages.model_stages import Evaluate, Export, Gate, Train
+from pipeline.runner.stages.gate_stage import Gate
+from pipeline.runner.stages.model_stages import Evaluate, Export, Train
 from pipeline.runner.stages.table_stages import Publish, Score
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""The stages of the model: train, evaluate, export and the gate.
+"""The stages of the model: train, evaluate and export.
 
 What a stage calls is imported when it runs, so that a look at the records loads no PyTorch.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ from pipeline.bundles.registry import (
     RegisteredModel,
     champion_before,
     local_bundle,
-    pinned,
-    register_candidate,
 )
-from pipeline.config.guard_sections import GateSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ExportSettings,
@@ -26,8 +23,8 @@ from pipeline.config.sections import (
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
 from pipeline.evaluation.protocol import check_topk
-from pipeline.results import Checked, Evaluated, Exported, Gated, Prepared, Trained
-from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of
+from pipeline.results import Evaluated, Exported, Prepared, Trained
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
 from pipeline.runner.scoring_checks import check_scoring
 from pipeline.runner.stages.data_stages import CheckData, Prepare
 from pipeline.storage.content_hash import content_hash
@@ -47,6 +44,7 @@ class Train(Stage[Trained]):
     training: TrainingConfig
     held_out: HeldOut
     mask_seen: bool
+    limits: PrepareSettings
     champion: RegisteredModel | None
     locations: RunLocations
 
@@ -59,6 +57,7 @@ class Train(Stage[Trained]):
             settings.train,
             _held_out(settings, locations),
             settings.evaluate.mask_seen,
+            settings.prepare,
             champion_before(locations) if settings.train.warm_start else None,
             locations,
         )
@@ -93,6 +92,7 @@ class Train(Stage[Trained]):
             self.training,
             self.held_out,
             self.mask_seen,
+            self.limits,
             self.champion,
             self.locations,
         )
@@ -224,71 +224,6 @@ class Export(Stage[Exported]):
         """See `Stage`; the bundle on this machine is looked for with the record."""
         folder = self.locations.warehouse.models(result.model_version)
         return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
-
-
-@dataclass(frozen=True)
-class Gate(Stage[Gated]):
-    """The decision on which model serves: the run's own, or the champion."""
-
-    name = "gate"
-    result_type = Gated
-
-    checked: StageRecord[Checked]
-    evaluated: StageRecord[Evaluated] | None  # None of a run that is held before
-    exported: StageRecord[Exported] | None
-    unfit: str | None  # why the run has no model to export
-    gate: GateSettings
-    champion: RegisteredModel | None
-    pinned: RegisteredModel | None  # by hand, for this run date
-    locations: RunLocations
-    force_publish: bool = False
-    overruled: RegisteredModel | None = field(default=None, metadata=NOT_IN_KEY)  # by --force
-
-    @classmethod
-    def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Gate":
-        """See `Stage`."""
-        return cls(
-            done[CheckData],
-            done.get(Evaluate),
-            done.get(Export),
-            done.unfit,
-            settings.gate,
-            champion_before(locations),
-            pinned(locations),
-            locations,
-        )
-
-    def run(self) -> Gated:
-        """See `Stage`."""
-        from pipeline.bundles.gate import gate
-
-        if self.exported is not None:
-            register_candidate(self.locations, self.exported.result.model_version)
-        gated = gate(
-            self.checked.result,
-            self.evaluated.result if self.evaluated else None,
-            self.exported.result if self.exported else None,
-            self.unfit,
-            self.gate,
-            self.champion,
-            self.pinned,
-            self.locations,
-            force_publish=self.force_publish,
-        )
-        overruled = self.overruled.model_version if self.overruled else None
-        return replace(gated, overruled=overruled)
-
-    def publish_forced(self) -> "Gate":
-        """See `Stage`: whatever a person chose before."""
-        return replace(self.forced(), force_publish=True)
-
-    def forced(self) -> "Gate":
-        """See `Stage`: it decides afresh."""
-        return replace(self, pinned=None, overruled=self.pinned or self.overruled)
-
-    def output_key(self, result: Gated) -> str:
-        """See `Stage`; the table depends on the model that serves."""
-        return hash_of([result.decision, result.model_version])
 
 
 def is_challenged(done: RunResults) -> bool:

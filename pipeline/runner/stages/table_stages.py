@@ -22,7 +22,7 @@ from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
 from pipeline.runner.stages.data_stages import Prepare
-from pipeline.runner.stages.model_stages import Gate
+from pipeline.runner.stages.gate_stage import Gate
 from pipeline.schema import RECOMMENDATIONS
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories

@@ -21,6 +21,7 @@ from pipeline.schema import (
 from pipeline.warehouse.tables import dataset_of, open_table
 
 CHAMPION = "models/champion.json"
+CANDIDATE = f"{CHAMPION}, candidate"
 
 Rows = list[str]
 Tables = dict[str, Rows]
@@ -50,7 +51,7 @@ _TWO_DAYS = 2 * 86_400
 
 
 def tables_of(warehouse: Path) -> Tables:
-    """The rows of every table as sorted text, and the list of published models."""
+    """The rows of every table as sorted text, the published models, and the candidate."""
     found = {
         name: _rows(warehouse / name, _DIFFER.get(name, set()))
         for name in (INTERACTIONS, QUARANTINE, LOG_FILES, VOCABULARY, RECOMMENDATIONS)
@@ -59,7 +60,11 @@ def tables_of(warehouse: Path) -> Tables:
     for name, columns in ((RUNS, _OF_RUNS), (COUNTS, _OF_INGEST)):
         found[name] = sorted(repr({column: row[column] for column in columns}) for row in runs)
     try:
-        found[CHAMPION] = [repr(json.loads((warehouse / CHAMPION).read_bytes()))]
+        registry = json.loads((warehouse / CHAMPION).read_bytes())
+        # A run that ends between the gate and publish has registered its candidate alone.
+        found[CANDIDATE] = [repr(registry.pop("candidate", None))]
+        if registry.get("model_version"):
+            found[CHAMPION] = [repr(registry)]
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:

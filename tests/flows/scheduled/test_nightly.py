@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.errors import InputError, PublishError
+from pipeline.errors import InputError, PublishError, TableCheckError
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,6 +41,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
     assert may_pass(OSError("timeout"))
     assert may_pass(PublishError("another run wrote to the table meanwhile"))
     assert not may_pass(InputError("no such file or folder"))
+    assert not may_pass(TableCheckError("the recommendations failed their checks"))
 
 
 @pytest.mark.parametrize("name", ["nightly", "tune"])

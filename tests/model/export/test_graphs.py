@@ -37,6 +37,7 @@ from model.export.graphs import (
 )
 from model.export.parity import near_ties
 from model.network.fearec import FEARec
+from model.training.weights import ITEM_TABLE
 
 V, L = 37, 11
 FORMS: tuple[Form, ...] = ("matmul", "dft")
@@ -125,6 +126,23 @@ def test_the_encoder_computes_pytorchs_embeddings(tmp_path: Path, fft: Form) -> 
     export_encoder(NETWORK, tmp_path / "encoder.onnx", fft=fft)
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]  # self-contained
     compare(NETWORK, tmp_path / "encoder.onnx")
+
+
+def test_an_architecture_is_traced_once_for_all_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise AssertionError("traced again")
+
+    trace_encoder(NETWORK, "matmul")
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    other = network()
+    with torch.no_grad():
+        for name, weight in other.named_parameters():
+            if name != ITEM_TABLE:  # whose rows are planted
+                weight.add_(0.3 * torch.randn_like(weight))
+    export_encoder(other, tmp_path / "encoder.onnx")
+    compare(other, tmp_path / "encoder.onnx")
 
 
 @pytest.mark.usefixtures("traced")

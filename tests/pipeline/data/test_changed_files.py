@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import pipeline.data.ingest
 from pipeline.config.settings import Settings
+from pipeline.data import ingest_batches
+from pipeline.data.source_files import SourceFiles
 from pipeline.warehouse.tables import open_table
 from tests.helpers.ingest_cases import (
     NOON,
@@ -26,7 +28,7 @@ from tests.helpers.ingest_cases import (
     versions,
     write_log,
 )
-from tests.helpers.stages import ingest, table_uri
+from tests.helpers.stages import forget, ingest, table_uri
 
 HOUR = timedelta(hours=1)
 GOLDEN = Path(__file__).parents[2] / "golden" / "version_0_1"
@@ -167,39 +169,67 @@ rows = st.tuples(
     st.none() | st.sampled_from(["x", "y"]),
     st.sampled_from([NOON - HOUR, NOON, NOON + 24 * HOUR, NOON + 10**6 * HOUR]),
 )
-states = st.dictionaries(st.sampled_from("abc"), st.lists(rows, max_size=4), min_size=1)
+names = st.sampled_from("abc")
+# Of a day: what files hold from then on; whether a file is renamed; after the ingest, which file is
+# forgotten.
+days = st.tuples(
+    st.dictionaries(names, st.lists(rows, max_size=4)), st.booleans(), st.none() | names
+)
 
 
-@given(st.lists(states, min_size=1, max_size=4), st.booleans())
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(days, min_size=1, max_size=3), st.booleans(), st.sampled_from([6, 10**6]))
+@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_tables_depend_on_the_final_content_of_the_files_alone(
-    changes: list[dict[str, list[Any]]], force: bool
+    history: list[tuple[dict[str, list[Any]], bool, str | None]], force: bool, batch_rows: int
 ):
     always = (0, "always", NOON)  # so that there is a good row
-    last_day = TODAY + timedelta(days=len(changes) - 1)
+    last_day = TODAY + timedelta(days=len(history) - 1)
 
     def outcome(settings: Settings) -> tuple[list[Any], Counter[Any]]:
         names = ("user_id", "item_id", "timestamp", "reason", "source_file", "source_row")
         bad = rows_of(settings, "quarantine")
         return events_of(settings), Counter(tuple(row[name] for name in names) for row in bad)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_batches, "BATCH_ROWS", batch_rows)
         step, once = settings_in(Path(folder, "step")), settings_in(Path(folder, "once"))
-        for settings in (step, once):
-            write_log(settings, "always.parquet", [always])
-        final: dict[str, list[Any]] = {}
-        for day, change in enumerate(changes):
-            final |= change
+        there: dict[str, list[Any]] = {}  # the files among the logs
+        unread: dict[str, list[Any]] = {}  # those that were written since the last ingest
+        final: dict[str, list[Any]] = {}  # those that were ingested and not forgotten since
+
+        def write(name: str, content: list[Any]) -> None:
+            write_log(step, name, content)
+            there[name] = unread[name] = content
+
+        def ingest_all(day: date) -> None:
+            before = len(events_of(step))
+            result = ingest(step, day, force=force)
+            assert len(events_of(step)) - before == result.added - result.withdrawn
+            final.update(there if force else unread)
+            unread.clear()
+
+        write("always.parquet", [always])
+        for number, (change, is_renamed, forgotten) in enumerate(history):
             for name, content in change.items():
-                write_log(step, f"{name}.parquet", content)
-            ingest(step, TODAY + timedelta(days=day), force=force)
+                write(f"{name}.parquet", content)
+            if is_renamed and "a.parquet" in there:
+                logs = Path(step.logs.path)
+                (logs / "a.parquet").rename(logs / "z.parquet")
+                there["z.parquet"] = unread["z.parquet"] = there.pop("a.parquet")
+                unread.pop("a.parquet", None)
+            day = TODAY + timedelta(days=number)
+            ingest_all(day)
+            if f"{forgotten}.parquet" in final:
+                forget(step, day, f"{forgotten}.parquet")
+                del final[f"{forgotten}.parquet"]
+        ingest_all(last_day)
         for name, content in final.items():
-            write_log(once, f"{name}.parquet", content)
-        ingest(once, last_day)
-        assert outcome(step) == outcome(once)
-        before = outcome(step)
-        ingest(step, last_day, force=True)
-        assert outcome(step) == before
+            write_log(once, name, content)
+        result = ingest(once, last_day)
+        events, bad = outcome(once)
+        assert outcome(step) == (events, bad)
+        assert result.rows == sum(map(len, final.values()))
+        assert result.rows == len(events) + result.duplicates + bad.total()
 
 
 # Tables that lost rows
@@ -259,7 +289,7 @@ def killed(request: pytest.FixtureRequest, settings: Settings) -> Settings:
         write_log(settings, "b.parquet", [(2, "x", NOON), (2, "y", NOON), (None, "y", NOON)])
     holder: Any = pipeline.data.ingest
     if request.param == "write_entries":
-        holder = pipeline.data.ingest.SourceFiles
+        holder = SourceFiles
     unpatched = getattr(holder, request.param)
 
     def dies(table: Any, *arguments: Any) -> None:

@@ -24,6 +24,7 @@ import pipeline.data.ingest
 import pipeline.data.source_files
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
+from pipeline.data import ingest_quarantine
 from pipeline.dates import run_end
 from pipeline.errors import ConflictError, FearecError, InputError, SchemaError
 from pipeline.logs.conversion import normalise_timestamps
@@ -181,8 +182,8 @@ def test_a_killed_run_is_completed_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.data.ingest, "append", dies_at)
-        patch.setattr(pipeline.data.source_files, "append", dies_at)
+        for module in (pipeline.data.ingest, ingest_quarantine, pipeline.data.source_files):
+            patch.setattr(module, "append", dies_at)
         if killed_at == "delete":
             patch.setattr(pipeline.data.ingest, "delete", dies)
         with pytest.raises(KeyboardInterrupt):

@@ -72,6 +72,16 @@ def test_an_unreadable_record_counts_as_none(tmp_path: Path, content: str) -> No
     assert read_record(path, Result) is None
 
 
+def test_a_folder_in_a_records_place_counts_as_none_and_is_replaced(tmp_path: Path) -> None:
+    path, record = tmp_path / "run" / "train.json", recorded(tmp_path)
+    (path / "inside").mkdir(parents=True)
+    assert read_record(path, Result) is None
+    write_record(path, record)
+    found = read_record(path, Result)
+    assert found is not None
+    assert found.result == record.result
+
+
 def test_nothing_but_the_record_is_left_in_the_folder(tmp_path: Path) -> None:
     write_record(tmp_path / "run" / "train.json", recorded(tmp_path))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["train.json"]

@@ -716,6 +716,31 @@ def test_an_unfit_model_leaves_the_champion_in_place(
     assert read_champion(settings, before=after) == champion == first.bundle
 
 
+def test_an_unfit_model_leaves_the_champion_to_single_stages_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
+) -> None:
+    def diverge(*given: Any) -> Trained:
+        raise DivergenceError("the training diverged")
+
+    first = nightly(settings, DAY).results[Gate].result
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train", diverge)
+        for stage in STAGES[: STAGES.index(Train)]:
+            run_stage(settings, NEXT, stage)
+        with pytest.raises(DivergenceError):
+            run_stage(settings, NEXT, Train)
+    with pytest.raises(GateError, match="trains no model; found train: the training diverged"):
+        run_stage(settings, NEXT, Export)
+    gated = run_stage(settings, NEXT, Gate).result
+    assert (gated.decision, gated.model_version) == ("held", first.model_version)
+    assert run_stage(settings, NEXT, Score).result.model_version == first.model_version
+    run_stage(settings, NEXT, Publish)
+    trained = run_stage(settings, NEXT, Train)  # it is tried again
+    assert not trained.reused
+    with pytest.raises(ConfigError, match="gate needs evaluate"):
+        run_stage(settings, NEXT, Gate)
+
+
 def test_an_empty_test_leaves_the_champion_in_place(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:

@@ -58,6 +58,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "warehouse": ("elsewhere", ALL),
     "work_dir": (Path("elsewhere"), NOTHING),  # another folder has no records at all
     "time_zone": ("Asia/Tokyo", ALL),
+    "resources.memory": ("8GB", NOTHING),
+    "resources.threads": (3, NOTHING),
+    "resources.scratch_dir": (Path("elsewhere"), NOTHING),
     "logs.path": ("other", ALL),
     "logs.user_id": ("who", ALL),
     "logs.item_id": ("what", ALL),

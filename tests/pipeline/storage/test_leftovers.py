@@ -9,14 +9,17 @@ import pytest
 from pipeline.storage.leftovers import remove_unfinished_uploads, scratch_folder
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 from tests.helpers.scoring_cases import Killed
 
 DAY = date(2026, 7, 2)
 UNIQUE = "0123456789abcdef"  # in the name of a file that is being written
 
 
-def locations(folder: Path, day: date = DAY) -> RunLocations:
-    return RunLocations(Warehouse(str(folder / "warehouse")), folder / "work", day)
+def locations(
+    folder: Path, day: date = DAY, resources: ResourceSettings = DEFAULT_RESOURCES
+) -> RunLocations:
+    return RunLocations(Warehouse(str(folder / "warehouse")), folder / "work", day, resources)
 
 
 def spill(folder: Path) -> Path:
@@ -31,11 +34,16 @@ def age(path: Path, seconds: float) -> Path:
     return path
 
 
+@pytest.mark.parametrize("shared", [False, True])
 def test_the_scratch_of_killed_runs_is_removed_and_that_of_running_ones_stays(
-    tmp_path: Path,
+    tmp_path: Path, shared: bool
 ) -> None:
-    mine = locations(tmp_path)
-    killed, running = (locations(tmp_path, DAY - timedelta(days=days)) for days in (1, 2))
+    resources = ResourceSettings(scratch_dir=tmp_path / "fast" if shared else None)
+    mine, killed, running = (
+        locations(tmp_path, DAY - timedelta(days=days), resources) for days in range(3)
+    )
+    assert mine.scratch.is_relative_to(tmp_path / ("fast" if shared else "work"))
+    others = spill(locations(tmp_path / "other", killed.run_date, resources).scratch)
     for run in (mine, killed, running):
         spill(run.scratch)
     old = age(spill(tmp_path / "work" / "ingest-abc123"), 90_000)
@@ -45,6 +53,7 @@ def test_the_scratch_of_killed_runs_is_removed_and_that_of_running_ones_stays(
         assert not list(folder.iterdir())
         assert [path.exists() for path in (killed.scratch, running.scratch)] == [False, True]
         assert [path.exists() for path in (old, recent, kept)] == [False, True, True]
+        assert others.exists()
     assert not mine.scratch.exists()
     with pytest.raises(Killed), scratch_folder(mine):
         raise Killed

@@ -19,7 +19,7 @@ import model.training.checkpoints
 import model.training.trainer
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.bundles.registry import RegisteredModel
-from pipeline.config.sections import ModelSettings
+from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError
 from pipeline.results import Prepared, Trained
@@ -64,7 +64,11 @@ class Champion:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.model_version = "yesterday"
-        self.description = SimpleNamespace(settings={"evaluate": {"topk": [5]}})
+        self.description = SimpleNamespace(
+            settings={"evaluate": {"topk": [5]}},
+            files={HELD_OUT_WEIGHTS: ""},
+            data=SimpleNamespace(last_event=NOON - timedelta(days=1)),
+        )
 
     def items(self) -> pa.Table:
         return pa.table({"item_id": range(N_ITEMS)})
@@ -151,7 +155,16 @@ def test_a_champion_evaluated_by_another_split_is_no_parent(
 ) -> None:
     by_time = quick(tmp_path, evaluate={"split": "time", "test_days": 1, "valid_days": 2})
     assert stages.train(by_time, DAY, prepare(tmp_path / "prepared")).parent is None
-    assert "evaluated by another split" in caplog.text
+    assert "trained under another split" in caplog.text
+
+
+def test_a_champion_of_other_users_and_items_is_no_parent(
+    tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = PrepareSettings(user_inter_num_interval="[2,inf)")
+    filtered = quick(tmp_path).model_copy(update={"prepare": limits})
+    assert stages.train(filtered, DAY, prepare(tmp_path / "prepared")).parent is None
+    assert "it was trained on other users and items" in caplog.text
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])

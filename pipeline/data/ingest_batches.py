@@ -1,0 +1,79 @@
+"""Batches of log files: each is committed before the next is read, so that a kill loses minutes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from pipeline.logs.log_files import LogFile, read_footer
+from pipeline.results import Ingested
+
+BATCH_ROWS = 5_000_000  # 1 GB of a scratch database, with ids of 36 characters
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files that are read and committed together.
+
+    Attributes:
+        files: Of this batch.
+        rows: The rows that the files have.
+        before: The rows of the batches before it.
+        total: The rows of all batches.
+    """
+
+    files: Sequence[LogFile]
+    rows: int
+    before: int
+    total: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no rows come after it."""
+        return self.before + self.rows == self.total
+
+    def counted(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """A function of the share of this batch that reports the rows of all batches."""
+        return lambda done, of: progress(self.before + self.rows * done // max(1, of), self.total)
+
+
+def in_batches(files: Sequence[LogFile]) -> list[Batch]:
+    """The files in batches of `BATCH_ROWS` rows at most, or of one file; at least one batch.
+
+    Args:
+        files: In the order of their names.
+
+    Raises:
+        UnreadableFileError: a file cannot be read as Parquet.
+    """
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        counts = list(pool.map(lambda file: read_footer(file).num_rows, files))
+    cuts, rows = [0], 0
+    for position, count in enumerate(counts):
+        if rows and count and rows + count > BATCH_ROWS:
+            cuts.append(position)
+            rows = 0
+        rows += count
+    ends = [*cuts[1:], len(files)]
+    return [
+        Batch(files[begin:end], sum(counts[begin:end]), sum(counts[:begin]), sum(counts))
+        for begin, end in zip(cuts, ends, strict=True)
+    ]
+
+
+def summed(results: Iterable[Ingested]) -> Ingested:
+    """The result of several batches; the table's version is the last one's."""
+    total, *others = results
+    for other in others:
+        reasons = Counter(total.quarantined_by_reason) + Counter(other.quarantined_by_reason)
+        total = replace(
+            other,
+            files=total.files + other.files,
+            rows=total.rows + other.rows,
+            added=total.added + other.added,
+            duplicates=total.duplicates + other.duplicates,
+            quarantined=total.quarantined + other.quarantined,
+            withdrawn=total.withdrawn + other.withdrawn,
+            quarantined_by_reason=dict(sorted(reasons.items())),
+        )
+    return total

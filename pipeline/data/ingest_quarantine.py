@@ -1,0 +1,153 @@
+"""SQL of ingest: bad rows, and those in quarantine that have been good since their day came."""
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipeline.data.staging import SOURCE, add_sources
+from pipeline.logs.validation import AFTER_RUN_DATE
+from pipeline.schema import (
+    INTERACTIONS,
+    ITEM_ID,
+    QUARANTINE,
+    QUARANTINE_SCHEMA,
+    RUN_DATE,
+    TIMESTAMP,
+    USER_ID,
+)
+from pipeline.storage.scratch_db import scalar
+from pipeline.warehouse.tables import append, dataset_of, replace_where
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# Fixed width, so that text order is time order.
+_TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
+
+
+def due_by(end: datetime) -> str:
+    """The SQL condition on a quarantined row: it was too late once, and no longer is at `end`."""
+    return f"reason = '{AFTER_RUN_DATE}' AND {TIMESTAMP} < '{_text(end)}'"
+
+
+def _text(time: datetime) -> str:
+    return f"{time:{_TIME_FORMAT}}"
+
+
+def load_quarantine(table: "DeltaTable", end: datetime, db: duckdb.DuckDBPyConnection) -> None:
+    """Copy the quarantine's rows of `files`, and of files with a row due by `end`."""
+    rows, name = dataset_of(table), ds.field("source_file")
+    first, last = db.execute("SELECT min(source_file), max(source_file) FROM files").fetchall()[0]
+    is_due = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < _text(end))
+    db.register("due", rows.scanner(["source_file"], filter=is_due).to_reader())
+    names = {due for (due,) in db.execute("SELECT DISTINCT source_file FROM due").fetchall()}
+    if first is not None:
+        # Constants, so that Delta's statistics spare the files that hold other logs.
+        near = (name >= first) & (name <= last)
+        db.register("near", rows.scanner(["source_file"], filter=near).to_reader())
+        found = "SELECT DISTINCT source_file FROM near SEMI JOIN files USING (source_file)"
+        names |= {of_file for (of_file,) in db.execute(found).fetchall()}
+    db.register(
+        "of_them", rows.scanner(filter=name.isin(pa.array(sorted(names), pa.string()))).to_reader()
+    )
+    db.register("columns_of_quarantine", QUARANTINE_SCHEMA.empty_table())
+    db.execute(
+        f"CREATE TABLE {QUARANTINE} AS FROM columns_of_quarantine UNION ALL BY NAME FROM of_them"
+    )
+    db.execute("CREATE TABLE mended (source_file VARCHAR)")
+
+
+def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
+    """Make the table `bad`: bad rows not yet in quarantine, as text.
+
+    The quarantine's rows of files read again are deleted first, but for those that the files have
+    still; `mended` names these files.
+
+    Returns:
+        The number of rows in `bad`.
+    """
+    db.execute(
+        f"""CREATE TABLE judged AS
+        SELECT CAST({USER_ID} AS VARCHAR) AS {USER_ID}, CAST({ITEM_ID} AS VARCHAR) AS {ITEM_ID},
+               strftime({TIMESTAMP} AT TIME ZONE 'UTC', '{_TIME_FORMAT}') AS {TIMESTAMP},
+               reason, {SOURCE}, DATE '{run_date}' AS {RUN_DATE}, raw_timestamp
+        FROM staged JOIN sources USING (file) WHERE reason IS NOT NULL"""
+    )
+    names = ("source_file", "source_row", USER_ID, ITEM_ID, TIMESTAMP, "reason")
+    same = " AND ".join(f"before.{name} IS NOT DISTINCT FROM judged.{name}" for name in names)
+    gone = f"""FROM {QUARANTINE} AS before
+        WHERE source_file IN (SELECT source_file FROM files)
+        AND NOT EXISTS (FROM judged WHERE {same})"""
+    db.execute(f"INSERT INTO mended SELECT source_file {gone}")
+    db.execute(f"DELETE {gone}")
+    db.execute(f"CREATE TABLE bad AS FROM judged ANTI JOIN {QUARANTINE} AS before ON {same}")
+    return scalar(db, "SELECT count(*) FROM bad")
+
+
+def release(end: datetime, db: duckdb.DuckDBPyConnection) -> int:
+    """Put quarantined rows that are due by `end` back into `staged`, as good.
+
+    Those whose ids do not have the warehouse's type stay in quarantine, for that reason.
+
+    Returns:
+        The number of rows put back.
+    """
+    is_due = due_by(end)
+    kinds = dict(db.execute("SELECT column_name, column_type FROM (DESCRIBE staged)").fetchall())
+    user, item = (f"TRY_CAST({name} AS {kinds[name]})" for name in (USER_ID, ITEM_ID))
+    stay = f"{is_due} AND ({user} IS NULL OR {item} IS NULL)"
+    db.execute(f"INSERT INTO mended SELECT source_file FROM {QUARANTINE} WHERE {stay}")
+    db.execute(
+        f"""UPDATE {QUARANTINE} SET reason = 'ids of another type than in {INTERACTIONS}'
+        WHERE {stay}"""
+    )
+    add_sources(f"FROM {QUARANTINE} WHERE {is_due}", db)
+    before = scalar(db, "SELECT count(*) FROM staged")
+    db.execute(
+        f"""INSERT INTO staged BY NAME
+        SELECT {user} AS {USER_ID}, {item} AS {ITEM_ID},
+               CAST({TIMESTAMP} || '+00' AS TIMESTAMPTZ) AS {TIMESTAMP}, file, source_row
+        FROM {QUARANTINE} JOIN sources USING (source_file, source_stamp) WHERE {is_due}"""
+    )
+    return scalar(db, "SELECT count(*) FROM staged") - before
+
+
+def write_bad(table: "DeltaTable", db: duckdb.DuckDBPyConnection) -> None:
+    """Add `bad` to the quarantine; all rows of the files in `mended` are replaced.
+
+    Raises:
+        ConflictError: another run wrote to the table meanwhile; nothing was changed.
+    """
+    if scalar(db, "SELECT count(*) FROM mended"):
+        db.execute("INSERT INTO mended SELECT source_file FROM bad")
+        found = db.execute("SELECT DISTINCT source_file FROM mended ORDER BY 1").fetchall()
+        of_them = f"FROM {QUARANTINE} SEMI JOIN mended USING (source_file)"
+        rows = _rows(f"({of_them}) UNION ALL BY NAME FROM bad", db)
+        replace_where(table, "source_file", [name for (name,) in found], rows)
+    elif scalar(db, "SELECT count(*) FROM bad"):
+        append(table, _rows("FROM bad", db))
+
+
+def _rows(query: str, db: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
+    columns = ", ".join(QUARANTINE_SCHEMA.names)
+    ordered = f"SELECT {columns} FROM ({query}) ORDER BY source_file, source_row"
+    return db.sql(ordered).to_arrow_reader().cast(QUARANTINE_SCHEMA)
+
+
+def quarantined_by_reason(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many rows of the files just read are new in quarantine.
+
+    Those are among them that an ingest put there which did not end.
+    """
+    counts = db.execute(
+        f"""SELECT reason, count(*) FROM (
+            SELECT reason FROM bad
+            UNION ALL
+            SELECT reason FROM {QUARANTINE} SEMI JOIN (FROM files WHERE NOT is_known)
+            USING (source_file, source_stamp)
+        ) GROUP BY reason ORDER BY reason"""
+    )
+    return dict(counts.fetchall())

@@ -1,0 +1,122 @@
+"""Log files read into a scratch database, as the tables `sources` and `staged`.
+
+`sources` numbers the files, each in one state; `staged` has their rows, with that number. The view
+`files` are the sources that an ingest reads whole.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.config.sections import LogSettings
+from pipeline.data.source_files import SourceFile
+from pipeline.logs.log_rows import log_rows
+from pipeline.logs.validation import EARLIEST, IdTypes, reason_sql
+from pipeline.progress import work_progress
+from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
+from pipeline.storage.scratch_db import scalar
+
+EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}"
+SOURCE = "source_file, source_row, source_stamp"
+
+
+def stage(
+    files: Sequence[SourceFile],
+    withdrawn: Iterable[str],
+    types: IdTypes,
+    logs: LogSettings,
+    end: datetime,
+    db: duckdb.DuckDBPyConnection,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
+
+    Args:
+        files: To read.
+        withdrawn: The names of files in `files` that count as without rows.
+        types: Their id types.
+        logs: Their columns.
+        end: Of the run date.
+        db: The scratch database.
+        progress: As of `log_rows`.
+
+    Returns:
+        The number of rows.
+    """
+    db.register("listed", _table_of(files))
+    db.execute("CREATE TABLE sources AS SELECT *, true AS is_read FROM listed")
+    for name in withdrawn:
+        values = "count(*), ?, '', true, true"  # no row has been read in this state
+        db.execute(f"INSERT INTO sources SELECT {values} FROM sources", [name])
+    db.execute("CREATE VIEW files AS FROM sources WHERE is_read")
+    _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
+    return scalar(db, "SELECT count(*) FROM staged")
+
+
+def stage_elsewhere(
+    files: Sequence[SourceFile],
+    types: IdTypes,
+    logs: LogSettings,
+    end: datetime,
+    db: duckdb.DuckDBPyConnection,
+) -> None:
+    """Add to `staged` the good rows of other files, as of `stage`, that hold an event of `gone`."""
+    first = scalar(db, "SELECT count(*) FROM sources")
+    db.register("listed", _table_of(files, first))
+    db.execute("INSERT INTO sources SELECT *, false AS is_read FROM listed")
+    query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({EVENT}) WHERE reason IS NULL"
+    with work_progress("reading logs") if files else nullcontext(lambda *_: None) as progress:
+        _read(files, types, logs, end, query, db, progress, first)
+
+
+def _read(
+    files: Sequence[SourceFile],
+    types: IdTypes,
+    logs: LogSettings,
+    end: datetime,
+    query: str,
+    db: duckdb.DuckDBPyConnection,
+    progress: Callable[[int, int], None],
+    first: int = 0,
+) -> None:
+    read = [source.file for source in files]
+    with log_rows(read, logs, types, (EARLIEST, end), progress) as rows:
+        db.register("rows", rows)
+        db.execute(
+            query.format(
+                f"""SELECT {EVENT}, CAST(file + {first} AS INTEGER) AS file, "row" AS source_row,
+                       raw_timestamp, {reason_sql(end)} AS reason
+                FROM rows"""
+            )
+        )
+
+
+def _table_of(files: Sequence[SourceFile], first: int = 0) -> pa.Table:
+    return pa.table(
+        {
+            "file": pa.array(range(first, first + len(files)), pa.int32()),
+            "source_file": pa.array([source.name for source in files], pa.string()),
+            "source_stamp": pa.array([source.stamp for source in files], pa.string()),
+            "is_known": pa.array([source.is_known for source in files], pa.bool_()),
+        }
+    )
+
+
+def add_sources(query: str, db: duckdb.DuckDBPyConnection) -> None:
+    """Number further files, each in one state, whose rows are not read but found in a table.
+
+    Args:
+        query: Its columns `source_file` and `source_stamp` name them; some may be known.
+        db: The scratch database.
+    """
+    db.execute(
+        f"""INSERT INTO sources
+        SELECT (SELECT count(*) FROM sources) + row_number() OVER () - 1, *, false, false
+        FROM (
+            SELECT DISTINCT source_file, source_stamp FROM ({query})
+            ANTI JOIN sources USING (source_file, source_stamp)
+        )"""
+    )

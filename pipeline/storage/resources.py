@@ -1,0 +1,77 @@
+"""What a run may use of its machine: the settings' section `[resources]`."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from model.cores import Threads, thread_count, usable_memory
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+
+_SHARE = 8  # of the memory; the sorts and joins of DuckDB gain little by more
+_LEAST = 10**9  # bytes
+_PER_THREAD = 2**27  # bytes
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class ResourceSettings(Frozen):
+    """The memory, the threads and the folder of sorts and joins that are larger than memory."""
+
+    section = "resources"
+
+    memory: str = Field(
+        "auto",
+        description="for DuckDB, such as `8GB`; beyond it, it writes to disk. `auto`: an eighth of "
+        "what this process may use, at least 1GB",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    threads: Threads = Field(
+        "auto",
+        description="of DuckDB, one per 128 MiB of its memory at most; `auto`: the cores that this "
+        "process may use",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    scratch_dir: Path | None = Field(
+        None,
+        description="folder of the temporary files of ingest and prepare; default in `work_dir`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _readable(cls, memory: str) -> str:
+        if memory != "auto" and _bytes_of(memory) < 10**8:
+            raise ValueError("must be auto, or at least 100MB in the form 8GB")
+        return memory
+
+    @field_validator("threads")
+    @classmethod
+    def _positive(cls, threads: Threads) -> Threads:
+        if threads != "auto" and threads < 1:
+            raise ValueError("threads must be at least 1, or auto")
+        return threads
+
+    @property
+    def memory_limit(self) -> int:
+        """The memory in bytes."""
+        if self.memory == "auto":
+            return max(_LEAST, usable_memory() // _SHARE)
+        return _bytes_of(self.memory)
+
+    @property
+    def thread_limit(self) -> int:
+        """The number of threads."""
+        return max(1, min(self.memory_limit // _PER_THREAD, thread_count(self.threads)))
+
+
+DEFAULT_RESOURCES = ResourceSettings()
+
+
+def _bytes_of(memory: str) -> int:
+    """A size such as 8GB or 512 MiB in bytes; 0 where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", memory.strip(), re.IGNORECASE)
+    if not found:
+        return 0
+    number, unit, binary = found.groups()
+    return int(float(number) * (_BINARY if binary else _UNITS)[unit.upper()])
