@@ -44,7 +44,7 @@ from pipeline.storage.prepared_folder import (
 )
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.changed_files import changed_files
-from pipeline.warehouse.tables import has_table, table_id
+from pipeline.warehouse.tables import dataset_of, open_table, table_id
 
 _EVENT = (USER_ID, ITEM_ID, TIMESTAMP, "source_file", "source_row")
 _EVENTS = ", ".join(_EVENT)
@@ -103,8 +103,10 @@ def update_prepared(
         NotIncrementalError: it cannot be done, or not at less cost.
         ConflictError: another run wrote to the vocabulary meanwhile.
     """
-    if not has_table(warehouse.table(VOCABULARY), earlier.vocabulary_id):
-        raise NotIncrementalError("the vocabulary was made anew")
+    known = open_table(warehouse.table(VOCABULARY))
+    n_known = dataset_of(known).count_rows() if known else 0
+    if known is None or table_id(known) != earlier.vocabulary_id or n_known < earlier.n_items - 1:
+        raise NotIncrementalError("the vocabulary was made anew, or lost items")
     files = open_prepared(earlier.folder, earlier.content_hash)
     columns = prepared_schema(rows.type_of(USER_ID))
     if files is None or files.columns != columns:
