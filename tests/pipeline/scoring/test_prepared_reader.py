@@ -19,6 +19,7 @@ from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import open_inputs
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.storage.resources import ResourceSettings
 from tests.helpers.prepared_folders import sequences, write_prepared
 
 DAY = date(2026, 11, 20)
@@ -63,7 +64,7 @@ def test_they_are_what_the_checked_reader_gives(
             users=None,
             active_within_days=days,
             skip_bad_files=False,
-            threads=1,
+            resources=ResourceSettings(threads=1),
         )
         since = None if days is None else run_end(DAY - timedelta(days=days), "UTC")
         prepared = PreparedHistories(folder, since)
