@@ -164,5 +164,6 @@ def _write_all(
         f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}
         FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
     )
-    totals = write_histories(folder, ordered.to_arrow_reader(_BATCH_ROWS))
+    events = ordered.to_arrow_reader(_BATCH_ROWS)
+    totals = write_histories(folder, rows.type_of(USER_ID), events)
     return vocabulary, totals, left_out or Counts(0, 0, 0)

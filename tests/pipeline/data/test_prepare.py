@@ -20,7 +20,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.results import Prepared
 from pipeline.schema import ITEMS_FILE
-from pipeline.storage.prepared_folder import sequence_files
+from pipeline.storage.prepared_folder import id_types, sequence_files
 from pipeline.warehouse.tables import open_table
 from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, prepare, table_uri
@@ -86,6 +86,15 @@ def test_histories_are_whole_and_in_order(settings: Settings):
     assert prepared.interactions_version == 1
     # New items are numbered in the order of their first events.
     assert vocabulary(prepared) == {9: 1, 5: 2, 8: 3, 6: 4, 7: 5}
+
+
+@pytest.mark.parametrize("edge", [-(2**31), 2**31 - 1, -(2**31) - 1, 2**31, 2**63 - 1])
+def test_large_user_ids_stay_what_they_are(settings: Settings, edge: int):
+    write_log(settings, "a.parquet", [(edge, 1, NOON), (5, 2, NOON), (edge, 3, NOON - HOUR)])
+    prepared = night(settings, TODAY)
+    found = {user: items for user, items, _ in histories(prepared)}
+    assert found == {edge: [3, 1], 5: [2]}
+    assert id_types(prepared.folder) == (pa.int64(), pa.int64())
 
 
 @pytest.mark.parametrize("ids", [pa.int32(), pa.int64(), pa.string()], ids=str)
