@@ -60,6 +60,8 @@ from pipeline.warehouse.tables import (
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+_NOTED = ("added", "withdrawn", "new", "released")  # of a commit: events, then rows
+
 
 def ingest(
     files: Sequence[LogFile],
@@ -226,7 +228,7 @@ class _Work:
             added, withdrawn = count_changes(n_new, db)
             interactions = stored or create_table(table(INTERACTIONS), columns)
             note = {"run_date": str(run_date), "files": len(unread) + len(forgotten)}
-            note |= {"added": added, "withdrawn": withdrawn}
+            note |= {"added": added, "withdrawn": withdrawn, "new": n_new, "released": released}
             if stale:
                 names = find_rewritten(interactions, db)
                 with interaction_rows("rewritten", columns, db) as rewritten:
@@ -236,6 +238,9 @@ class _Work:
                     append(interactions, new, note)
             if released:
                 delete(quarantine, due_by(end))
+            # Good rows that were new then; where files are rewritten again they are now too.
+            gone = max(0, unfinished["released"] - released)
+            noted = 0 if stale else unfinished["new"] - gone
             by_reason = quarantined_by_reason(db)
             result = Ingested(
                 table_id(interactions),
@@ -243,7 +248,7 @@ class _Work:
                 len(unread),
                 rows,
                 added + unfinished["added"],
-                good - n_new - unfinished["added"],
+                good - n_new - noted,
                 sum(by_reason.values()),
                 withdrawn + unfinished["withdrawn"],
                 by_reason,
@@ -269,5 +274,5 @@ def _unfinished(
     if interactions is not None:
         for note in notes_since(interactions, recorded_version):
             if note["files"] and note["run_date"] == str(run_date):
-                counts.update({name: note[name] for name in ("added", "withdrawn")})
+                counts.update({name: note[name] for name in _NOTED if name in note})
     return counts

@@ -18,8 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PART_USERS = 64  # so that few users make many parts
+BATCH_ROWS = 300  # so that few rows make many batches
 TIMEOUT = 300.0  # seconds, after which a command hangs
-_PROGRESS = re.compile(r"[a-z ]+: (started|ended|[\d,]+ .*)")
+_PROGRESS = re.compile(r"[a-z\d, ]+: (started|ended|[\d,.]+[ %].*)")
 
 
 def fearec(arguments: list[str] | None = None) -> None:
@@ -27,6 +28,23 @@ def fearec(arguments: list[str] | None = None) -> None:
     from flows.cli.main import app
 
     app(arguments)
+
+
+def fearec_in_batches(arguments: list[str] | None = None) -> None:
+    """The command `fearec`, with small batches of log files."""
+    from pipeline.data import ingest_batches
+
+    ingest_batches.BATCH_ROWS = BATCH_ROWS
+    fearec(arguments)
+
+
+def fearec_merging(arguments: list[str] | None = None) -> None:
+    """The command `fearec`, which fails where it would prepare everything from the beginning."""
+    from pipeline.data import prepare
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "_write_all", None)
+        fearec(arguments)
 
 
 def fearec_score(arguments: list[str] | None = None) -> None:
@@ -114,10 +132,11 @@ def start(
         fresh: Whether in a new interpreter, as people do; otherwise forked from a warm one.
     """
     output.mkdir(exist_ok=True)
+    server = None if fresh else _fork_server()  # which takes seconds to start
     names = [output / f"{time.monotonic_ns()}.{stream}" for stream in ("out", "err")]
     begun = time.monotonic()
     process: subprocess.Popen[bytes] | BaseProcess
-    if fresh:
+    if server is None:
         code = f"from {command.__module__} import {command.__name__} as run; run()"
         with names[0].open("wb") as out, names[1].open("wb") as err:
             process = subprocess.Popen(
@@ -129,8 +148,7 @@ def start(
                 stderr=err,
             )
     else:
-        context = _fork_server()
-        process = context.Process(target=_forked, args=(command, arguments, output, *names))
+        process = server.Process(target=_forked, args=(command, arguments, output, *names))
         process.start()
     return Running(process, names[1], begun)
 

@@ -14,9 +14,10 @@ from tests.end_to_end.faults.commands import Ended, fearec, fearec_score
 from tests.end_to_end.faults.kills import compared
 from tests.end_to_end.faults.log_files import kind_of
 from tests.end_to_end.faults.log_oracle import LogRows, write_rows_of_log
+from tests.end_to_end.faults.small_logs import DAY
 from tests.end_to_end.faults.tables import CHAMPION, output_of, tables_of
 from tests.end_to_end.faults.verdicts import RIGHT, Verdict, wrong
-from tests.end_to_end.faults.world import DAY, World
+from tests.end_to_end.faults.world import World
 from tests.helpers.damages import DAMAGES
 
 

@@ -18,6 +18,7 @@ from pipeline.schema import (
     RUNS,
     VOCABULARY,
 )
+from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.tables import dataset_of, open_table
 
 CHAMPION = "models/champion.json"
@@ -41,12 +42,18 @@ _OF_RUNS = (
 _OF_INGEST = (RUN_DATE, "n_added", "n_duplicates", "n_quarantined")
 # What the newest row of a run says of its ingest, which is nothing new where others did it.
 COUNTS = f"{RUNS}, ingest"
+INGEST = "ingest.json"
+_COUNTS = (
+    "files", "rows", "added", "duplicates", "quarantined", "withdrawn", "quarantined_by_reason",
+    "filtered",
+)  # fmt: skip
 # Names that are new each time.
 _RANDOM = (
     (re.compile(r"part-\d+-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "part-N-UUID"),
     (re.compile(r"_delta_log/\d+"), "_delta_log/N"),
     (re.compile(r"^work-2/"), "work/"),  # of the second of two machines
 )
+PAGE = 4096  # bytes, of which a file takes whole ones
 _TWO_DAYS = 2 * 86_400
 
 
@@ -73,8 +80,26 @@ def tables_of(warehouse: Path) -> Tables:
 
 
 def without_counts(tables: Tables) -> Tables:
-    """The tables but for what the row of a run says of its ingest."""
-    return {name: rows for name, rows in tables.items() if name != COUNTS}
+    """The tables or results but for what the run says of its ingest."""
+    return {name: rows for name, rows in tables.items() if name not in (COUNTS, INGEST)}
+
+
+def versions_of(path: Path) -> list[Rows]:
+    """The rows of a table in each of its versions."""
+    table = open_table(str(path))
+    last = -1 if table is None else table.version()
+    return [_rows(path, set(), version) for version in range(last + 1)]
+
+
+def results_of(work: Path) -> Tables:
+    """What a run date's work folder says of its ingest, and the hash of its prepared histories."""
+    found = {}
+    if (work / INGEST).exists():
+        result = json.loads((work / INGEST).read_bytes())["result"]
+        found[INGEST] = [f"{name}={result[name]}" for name in sorted(result) if name in _COUNTS]
+    if (work / "prepared").exists():
+        found["prepared"] = [prepared_hash(work / "prepared")]
+    return found
 
 
 def output_of(folder: Path) -> Rows:
@@ -118,6 +143,12 @@ def names_in(folder: Path) -> set[str]:
     return found
 
 
+def size_of(folder: Path) -> int:
+    """The bytes that the files in a folder take on a disk."""
+    sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(-(-size // PAGE) * PAGE for size in sizes)
+
+
 def make_old(folder: Path) -> None:
     """Give everything in a folder the time of two days ago, as if nobody had touched it since."""
     then = time.time() - _TWO_DAYS
@@ -125,8 +156,8 @@ def make_old(folder: Path) -> None:
         os.utime(path, (then, then), follow_symlinks=False)
 
 
-def _rows(path: Path, differ: set[str]) -> Rows:
-    table = open_table(str(path))
+def _rows(path: Path, differ: set[str], version: int | None = None) -> Rows:
+    table = open_table(str(path), version)
     if table is None:
         return []
     rows = dataset_of(table)

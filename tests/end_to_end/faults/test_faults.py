@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.faults.full_disks import check_mounts, run_out_of_room
 from tests.end_to_end.faults.kills import kill_and_run_again
 from tests.end_to_end.faults.races import race
 from tests.end_to_end.faults.spoiling import (
@@ -48,6 +49,24 @@ def kill(*names: str) -> Run:
     return run
 
 
+def disks(count: int) -> Cases:
+    def find(world: World, chance: Random) -> Sequence[Case]:
+        check_mounts(world.folder)
+        return range(count)
+
+    return find
+
+
+def fill(disk: str, *names: str) -> Run:
+    """Undisturbed runs, in turn, on a disk that is too small."""
+
+    def run(world: World, number: int, chance: Random) -> Verdict:
+        undisturbed: Undisturbed = getattr(world, names[number % len(names)])
+        return run_out_of_room(world, undisturbed, disk, chance)
+
+    return run
+
+
 def race_for(name: str) -> Run:
     """Races of two machines for what an undisturbed run did."""
     return lambda world, _, chance: race(world, getattr(world, name), chance)
@@ -55,16 +74,22 @@ def race_for(name: str) -> Run:
 
 # Of each kind: all its cases, how many of them make the sample, and what runs one.
 KINDS: dict[str, tuple[Cases, int, Run]] = {
-    "kill ingest": (numbers(15), 2, kill("second_ingest", "first_ingest")),
+    "kill first load": (numbers(30), 1, kill("first_load")),
+    "kill increment": (numbers(30), 1, kill("second_ingest")),
+    "kill corrections": (numbers(30), 0, kill("corrections")),
+    "kill merged prepare": (numbers(30), 1, kill("merged_prepare")),
     "kill publish": (numbers(15), 2, kill("publish")),
     "kill fearec-score": (numbers(15), 1, kill("scoring")),
     "kill nightly": (numbers(15), 1, kill("disturbed_night")),
+    "full warehouse": (disks(30), 0, fill("warehouse", "first_load", "second_ingest", "publish")),
+    "full work folder": (disks(20), 0, fill("work", "merged_prepare", "second_ingest")),
     "damage logs": (numbers(100), 6, damaged_log),
     "damage bundle": (bundle_files, 4, damaged_bundle),
     "damage scratch": (scratch_files, 2, damaged_work),
     "damage records": (record_files, 2, damaged_work),
     "race same date": (numbers(10), 1, race_for("disturbed_night")),
     "race first ingest": (numbers(10), 1, race_for("first_ingest")),
+    "race increment": (numbers(10), 0, race_for("second_ingest")),
 }
 
 
@@ -105,7 +130,7 @@ def few_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
     return [World(tmp_path_factory.mktemp("world"), small=True)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind, (_, few, _) in KINDS.items() if few])
 def test_a_sample_of_faults_ends_right_or_in_one_line(
     kind: str, few_worlds: list[World], report: Report
 ) -> None:

@@ -1,24 +1,38 @@
 """A small world to spoil: logs, nights and outputs as undisturbed runs leave them."""
 
-import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.runner.stages import STAGES, Publish, Train
-from pipeline.schema import RECOMMENDATIONS, RUNS
-from tests.end_to_end.faults.commands import Ended, Running, fearec, fearec_score, start
-from tests.end_to_end.faults.tables import CHAMPION, Rows, Tables, names_in, output_of, tables_of
+from pipeline.schema import INTERACTIONS, RECOMMENDATIONS, RUNS
+from tests.end_to_end.faults.commands import (
+    Ended,
+    Running,
+    fearec,
+    fearec_in_batches,
+    fearec_merging,
+    fearec_score,
+    start,
+)
+from tests.end_to_end.faults.small_logs import DAY, FIRST, USERS, write_log
+from tests.end_to_end.faults.tables import (
+    CHAMPION,
+    Rows,
+    Tables,
+    names_in,
+    output_of,
+    results_of,
+    size_of,
+    tables_of,
+    versions_of,
+)
 
-FIRST, DAY, NEXT = date(2026, 6, 30), date(2026, 7, 1), date(2026, 7, 2)
-USERS, ITEMS, EVENTS = 160, 40, 6
+_FILES = 12  # that many batches take in
 
 Command = Callable[[list[str]], None]
 
@@ -64,7 +78,10 @@ class Undisturbed:
         names: The files that it left, as of `names_in`.
         tables: The tables that it left.
         tables_before: Those that it started from.
+        steps: The rows of `interactions` after each of its commits.
+        results: Of the run date's work folder, as of `results_of`.
         output: The rows of the folder `out`.
+        sizes: The bytes that the folders `warehouse` and `work` take.
     """
 
     before: str
@@ -75,7 +92,10 @@ class Undisturbed:
     names: set[str]
     tables: Tables
     tables_before: Tables
+    steps: list[Rows]
+    results: Tables
     output: Rows
+    sizes: dict[str, int]
 
 
 class World:
@@ -150,8 +170,10 @@ class World:
     ) -> "Undisturbed":
         """Run a command on a state; `place` is then as it left it."""
         self.restore(before)
-        tables_before, begun = tables_of(self.warehouse), time.time()
-        ended = self.run(command, arguments, fresh=self.fresh)
+        tables_before = tables_of(self.warehouse)
+        running = self.start(command, arguments, fresh=self.fresh)
+        begun = time.time() - (time.monotonic() - running.begun)
+        ended = running.end()
         assert ended.code == 0, ended
         changes = [path.stat().st_mtime - begun for path in self.place.rglob("*")]
         return Undisturbed(
@@ -163,7 +185,10 @@ class World:
             names_in(self.place),
             tables_of(self.warehouse),
             tables_before,
+            versions_of(self.warehouse / INTERACTIONS),
+            results_of(self.work),
             output_of(self.out),
+            {name: size_of(self.place / name) for name in ("warehouse", "work")},
         )
 
     @cached_property
@@ -180,6 +205,37 @@ class World:
         self._log("changing/a.parquet", FIRST, 3)
         self._log("changing/c.parquet", DAY, 4)
         return self.undisturbed("ingested", fearec, self.ingest("changing"))
+
+    @cached_property
+    def first_load(self) -> Undisturbed:
+        """Ingest of many files into a new warehouse, in several commits."""
+        self._many_logs(range(_FILES))
+        return self.undisturbed(None, fearec_in_batches, self.ingest("many"))
+
+    @cached_property
+    def corrections(self) -> Undisturbed:
+        """Ingest in several commits where most files have changed, events going to other files."""
+        self._many_logs(range(_FILES))
+        self.restore()
+        assert self.run(fearec, self.ingest("many")).code == 0
+        self.keep("many ingested")
+        self._many_logs([*range(3, _FILES), 0, 1, _FILES])
+        return self.undisturbed("many ingested", fearec_in_batches, self.ingest("many"))
+
+    @cached_property
+    def merged_prepare(self) -> Undisturbed:
+        """Prepare of a date whose events come to the histories of the night before."""
+        self._log("daily/a.parquet", FIRST, 1)
+        self.restore()
+        for stage in ("ingest", "prepare"):
+            arguments = [stage, "--config", self.settings("daily"), "--date", str(FIRST)]
+            assert self.run(fearec, arguments).code == 0
+        self._log("daily/a.parquet", FIRST, 3)
+        self._log("daily/b.parquet", DAY, 2)
+        assert self.run(fearec, self.ingest("daily")).code == 0
+        self.keep("prepared")
+        arguments = ["prepare", *self.ingest("daily")[1:]]
+        return self.undisturbed("prepared", fearec_merging, arguments)
 
     @cached_property
     def finished(self) -> str:
@@ -281,27 +337,10 @@ class World:
             shutil.copy2(before / CHAMPION, self.warehouse / CHAMPION)
         (self.work / f"{Publish.name}.json").unlink()
 
+    def _many_logs(self, seeds: Iterable[int]) -> None:
+        """The folder of many logs, of which some have the same events."""
+        for number, seed in enumerate(seeds):
+            self._log(f"many/{number:02}.parquet", FIRST, seed % 9, users=USERS // 8)
+
     def _log(self, name: str, day: date, seed: int, users: int = USERS) -> None:
-        """A log of a day's events, some of them bad, doubled or of the day after."""
-        chance = random.Random(seed)
-        noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-        rows = []
-        for user in range(users):
-            first = chance.randrange(ITEMS)
-            for step in range(EVENTS):
-                item = f"item-{(first + step * chance.choice((1, 1, 2))) % ITEMS:02}"
-                rows.append((user, item, noon - timedelta(minutes=(EVENTS - step) * 10)))
-        rows += [
-            (None, "item-01", noon),
-            (3, None, noon),
-            (4, "item-02", None),
-            (5, "item-03", datetime(1980, 1, 1, tzinfo=UTC)),
-            (6, "item-04", noon + timedelta(days=1)),
-            rows[0],
-            rows[7],
-        ]
-        user, item, time_ = zip(*rows, strict=True)
-        columns = {"user_id": user, "item_id": item, "timestamp": time_}
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table(columns), path)
+        write_log(self.folder / name, day, seed, users)

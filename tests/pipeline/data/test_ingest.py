@@ -164,7 +164,9 @@ def test_rows_after_the_run_date_are_released_when_it_comes(settings: Settings):
     assert versions(settings) == before
 
 
-@pytest.mark.parametrize("killed_at", ["quarantine", "interactions", "log_files", "delete"])
+@pytest.mark.parametrize(
+    "killed_at", ["quarantine", "interactions", "log_files", "delete", "entries"]
+)
 def test_a_killed_run_is_completed_by_the_next(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ):
@@ -186,9 +188,11 @@ def test_a_killed_run_is_completed_by_the_next(
             patch.setattr(module, "append", dies_at)
         if killed_at == "delete":
             patch.setattr(pipeline.data.ingest, "delete", dies)
+        if killed_at == "entries":
+            patch.setattr(pipeline.data.source_files.SourceFiles, "write_entries", dies)
         with pytest.raises(KeyboardInterrupt):
             ingest(settings, TODAY + timedelta(days=1))
-    ingest(settings, TODAY + timedelta(days=1))
+    assert ingest(settings, TODAY + timedelta(days=1)).duplicates == 0
     assert events_of(settings) == [(1, "x", NOON), (1, "y", tomorrow), (2, "x", NOON)]
     assert [row["reason"] for row in rows_of(settings, "quarantine")] == ["null item_id"]
     before = versions(settings)
