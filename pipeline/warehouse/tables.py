@@ -17,7 +17,7 @@ from pipeline.errors import ConflictError, StorageError
 from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, DeltaTable
+    from deltalake import CommitProperties, DeltaTable, WriterProperties
 
 _WRITER = "fearec"  # names our commits in Delta's log, so that two at once collide
 
@@ -246,7 +246,21 @@ def _write(
     properties = _properties(*transaction)
     if note:
         properties.custom_metadata = {_WRITER: json.dumps(note)}
-    write_deltalake(table, rows, commit_properties=properties, **options)
+    packed = _packed(rows.schema)
+    write_deltalake(table, rows, commit_properties=properties, writer_properties=packed, **options)
+
+
+def _packed(columns: pa.Schema) -> "WriterProperties":
+    """Times and row numbers as packed differences: a dictionary of them costs, as few repeat."""
+    from deltalake import ColumnProperties, WriterProperties
+
+    each = ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")
+    names = [
+        field.name
+        for field in columns
+        if pa.types.is_timestamp(field.type) or field.name == "source_row"
+    ]
+    return WriterProperties(compression="SNAPPY", column_properties=dict.fromkeys(names, each))
 
 
 def _properties(application: str, version: int) -> "CommitProperties":
