@@ -255,11 +255,8 @@ def _packed(columns: pa.Schema) -> "WriterProperties":
     from deltalake import ColumnProperties, WriterProperties
 
     each = ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")
-    names = [
-        field.name
-        for field in columns
-        if pa.types.is_timestamp(field.type) or field.name == "source_row"
-    ]
+    times = [field.name for field in columns if pa.types.is_timestamp(field.type)]
+    names = {*times, "source_row"} & {*columns.names}
     return WriterProperties(compression="SNAPPY", column_properties=dict.fromkeys(names, each))
 
 
