@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP
+from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP, USER_ID
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ class EventRows:
     Attributes:
         table: `interactions` at a version.
         end: The instant.
+        start: Earlier events are left out; None for no limit.
     """
 
     table: "DeltaTable"
     end: datetime
+    start: datetime | None = None
 
     @cached_property
     def dataset(self) -> ds.Dataset:
@@ -43,7 +45,7 @@ class EventRows:
     @property
     def is_empty(self) -> bool:
         """Whether there is no event."""
-        rows = next((each for each in self._scan([TIMESTAMP], self._before_end) if len(each)), None)
+        rows = next((each for each in self._scan([TIMESTAMP], self._in_time) if len(each)), None)
         return rows is None
 
     def type_of(self, column: str) -> pa.DataType:
@@ -51,22 +53,24 @@ class EventRows:
         return self.dataset.schema.field(column).type
 
     def read(self, columns: Sequence[str], items: pa.Array | None = None) -> pa.RecordBatchReader:
-        """Some columns of the events.
+        """Some columns of the events; user ids that fit into int32 are of that type.
 
         Args:
             columns: Names of the table's columns, `ORDINAL`, or `ITEM_INDEX`: the place of an
                 event's item in `items`, from 1.
             items: The ids of all items.
         """
-        kinds = {ORDINAL: pa.int64(), ITEM_INDEX: pa.int32()}
+        kinds = {ORDINAL: pa.int64(), ITEM_INDEX: pa.int32(), USER_ID: self._sorted_user_type}
         schema = pa.schema([(name, kinds.get(name) or self.type_of(name)) for name in columns])
         return pa.RecordBatchReader.from_batches(schema, self._batches(schema, items))
 
     def _batches(self, schema: pa.Schema, items: pa.Array | None) -> Iterator[pa.RecordBatch]:
         made_of = {ORDINAL: [_SOURCE_FILE, _SOURCE_ROW], ITEM_INDEX: [ITEM_ID]}
         stored = {each for name in schema.names for each in made_of.get(name, [name])}
-        for rows in _large(self._scan(stored, self._before_end)):
+        for rows in _large(self._scan(stored, self._in_time)):
             columns = {name: rows[name] for name in schema.names if name not in made_of}
+            if USER_ID in columns:
+                columns[USER_ID] = columns[USER_ID].cast(self._sorted_user_type)
             if ORDINAL in schema.names:
                 columns[ORDINAL] = self._ordinals(rows)
             if ITEM_INDEX in schema.names:
@@ -80,9 +84,26 @@ class EventRows:
         places = ranks[file.indices.to_numpy()] << _ROW_BITS | rows[_SOURCE_ROW].to_numpy()
         return pa.array(places)
 
+    @cached_property
+    def _sorted_user_type(self) -> pa.DataType:
+        """The type by which users are sorted, which int32 speeds up by a third."""
+        kind, narrow = self.type_of(USER_ID), np.iinfo(np.int32)
+        if kind != pa.int64():
+            return kind
+        statistics = self.table.get_add_actions(flatten=True)
+        bounds = [f"min.{USER_ID}", f"max.{USER_ID}"]
+        if not set(bounds) <= set(statistics.schema.names):
+            return kind
+        values = [value for name in bounds for value in statistics.column(name).to_pylist()]
+        fit = all(value is not None and narrow.min <= value <= narrow.max for value in values)
+        return pa.int32() if fit else kind
+
     @property
-    def _before_end(self) -> ds.Expression:
-        return ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
+    def _in_time(self) -> ds.Expression:
+        before_end = ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
+        if self.start is None:
+            return before_end
+        return before_end & (ds.field(TIMESTAMP) >= pa.scalar(self.start, TIME))
 
     @cached_property
     def _rank_of_files(self) -> dict[str, int]:

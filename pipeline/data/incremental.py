@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.config.sections import PrepareSettings
 from pipeline.data.event_rows import EventRows
 from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
-from pipeline.data.merge_histories import BucketHistories, Events
+from pipeline.data.merge_histories import BucketHistories, Events, parts
 from pipeline.data.sequence_files import BucketFile, Totals
 from pipeline.results import Prepared
 from pipeline.schema import (
@@ -30,6 +30,7 @@ from pipeline.schema import (
     SEQUENCES,
     TIME,
     TIMESTAMP,
+    TIMESTAMPS,
     USER_ID,
     VOCABULARY,
     prepared_schema,
@@ -40,11 +41,12 @@ from pipeline.storage.prepared_folder import (
     BUCKETS,
     PreparedFiles,
     open_prepared,
+    read_sequences,
     sequence_files,
 )
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.changed_files import changed_files
-from pipeline.warehouse.tables import has_table, table_id
+from pipeline.warehouse.tables import dataset_of, open_table, table_id
 
 _EVENT = (USER_ID, ITEM_ID, TIMESTAMP, "source_file", "source_row")
 _EVENTS = ", ".join(_EVENT)
@@ -103,8 +105,10 @@ def update_prepared(
         NotIncrementalError: it cannot be done, or not at less cost.
         ConflictError: another run wrote to the vocabulary meanwhile.
     """
-    if not has_table(warehouse.table(VOCABULARY), earlier.vocabulary_id):
-        raise NotIncrementalError("the vocabulary was made anew")
+    known = open_table(warehouse.table(VOCABULARY))
+    n_known = dataset_of(known).count_rows() if known else 0
+    if known is None or table_id(known) != earlier.vocabulary_id or n_known < earlier.n_items - 1:
+        raise NotIncrementalError("the vocabulary was made anew, or lost items")
     files = open_prepared(earlier.folder, earlier.content_hash)
     columns = prepared_schema(rows.type_of(USER_ID))
     if files is None or files.columns != columns:
@@ -123,31 +127,32 @@ def update_prepared(
     )
     counts = ItemCounts.read(files.items(), len(vocabulary.ids))
     added = list(_by_bucket("added", vocabulary.ids, db))
-    groups = list(_by_bucket("groups", None, db)) if has_old else [None] * len(BUCKETS)
+    groups = list(_by_bucket("groups", None, db))
 
     (folder / SEQUENCES).mkdir()
     totals = Totals()
     unsure = np.zeros(len(vocabulary.ids), bool)
     for number, path in enumerate(sequence_files(folder)):
-        histories = BucketHistories.of(files.bucket(number))
-        gone = _gone(histories, groups[number])
-        if gone is not None:
-            items = histories.items[gone]
-            counts.take_away(items)
-            unsure[items[counts.are_last(items, histories.times[gone])] - 1] = True
-        items, times = added[number].items, added[number].times
-        counts.add(items, times)
-        unsure[items[counts.are_last(items, times)] - 1] = False
         with BucketFile(path, columns, totals) as file:
-            if len(added[number]) or gone is not None:
-                histories = histories.merged(added[number], gone)
-            if len(histories.users):
-                file.add(histories.rows())
+            for histories, (new, replaced) in parts(
+                files.bucket(number), added[number], groups[number]
+            ):
+                gone = _gone(histories, replaced)
+                if gone is not None:
+                    items = histories.items[gone]
+                    counts.take_away(items)
+                    unsure[items[counts.are_last(items, histories.times[gone])] - 1] = True
+                counts.add(new.items, new.times)
+                unsure[new.items[counts.are_last(new.items, new.times)] - 1] = False
+                if len(new) or gone is not None:
+                    histories = histories.merged(new, gone)
+                if len(histories.users):
+                    file.add(histories.rows())
     if unsure.any():
         _see_again(folder, unsure, counts)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
-    merged = "merged %d new events into the histories of %s; %d events went"
-    logger.info(merged, n_new, earlier.folder, n_gone)
+    message = "merged %d new events into the histories of %s; %d events went"
+    logger.info(message, n_new, earlier.folder, n_gone)
     return vocabulary, totals
 
 
@@ -176,6 +181,7 @@ def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnect
     db.execute("CREATE TABLE late AS FROM came EXCEPT ALL FROM went")
     db.execute("CREATE TABLE gone AS FROM went EXCEPT ALL FROM came")
     db.execute("CREATE TABLE added AS FROM late UNION ALL FROM later")
+    db.execute(f"CREATE TABLE groups AS SELECT DISTINCT {USER_ID}, {TIMESTAMP} FROM gone")
     has_old = bool(scalar(db, "SELECT (SELECT count(*) FROM late) + count(*) FROM gone"))
     if scalar(db, "SELECT count(*) FROM added") > most:
         raise NotIncrementalError("too many events are new")
@@ -183,21 +189,20 @@ def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnect
 
 
 def _find_groups(files: PreparedFiles, rows: EventRows, db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `groups`: users and times whose earlier events are all to be replaced.
+    """Complete the table `groups`: users and times whose earlier events are all to be replaced.
 
     They are those that an event came to, as its place among them is known by the log files alone,
     or that an event went from. `added` then holds all their events.
     """
-    db.execute(f"CREATE TABLE groups AS SELECT DISTINCT {USER_ID}, {TIMESTAMP} FROM gone")
-    for number, events in enumerate(_by_bucket("late", None, db)):
-        if not len(events):
-            continue
-        first, last = BucketHistories.of(files.bucket(number)).span(events)
-        tied = pa.array(first < last)
-        times = pa.array(events.times).cast(TIME)
-        found = pa.table({USER_ID: events.users.filter(tied), TIMESTAMP: times.filter(tied)})
-        db.register("found", found)
-        db.execute("INSERT INTO groups FROM found EXCEPT FROM groups")
+    for number, late in enumerate(_by_bucket("late", None, db)):
+        for histories, (events,) in parts(files.bucket(number), late):
+            first, last = histories.span(events)
+            tied = pa.array(first < last)
+            if pc.any(tied).as_py():
+                times = pa.array(events.times).cast(TIME)
+                users = events.users.filter(tied)
+                db.register("found", pa.table({USER_ID: users, TIMESTAMP: times.filter(tied)}))
+                db.execute("INSERT INTO groups FROM found EXCEPT FROM groups")
     found = db.sql(f"SELECT DISTINCT epoch_us({TIMESTAMP}) // {_DAY} FROM groups ORDER BY 1")
     days = [day for (day,) in found.fetchall()]
     if not days:
@@ -245,9 +250,9 @@ def _by_bucket(
         yield Events.of(rows.filter(pc.equal(rows["bucket"], bucket)))
 
 
-def _gone(histories: BucketHistories, groups: Events | None) -> NDArray[np.bool_] | None:
+def _gone(histories: BucketHistories, groups: Events) -> NDArray[np.bool_] | None:
     """Which events of the histories are of the users and times in `groups`; None for none."""
-    if groups is None or not len(groups):
+    if not len(groups):
         return None
     first, last = histories.span(groups)
     change = np.zeros(len(histories.times) + 1, np.int32)
@@ -260,8 +265,7 @@ def _gone(histories: BucketHistories, groups: Events | None) -> NDArray[np.bool_
 def _see_again(folder: Path, unsure: NDArray[np.bool_], counts: ItemCounts) -> None:
     """Find when the items were last seen that lost their last event."""
     counts.forget_last(unsure)
-    for path in sequence_files(folder):
-        with pa.memory_map(str(path)) as mapped:
-            histories = BucketHistories.of(pa.ipc.open_file(mapped))
-            seen = unsure[histories.items - 1]
-            counts.see(histories.items[seen], histories.times[seen])
+    for batch in read_sequences(folder, [USER_ID, TIMESTAMPS, ITEM_INDEX]):
+        histories = BucketHistories.of(batch)
+        seen = unsure[histories.items - 1]
+        counts.see(histories.items[seen], histories.times[seen])

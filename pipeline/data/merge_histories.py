@@ -1,6 +1,8 @@
 """Merging events into the prepared histories of one bucket, and taking others out of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -38,10 +40,19 @@ class Events:
     def __len__(self) -> int:
         return len(self.times)
 
+    def cut(self, users: pa.Array) -> Iterator["Events"]:
+        """The events before the first of some users, in order, from each on, and from the last."""
+        there, first = (each.to_numpy(zero_copy_only=False) for each in (self.users, users))
+        bounds = [0, *np.searchsorted(there, first), len(self)]
+        for begin, end in pairwise(bounds):
+            yield Events(
+                self.users.slice(begin, end - begin), self.times[begin:end], self.items[begin:end]
+            )
+
 
 @dataclass(frozen=True)
 class BucketHistories:
-    """The histories of a bucket: N events of U users.
+    """The histories of a bucket, or a part of it: N events of U users.
 
     Attributes:
         users: (U,) the user ids, in order.
@@ -56,18 +67,14 @@ class BucketHistories:
     items: NDArray[np.int32]
 
     @classmethod
-    def of(cls, file: pa.ipc.RecordBatchFileReader) -> Self:
-        """Those of a file."""
-        table = file.read_all()
-        lengths = [chunk.value_lengths().to_numpy() for chunk in table[ITEM_INDEX].chunks]
-        times = [chunk.flatten().cast(pa.int64()).to_numpy() for chunk in table[TIMESTAMPS].chunks]
-        items = [chunk.flatten().to_numpy() for chunk in table[ITEM_INDEX].chunks]
-        users = table[USER_ID]
+    def of(cls, batch: pa.RecordBatch) -> Self:
+        """Those of a record batch, not copied."""
+        lengths = batch[ITEM_INDEX].value_lengths().to_numpy()
         return cls(
-            pa.concat_arrays(users.chunks) if users.num_chunks else pa.array([], users.type),
-            np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64),
-            np.concatenate([np.zeros(0, np.int64), *times]),
-            np.concatenate([np.zeros(0, np.int32), *items]),
+            batch[USER_ID],
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            batch[TIMESTAMPS].flatten().cast(pa.int64()).to_numpy(),
+            batch[ITEM_INDEX].flatten().to_numpy(),
         )
 
     def span(self, events: Events) -> tuple[Integers, Integers]:
@@ -164,3 +171,19 @@ def _interleaved(
     values[is_old] = old
     values[place] = new
     return values
+
+
+def parts(
+    file: pa.ipc.RecordBatchFileReader, *events: Events
+) -> Iterator[tuple[BucketHistories, tuple[Events, ...]]]:
+    """The histories in a bucket's file, batch by batch, each with the events for it.
+
+    Args:
+        file: The file.
+        events: Of the bucket; the users that it does not have come between those that it has.
+    """
+    batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+    batches = batches or [pa.RecordBatch.from_pylist([], file.schema)]
+    first = pa.concat_arrays([batch[USER_ID].slice(0, 1) for batch in batches]).slice(1)
+    parts_of_each = zip(*(each.cut(first) for each in events), strict=True)
+    yield from zip(map(BucketHistories.of, batches), parts_of_each, strict=True)

@@ -94,15 +94,16 @@ class BucketFile:
         self.totals.add(histories)
 
 
-def write_histories(folder: Path, events: pa.RecordBatchReader) -> Totals:
+def write_histories(folder: Path, user: pa.DataType, events: pa.RecordBatchReader) -> Totals:
     """Write the history of every user.
 
     Args:
         folder: The prepared folder; `sequences/` is made in it.
+        user: The type of the user ids in it.
         events: Ordered by user and time; those of one user and time in any order.
     """
     (folder / SEQUENCES).mkdir()
-    columns, totals = prepared_schema(events.schema.field(USER_ID).type), Totals()
+    columns, totals = prepared_schema(user), Totals()
     with ExitStack() as stack:
         # Of one thread: it gives the rows back in their order.
         hashes = stack.enter_context(duckdb.connect(config={"threads": 1}))
@@ -149,7 +150,7 @@ def _lists(events: pa.Table, bounds: np.ndarray, columns: pa.Schema) -> pa.Recor
         pa.ListArray.from_arrays(offsets, values).cast(columns.field(name).type)
         for name, values in flat.items()
     ]
-    user = events[USER_ID].combine_chunks().take(offsets[:-1])
+    user = events[USER_ID].combine_chunks().take(offsets[:-1]).cast(columns.field(USER_ID).type)
     return pa.record_batch([user, *lists], columns)
 
 

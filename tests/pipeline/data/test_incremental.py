@@ -241,11 +241,18 @@ def with_another_vocabulary(shop: Shop, earlier: Prepared) -> Prepared:
     return earlier
 
 
+def with_a_shorter_vocabulary(shop: Shop, earlier: Prepared) -> Prepared:
+    table = DeltaTable(table_uri(shop.settings, "vocabulary"))
+    write_deltalake(table, table.to_pyarrow_table().slice(0, 0), mode="overwrite")
+    return earlier
+
+
 UNFIT: dict[str, tuple[Callable[[Shop, Prepared], Prepared], str]] = {
     "no folder": (without_folder, "is not what it was"),
     "a changed file": (with_a_changed_file, "is not what it was"),
     "no log": (without_log, "log of the table does not say"),
     "another vocabulary": (with_another_vocabulary, "the vocabulary was made anew"),
+    "a shorter vocabulary": (with_a_shorter_vocabulary, "lost items"),
 }
 
 
@@ -254,9 +261,9 @@ def test_what_cannot_be_merged_is_prepared_from_the_beginning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     shop, earlier, ingested = two_nights(tmp_path)
-    expected = from_the_beginning(shop.settings, FIRST + DAY, ingested, tmp_path / "beside")
     spoil, reason = UNFIT[name]
     earlier = spoil(shop, earlier)
+    expected = from_the_beginning(shop.settings, FIRST + DAY, ingested, tmp_path / "beside")
     with caplog.at_level("INFO", logger="pipeline"):
         found = prepare(shop.settings, FIRST + DAY, ingested, earlier)
     assert reason in next(text for text in caplog.messages if "from the beginning" in text)

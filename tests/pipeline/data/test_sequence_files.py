@@ -72,7 +72,7 @@ def test_every_user_is_in_the_file_of_the_bucket(tmp_path: Path, kind: pa.DataTy
             "ordinal": pa.array(range(200), pa.int64()),
         }
     )
-    totals = write_histories(tmp_path, ordered.to_reader(max_chunksize=17))
+    totals = write_histories(tmp_path, kind, ordered.to_reader(max_chunksize=17))
     assert (totals.users, totals.first, totals.last) == (200, START, START)
     for bucket, path in zip(BUCKETS, files_of(tmp_path), strict=True):
         with pa.memory_map(str(path)) as mapped:
