@@ -1,4 +1,4 @@
-"""What the end of a run date is."""
+"""What the end of a run date is, and an instant some days before it."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -21,3 +21,22 @@ def run_end(run_date: date, time_zone: str) -> datetime:
             f"run date {run_date}",
             expected="one of the years 2 to 9998",
         ) from None
+
+
+def days_before(run_date: date, days: int | None, time_zone: str) -> datetime | None:
+    """The first instant of the last so many days up to the end of a run date, in UTC.
+
+    Args:
+        run_date: The last of the days.
+        days: Their number; None for no limit.
+        time_zone: The IANA time zone of the run date.
+
+    Returns:
+        The instant; None where there is no limit.
+
+    Raises:
+        ConfigError: there is none after the year 0.
+    """
+    if days is None:
+        return None
+    return run_end(date.fromordinal(max(1, run_date.toordinal() - days)), time_zone)

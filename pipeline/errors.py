@@ -4,7 +4,7 @@
     ├── ConfigError                 2   a setting is unknown, impossible or contradicts another
     │   └── ResumeError             2   the output folder holds no run that this one could continue
     ├── InputError                  2   an input path is missing, empty or unreadable
-    │   ├── UnreadableFileError     2   one Parquet file is damaged
+    │   ├── UnreadableFileError     2   one log file is damaged
     │   └── EmptyTestError          2   no user has a held-out event
     ├── SchemaError                 2   an input lacks a column, or a column has the wrong type
     ├── BundleError                 2   a bundle is incomplete, of another format or changed
@@ -77,7 +77,7 @@ class InputError(FearecError):
 
 
 class UnreadableFileError(InputError):
-    """A Parquet file is damaged; `where` is its path. ``--skip-bad-files`` leaves it out."""
+    """A log file is damaged; `where` is its path. ``--skip-bad-files`` leaves it out."""
 
 
 class EmptyTestError(InputError):

@@ -7,6 +7,8 @@ PAD = 0  # item index of padding; real items are 1..V-1
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
+EVENT_TYPE = "event_type"
+VALUE = "value"
 TITLE = "title"
 ITEM_IDS = "item_ids"
 ITEM_INDEX = "item_index"
@@ -50,6 +52,8 @@ def interactions_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
             ("source_file", pa.string()),
             ("source_row", pa.int64()),
             ("source_stamp", pa.string()),  # which state of the file, and how it was read
+            (EVENT_TYPE, pa.string()),  # these two null where the logs have no such column
+            (VALUE, pa.float64()),
         ]
     )
 
@@ -66,6 +70,8 @@ QUARANTINE_SCHEMA = pa.schema(
         ("source_stamp", pa.string()),
         (RUN_DATE, pa.date32()),
         ("raw_timestamp", pa.string()),  # as the log has it, where the time is what is wrong
+        (EVENT_TYPE, pa.string()),
+        (VALUE, pa.string()),  # as the log has it, where it is what is wrong
     ]
 )
 
@@ -197,5 +203,6 @@ RUNS_SCHEMA = pa.schema(
         ("difference_high", _METRICS),
         ("last_event", TIME),  # up to the run date: later ones are new to the next run
         ("realised", _METRICS),  # how often the night before's lists held what users then took
+        ("n_filtered", pa.int64()),  # rows that `logs.keep` leaves out
     ]
 )

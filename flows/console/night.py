@@ -62,6 +62,7 @@ def headlines(night: FinishedRun) -> list[str]:
     evaluated = night.results.get(Evaluate)
     unknown = night.results[Score].result.unknown_listed
     quarantined = night.results[Ingest].result.quarantined_by_reason
+    filtered = night.results[Ingest].result.filtered
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in quarantined.items())
     return [
         f"decision: {gated.decision}; {gated.model_version} serves",
@@ -69,6 +70,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *(f"note: {note}" for note in gated.notes),
         *_checks(night),
         *([f"quarantined: {reasons}"] if reasons else []),
+        *([f"filtered: {filtered:,} rows that logs.keep leaves out"] if filtered else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         f"bundle: {gated.bundle}",

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,6 +18,7 @@ from model.config import FEARecConfig
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
+from pipeline.config.row_conditions import check_condition, condition_types
 
 
 def _check_zone(name: str) -> str:
@@ -48,6 +48,36 @@ class LogSettings(Frozen):
         None,
         description="of dates, and of timestamps that name no zone; default the run's `time_zone`",
     )
+    event_type: str | None = Field(
+        None, description="the name of a column that says what kind of event a row is; default none"
+    )
+    value: str | None = Field(
+        None, description="the name of a column of numbers: a rating, a price, seconds; likewise"
+    )
+    keep: str | None = Field(
+        None,
+        description="only rows for which this DuckDB expression over the columns above is true, "
+        "such as `event_type = 'view' AND value >= 4`",
+    )
+
+    @field_validator("event_type", "value", "keep")
+    @classmethod
+    def _given(cls, text: str | None) -> str | None:
+        return text or None
+
+    @field_validator("keep")
+    @classmethod
+    def _is_condition(cls, keep: str | None, info: ValidationInfo) -> str | None:
+        if keep:
+            named = [name for name in ("event_type", "value") if info.data.get(name)]
+            check_condition(keep, condition_types(named))
+        return keep
+
+    @property
+    def optional(self) -> dict[str, str]:
+        """The names in the logs of the columns that logs need not have, by their meaning."""
+        names = {"event_type": self.event_type, "value": self.value}
+        return {meaning: name for meaning, name in names.items() if name}
 
     def with_zone(self, default: str) -> Self:
         """The same with a time zone: its own, or else the run's."""
@@ -73,12 +103,22 @@ class ItemsSettings(Frozen):
 
 
 class PrepareSettings(Frozen):
-    """k-core filtering, by the names and in the notation of RecBole."""
+    """Which events the model is trained on and scores from.
+
+    k-core filtering by the names and in the notation of RecBole.
+    """
 
     section = "prepare"
 
+    history_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="only events of so many days up to the end of the run date; default all",
+    )
     user_inter_num_interval: str | None = Field(
-        None, description="only users with so many interactions, such as [5,inf)"
+        None,
+        description="only users with so many interactions, such as [5,inf), in their history",
     )
     item_inter_num_interval: str | None = Field(
         None, description="only items with so many interactions"
@@ -182,24 +222,6 @@ class EvaluateSettings(Frozen):
         return (self.split, self.test_days, self.valid_days) if self.split == "time" else ("last",)
 
 
-class ExportSettings(Frozen):
-    """When an exported graph is refused."""
-
-    section = "export"
-
-    parity_sequences: int = Field(2000, ge=1000, description="real sequences compared with PyTorch")
-    max_parity_error: float = Field(
-        1e-4, gt=0, description="largest difference from PyTorch an export may have"
-    )
-    max_near_ties: float = Field(
-        1e-3, ge=0, description="share of sequences whose delays are tied to rounding"
-    )
-    fp16: bool = Field(False, description="also write a recommender in float16, for GPUs")
-    min_fp16_agreement: float = Field(
-        0.95, ge=0, le=1, description="share of the top 10 that float16 must leave as it is"
-    )
-
-
 class ScoreSettings(Frozen):
     """What to recommend to which users; the same choices as the flags of `fearec-score`."""
 
@@ -243,6 +265,13 @@ class ScoreSettings(Frozen):
         le=36_500,
         description="only users with an event in so many days; default all",
     )
+    retire_after_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="never recommend items without an event in so many days; default none is "
+        "retired",
+    )
 
     @field_validator("allow", "deny", mode="before")
     @classmethod
@@ -256,38 +285,9 @@ class ScoreSettings(Frozen):
             raise ValueError(f"{info.field_name} must be at least 1, or auto")
         return count
 
-
-class RegistrySettings(Frozen):
-    """Where runs and model versions are noted beside `models/champion.json`."""
-
-    section = "registry"
-
-    mlflow_tracking_uri: str | None = Field(
-        None,
-        description="an MLflow server or database to log runs and models to; needs the extra"
-        " `mlflow`",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-    mlflow_name: str = Field(
-        "fearec",
-        min_length=1,
-        description="the experiment and the registered model there",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-
-
-class TuneSettings(Frozen):
-    """How `fearec tune` searches; the same choices as its flags."""
-
-    section = "tune"
-
-    params_file: Path = Field(Path("hyper.test"), description="the search space, as RecBole's")
-    algo: Literal["exhaustive", "random", "tpe"] = Field(
-        "exhaustive", description="`exhaustive`, `random` or `tpe`"
-    )
-    max_evals: int | None = Field(
-        None, ge=1, description="trials; default every combination of an exhaustive search, or 100"
-    )
-    workers: int = Field(1, ge=1, description="trials at a time, each a process where several")
-    prune: bool = Field(True, description="end trials early that are worse than the median")
-    out: Path = Field(Path("tune"), description="folder of the search and what came of it")
+    def result_settings(self) -> dict[str, Any]:
+        """See `Frozen.result_settings`; earlier versions retired no items."""
+        settings = super().result_settings()
+        if self.retire_after_days is None:
+            del settings["retire_after_days"]
+        return settings

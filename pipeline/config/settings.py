@@ -22,20 +22,20 @@ from pydantic_settings import (
 from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.guard_sections import CheckSettings, GateSettings
+from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.sections import (
     EvaluateSettings,
-    ExportSettings,
     ItemsSettings,
     LogSettings,
     ModelSettings,
     PrepareSettings,
-    RegistrySettings,
     ScoreSettings,
     TimeZone,
-    TuneSettings,
 )
+from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
 from pipeline.storage.resources import ResourceSettings
 

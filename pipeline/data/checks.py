@@ -71,9 +71,10 @@ def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) ->
     by_reason = dict(ingested.quarantined_by_reason)
     if AFTER_RUN_DATE in by_reason:
         by_reason[AFTER_RUN_DATE] -= min(by_reason[AFTER_RUN_DATE], _early(locations))
-    share = sum(by_reason.values()) / max(1, ingested.rows)
+    rows = ingested.rows - ingested.filtered
+    share = sum(by_reason.values()) / max(1, rows)
     named = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items() if count)
-    what = f"share of the {ingested.rows:,} rows read that are bad"
+    what = f"share of the {rows:,} rows read that are bad"
     return limits.at_most("quarantined", share, f"{what} ({named})" if named else what)
 
 

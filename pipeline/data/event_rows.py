@@ -30,10 +30,12 @@ class EventRows:
     Attributes:
         table: `interactions` at a version.
         end: The instant.
+        start: Earlier events are left out; None for no limit.
     """
 
     table: "DeltaTable"
     end: datetime
+    start: datetime | None = None
 
     @cached_property
     def dataset(self) -> ds.Dataset:
@@ -43,7 +45,7 @@ class EventRows:
     @property
     def is_empty(self) -> bool:
         """Whether there is no event."""
-        rows = next((each for each in self._scan([TIMESTAMP], self._before_end) if len(each)), None)
+        rows = next((each for each in self._scan([TIMESTAMP], self._in_time) if len(each)), None)
         return rows is None
 
     def type_of(self, column: str) -> pa.DataType:
@@ -65,7 +67,7 @@ class EventRows:
     def _batches(self, schema: pa.Schema, items: pa.Array | None) -> Iterator[pa.RecordBatch]:
         made_of = {ORDINAL: [_SOURCE_FILE, _SOURCE_ROW], ITEM_INDEX: [ITEM_ID]}
         stored = {each for name in schema.names for each in made_of.get(name, [name])}
-        for rows in _large(self._scan(stored, self._before_end)):
+        for rows in _large(self._scan(stored, self._in_time)):
             columns = {name: rows[name] for name in schema.names if name not in made_of}
             if USER_ID in columns:
                 columns[USER_ID] = columns[USER_ID].cast(self._sorted_user_type)
@@ -97,8 +99,11 @@ class EventRows:
         return pa.int32() if fit else kind
 
     @property
-    def _before_end(self) -> ds.Expression:
-        return ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
+    def _in_time(self) -> ds.Expression:
+        before_end = ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
+        if self.start is None:
+            return before_end
+        return before_end & (ds.field(TIMESTAMP) >= pa.scalar(self.start, TIME))
 
     @cached_property
     def _rank_of_files(self) -> dict[str, int]:

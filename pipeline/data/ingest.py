@@ -16,14 +16,6 @@ from typing import TYPE_CHECKING
 from pipeline import schema
 from pipeline.config.sections import LogSettings
 from pipeline.data.ingest_batches import Batch, in_batches, summed
-from pipeline.data.ingest_quarantine import (
-    due_by,
-    find_bad,
-    load_quarantine,
-    quarantined_by_reason,
-    release,
-    write_bad,
-)
 from pipeline.data.ingest_sql import (
     count_changes,
     find_kept,
@@ -32,13 +24,21 @@ from pipeline.data.ingest_sql import (
     interaction_rows,
     not_kept,
 )
+from pipeline.data.quarantine_sql import (
+    due_by,
+    find_bad,
+    load_quarantine,
+    quarantined_by_reason,
+    release,
+    write_bad,
+)
 from pipeline.data.source_files import IngestTables
 from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import check_log_files
-from pipeline.logs.validation import IdTypes, common_types
+from pipeline.logs.validation import IdTypes, check_keep, common_types
 from pipeline.progress import work_progress
 from pipeline.results import Ingested
 from pipeline.schema import INTERACTIONS, LOG_FILES, QUARANTINE
@@ -46,6 +46,7 @@ from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scalar, scratch_database
+from pipeline.warehouse.log_table import left_table
 from pipeline.warehouse.tables import (
     append,
     create_table,
@@ -72,7 +73,8 @@ def ingest(
     Rows quarantined as after an earlier run date are released once the run date has come. A file
     is read again when it has changed, is to be read otherwise (by other columns, in another unit of
     time), or the tables have lost its rows. Its rows then replace those that the tables have of it;
-    an event that another file has too stays.
+    an event that another file has too stays. Of a Delta table of logs the files that it no longer
+    has are withdrawn.
 
     Args:
         files: Every log file there is.
@@ -86,17 +88,19 @@ def ingest(
         that goes from one file to one of a later batch counts as withdrawn, then as added.
 
     Raises:
-        InputError: the log's path is missing, has no Parquet file or an unreadable one, or
+        InputError: the log's path is missing, has no log file or an unreadable one, or
             no good row was ever found. Only in the last case is anything written: bad rows.
         SchemaError: a column is missing or has a type that cannot be used.
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
+    until_committed(partial(_forget_those_that_left, files, zoned, locations))
     tables = IngestTables.of(locations)
     sources = tables.sources(files, zoned)
     unread = [source for source in sources.files if force or not source.is_known]
     pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
     types = check_log_files(pending, zoned, tables.id_types)
+    check_keep(zoned, types)
     work = _Work(files, zoned, locations, time_zone, force, types)
     work.done += tables.unfinished(locations.run_date)
     what = f"ingesting {len(pending):,} files"
@@ -104,6 +108,15 @@ def ingest(
         for batch in in_batches(pending):
             work.done.append(until_committed(partial(work.ingest, batch, progress)))
     return summed(work.done)
+
+
+def _forget_those_that_left(
+    files: Sequence[LogFile], logs: LogSettings, locations: RunLocations
+) -> None:
+    """Forget the files that a table of logs no longer has; they are read again if they return."""
+    sources = IngestTables.of(locations).sources(files, logs)
+    names = left_table(logs.path, files, sources.entries)
+    sources.forget(locations.warehouse.table(LOG_FILES), names, stamp="left the table")
 
 
 def withdraw(
@@ -167,7 +180,7 @@ class _Work:
         end = run_end(run_date, self.time_zone)
         resources = self.locations.resources
         with scratch_folder(self.locations) as folder, scratch_database(folder, resources) as db:
-            rows = stage(
+            rows, filtered = stage(
                 unread,
                 forgotten,
                 types,
@@ -200,8 +213,10 @@ class _Work:
                 raise InputError(
                     "no good row",
                     self.logs.path,
-                    found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons",
-                    remedy="Check the columns and logs.timestamp_unit, or the run date.",
+                    found=f"bad ones only; {table(QUARANTINE)} keeps them with the reasons"
+                    if rows > filtered
+                    else f"{rows:,} rows that logs.keep leaves out",
+                    remedy="Check the columns, logs.timestamp_unit and logs.keep, or the run date.",
                 )
             unfinished = (
                 _unfinished(stored, sources.recorded_version, run_date)
@@ -232,6 +247,7 @@ class _Work:
                 sum(by_reason.values()),
                 withdrawn + unfinished["withdrawn"],
                 by_reason,
+                filtered,
             )
             holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
             so_far = asdict(summed([*self.done, result]))

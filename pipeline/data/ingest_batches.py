@@ -10,6 +10,8 @@ from pipeline.results import Ingested
 
 BATCH_ROWS = 5_000_000  # 1 GB of a scratch database, with ids of 36 characters
 
+_BYTES_OF_TEXT = 40  # per row, where only reading would tell how many rows there are
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -44,10 +46,10 @@ def in_batches(files: Sequence[LogFile]) -> list[Batch]:
         files: In the order of their names.
 
     Raises:
-        UnreadableFileError: a file cannot be read as Parquet.
+        UnreadableFileError: a file is not of its format.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
-        counts = list(pool.map(lambda file: read_footer(file).num_rows, files))
+        counts = list(pool.map(_rows_of, files))
     cuts, rows = [0], 0
     for position, count in enumerate(counts):
         if rows and count and rows + count > BATCH_ROWS:
@@ -59,6 +61,11 @@ def in_batches(files: Sequence[LogFile]) -> list[Batch]:
         Batch(files[begin:end], sum(counts[begin:end]), sum(counts[:begin]), sum(counts))
         for begin, end in zip(cuts, ends, strict=True)
     ]
+
+
+def _rows_of(file: LogFile) -> int:
+    rows = read_footer(file).num_rows
+    return max(1, file.size // _BYTES_OF_TEXT) if rows is None else rows
 
 
 def summed(results: Iterable[Ingested]) -> Ingested:
@@ -75,5 +82,6 @@ def summed(results: Iterable[Ingested]) -> Ingested:
             quarantined=total.quarantined + other.quarantined,
             withdrawn=total.withdrawn + other.withdrawn,
             quarantined_by_reason=dict(sorted(reasons.items())),
+            filtered=total.filtered + other.filtered,
         )
     return total

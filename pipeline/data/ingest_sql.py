@@ -11,9 +11,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.staging import EVENT, SOURCE, add_sources
+from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, same_in
 from pipeline.logs.validation import AFTER_RUN_DATE
-from pipeline.schema import INTERACTIONS, TIMESTAMP
+from pipeline.schema import EVENT_TYPE, INTERACTIONS, TIMESTAMP, VALUE
 from pipeline.storage.scratch_db import scalar, streamed
 from pipeline.warehouse.tables import dataset_of
 
@@ -36,25 +36,31 @@ def find_kept(
     there = dataset_of(interactions) if interactions else columns.empty_table()
     db.register(INTERACTIONS, there)
     db.register("rows_before", _rows_before(there, db))
-    db.execute(f"CREATE TABLE before AS SELECT {EVENT}, {SOURCE} FROM rows_before")
+    db.execute(
+        f"""CREATE TABLE before AS
+        SELECT {EVENT}, {VALUE}, {SOURCE}
+        FROM (SELECT * REPLACE ({WITHOUT_NULL}) FROM rows_before)"""
+    )
     db.execute(
         """CREATE TABLE moved AS SELECT before.* FROM before JOIN files USING (source_file)
         WHERE before.source_stamp <> files.source_stamp"""
     )
     # A row that is where it was stays as it is, with the stamp that it was read under.
+    row = (*EVENT.split(", "), VALUE, "source_file", "source_row")
     if scalar(db, "SELECT count(*) FROM moved"):
         db.execute(
             f"""CREATE TABLE stale AS
-            SELECT DISTINCT source_file FROM moved ANTI JOIN (
+            SELECT DISTINCT source_file FROM moved AS before ANTI JOIN (
                 FROM staged JOIN files USING (file)
                 WHERE reason IS NULL OR reason = '{AFTER_RUN_DATE}'
-            ) USING ({EVENT}, source_file, source_row)"""
+            ) AS now ON {same_in("now", *row)}"""
         )
     else:
         db.execute("CREATE TABLE stale (source_file VARCHAR)")
     stale = [name for (name,) in db.execute("FROM stale ORDER BY 1").fetchall()]
     but = " ANTI JOIN stale USING (source_file)" if stale else ""
-    db.execute(f"CREATE VIEW kept AS FROM {INTERACTIONS}{but}")
+    stored = f"SELECT * REPLACE ({WITHOUT_NULL}) FROM {INTERACTIONS}"
+    db.execute(f"CREATE VIEW kept AS {stored}{but}")
     db.execute("CREATE TABLE replaced AS FROM before SEMI JOIN stale USING (source_file)")
     if stale:
         db.execute(
@@ -107,7 +113,7 @@ def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
         )
     _drop_repeats(db)
     db.execute(
-        f"""CREATE VIEW new AS SELECT {EVENT}, file, source_row
+        f"""CREATE VIEW new AS SELECT {EVENT}, {VALUE}, file, source_row
         FROM good ANTI JOIN dropped USING (file, source_row)"""
     )
     return good, good - scalar(db, "SELECT count(*) FROM dropped")
@@ -156,7 +162,7 @@ def find_rewritten(interactions: "DeltaTable", db: duckdb.DuckDBPyConnection) ->
     db.register("rows_of_them", rows.scanner(filter=of_them).to_reader())
     db.execute(
         f"""CREATE VIEW rewritten AS
-        SELECT {EVENT}, file, source_row
+        SELECT {EVENT}, {VALUE}, file, source_row
         FROM rows_of_them JOIN sources USING (source_file, source_stamp)
         ANTI JOIN stale USING (source_file)
         UNION ALL FROM new"""
@@ -192,7 +198,8 @@ def interaction_rows(
         ]
         return pa.record_batch(arrays, schema=schema)
 
-    with streamed(db, f"FROM {view}") as rows:
+    query = f"SELECT * REPLACE (nullif({EVENT_TYPE}, '') AS {EVENT_TYPE}) FROM {view}"
+    with streamed(db, query) as rows:
         yield pa.RecordBatchReader.from_batches(schema, map(encode, rows))
 
 

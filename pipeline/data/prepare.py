@@ -14,7 +14,7 @@ from pipeline.data.incremental import NotIncrementalError, mergeable, update_pre
 from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.k_core import Counts, filter_events
 from pipeline.data.sequence_files import Totals, write_histories
-from pipeline.dates import run_end
+from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
@@ -54,7 +54,7 @@ def prepare(
 
     Args:
         ingested: The version of `interactions` to read.
-        limits: k-core filtering.
+        limits: Which events to use.
         locations: The run's tables and folders.
         time_zone: The calendar that the run date belongs to.
         earlier: What was prepared before, perhaps, in which only what changed is to be merged. It
@@ -79,10 +79,13 @@ def _prepare(
     table = open_table(uri, version)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec ingest` first.")
-    rows = EventRows(table, run_end(locations.run_date, time_zone).astimezone(UTC))
+    end = run_end(locations.run_date, time_zone).astimezone(UTC)
+    rows = EventRows(table, end, days_before(locations.run_date, limits.history_days, time_zone))
     if rows.is_empty:
         raise InputError(
-            f"no interaction up to {locations.run_date}", uri, remedy="Check the run date."
+            f"no interaction up to {locations.run_date}",
+            uri,
+            remedy="Check the run date, and prepare.history_days where it is set.",
         )
 
     folder, warehouse = locations.prepared, locations.warehouse

@@ -95,8 +95,7 @@ class SourceFiles:
         self._entries: list[Entry] = []
         if log_files is not None:
             self._entries = dataset_of(log_files).to_table().to_pylist()
-        missing = dict.fromkeys(LOG_FILES_SCHEMA.names)
-        self._entries = [{**missing, **entry} for entry in self._entries]
+        self._entries = [dict.fromkeys(LOG_FILES_SCHEMA.names) | entry for entry in self._entries]
         self._holding = holding
         by_location: dict[str, Entry] = {}
         by_name: dict[str, list[Entry]] = {}
@@ -193,12 +192,13 @@ class SourceFiles:
                 new[source.name] = entry | {"location": source.file.location}
         self._write(uri, new, note)
 
-    def forget(self, uri: str, names: Iterable[str]) -> None:
+    def forget(self, uri: str, names: Iterable[str], stamp: str | None = None) -> None:
         """Note that files are forgotten, as they are now; their rows are to be withdrawn.
 
         Args:
             uri: Of `log_files`.
             names: The files, of which each has an entry.
+            stamp: The state in which they are forgotten, by default that which they have now.
 
         Raises:
             ConflictError: another run wrote to the table meanwhile; nothing was changed.
@@ -206,7 +206,8 @@ class SourceFiles:
         wanted = set(names)
         now = {each.name: _entry(each) for each in self.files if each.name in wanted}
         # Without a version of `quarantine` it vouches for nothing.
-        noted = {"n_not_kept": 0, "quarantine_id": None, "forgotten": True}
+        noted: Entry = {"n_not_kept": 0, "quarantine_id": None, "forgotten": True}
+        noted |= {"source_stamp": stamp} if stamp else {}
         new = {
             entry["source_file"]: entry | now.get(entry["source_file"], {}) | noted
             for entry in self._entries
@@ -291,7 +292,9 @@ def _versions(holding: "Mapping[str, DeltaTable]") -> Entry:
 
 def source_stamp(file: LogFile, logs: LogSettings) -> str:
     """The state of a file (size and time), and the settings it is read by."""
-    reading = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
+    reading: list[Any] = [logs.user_id, logs.item_id, logs.timestamp, logs.timestamp_unit]
     if logs.time_zone not in (None, "UTC"):  # version 0.1 knew no other
         reading.append(str(logs.time_zone))
-    return f"{file.stamp} {json.dumps(reading)}"
+    # Versions before these settings knew none of them.
+    later = logs.optional | ({"keep": logs.keep} if logs.keep else {})
+    return f"{file.stamp} {json.dumps([*reading, later] if later else reading)}"

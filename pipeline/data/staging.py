@@ -4,7 +4,7 @@
 `files` are the sources that an ingest reads whole.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 
@@ -14,12 +14,14 @@ import pyarrow as pa
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_rows import log_rows
-from pipeline.logs.validation import EARLIEST, IdTypes, reason_sql
+from pipeline.logs.validation import EARLIEST, FILTERED, IdTypes, keep_applied, reason_sql
 from pipeline.progress import work_progress
-from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
+from pipeline.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID, VALUE
 from pipeline.storage.scratch_db import scalar
 
-EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}"
+# What events are told apart by. Inside the scratch database none is '', so that joins find it.
+EVENT = f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}, {EVENT_TYPE}"
+WITHOUT_NULL = f"coalesce({EVENT_TYPE}, '') AS {EVENT_TYPE}"
 SOURCE = "source_file, source_row, source_stamp"
 
 
@@ -31,7 +33,7 @@ def stage(
     end: datetime,
     db: duckdb.DuckDBPyConnection,
     progress: Callable[[int, int], None],
-) -> int:
+) -> tuple[int, int]:
     """Read the files into the table `staged`, each row with the reason why it is bad, or NULL.
 
     Args:
@@ -44,7 +46,7 @@ def stage(
         progress: As of `log_rows`.
 
     Returns:
-        The number of rows.
+        The number of rows, and of those that `logs.keep` leaves out of `staged`.
     """
     db.register("listed", _table_of(files))
     db.execute("CREATE TABLE sources AS SELECT *, true AS is_read FROM listed")
@@ -52,8 +54,8 @@ def stage(
         values = "count(*), ?, '', true, true"  # no row has been read in this state
         db.execute(f"INSERT INTO sources SELECT {values} FROM sources", [name])
     db.execute("CREATE VIEW files AS FROM sources WHERE is_read")
-    _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
-    return scalar(db, "SELECT count(*) FROM staged")
+    rows = _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
+    return rows, rows - scalar(db, "SELECT count(*) FROM staged")
 
 
 def stage_elsewhere(
@@ -81,17 +83,32 @@ def _read(
     db: duckdb.DuckDBPyConnection,
     progress: Callable[[int, int], None],
     first: int = 0,
-) -> None:
+) -> int:
+    """Run a query over the rows that are not filtered; return the number of all rows."""
+    counts = [0]
+
+    def counted(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in rows:
+            counts.append(len(batch))
+            yield batch
+
     read = [source.file for source in files]
-    with log_rows(read, logs, types, (EARLIEST, end), progress) as rows:
-        db.register("rows", rows)
+    with (
+        keep_applied(logs, db),
+        log_rows(read, logs, types, (EARLIEST, end), progress) as rows,
+    ):
+        db.register("rows", pa.RecordBatchReader.from_batches(rows.schema, counted(rows)))
         db.execute(
             query.format(
-                f"""SELECT {EVENT}, CAST(file + {first} AS INTEGER) AS file, "row" AS source_row,
-                       raw_timestamp, {reason_sql(end)} AS reason
-                FROM rows"""
+                f"""SELECT * REPLACE ({WITHOUT_NULL}) FROM (
+                    SELECT {EVENT}, {VALUE}, CAST(file + {first} AS INTEGER) AS file,
+                           "row" AS source_row, raw_timestamp, raw_value,
+                           {reason_sql(end, logs.keep)} AS reason
+                    FROM rows
+                ) WHERE reason IS DISTINCT FROM '{FILTERED}'"""
             )
         )
+    return sum(counts)
 
 
 def _table_of(files: Sequence[SourceFile], first: int = 0) -> pa.Table:
@@ -120,3 +137,8 @@ def add_sources(query: str, db: duckdb.DuckDBPyConnection) -> None:
             ANTI JOIN sources USING (source_file, source_stamp)
         )"""
     )
+
+
+def same_in(other: str, *names: str) -> str:
+    """The condition that rows of `before` and of another table are equal in some columns."""
+    return " AND ".join(f"before.{name} IS NOT DISTINCT FROM {other}.{name}" for name in names)

@@ -12,7 +12,7 @@ from pipeline.schema import TIME, is_id_type
 
 # For error messages.
 ID_TYPES = "whole numbers (at most 64 bits, signed), strings, UUIDs or other fixed-size binary"
-TIME_TYPES = "timestamps, dates, ISO 8601 text, or numbers since the epoch"
+TIME_TYPES = "timestamps, dates, ISO 8601 text, or numbers since the epoch, also as text"
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EPOCH = datetime(1970, 1, 1)
@@ -20,6 +20,8 @@ _EPOCH = datetime(1970, 1, 1)
 _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 _OFFSET = r":.*(Z|z|UTC|[+-]\d\d(:?\d\d)?)\s*$"  # at the end of a time as text
+_WHOLE = r"^(-?[1-9][0-9]*|0)(\.0*)?$"
+_NUMBER = r"^\s*-?[0-9]+(\.[0-9]*)?\s*$"
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # beyond it, floats of so many bits skip integers
 
 
@@ -47,7 +49,8 @@ def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
 def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
     """Ids of a type that `plain_id_type` knows, as type `kind`.
 
-    NaN becomes null. UUIDs become text in their usual form, other binary becomes hexadecimal.
+    NaN becomes null. UUIDs become text in their usual form, other binary becomes hexadecimal. Text
+    becomes a number only where it is written as numbers are, without zeros in front.
 
     Args:
         column: The ids.
@@ -73,6 +76,8 @@ def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
     ):
         if pa.types.is_floating(column.type):
             column = _whole(column)
+        if is_text(column.type) and pa.types.is_integer(kind):
+            column = _digits(column)
         return column.cast(kind)
 
 
@@ -82,7 +87,7 @@ def is_time_type(kind: pa.DataType) -> bool:
         kind = kind.value_type
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-    is_other = pa.types.is_decimal(kind) or pa.types.is_null(kind) or _is_text(kind)
+    is_other = pa.types.is_decimal(kind) or pa.types.is_null(kind) or is_text(kind)
     return bool(is_number or is_time or is_other)
 
 
@@ -93,7 +98,8 @@ def normalise_timestamps(column: pa.Array, unit: str, time_zone: str = "UTC") ->
     them, are clipped to these years, where the row rules reject them.
 
     Args:
-        column: Timestamps of any unit and zone, dates, ISO 8601 text, or numbers since the epoch.
+        column: Timestamps of any unit and zone, dates, ISO 8601 text, or numbers since the epoch,
+            which may be text too.
         unit: The unit of the numbers, ``s``, ``ms``, ``us`` or ``ns``.
         time_zone: The IANA time zone of dates, and of timestamps and text that name none.
     """
@@ -101,8 +107,8 @@ def normalise_timestamps(column: pa.Array, unit: str, time_zone: str = "UTC") ->
         column = column.dictionary_decode()
     if pa.types.is_null(column.type):
         return column.cast(TIME)
-    if _is_text(column.type):
-        return _from_text(column, time_zone)
+    if is_text(column.type):
+        return _from_text(column, unit, time_zone)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
@@ -112,8 +118,14 @@ def normalise_timestamps(column: pa.Array, unit: str, time_zone: str = "UTC") ->
         column = pc.min_element_wise(column, pa.scalar(2**63 - 1, pa.uint64()), skip_nulls=False)
     if pa.types.is_integer(column.type):
         return _from_ticks(column.cast(pa.int64()), unit)
-    # Float64 is exact for every valid time, and cannot overflow for an invalid one.
-    numbers = column.cast(pa.float64(), safe=False)
+    return _from_floats(column.cast(pa.float64(), safe=False), unit)
+
+
+def _from_floats(numbers: pa.Array, unit: str) -> pa.Array:
+    """Numbers of a unit since the epoch as times; NaN becomes null.
+
+    Float64 is exact for every valid time, and cannot overflow for an invalid one.
+    """
     numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     scale = 1e-3 if unit == "ns" else float(_MICROSECONDS[unit])
     exact = pc.round(pc.multiply(numbers, scale))
@@ -146,7 +158,8 @@ def raw_timestamps(
     return pc.replace_with_mask(text, odd, values.cast(pa.string()))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is that of strings, however Arrow stores them."""
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
@@ -185,6 +198,19 @@ def _whole(column: pa.Array) -> pa.Array:
     return numbers.cast(pa.int64())
 
 
+def _digits(column: pa.Array) -> pa.Array:
+    """Text of whole numbers, without a fraction of zeros.
+
+    Raises:
+        pa.ArrowInvalid: a text is something else, such as 007.
+    """
+    text = column.cast(pa.string())
+    odd = pc.invert(pc.match_substring_regex(text, _WHOLE))
+    if pc.any(odd).as_py():
+        raise pa.ArrowInvalid(f"the text {text.filter(odd)[0].as_py()!r}, where ids are integers")
+    return pc.replace_substring_regex(text, r"\..*", "")
+
+
 def _from_ticks(ticks: pa.Array, unit: str) -> pa.Array:
     """Whole numbers of a unit since the epoch as times."""
     if unit == "ns":
@@ -202,17 +228,20 @@ def _in_zone(times: pa.Array, time_zone: str) -> pa.Array:
     return _clamp(zoned.cast(pa.int64()), _FIRST, _LAST).cast(TIME)
 
 
-def _from_text(column: pa.Array, time_zone: str) -> pa.Array:
+def _from_text(column: pa.Array, unit: str, time_zone: str) -> pa.Array:
     with duckdb.connect(config={"threads": 1}) as db:
         db.register("texts", pa.table({"text": column}))
         read = db.sql(
             f"""SELECT coalesce(regexp_matches(text, '{_OFFSET}'), false) AS has_offset,
                    CASE WHEN has_offset THEN epoch_us(TRY_CAST(text AS TIMESTAMPTZ))
-                        ELSE epoch_us(TRY_CAST(text AS TIMESTAMP)) END AS ticks
+                        ELSE epoch_us(TRY_CAST(text AS TIMESTAMP)) END AS ticks,
+                   CASE WHEN regexp_matches(text, '{_NUMBER}')
+                        THEN TRY_CAST(text AS DOUBLE) END AS number
             FROM texts"""
         ).to_arrow_table()
     times = _from_ticks(read["ticks"].combine_chunks(), "us")
-    return pc.if_else(read["has_offset"].combine_chunks(), times, _in_zone(times, time_zone))
+    times = pc.if_else(read["has_offset"].combine_chunks(), times, _in_zone(times, time_zone))
+    return pc.coalesce(_from_floats(read["number"].combine_chunks(), unit), times)
 
 
 def _clamp(values: pa.Array, low: float, high: float) -> pa.Array:

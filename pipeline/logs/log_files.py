@@ -1,4 +1,4 @@
-"""The Parquet files of an interaction log: listing them, and opening one."""
+"""The files of an interaction log: listing them, and opening one."""
 
 import hashlib
 import os
@@ -14,6 +14,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, UnreadableFileError, one_line, raised_as
+from pipeline.logs.text_files import (
+    ENDINGS,
+    read_text_batches,
+    read_text_columns,
+    text_format,
+)
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import open_filesystem, resolved
 from pipeline.storage.local_files import files_below
@@ -23,12 +29,12 @@ _HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
 # What lies beside the Parquet files of a table of Delta, Hudi or Iceberg.
 _TABLE = re.compile(r"(^|.*/)(_delta_log|\.hoodie|metadata/[^/]*\.metadata\.json)(/.*)?")
 _TAIL = 1 << 16  # bytes; most footers fit
-_UNREADABLE, _WRITE_AGAIN = "not a readable Parquet file", "Write it again, or remove it."
+_WRITE_AGAIN = "Write it again, or remove it."
 
 
 @dataclass(frozen=True, order=True)
 class LogFile:
-    """One Parquet file of a log."""
+    """One file of a log."""
 
     path: str  # in its filesystem
     name: str  # relative to the listed folder
@@ -42,6 +48,11 @@ class LogFile:
         return f"{self.size}-{self.modified}"
 
     @property
+    def format(self) -> str:
+        """What it is by its ending: ``CSV``, ``JSON lines`` or else ``Parquet``."""
+        return text_format(self.path) or "Parquet"
+
+    @property
     def location(self) -> str:
         """The absolute path with symbolic links resolved, or the URI."""
         if isinstance(self.filesystem, pafs.LocalFileSystem):
@@ -52,14 +63,16 @@ class LogFile:
 def list_log_files(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[LogFile]:
-    """The Parquet files under one or more paths, each once, sorted by path.
+    """The log files under one or more paths, each once, sorted by path.
 
     A path is a file, a folder tree or a glob (``*``, ``?``, ``**/``), local or on ``s3://``,
-    ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` files count, and names that
-    begin with a dot or an underscore are skipped, but for partitions such as ``_dt=2026-06-01``.
+    ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` files and those
+    of `text_files` count, and names
+    that begin with a dot or an underscore are skipped, but for partitions such as
+    ``_dt=2026-06-01``.
 
     Raises:
-        InputError: a path does not exist, cannot be listed, has no Parquet file, or lies in a table
+        InputError: a path does not exist, cannot be listed, has no log file, or lies in a table
             of Delta, Hudi or Iceberg or holds one: of its files some may be deleted.
     """
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
@@ -68,15 +81,15 @@ def list_log_files(
 
 
 class Footer(NamedTuple):
-    """The footer of a Parquet file.
+    """What is known of a log file before its rows are read.
 
     Attributes:
-        columns: The Arrow schema.
-        num_rows: The number of rows.
+        columns: The Arrow schema; the types of text are those of `read_text_columns`.
+        num_rows: The number of rows; None where there are some, but only reading tells how many.
     """
 
     columns: pa.Schema
-    num_rows: int
+    num_rows: int | None
 
 
 def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
@@ -101,8 +114,12 @@ def read_footer(file: LogFile) -> Footer:
     """One file's footer, whose column names can be read.
 
     Raises:
-        UnreadableFileError: the file cannot be read as Parquet.
+        UnreadableFileError: the file is not of its format.
     """
+    if file.format != "Parquet":
+        with readable(file):
+            columns, has_rows = read_text_columns(file.filesystem, file.path)
+            return Footer(columns, None if has_rows else 0)
     with readable(file), file.filesystem.open_input_file(file.path) as source:
         footer = pq.read_metadata(source)
         columns = footer.schema.to_arrow_schema()
@@ -123,6 +140,10 @@ def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.
     Raises:
         UnreadableFileError: a column has fewer rows than the file; Arrow would end all with it.
     """
+    names = list(dict.fromkeys(names))
+    if file.format != "Parquet":
+        yield from read_text_batches(file.filesystem, file.path, names, rows)
+        return
     with (
         file.filesystem.open_input_file(file.path) as source,
         pq.ParquetFile(source, pre_buffer=True, coerce_int96_timestamp_unit="us") as parquet,
@@ -141,17 +162,19 @@ def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.
 def _check_rows(file: LogFile, expected: int, found: int) -> None:
     if found != expected:
         raise UnreadableFileError(
-            _UNREADABLE, file.path, f"{expected:,} rows", f"{found:,}", _WRITE_AGAIN
+            _unreadable(file), file.path, f"{expected:,} rows", f"{found:,}", _WRITE_AGAIN
         )
 
 
 def footer_hash(file: LogFile) -> str:
-    """The sha256 of a file's footer: where its columns are, their counts and their extremes.
+    """The sha256 of a Parquet file's footer: its columns, their counts and extremes; or of a text.
 
     Raises:
         UnreadableFileError: the file cannot be read.
     """
     with readable(file), file.filesystem.open_input_file(file.path) as source:
+        if file.format != "Parquet":
+            return hashlib.file_digest(source, "sha256").hexdigest()
         tail = source.read_at(min(_TAIL, file.size), max(0, file.size - _TAIL))
         size = int.from_bytes(tail[-8:-4], "little") + 8
         if size > len(tail):
@@ -164,11 +187,15 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
     return raised_as(
         UnreadableFileError,
         (OSError, pa.ArrowException, UnicodeError),
-        _UNREADABLE,
+        _unreadable(file),
         file.path,
         remedy=_WRITE_AGAIN,
         message=read_failure,
     )
+
+
+def _unreadable(file: LogFile) -> str:
+    return f"not a readable {file.format} file"
 
 
 def read_failure(error: Exception) -> str:
@@ -192,8 +219,8 @@ def _parse(path: str) -> _Listing:
 
 
 def _matches(name: str, pattern: re.Pattern[str]) -> bool:
-    parquet = name.lower().endswith(".parquet") and not _HIDDEN.search(name)
-    return parquet and pattern.fullmatch(name) is not None
+    is_log = name.lower().endswith(".parquet") or text_format(name) is not None
+    return is_log and not _HIDDEN.search(name) and pattern.fullmatch(name) is not None
 
 
 def _list(path: str) -> list[LogFile]:
@@ -214,9 +241,9 @@ def _list(path: str) -> list[LogFile]:
     files = [file for file in below if _matches(file.name, pattern)]
     if not files:
         raise InputError(
-            "no Parquet files",
+            "no log files",
             path,
-            expected="*.parquet, in folders at any depth",
+            expected=f"*.parquet, {ENDINGS}, in folders at any depth",
             found=f"{len(below)} other files",
         )
     return files
@@ -236,7 +263,7 @@ def _is_table(path: str, found: str) -> InputError:
     return InputError(
         "a table, of whose Parquet files some may hold deleted rows",
         path,
-        expected="Parquet files alone",
+        expected="log files alone",
         found=found,
         remedy="Write the table's rows to a folder of their own, and give that.",
     )

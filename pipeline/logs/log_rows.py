@@ -10,9 +10,10 @@ import pyarrow as pa
 from pipeline.config.sections import LogSettings
 from pipeline.errors import FearecError
 from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
+from pipeline.logs.event_columns import plain_event_types, plain_values
 from pipeline.logs.log_files import LogFile, read_batches, read_footer, readable
 from pipeline.logs.validation import IdTypes, check_columns, common_types
-from pipeline.schema import ITEM_ID, TIME, TIMESTAMP, USER_ID
+from pipeline.schema import EVENT_TYPE, ITEM_ID, TIME, TIMESTAMP, USER_ID, VALUE
 
 _BATCH_ROWS = 1 << 18
 
@@ -21,11 +22,11 @@ def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
     """The id types of one file, whose columns are checked; null types if it has no rows.
 
     Raises:
-        UnreadableFileError: the file cannot be read as Parquet.
+        UnreadableFileError: the file is not of its format.
         SchemaError: a column is missing or has a type that cannot be used.
     """
     footer = read_footer(file)
-    if not footer.num_rows:
+    if footer.num_rows == 0:
         return IdTypes(pa.null(), pa.null())
     return check_columns(footer.columns, logs, file.path)
 
@@ -41,7 +42,7 @@ def check_log_files(
         stored: Other id types that the files must agree with, by where they come from.
 
     Raises:
-        UnreadableFileError: a file cannot be read as Parquet.
+        UnreadableFileError: a file is not of its format.
         SchemaError: a column is missing, has a wrong type, or differs in kind between files.
     """
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -61,8 +62,11 @@ def log_rows(
     """The rows of checked files, in order, as a stream to be read inside the ``with`` block.
 
     The columns are ``user_id``, ``item_id``, ``timestamp`` (microseconds, UTC), ``file`` (int32,
-    position in `files`), ``row`` (int64, from 0 in each file) and ``raw_timestamp`` (the file's own
-    value as text, where the time is null or not in the interval `usual`; otherwise null).
+    position in `files`), ``row`` (int64, from 0 in each file), ``raw_timestamp`` (the file's own
+    value as text, where the time is null or not in the interval `usual`; otherwise null),
+    ``event_type`` (text), ``value`` (float64) and ``raw_value`` (the file's own value as text,
+    where it is no finite number; otherwise null). The last three are null where the logs have no
+    such column.
 
     Args:
         files: The files.
@@ -84,6 +88,9 @@ def log_rows(
             ("file", pa.int32()),
             ("row", pa.int64()),
             ("raw_timestamp", pa.string()),
+            (EVENT_TYPE, pa.string()),
+            (VALUE, pa.float64()),
+            ("raw_value", pa.string()),
         ]
     )
     failures: list[FearecError | MemoryError] = []
@@ -118,12 +125,13 @@ def _read(
 ) -> Iterator[tuple[pa.RecordBatch, float]]:
     """Each batch of rows, and the share of the file's rows that end with it."""
     row = 0
-    names = [logs.user_id, logs.item_id, logs.timestamp]
+    names = [logs.user_id, logs.item_id, logs.timestamp, *logs.optional.values()]
     total = read_footer(file).num_rows
     for batch in read_batches(file, names, _BATCH_ROWS):
         rows = len(batch)
         zone = logs.time_zone or "UTC"
         times = normalise_timestamps(batch[logs.timestamp], logs.timestamp_unit, zone)
+        nothing = pa.nulls(rows)
         columns = [
             plain_ids(batch[logs.user_id], schema.field(USER_ID).type, file.path),
             plain_ids(batch[logs.item_id], schema.field(ITEM_ID).type, file.path),
@@ -131,6 +139,8 @@ def _read(
             pa.repeat(pa.scalar(position, pa.int32()), rows),
             pa.arange(row, row + rows),
             raw_timestamps(batch[logs.timestamp], times, usual),
+            plain_event_types(batch[logs.event_type] if logs.event_type else nothing),
+            *plain_values(batch[logs.value] if logs.value else nothing),
         ]
         row += rows
-        yield pa.record_batch(columns, schema=schema), row / total
+        yield pa.record_batch(columns, schema=schema), row / total if total else 0.0

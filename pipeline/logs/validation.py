@@ -1,18 +1,26 @@
 """The rules for a log's columns and rows, shared by ingest and `fearec-score`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import duckdb
 import pyarrow as pa
 
+from pipeline.config.row_conditions import as_condition, check_condition, condition_types
 from pipeline.config.sections import LogSettings
-from pipeline.errors import SchemaError
+from pipeline.errors import ConfigError, SchemaError, first_line, raised_as
 from pipeline.logs.conversion import ID_TYPES, TIME_TYPES, is_time_type, plain_id_type
-from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
+from pipeline.logs.event_columns import EVENT_TYPES, VALUE_TYPES, is_event_type, is_value_type
+from pipeline.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID, VALUE
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # an earlier timestamp means a wrong clock or unit
 AFTER_RUN_DATE = "timestamp after the run date"  # the only reason that can lapse
+FILTERED = "filtered"  # the reason of a row that `logs.keep` leaves out
+
+_SQL_TYPES = {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
+_OPTIONAL = {EVENT_TYPE: (is_event_type, EVENT_TYPES), VALUE: (is_value_type, VALUE_TYPES)}
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class IdTypes:
 
 
 def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
-    """Check that a log file has the three columns, each of a usable type; return the id types.
+    """Check that a log file has the columns, each of a usable type; return the id types.
 
     Args:
         columns: The file's Arrow schema.
@@ -42,6 +50,11 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
     kind = _column_type(columns, logs.timestamp, TIMESTAMP, TIME_TYPES, where)
     if not is_time_type(kind):
         raise _wrong_type(where, logs.timestamp, TIME_TYPES, kind)
+    for meaning, name in logs.optional.items():
+        is_usable, expected = _OPTIONAL[meaning]
+        kind = _column_type(columns, name, meaning, expected, where)
+        if not is_usable(kind):
+            raise _wrong_type(where, name, expected, kind)
     return IdTypes(
         _plain_id_type(user, logs.user_id, ID_TYPES, where),
         _plain_id_type(item, logs.item_id, ID_TYPES, where),
@@ -84,20 +97,58 @@ def common_types(found: Mapping[str, IdTypes]) -> IdTypes:
     return IdTypes(_widest(users, USER_ID), _widest(items, ITEM_ID))
 
 
-def reason_sql(end: datetime) -> str:
-    """The row rules as a DuckDB expression: the reason why a row is bad, or NULL for a good row.
+def check_keep(logs: LogSettings, types: IdTypes) -> None:
+    """Check that `logs.keep` is a condition on rows whose ids have these types.
 
-    The expression reads the columns ``user_id``, ``item_id`` and ``timestamp`` (TIMESTAMP WITH TIME
-    ZONE).
+    Raises:
+        ConfigError: it is not.
+    """
+    if logs.keep is None:
+        return
+    user, item = (_SQL_TYPES.get(str(kind), "VARCHAR") for kind in (types.user, types.item))
+    with raised_as(ConfigError, ValueError, "cannot be used with these logs", "logs.keep"):
+        check_condition(logs.keep, condition_types(logs.optional, user, item))
+
+
+@contextmanager
+def keep_applied(logs: LogSettings, db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let a query evaluate `reason_sql` in the ``with`` block: in the time zone of the logs.
+
+    Raises:
+        ConfigError: `logs.keep` fails on a row, as a cast may.
+    """
+    if logs.keep is None:
+        yield
+        return
+    caught = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
+    with raised_as(ConfigError, caught, "fails on a row", "logs.keep", message=first_line):
+        db.execute(f"SET TimeZone = '{logs.time_zone or 'UTC'}'")
+        yield
+        db.execute("RESET TimeZone")
+
+
+def reason_sql(end: datetime, keep: str | None) -> str:
+    """The row rules as a DuckDB expression: why a row is left out, or NULL for one that is used.
+
+    It is the reason why the row is bad, or `FILTERED`. A row for which `logs.keep` is false is
+    filtered, bad or not. One for which it is NULL is filtered if it is good or merely too late; the
+    fault of another may be the cause.
+
+    The expression reads the columns of `log_rows`.
 
     Args:
         end: Of the run date.
+        keep: The setting `logs.keep`.
     """
+    keep = keep and as_condition(keep)
     return f"""CASE
+        {f"WHEN NOT {keep} THEN '{FILTERED}'" if keep else ""}
         WHEN {USER_ID} IS NULL THEN 'null user_id'
         WHEN {ITEM_ID} IS NULL THEN 'null item_id'
         WHEN {TIMESTAMP} IS NULL THEN 'null timestamp'
         WHEN {TIMESTAMP} < TIMESTAMPTZ '{EARLIEST}' THEN 'timestamp before 1990'
+        WHEN raw_value IS NOT NULL THEN 'value is no finite number'
+        {f"WHEN {keep} IS NULL THEN '{FILTERED}'" if keep else ""}
         WHEN {TIMESTAMP} >= TIMESTAMPTZ '{end}'
             THEN '{AFTER_RUN_DATE}'
     END"""

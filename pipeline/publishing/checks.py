@@ -35,12 +35,14 @@ class Served:
         bundle: The folder of the model that serves.
         score: What was asked for.
         active_since: Only users with an event from then on have a list; None for all.
+        retired_before: Items without an event from then on are not recommended; None for all.
     """
 
     prepared: Prepared
     bundle: Path
     score: ScoreSettings
     active_since: datetime | None
+    retired_before: datetime | None = None
 
 
 def check_tables(
@@ -67,12 +69,12 @@ def check_tables(
     parts = open_parts(scored.folder)
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(settings, earlier, "table_checks")
-    items = Bundle.load(served.bundle).items()
-    eligible = eligible_items(items, served.score).item_bias == 0
+    source = PreparedHistories(served.prepared.folder, served.active_since)
+    items = source.with_last_seen(Bundle.load(served.bundle).items())
+    eligible = eligible_items(items, served.score, served.retired_before).item_bias == 0
     rules = Rules(
         items[ITEM_ID].combine_chunks(), eligible, served.score.top_k, served.score.exclude_seen
     )
-    source = PreparedHistories(served.prepared.folder, served.active_since)
     with source.open(items, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
     never = _never(findings)
@@ -105,7 +107,10 @@ def _never(findings: Findings) -> tuple[Check, ...]:
         "repeated_items": (findings.repeated, "items that a list has twice"),
         "finite_scores": (findings.not_finite, "scores that are missing or not finite"),
         "known_items": (findings.unknown, "items that the model does not know"),
-        "eligible_items": (findings.ineligible, "items that are denied, not allowed or untrained"),
+        "eligible_items": (
+            findings.ineligible,
+            "items that are denied, not allowed, retired or untrained",
+        ),
         "seen_items": (findings.seen, "items that their user has seen"),
     }
     return tuple(

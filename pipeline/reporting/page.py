@@ -33,6 +33,7 @@ _COUNTS = {
     "n_added": "new events",
     "n_duplicates": "repeated rows",
     "n_quarantined": "rows into quarantine",
+    "n_filtered": "rows that logs.keep leaves out",
     "n_interactions": "events up to the run date",
     "n_users": "users",
     "n_items": "items",

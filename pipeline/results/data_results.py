@@ -22,6 +22,7 @@ class Ingested:
         withdrawn: Events taken out of `interactions` because the file that had them has them no
             longer, or is read by other columns or in another unit of time.
         quarantined_by_reason: The rows new in `quarantine`, by the reason.
+        filtered: Rows that `logs.keep` leaves out.
     """
 
     interactions_id: str
@@ -33,6 +34,7 @@ class Ingested:
     quarantined: int
     withdrawn: int
     quarantined_by_reason: Mapping[str, int] = field(default_factory=dict)
+    filtered: int = 0
 
 
 @dataclass(frozen=True)

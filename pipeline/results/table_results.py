@@ -21,13 +21,14 @@ class Scored:
         n_fallback: Users without a known item, who got popular items.
         n_short: Users with fewer than `top_k` items.
         dropped: Rows that break a row rule, by reason.
-        duplicates: Exact repeats of (user, item, timestamp), of which one is kept.
+        duplicates: Exact repeats of events, of which one is kept.
         unknown_items: Events with items that the bundle does not know, left out.
         unknown_listed: Ids in the allow and deny files that the bundle does not know.
         absent_users: Users of the list of users who have no row.
         skipped_files: Unreadable files that were left out.
         seconds: From the call to the last row.
         users_per_second: Users scored in this run per second of scoring.
+        filtered: Rows that `logs.keep` leaves out.
     """
 
     folder: str
@@ -47,6 +48,7 @@ class Scored:
     skipped_files: tuple[str, ...]
     seconds: float
     users_per_second: float
+    filtered: int = 0
 
 
 @dataclass(frozen=True)

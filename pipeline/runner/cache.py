@@ -113,11 +113,14 @@ class Stage(ABC, Generic[Result]):
         return True
 
     @classmethod
-    def check_settings(cls, settings: "Settings", done: RunResults, *, whole_run: bool) -> None:
+    def check_settings(
+        cls, settings: "Settings", locations: RunLocations, done: RunResults, *, whole_run: bool
+    ) -> None:
         """Check, before the stage begins, what later stages would refuse.
 
         Args:
             settings: Of the run.
+            locations: Of the run.
             done: The stages before.
             whole_run: Whether all the later stages follow.
         """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.bundles.description import BundleDescription
 from pipeline.bundles.registry import read_registry
 from pipeline.bundles.versions import describe_version, leaves
-from pipeline.config.sections import RegistrySettings
+from pipeline.config.registry_section import RegistrySettings
 from pipeline.errors import first_line
 from pipeline.results import Exported
 from pipeline.runner.cache import RunResults

@@ -16,7 +16,6 @@ from pipeline.bundles.transfer import opened_bundle
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelError
-from pipeline.logs.log_files import list_log_files
 from pipeline.publishing.publish import check_layout
 from pipeline.reporting.report import Report, report_run
 from pipeline.results import Evaluated, Forgotten
@@ -29,6 +28,7 @@ from pipeline.runner.run_log import record_failure, record_run
 from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
+from pipeline.warehouse.log_table import list_logs
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def forget_files(settings: Settings, run_date: date, pattern: str) -> Forgotten:
     from pipeline.data.forget import forget
 
     with _locked(settings, run_date) as locations:
-        files = list_log_files(settings.logs.path)
+        files = list_logs(settings.logs.path)
         # First: should this be killed, the next run ingests, and completes it.
         locations.record(Ingest.name).unlink(missing_ok=True)
         return forget(files, settings.logs, locations, settings.time_zone, pattern)
@@ -229,7 +229,7 @@ def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
         Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
     )
     with storage_failures(settings):
-        list_log_files(settings.logs.path)
+        list_logs(settings.logs.path)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
         busy = "another run works on this run date"
         with exclusive_lock(locations.lock, busy, locations.folder):

@@ -63,7 +63,7 @@ def do_stage(
             given = given.forced()
         elif record := _recorded(given, locations):
             return record
-        stage.check_settings(settings, done, whole_run=whole_run)
+        stage.check_settings(settings, locations, done, whole_run=whole_run)
         key, path = cache_key(given), locations.record(stage.name)
         begun = time.perf_counter()
         try:

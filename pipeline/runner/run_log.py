@@ -62,6 +62,7 @@ def _row(locations: RunLocations, started_at: datetime, results: RunResults) -> 
         row["n_added"] = ingested.result.added
         row["n_duplicates"] = ingested.result.duplicates
         row["n_quarantined"] = ingested.result.quarantined
+        row["n_filtered"] = ingested.result.filtered
     if prepared := results.get(Prepare):
         row["n_users"] = prepared.result.n_users
         row["n_items"] = prepared.result.n_items - 1

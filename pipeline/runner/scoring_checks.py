@@ -1,5 +1,6 @@
 """What scoring would refuse, checked before the hours of training."""
 
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -7,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.bundles.sessions import check_provider
-from pipeline.config.sections import ExportSettings, ScoreSettings
+from pipeline.config.export_section import ExportSettings
+from pipeline.config.sections import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.schema import ITEM_INDEX, ITEMS_FILE
@@ -15,13 +17,19 @@ from pipeline.scoring.eligibility import Eligibility, eligible_items
 from pipeline.storage.prepared_folder import read_sequences
 
 
-def check_scoring(prepared: Prepared, export: ExportSettings, score: ScoreSettings) -> None:
+def check_scoring(
+    prepared: Prepared,
+    export: ExportSettings,
+    score: ScoreSettings,
+    retired_before: datetime | None,
+) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
     Args:
         prepared: The users and the items, which will be the bundle's.
         export: Whether the bundle will have a float16 recommender.
         score: What is asked for.
+        retired_before: Items without an event from then on are not recommended; None for all.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
@@ -38,7 +46,8 @@ def check_scoring(prepared: Prepared, export: ExportSettings, score: ScoreSettin
             expected="export.fp16 = true, or fp32",
             found="fp16",
         )
-    eligibility = eligible_items(pq.read_table(prepared.folder / ITEMS_FILE), score)
+    items = pq.read_table(prepared.folder / ITEMS_FILE)
+    eligibility = eligible_items(items, score, retired_before)
     if score.exclude_seen and not _any_unseen(prepared, eligibility):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",

@@ -35,7 +35,8 @@ def main(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Interaction logs or sequences: Parquet files, folders, globs, local or "
+            help="Interaction logs (Parquet, CSV or JSON lines) or sequences (Parquet): "
+            "files, folders, globs, local or "
             "s3://, gs://, abfs://.",
             show_default=False,
         ),
@@ -148,6 +149,7 @@ def summary(result: "Scored") -> list[str]:
     """The lines printed at the end: one per count that is not zero, the output and the speed."""
     lines = [f"dropped {count:,} rows: {reason}" for reason, count in result.dropped.items()]
     facts = {
+        "rows that logs.keep leaves out": result.filtered,
         "duplicate rows kept once": result.duplicates,
         "events with items unknown to the bundle left out": result.unknown_items,
         "listed items unknown to the bundle": result.unknown_listed,

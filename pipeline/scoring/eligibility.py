@@ -1,6 +1,7 @@
 """The items that may be recommended at all, and the most popular of them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from model.errors import ConfigError
 from pipeline.config.sections import ScoreSettings
 from pipeline.logs.id_lists import as_known, read_ids
-from pipeline.schema import ITEM_ID, PAD
+from pipeline.schema import ITEM_ID, PAD, TIME
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Eligibility:
     n_unknown: int
 
 
-def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
-    """The items that were trained on, are in the allow file and are not in the deny file.
+def eligible_items(
+    items: pa.Table, settings: ScoreSettings, retired_before: datetime | None = None
+) -> Eligibility:
+    """The items that were trained on, are in the allow file, not in the deny file and not retired.
 
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny` and `top_k` are used.
+        retired_before: Items that were last seen before this instant are retired; None for none.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, or none of the
@@ -53,6 +57,9 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
     ids = items[ITEM_ID]
     popularity = items["popularity"].to_numpy()
     eligible = popularity > 0
+    if retired_before is not None:
+        seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
+        eligible &= seen.fill_null(False).to_numpy()
     n_unknown = 0
     for path, allowed in ((settings.allow, True), (settings.deny, False)):
         if path is None:
@@ -67,7 +74,8 @@ def eligible_items(items: pa.Table, settings: ScoreSettings) -> Eligibility:
             "no item is left to recommend",
             str(settings.allow or settings.deny or "items.parquet"),
             expected="at least one item that the model was trained on",
-            remedy="Check that the allow and deny files hold ids of this bundle's items.",
+            remedy="Check that the allow and deny files hold ids of this bundle's items"
+            + (", and score.retire_after_days." if retired_before else "."),
         )
     item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
     item_bias[PAD + 1 :][eligible] = 0

@@ -40,6 +40,9 @@ class HistorySource(Protocol):
     def dropped(self) -> DroppedRows:
         """What was left out so far."""
 
+    def with_last_seen(self, items: pa.Table) -> pa.Table:
+        """A bundle's items with `last_seen` by all events that the source knows of."""
+
     def open(self, items: pa.Table, scratch: Path) -> AbstractContextManager[OpenedHistories]:
         """Begin to read; the histories are read inside the ``with`` block.
 
@@ -60,7 +63,7 @@ class FileHistories(ABC):
 
     Attributes:
         where: See `HistorySource`.
-        files: The Parquet files.
+        files: The files.
         logs: The names of a log's columns, and the unit of timestamps that are numbers.
         types: See `HistorySource`.
         user_filter: The users to score, and the end of their histories.
@@ -77,6 +80,10 @@ class FileHistories(ABC):
     skip_bad_files: bool
     dropped: DroppedRows = field(default_factory=DroppedRows)
     resources: ResourceSettings = DEFAULT_RESOURCES
+
+    def with_last_seen(self, items: pa.Table) -> pa.Table:
+        """See `HistorySource`: by the bundle's own events, as the files are not yet read."""
+        return items
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:

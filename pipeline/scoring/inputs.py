@@ -11,7 +11,7 @@ from pipeline.config.sections import LogSettings
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
-from pipeline.logs.validation import IdTypes, check_columns, common_types
+from pipeline.logs.validation import IdTypes, check_columns, check_keep, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.log_reader import LogHistories
@@ -23,7 +23,7 @@ from pipeline.storage.resources import ResourceSettings
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Parquet files of one kind, whose footers were read. Get them with `open_inputs`.
+    """Files of one kind, whose footers were read. Get them with `open_inputs`.
 
     Attributes:
         paths: The paths that the caller gave.
@@ -63,7 +63,8 @@ class InputFiles:
 
         Raises:
             SchemaError: a column is missing or has a type that cannot be used.
-            ConfigError: only active users are to be scored, and sequences have no timestamps.
+            ConfigError: only active users are to be scored, and sequences have no timestamps; or
+                `logs.keep` cannot be used with the ids of the logs.
             InputError: the file of user ids cannot be read.
         """
         times_needed = active_within_days is not None
@@ -76,6 +77,8 @@ class InputFiles:
 
         pairs = zip(self.files, self.columns, strict=True)
         types = common_types({file.path: id_types(file, columns) for file, columns in pairs})
+        if not self.are_sequences:
+            check_keep(logs, types)
         ids = None if users is None else read_ids(users, USER_ID, types.user, self.files[0].path)
         reader = SequenceHistories if self.are_sequences else LogHistories
         return reader(
@@ -95,7 +98,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
 
     Args:
         paths: Files, folders or globs, local or in an object store.
-        skip_bad_files: Whether to leave out files that are not readable Parquet.
+        skip_bad_files: Whether to leave out files that are not readable.
 
     Raises:
         InputError: a path is missing, or a file cannot be read.
@@ -107,7 +110,7 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
     for file in list_log_files(list(paths)):
         try:
             footer = read_footer(file)
-            kind = found if footer.num_rows else without_rows
+            kind = without_rows if footer.num_rows == 0 else found
             kind.append((file, footer.columns))
         except UnreadableFileError:
             if not skip_bad_files:
@@ -115,7 +118,9 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
             skipped.add(file.path)
     found = found or without_rows  # whose columns may be missing or of type null
     if not found:
-        raise InputError("no readable file", ", ".join(paths), expected="Parquet")
+        raise InputError(
+            "no readable file", ", ".join(paths), expected="Parquet, CSV or JSON lines"
+        )
     kinds = [ITEM_IDS in columns.names for _, columns in found]
     if len(set(kinds)) > 1:
         other = found[kinds.index(not kinds[0])][0].path

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, UnreadableFileError
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import log_rows
-from pipeline.logs.validation import reason_sql
-from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
+from pipeline.logs.validation import FILTERED, keep_applied, reason_sql
+from pipeline.schema import EVENT_TYPE, ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.scratch_db import scalar
@@ -50,14 +50,13 @@ class LogHistories(FileHistories):
         if self.user_filter.users is not None:
             base.register("listed_users", pa.table({USER_ID: self.user_filter.users}))
             only = f"WHERE {USER_ID} IN (FROM listed_users)"
-        reason = reason_sql(self.user_filter.end)
-        with log_rows(files, self.logs, self.types) as rows:
+        reason = reason_sql(self.user_filter.end, self.logs.keep)
+        with keep_applied(self.logs, base), log_rows(files, self.logs, self.types) as rows:
             base.register("rows", rows)
             # One pass over the files. `place` is (file, row) in one integer: the order of events
             # of equal time.
             base.execute(f"""CREATE TABLE checked_rows AS
-                SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, (file::BIGINT << 40) | row AS place,
-                       {reason} AS reason
+                SELECT {self._event}, (file::BIGINT << 40) | row AS place, {reason} AS reason
                 FROM rows {only}""")
         base.unregister("rows")
 
@@ -66,10 +65,11 @@ class LogHistories(FileHistories):
         counts = base.execute("SELECT reason, count(*) FROM checked_rows GROUP BY reason")
         by_reason = dict(counts.fetchall())
         good = by_reason.pop(None, 0)
+        self.dropped.filtered = filtered = by_reason.pop(FILTERED, 0)
         self.dropped.by_reason.update(by_reason)
         base.execute(f"""CREATE TABLE events AS
             SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place
-            FROM checked_rows WHERE reason IS NULL GROUP BY ALL""")
+            FROM checked_rows WHERE reason IS NULL GROUP BY {self._event}""")
         base.execute("DROP TABLE checked_rows")
         self.dropped.duplicates = good - scalar(base, "SELECT count(*) FROM events")
         if self.user_filter.users is not None:
@@ -81,9 +81,18 @@ class LogHistories(FileHistories):
             raise InputError(
                 "no usable row in the logs",
                 self.where,
-                found=", ".join(f"{count} with {reason}" for reason, count in by_reason.items())
+                found=", ".join(
+                    [f"{count} with {reason}" for reason, count in by_reason.items()]
+                    + ([f"{filtered} that logs.keep leaves out"] if filtered else [])
+                )
                 or "no rows at all",
             )
+
+    @property
+    def _event(self) -> str:
+        """What events are told apart by."""
+        kind = f", {EVENT_TYPE}" if self.logs.event_type else ""
+        return f"{USER_ID}, {ITEM_ID}, {TIMESTAMP}{kind}"
 
     def _encode_items(self, base: duckdb.DuckDBPyConnection) -> int:
         """Make the view `encoded`, active users' events with item indices; count the users."""

@@ -56,6 +56,13 @@ class PreparedHistories:
         """See `HistorySource`."""
         return IdTypes(*id_types(self.folder))
 
+    def with_last_seen(self, items: pa.Table) -> pa.Table:
+        """See `HistorySource`: by the events of the run, which may be later than the bundle's."""
+        prepared = pq.read_table(self.folder / ITEMS_FILE, columns=[ITEM_ID, "last_seen"])
+        place = pc.index_in(items[ITEM_ID].cast(prepared[ITEM_ID].type), prepared[ITEM_ID])
+        last_seen = prepared["last_seen"].take(place)
+        return items.set_column(items.schema.get_field_index("last_seen"), "last_seen", last_seen)
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`."""

@@ -15,6 +15,7 @@ from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.dates import days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError
@@ -114,6 +115,7 @@ def score(
             "users": None if users is None else os.fspath(users),
             "time_zone": time_zone,
         },
+        retired_before=days_before(run_date, settings.retire_after_days, time_zone),
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -124,7 +126,8 @@ def score(
 
 def _resume_part(logs: LogSettings) -> dict[str, Any]:
     """The part of the settings in the resume key; version 0.1 knew no zone but UTC."""
-    unsaid = {"time_zone"} if logs.time_zone == "UTC" else None
+    unsaid = {name for name in ("event_type", "value", "keep") if getattr(logs, name) is None}
+    unsaid |= {"time_zone"} if logs.time_zone == "UTC" else set()
     return logs.model_dump(mode="json", exclude=unsaid)
 
 
@@ -137,6 +140,7 @@ def score_histories(
     run_date: date,
     resume_inputs: Mapping[str, str],
     resume_settings: Mapping[str, Any] | None = None,
+    retired_before: datetime | None = None,
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -145,7 +149,7 @@ def score_histories(
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
 
     The source alone decides which users are scored and where their histories end:
-    `settings.active_within_days` is not applied here.
+    `settings.active_within_days` is not applied here, nor is `settings.retire_after_days`.
 
     Args:
         source: The histories.
@@ -157,6 +161,7 @@ def score_histories(
             resumed only if they are equal. The allow and deny files need not be among them.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
+        retired_before: Items that were last seen before this instant are not recommended.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -168,7 +173,7 @@ def score_histories(
     begun = time.perf_counter()
     folder = open_folder(output)
     items = bundle.items()
-    eligibility = eligible_items(items, settings)
+    eligibility = eligible_items(source.with_last_seen(items), settings, retired_before)
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     _check_item_table(bundle)
@@ -212,6 +217,7 @@ def score_histories(
         n_short=out.done.n_short,
         dropped={reason: count for reason, count in dropped.by_reason.items() if count},
         duplicates=dropped.duplicates,
+        filtered=dropped.filtered,
         unknown_items=dropped.unknown_items,
         unknown_listed=eligibility.n_unknown,
         absent_users=dropped.absent_users,

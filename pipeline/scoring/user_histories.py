@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dates import run_end
+from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError
 from pipeline.schema import PAD
 
@@ -26,7 +26,8 @@ class DroppedRows:
     """Counts of what was left out of the input; complete when all histories were read."""
 
     by_reason: Counter[str] = field(default_factory=Counter)  # rows that break a row rule
-    duplicates: int = 0  # exact repeats of (user, item, timestamp)
+    filtered: int = 0  # rows that `logs.keep` leaves out
+    duplicates: int = 0  # exact repeats of an event
     unknown_items: int = 0  # events with items that the bundle does not know
     absent_users: int = 0  # users of the list of users who have no row
     skipped_files: set[str] = field(default_factory=set)  # paths
@@ -74,9 +75,7 @@ class UserFilter:
     @property
     def active_since(self) -> datetime | None:
         """The first instant of the days in which a user must have an event."""
-        if self.active_within_days is None:
-            return None
-        return run_end(self.run_date - timedelta(days=self.active_within_days), self.time_zone)
+        return days_before(self.run_date, self.active_within_days, self.time_zone)
 
 
 @dataclass(frozen=True)

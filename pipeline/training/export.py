@@ -26,7 +26,8 @@ from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, publish_bu
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.bundles.sessions import open_session
 from pipeline.bundles.transfer import upload_bundle
-from pipeline.config.sections import ExportSettings, ModelSettings
+from pipeline.config.export_section import ExportSettings
+from pipeline.config.sections import ModelSettings
 from pipeline.data.prepared import read_histories
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.schema import ITEMS_FILE

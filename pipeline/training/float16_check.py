@@ -11,7 +11,7 @@ import onnxruntime
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.float16 import with_every_rounding
 from pipeline.bundles.sessions import open_session
-from pipeline.config.sections import ExportSettings
+from pipeline.config.export_section import ExportSettings
 from pipeline.data.prepared import read_histories
 from pipeline.errors import ExportParityError
 from pipeline.results import Float16Check, Prepared

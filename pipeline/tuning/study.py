@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config.sections import TuneSettings
 from pipeline.config.settings import Settings
+from pipeline.config.tune_section import TuneSettings
 from pipeline.errors import ConfigError, ResumeError, StorageError
 from pipeline.tuning.search_space import Space, Value
 

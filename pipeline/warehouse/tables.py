@@ -87,14 +87,21 @@ def open_or_create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
 
 
 def widen(table: "DeltaTable", schema: pa.Schema) -> None:
-    """Widen integer columns that are narrower than in `schema`, which rewrites the table.
+    """Add the columns of `schema` that a table lacks, and widen its integers that are narrower.
 
-    Columns that the table does not have yet come with the first rows that have them.
+    Only the latter rewrites the table. `table` becomes the new version.
 
     Raises:
         ConflictError: another run wrote to it meanwhile.
     """
+    from deltalake import Schema
+
     stored = dataset_of(table).schema
+    missing = pa.schema([field for field in schema if field.name not in stored.names])
+    if missing:
+        with _conflicts(table.table_uri):
+            fields, properties = Schema.from_arrow(missing).fields, _properties(*_next(table))
+            table.alter.add_columns(fields, commit_properties=properties)
     wide = pa.schema([schema.field(name) for name in stored.names])
     if stored.types != wide.types:
         replace(table, all_rows(table).cast(wide))

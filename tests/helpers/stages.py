@@ -15,7 +15,6 @@ from pipeline.data.forget import forget as forget_stage
 from pipeline.data.held_out import held_out_events
 from pipeline.data.ingest import ingest as ingest_stage
 from pipeline.data.prepare import prepare as prepare_stage
-from pipeline.logs.log_files import list_log_files
 from pipeline.results import (
     Evaluated,
     Exported,
@@ -27,6 +26,7 @@ from pipeline.results import (
     Trained,
 )
 from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.warehouse.log_table import list_logs
 
 
 def locations(settings: Settings, run_date: date = date(2026, 7, 1)) -> RunLocations:
@@ -40,12 +40,12 @@ def table_uri(settings: Settings, name: str) -> str:
 
 
 def ingest(settings: Settings, run_date: date, *, force: bool = False) -> Ingested:
-    files, given = list_log_files(settings.logs.path), locations(settings, run_date)
+    files, given = list_logs(settings.logs.path), locations(settings, run_date)
     return ingest_stage(files, settings.logs, given, settings.time_zone, force=force)
 
 
 def forget(settings: Settings, run_date: date, pattern: str) -> Forgotten:
-    files, given = list_log_files(settings.logs.path), locations(settings, run_date)
+    files, given = list_logs(settings.logs.path), locations(settings, run_date)
     return forget_stage(files, settings.logs, given, settings.time_zone, pattern)
 
 

@@ -9,12 +9,13 @@ from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import LogSettings, PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.limits import log_failures
-from pipeline.logs.log_files import LogFile, list_log_files
+from pipeline.logs.log_files import LogFile
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of, read_record
 from pipeline.schema import INTERACTIONS, VOCABULARY
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.prepared_folder import prepared_hash
+from pipeline.warehouse.log_table import list_logs
 from pipeline.warehouse.tables import has_table
 
 
@@ -35,7 +36,7 @@ class Ingest(Stage[Ingested]):
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Ingest":
         """See `Stage`."""
-        files = tuple(list_log_files(settings.logs.path))
+        files = tuple(list_logs(settings.logs.path))
         return cls(files, settings.logs, locations, settings.time_zone)
 
     def run(self) -> Ingested:

@@ -14,14 +14,15 @@ from pipeline.bundles.registry import (
     champion_before,
     local_bundle,
 )
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import (
     EvaluateSettings,
-    ExportSettings,
     ModelSettings,
     PrepareSettings,
 )
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
+from pipeline.dates import days_before
 from pipeline.evaluation.protocol import check_topk
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
@@ -68,7 +69,9 @@ class Train(Stage[Trained]):
         return is_challenged(done)
 
     @classmethod
-    def check_settings(cls, settings: Settings, done: RunResults, *, whole_run: bool) -> None:
+    def check_settings(
+        cls, settings: Settings, locations: RunLocations, done: RunResults, *, whole_run: bool
+    ) -> None:
         """See `Stage`: what evaluation and scoring would refuse after the hours of training.
 
         Raises:
@@ -80,7 +83,9 @@ class Train(Stage[Trained]):
         prepared = done[Prepare].result
         check_topk(settings.evaluate, prepared.n_items)
         if whole_run:
-            check_scoring(prepared, settings.export, settings.score)
+            days = settings.score.retire_after_days
+            retired_before = days_before(locations.run_date, days, settings.time_zone)
+            check_scoring(prepared, settings.export, settings.score, retired_before)
 
     def run(self) -> Trained:
         """See `Stage`."""

@@ -5,7 +5,7 @@ What a stage calls is imported when it runs, so that a look at the records loads
 
 import shutil
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.bundles.registry import RegisteredModel, read_registry, register_c
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import run_end
+from pipeline.dates import days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.logs.id_lists import id_list_hash
@@ -44,6 +44,7 @@ class Score(Stage[Scored]):
     score: ScoreSettings
     id_lists: tuple[str, ...]  # content hashes of the allow and deny files
     active_since: datetime | None  # only users with an event from then on
+    retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
 
     @classmethod
@@ -55,7 +56,8 @@ class Score(Stage[Scored]):
             done[Gate],
             settings.score,
             tuple(id_list_hash(path) for path in lists if path),
-            _active_since(settings, locations),
+            _days_before(settings.score.active_within_days, settings, locations),
+            _days_before(settings.score.retire_after_days, settings, locations),
             locations,
         )
 
@@ -70,6 +72,7 @@ class Score(Stage[Scored]):
             self.score,
             run_date=self.locations.run_date,
             resume_inputs={"prepared": prepared.content_hash},
+            retired_before=self.retired_before,
             cache=self.locations.tensorrt,
         )
         with work_progress("scoring", "users") as progress:
@@ -105,6 +108,7 @@ class Publish(Stage[Published]):
     scored: StageRecord[Scored]
     score: ScoreSettings
     active_since: datetime | None
+    retired_before: datetime | None
     checks: CheckSettings
     locations: RunLocations
     # What is published already is not checked again without it.
@@ -118,7 +122,8 @@ class Publish(Stage[Published]):
             done[Gate],
             done[Score],
             settings.score,
-            _active_since(settings, locations),
+            _days_before(settings.score.active_within_days, settings, locations),
+            _days_before(settings.score.retire_after_days, settings, locations),
             settings.checks,
             locations,
         )
@@ -129,7 +134,9 @@ class Publish(Stage[Published]):
         from pipeline.publishing.publish import publish
 
         gated, scored = self.gated.result, self.scored.result
-        served = Served(self.prepared.result, gated.bundle, self.score, self.active_since)
+        served = Served(
+            self.prepared.result, gated.bundle, self.score, self.active_since, self.retired_before
+        )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)
         published = replace(publish(scored, self.locations), checks=checks)
@@ -157,8 +164,5 @@ class Publish(Stage[Published]):
         return bool(is_registered) and has_table(table, result.table_id, result.version)
 
 
-def _active_since(settings: Settings, locations: RunLocations) -> datetime | None:
-    days = settings.score.active_within_days
-    if days is None:
-        return None
-    return run_end(locations.run_date - timedelta(days=days), settings.time_zone)
+def _days_before(days: int | None, settings: Settings, locations: RunLocations) -> datetime | None:
+    return days_before(locations.run_date, days, settings.time_zone)

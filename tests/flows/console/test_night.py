@@ -23,10 +23,11 @@ def lines(
     checks: tuple[Check, ...] = (),
     table_checks: tuple[Check, ...] = (),
     report: Report | None = None,
+    filtered: int = 0,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
-        "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}),
+        "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),
         "check": Checked(checks),
         "evaluate": Evaluated(
             "leave-one-out",
@@ -49,6 +50,11 @@ def test_quarantined_rows_are_named_by_reason_where_there_are_any() -> None:
     one = "quarantined: 1,500 timestamp after the run date, 2 null user_id"
     assert one in lines({"timestamp after the run date": 1500, "null user_id": 2})
     assert not any("quarantined" in line for line in lines())
+
+
+def test_filtered_rows_are_counted_where_there_are_any() -> None:
+    assert "filtered: 1,500 rows that logs.keep leaves out" in lines(filtered=1500)
+    assert not any("filtered" in line for line in lines())
 
 
 @pytest.mark.parametrize(("unknown", "line"), [(3, "3 listed items unknown"), (0, None)])

@@ -26,7 +26,7 @@ from model.export.graphs import export_both, trace_encoder
 from model.network.fearec import FEARec
 from pipeline import schema
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ExportSettings
+from pipeline.config.export_section import ExportSettings
 from pipeline.results import Float16Check, Prepared
 from pipeline.schema import ITEMS_FILE
 from pipeline.training.float16_check import check_float16

@@ -103,6 +103,15 @@ def test_a_good_night_and_a_quiet_sunday_pass(settings: Settings, n_events: int)
     assert value(checked, "freshness") == pytest.approx(1.5, abs=0.02)
 
 
+def test_filtered_rows_are_no_part_of_the_share_that_is_bad(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, keep="user_id < 2")
+    when = datetime(2026, 6, 9, 12, tzinfo=UTC)
+    users = [0, 1, 1, *range(2, 18)]
+    rows = [(user, "x" if at else None, when) for at, user in enumerate(users)]
+    checked = night(settings, date(2026, 6, 9), rows)
+    assert value(checked, "quarantined") == pytest.approx(1 / 3)
+
+
 def test_a_log_of_which_most_is_null_holds_the_run_and_says_why(settings: Settings) -> None:
     rows = events(SUNDAY - timedelta(days=1))
     broken = [(user, None if at % 10 else item, when) for at, (user, item, when) in enumerate(rows)]

@@ -24,7 +24,7 @@ import pipeline.data.ingest
 import pipeline.data.source_files
 from pipeline.config.sections import LogSettings
 from pipeline.config.settings import Settings
-from pipeline.data import ingest_quarantine
+from pipeline.data import quarantine_sql
 from pipeline.dates import run_end
 from pipeline.errors import ConflictError, FearecError, InputError, SchemaError
 from pipeline.logs.conversion import normalise_timestamps
@@ -182,7 +182,7 @@ def test_a_killed_run_is_completed_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        for module in (pipeline.data.ingest, ingest_quarantine, pipeline.data.source_files):
+        for module in (pipeline.data.ingest, quarantine_sql, pipeline.data.source_files):
             patch.setattr(module, "append", dies_at)
         if killed_at == "delete":
             patch.setattr(pipeline.data.ingest, "delete", dies)
@@ -429,8 +429,8 @@ def test_a_missing_path_is_refused(settings: Settings):
 def test_a_folder_without_parquet_is_refused(settings: Settings):
     write_log(settings, "_unfinished/a.parquet", [(1, "x", NOON)])
     write_log(settings, ".hidden.parquet", [(1, "x", NOON)])
-    (Path(settings.logs.path) / "notes.csv").write_text("user_id,item_id\n")
-    assert "no Parquet files" in refusal(settings, InputError)
+    (Path(settings.logs.path) / "notes.txt").write_text("user_id,item_id\n")
+    assert "no log files" in refusal(settings, InputError)
 
 
 @pytest.mark.usefixtures("nothing_written")
@@ -656,7 +656,7 @@ def test_files_are_found_by_file_folder_and_glob(settings: Settings):
     assert names(logs / "dt=2", logs / "dt=2/a.parquet") == ["dt=2/a.parquet"]
     (file,) = list_log_files(f"file://{logs}/x")
     assert file.name == "y/z.parquet"
-    with pytest.raises(InputError, match="no Parquet files"):
+    with pytest.raises(InputError, match="no log files"):
         list_log_files(f"{logs}/dt=3*")
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import pipeline.data.item_counts
 import pipeline.data.prepare
 from pipeline import schema
+from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.results import Prepared
@@ -267,3 +268,44 @@ def test_two_runs_at_once_give_no_index_twice(
     table = open_table(table_uri(settings, "vocabulary"))
     assert table is not None
     assert sorted(table.to_pyarrow_table()["item_index"].to_pylist()) == [1, 2]
+
+
+@pytest.mark.parametrize("days", [1, 2, 4, None])
+def test_older_events_than_the_history_are_not_used(tmp_path: Path, days: int | None):
+    settings = settings_in(tmp_path)
+    rows = [
+        (user, f"item{(user + age) % 5}", datetime(2026, 6, 11, tzinfo=UTC) - age * DAY / 2)
+        for user in range(4)
+        for age in range(user, 8)
+        if age
+    ]
+    write_log(settings, "a.parquet", rows)
+    limits = {"history_days": days, "user_inter_num_interval": "[2,inf)"}
+    prepared = night(settings.model_copy(update={"prepare": PrepareSettings(**limits)}), TODAY)
+    since = datetime(2026, 6, 11, tzinfo=UTC) - (days or 30) * DAY
+    used = [row for row in rows if row[2] >= since]
+    users = [user for user in range(4) if sum(row[0] == user for row in used) >= 2]
+    assert [user for user, _, _ in histories(prepared)] == users
+    expected = sorted((row[0], row[2], row[1]) for row in used if row[0] in users)
+    assert [
+        (user, time, item)
+        for user, items, times in histories(prepared)
+        for item, time in zip(items, times, strict=True)
+    ] == expected
+    assert prepared.left_out_interactions == len(used) - len(expected)
+
+
+def test_an_item_without_events_in_the_history_keeps_its_index(tmp_path: Path):
+    settings = settings_in(tmp_path)
+    write_log(settings, "a.parquet", [(1, "old", NOON - 9 * DAY), (1, "new", NOON)])
+    assert night(settings, TODAY).n_items == 3
+    recent = settings.model_copy(update={"prepare": PrepareSettings(history_days=3)})
+    prepared = night(recent, TODAY)
+    items = pq.read_table(prepared.folder / ITEMS_FILE).to_pylist()
+    assert [(row["item_index"], row["item_id"], row["popularity"]) for row in items] == [
+        (1, "old", 0),
+        (2, "new", 1),
+    ]
+    assert items[0]["last_seen"] is None
+    with pytest.raises(InputError, match=r"no interaction up to 2026-07-10.*history_days"):
+        night(recent, date(2026, 7, 10))

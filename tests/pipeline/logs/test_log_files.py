@@ -286,8 +286,9 @@ def test_a_table_is_refused_as_logs(
     rows = {"user_id": [1, 2], "item_id": ["item1", "item2"], "timestamp": [NOON] * 2}
     write_deltalake(table, pa.table({**rows, "dt": [1, 1]}), partition_by=["dt"])
     path = f"{table}{below}"
-    with pytest.raises(InputError, match="a table, of whose Parquet files some may hold deleted"):
-        ingest(settings_in(tmp_path, path=path), TODAY)
+    if below:  # ingest takes a Delta table as such
+        with pytest.raises(InputError, match="a table, of whose Parquet files some may hold"):
+            ingest(settings_in(tmp_path, path=path), TODAY)
     with pytest.raises(InputError, match="a table, of whose Parquet files some may hold deleted"):
         scoring_cases.run(path, tiny_bundle, tmp_path / "out")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.bundles.promotion import roll_back
-from pipeline.config.sections import RegistrySettings
+from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.settings import Settings
 from pipeline.runner.nightly import nightly
 from pipeline.runner.stages import Export, Publish

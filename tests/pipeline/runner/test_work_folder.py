@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.config.sections import ExportSettings, LogSettings, ModelSettings, ScoreSettings
+from pipeline.config.export_section import ExportSettings
+from pipeline.config.sections import LogSettings, ModelSettings, ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.runner.nightly import nightly
 from pipeline.schema import RECOMMENDATIONS

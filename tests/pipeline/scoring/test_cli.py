@@ -178,7 +178,7 @@ def test_bad_inputs_and_bundles_give_one_line(tiny_bundle: Bundle, tmp_path: Pat
     for source, model, message in (
         ("", good, "an empty path"),
         (nowhere, good, "nowhere"),
-        (str(tmp_path / "empty"), good, "no Parquet files"),
+        (str(tmp_path / "empty"), good, "no log files"),
         (str(tmp_path / "bad.parquet"), good, "bad.parquet"),
         (str(tmp_path / "bad.parquet"), nowhere, "not a bundle"),
     ):

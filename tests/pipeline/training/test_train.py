@@ -27,6 +27,7 @@ from pipeline.runner.cache import RunResults, StageRecord, read_record
 from pipeline.runner.stages import Train
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.training import train
 from tests.helpers import stages
 from tests.helpers.prepared_folders import NOON, write_prepared
@@ -195,7 +196,10 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path) -> None:
     record = StageRecord("prepare", "", "", 0.0, prepared)
     with pytest.raises(ConfigError, match=r"at most V-1 = 12; found 13"):
         Train.check_settings(
-            quick(tmp_path, evaluate={"topk": (13,)}), RunResults(record), whole_run=False
+            quick(tmp_path, evaluate={"topk": (13,)}),
+            RunLocations(Warehouse("warehouse"), tmp_path, DAY),
+            RunResults(record),
+            whole_run=False,
         )
     late = quick(tmp_path, evaluate={"split": "time", "test_days": 1})
     with pytest.raises(InputError, match="no event in the days of the test"):

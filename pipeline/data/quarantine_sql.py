@@ -7,9 +7,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.staging import SOURCE, add_sources
+from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, same_in
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.schema import (
+    EVENT_TYPE,
     INTERACTIONS,
     ITEM_ID,
     QUARANTINE,
@@ -17,6 +18,7 @@ from pipeline.schema import (
     RUN_DATE,
     TIMESTAMP,
     USER_ID,
+    VALUE,
 )
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.tables import append, dataset_of, replace_where
@@ -73,11 +75,12 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
         f"""CREATE TABLE judged AS
         SELECT CAST({USER_ID} AS VARCHAR) AS {USER_ID}, CAST({ITEM_ID} AS VARCHAR) AS {ITEM_ID},
                strftime({TIMESTAMP} AT TIME ZONE 'UTC', '{_TIME_FORMAT}') AS {TIMESTAMP},
-               reason, {SOURCE}, DATE '{run_date}' AS {RUN_DATE}, raw_timestamp
+               reason, {SOURCE}, DATE '{run_date}' AS {RUN_DATE}, raw_timestamp,
+               nullif({EVENT_TYPE}, '') AS {EVENT_TYPE},
+               coalesce(raw_value, CAST({VALUE} AS VARCHAR)) AS {VALUE}
         FROM staged JOIN sources USING (file) WHERE reason IS NOT NULL"""
     )
-    names = ("source_file", "source_row", USER_ID, ITEM_ID, TIMESTAMP, "reason")
-    same = " AND ".join(f"before.{name} IS NOT DISTINCT FROM judged.{name}" for name in names)
+    same = same_in("judged", "source_file", "source_row", *EVENT.split(", "), VALUE, "reason")
     gone = f"""FROM {QUARANTINE} AS before
         WHERE source_file IN (SELECT source_file FROM files)
         AND NOT EXISTS (FROM judged WHERE {same})"""
@@ -109,7 +112,8 @@ def release(end: datetime, db: duckdb.DuckDBPyConnection) -> int:
     db.execute(
         f"""INSERT INTO staged BY NAME
         SELECT {user} AS {USER_ID}, {item} AS {ITEM_ID},
-               CAST({TIMESTAMP} || '+00' AS TIMESTAMPTZ) AS {TIMESTAMP}, file, source_row
+               CAST({TIMESTAMP} || '+00' AS TIMESTAMPTZ) AS {TIMESTAMP}, file, source_row,
+               {WITHOUT_NULL}, CAST({VALUE} AS DOUBLE) AS {VALUE}
         FROM {QUARANTINE} JOIN sources USING (source_file, source_stamp) WHERE {is_due}"""
     )
     return scalar(db, "SELECT count(*) FROM staged") - before
