@@ -26,6 +26,11 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores, as the tests wait for others a third of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def describe(model_version: str = "tiny-1", **changes: Any) -> BundleDescription:
     event = datetime(2026, 11, 1, tzinfo=UTC)
     values: dict[str, Any] = {

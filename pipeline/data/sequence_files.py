@@ -64,7 +64,7 @@ class BucketFile:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if kind is None and self._waiting:
-            self._write(_joined(self._waiting))
+            self._write(self._waiting)
         self._writer.close()
 
     def add(self, histories: pa.RecordBatch) -> None:
@@ -73,24 +73,21 @@ class BucketFile:
         Args:
             histories: At least one.
         """
-        self._waiting.append(histories)
-        self._n_waiting += _n_events(histories)
-        if self._n_waiting < _BATCH_EVENTS:
-            return
-        rows = _joined(self._waiting)
-        ends = np.cumsum(rows[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
-        begin = 0
-        while self._n_waiting >= _BATCH_EVENTS:
-            written = ends[begin - 1] if begin else 0
-            end = int(np.searchsorted(ends, written + _BATCH_EVENTS)) + 1
-            self._write(rows.slice(begin, end - begin))
-            self._n_waiting -= int(ends[end - 1] - written)
-            begin = end
-        self._waiting = [rows.slice(begin)] if begin < len(rows) else []
+        ends = np.cumsum(histories[ITEM_INDEX].value_lengths().to_numpy(), dtype=np.int64)
+        begin, done = 0, 0
+        while self._n_waiting + ends[-1] - done >= _BATCH_EVENTS:
+            end = int(np.searchsorted(ends, done + _BATCH_EVENTS - self._n_waiting)) + 1
+            self._write([*self._waiting, histories.slice(begin, end - begin)])
+            self._waiting, self._n_waiting = [], 0
+            begin, done = end, ends[end - 1]
+        if begin < len(histories):
+            self._waiting.append(histories.slice(begin))
+            self._n_waiting += int(ends[-1] - done)
 
-    def _write(self, histories: pa.RecordBatch) -> None:
+    def _write(self, parts: list[pa.RecordBatch]) -> None:
         # Copied, as a slice is written with values of histories outside of it.
-        self._writer.write_batch(pa.concat_batches([histories]))
+        histories = pa.concat_batches(parts)
+        self._writer.write_batch(histories)
         self.totals.add(histories)
 
 
@@ -170,11 +167,3 @@ def _in_order(events: pa.Table, times: pa.Array, bounds: np.ndarray) -> np.ndarr
     items = items.copy()
     items[place] = items[place[order]]
     return items
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-
-
-def _n_events(histories: pa.RecordBatch) -> int:
-    return int(pc.sum(histories[ITEM_INDEX].value_lengths()).as_py())

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from model.cores import Threads, thread_count, usable_memory
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
-_SHARE = 8  # of the memory; the sorts and joins of DuckDB gain little by more
+_SHARE = 10  # of the memory; the sorts and joins of DuckDB gain little by more
 _LEAST = 10**9  # bytes
 _PER_THREAD = 2**27  # bytes
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -22,7 +22,7 @@ class ResourceSettings(Frozen):
 
     memory: str = Field(
         "auto",
-        description="for DuckDB, such as `8GB`; beyond it, it writes to disk. `auto`: an eighth of "
+        description="for DuckDB, such as `8GB`; beyond it, it writes to disk. `auto`: a tenth of "
         "what this process may use, at least 1GB",
         json_schema_extra=NO_RESULT_CHANGE,
     )

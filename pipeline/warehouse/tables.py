@@ -17,7 +17,7 @@ from pipeline.errors import ConflictError, StorageError
 from pipeline.schema import RUN_DATE
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, DeltaTable
+    from deltalake import CommitProperties, DeltaTable, WriterProperties
 
 _WRITER = "fearec"  # names our commits in Delta's log, so that two at once collide
 
@@ -253,7 +253,17 @@ def _write(
     properties = _properties(*transaction)
     if note:
         properties.custom_metadata = {_WRITER: json.dumps(note)}
-    write_deltalake(table, rows, commit_properties=properties, **options)
+    options |= {"commit_properties": properties, "writer_properties": _packed(rows.schema)}
+    write_deltalake(table, rows, **options)
+
+
+def _packed(columns: pa.Schema) -> "WriterProperties":
+    """Times and row numbers as packed differences: a dictionary of them costs, as few repeat."""
+    from deltalake import ColumnProperties, WriterProperties
+
+    packed = ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")
+    names = [x.name for x in columns if pa.types.is_timestamp(x.type) or x.name == "source_row"]
+    return WriterProperties(compression="SNAPPY", column_properties=dict.fromkeys(names, packed))
 
 
 def _properties(application: str, version: int) -> "CommitProperties":
@@ -269,11 +279,8 @@ def _full_disk(uri: str) -> Iterator[None]:
     except Exception as error:  # of several classes, none of which says so
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise StorageError(
-            "the disk is full",
-            uri,
-            remedy="Free space on the disk of this table, and run the same command again.",
-        ) from error
+        remedy = "Free space on the disk of this table, and run the same command again."
+        raise StorageError("the disk is full", uri, remedy=remedy) from error
 
 
 @contextmanager
@@ -287,8 +294,5 @@ def _conflicts(uri: str) -> Iterator[None]:
 
 
 def _conflict(uri: str) -> ConflictError:
-    return ConflictError(
-        "another run wrote to the table meanwhile",
-        uri,
-        remedy="Nothing was changed; run it again when the other has ended.",
-    )
+    remedy = "Nothing was changed; run it again when the other has ended."
+    return ConflictError("another run wrote to the table meanwhile", uri, remedy=remedy)

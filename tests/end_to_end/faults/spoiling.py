@@ -8,7 +8,7 @@ from random import Random
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.schema import INTERACTIONS, QUARANTINE, TIMESTAMP
+from pipeline.schema import INTERACTIONS, QUARANTINE, SEQUENCES, TIMESTAMP
 from pipeline.warehouse.tables import dataset_of, open_table
 from tests.end_to_end.faults.commands import Ended, fearec, fearec_score
 from tests.end_to_end.faults.kills import compared
@@ -115,6 +115,7 @@ def _table(world: World, name: str) -> pa.Table:
 _DAMAGES_EACH = 3
 _FRESH_EVERY = 10  # of the damaged logs, one is met by new interpreters
 _FLIPPED = "flipped bits"
+_BUCKET = "7.arrow"
 
 Spoilt = tuple[str, str, str]  # a file, a kind of `DAMAGES`, and the state or command it is met in
 
@@ -169,13 +170,19 @@ def damaged_work(world: World, spoilt: Spoilt, chance: Random) -> Verdict:
 
 
 def _work_files(world: World, chance: Random, *, records: bool) -> list[Spoilt]:
-    """Every file in every state that has it, each with some of the damages."""
+    """Every file in every state that has it, each with some of the damages.
+
+    Of the buckets of users, which are alike, one.
+    """
     found = []
     for state in world.damaged_states:
         folder = world.folder / "states" / state
         for path in sorted((folder / "work").rglob("*")):
             is_record = path.suffix == ".json" and path.parent.name == world.work.name
-            if path.is_file() and path.stat().st_size and is_record == records:
+            is_another = path.parent.name == SEQUENCES and path.name != _BUCKET
+            if is_another or is_record != records:
+                continue
+            if path.is_file() and path.stat().st_size:
                 for kind in chance.sample(list(DAMAGES), _DAMAGES_EACH):
                     found.append((str(path.relative_to(folder)), kind, state))
     return found

@@ -57,10 +57,10 @@ def rows(settings: Settings, table: str) -> list[dict[str, Any]]:
 def backfilled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("backfilled")
     settings = settings_of(folder)
-    for day in DAYS:
+    for day in DAYS[:2]:
         write_day(folder, day)
-    done = list(backfill(settings, DAYS[0], DAYS[-1]))
-    assert [each.run_date for each in done] == DAYS
+    done = list(backfill(settings, *DAYS[:2]))
+    assert [each.run_date for each in done] == DAYS[:2]
     assert not any(each.done_before for each in done)
     return settings
 
@@ -69,7 +69,7 @@ def test_each_date_is_as_its_own_night_would_have_been(
     backfilled: Settings, tmp_path: Path
 ) -> None:
     settings = settings_of(tmp_path)
-    for day in DAYS:
+    for day in DAYS[:2]:
         write_day(tmp_path, day)  # the logs of later days are not there yet
         nightly(settings, day)
     for table in ("recommendations", "vocabulary"):
@@ -83,8 +83,8 @@ def test_each_date_is_as_its_own_night_would_have_been(
 
 
 def test_dates_that_are_done_are_not_done_again(backfilled: Settings) -> None:
-    done = list(backfill(backfilled, DAYS[0], DAYS[-1]))
-    assert [(each.run_date, each.done_before) for each in done] == [(day, True) for day in DAYS]
+    done = list(backfill(backfilled, *DAYS[:2]))
+    assert [(each.run_date, each.done_before) for each in done] == [(day, True) for day in DAYS[:2]]
 
 
 @pytest.mark.slow

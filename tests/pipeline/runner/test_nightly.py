@@ -210,6 +210,8 @@ def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, target in FUNCTIONS.items():
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
+    # Seconds of drawing; `tests/pipeline/reporting` has its tests.
+    monkeypatch.setattr("pipeline.runner.nightly.report_run", lambda *given: None)
 
 
 @pytest.fixture

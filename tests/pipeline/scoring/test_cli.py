@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 import subprocess
@@ -217,12 +218,14 @@ app()
 
 
 def test_help_answers_before_anything_heavy_is_imported() -> None:
-    begun = time.perf_counter()
+    before = os.times()
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begun
+    after = os.times()
+    # Its processor's, as the machine may be busy.
+    seconds = sum(after[2:4]) - sum(before[2:4])
 
     assert "--skip-bad-files" in done.stdout
-    assert seconds < 1.5  # 0.3 on an idle machine; the promise is 0.5
+    assert seconds < 1  # 0.3 on an idle machine; the promise is 0.5
     loaded = "import sys, pipeline.scoring.cli; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True

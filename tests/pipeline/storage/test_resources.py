@@ -20,7 +20,7 @@ def test_other_sizes_are_refused(memory: str) -> None:
         ResourceSettings(memory=memory)
 
 
-@pytest.mark.parametrize(("usable", "limit"), [(2**30, 10**9), (2**37, 2**34)])
+@pytest.mark.parametrize(("usable", "limit"), [(2**30, 10**9), (120 * 2**30, 12 * 2**30)])
 def test_auto_is_a_share_of_what_the_process_may_use(
     usable: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

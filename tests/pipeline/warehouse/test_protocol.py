@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import schema
@@ -30,6 +31,13 @@ def test_any_reader_of_delta_can_read_the_table(name: str, tmp_path: Path) -> No
     rows = pa.table([pa.nulls(2, field.type) for field in columns], schema=columns)
     for _ in range(16):  # so that they are merged
         append(table, rows.to_reader(), {"note": 1})
+    # Spark reads these since 3.3.
+    encodings = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "DELTA_BINARY_PACKED"}
+    for file in table.file_uris():
+        group = pq.read_metadata(file).row_group(0)
+        parts = [group.column(number) for number in range(group.num_columns)]
+        assert {encoding for part in parts for encoding in part.encodings} <= encodings
+        assert {part.compression for part in parts} == {"SNAPPY"}
     if text:
         replace_where(table, text, ["a"], rows.slice(0, 0).to_reader())
         delete(table, f"{text} = 'b'")
