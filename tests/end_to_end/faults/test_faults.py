@@ -72,8 +72,6 @@ def race_for(name: str) -> Run:
     return lambda world, _, chance: race(world, getattr(world, name), chance)
 
 
-FILLING = ("first_load", "second_ingest", "merged_prepare")
-
 # Of each kind: all its cases, how many of them make the sample, and what runs one.
 KINDS: dict[str, tuple[Cases, int, Run]] = {
     "kill first load": (numbers(30), 1, kill("first_load")),
@@ -83,12 +81,8 @@ KINDS: dict[str, tuple[Cases, int, Run]] = {
     "kill publish": (numbers(15), 2, kill("publish")),
     "kill fearec-score": (numbers(15), 1, kill("scoring")),
     "kill nightly": (numbers(15), 1, kill("disturbed_night")),
-    "full warehouse": (
-        disks(30),
-        0,
-        fill("warehouse", "first_load", "second_ingest", "merged_prepare"),
-    ),
-    "full work folder": (disks(20), 0, fill("work", "merged_prepare", "second_ingest")),
+    "full warehouse": (disks(30), 1, fill("warehouse", "first_load", "second_ingest")),
+    "full work folder": (disks(15), 1, fill("work", "merged_prepare")),
     "damage logs": (numbers(100), 6, damaged_log),
     "damage bundle": (bundle_files, 4, damaged_bundle),
     "damage scratch": (scratch_files, 2, damaged_work),
