@@ -1,10 +1,7 @@
 """Stage: the interactions up to a run date as one sequence per user, and the vocabulary."""
 
-import errno
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,7 @@ from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.k_core import Counts, filter_events
 from pipeline.data.sequence_files import Totals, write_histories
 from pipeline.dates import days_before, run_end
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
     INTERACTIONS,
@@ -30,7 +27,7 @@ from pipeline.schema import (
     USER_ID,
     VOCABULARY,
 )
-from pipeline.storage.atomic_files import fsync
+from pipeline.storage.atomic_files import fsync, naming
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -66,7 +63,6 @@ def prepare(
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
         ConflictError: other runs wrote to the vocabulary each time that it was tried.
-        StorageError: a disk is full.
     """
     return until_committed(partial(_prepare, ingested, limits, locations, time_zone, earlier))
 
@@ -94,7 +90,7 @@ def _prepare(
 
     folder, warehouse = locations.prepared, locations.warehouse
     unfinished = folder.with_name(".prepared")
-    with _full_disk(unfinished), scratch_folder(locations) as scratch:
+    with naming(unfinished), scratch_folder(locations) as scratch:
         try:
             base = mergeable(earlier, rows, limits)
             _make_empty(unfinished)
@@ -129,18 +125,6 @@ def _prepare(
         end=rows.end,
         has_all=limits == PrepareSettings(),
     )
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    """Name the folder where Arrow says only that there is no room; tables name themselves."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        remedy = "Free space on the disk of this folder, and run the same command again."
-        raise StorageError("the disk is full", str(folder), remedy=remedy) from error
 
 
 def _make_empty(folder: Path) -> None:

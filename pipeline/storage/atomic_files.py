@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,6 +14,17 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file, as that of a full disk, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def is_unfinished(name: str, of: str) -> bool:
@@ -35,7 +47,7 @@ def replace_text(path: Path, text: str) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
-        with unfinished.open("x", encoding="utf-8") as file:
+        with naming(path), unfinished.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -82,7 +82,7 @@ KINDS: dict[str, tuple[Cases, int, Run]] = {
     "kill fearec-score": (numbers(15), 1, kill("scoring")),
     "kill nightly": (numbers(15), 1, kill("disturbed_night")),
     "full warehouse": (disks(30), 1, fill("warehouse", "first_load", "second_ingest")),
-    "full work folder": (disks(15), 0, fill("work", "merged_prepare")),
+    "full work folder": (disks(15), 1, fill("work", "merged_prepare")),
     "damage logs": (numbers(100), 6, damaged_log),
     "damage bundle": (bundle_files, 4, damaged_bundle),
     "damage scratch": (scratch_files, 2, damaged_work),
