@@ -30,6 +30,9 @@ class Encoded:
     types: IdTypes = field(default_factory=lambda: IdTypes(pa.string(), pa.string()))
     dropped: DroppedRows = field(default_factory=DroppedRows)
 
+    def with_last_seen(self, items: pa.Table) -> pa.Table:
+        return items
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         assert scratch.is_dir()
