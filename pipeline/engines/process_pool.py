@@ -51,7 +51,7 @@ class ProcessPool(Generic[Part, Result]):
 
             try:
                 for part in parts:
-                    running.append((len(part), pool.submit(_work, part)))
+                    running.append((len(part), _submitted(pool, part)))
                     if len(running) > self.count:  # one part waits for the first free process
                         yield oldest()
                 while running:
@@ -64,6 +64,16 @@ class ProcessPool(Generic[Part, Result]):
     ) -> ProcessPoolExecutor:
         initial = (self.make_worker, indices, logs)
         return ProcessPoolExecutor(self.count, context, _start, initial)
+
+
+def _submitted(pool: ProcessPoolExecutor, part: Any) -> Future[Any]:
+    """A part's future; where a process has died already, one that fails in its turn."""
+    try:
+        return pool.submit(_work, part)
+    except BrokenProcessPool as error:
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 # The rest runs in a process of the pool.

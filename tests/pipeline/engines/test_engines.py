@@ -1,9 +1,11 @@
 """Engines: results in the order of the parts, whoever computes them."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,18 @@ def test_a_worker_that_cannot_be_made_is_an_error_however_many_parts_wait() -> N
 
 
 def test_a_process_that_dies_is_an_error_and_earlier_results_are_kept() -> None:
-    results = ProcessPool(make_worker, 1).results(["a", "exit", "b"], lambda done: None)
+    others = set(multiprocessing.active_children())
+
+    def parts() -> Iterator[str]:
+        yield from ("a", "exit")
+        while (
+            set(multiprocessing.active_children()) - others
+        ):  # so that the pool is broken before the next
+            time.sleep(0.01)
+        time.sleep(0.2)
+        yield "b"
+
+    results = ProcessPool(make_worker, 1).results(parts(), lambda done: None)
     assert next(results)[2] == "A"
     with pytest.raises(WorkerDiedError, match="memory"):
         next(results)
