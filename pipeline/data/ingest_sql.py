@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, same_in
+from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, names_there, same_in
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.schema import EVENT_TYPE, INTERACTIONS, TIMESTAMP, VALUE
 from pipeline.storage.scratch_db import scalar, streamed
@@ -76,17 +76,12 @@ def _rows_before(
     there: ds.Dataset | pa.Table, db: duckdb.DuckDBPyConnection
 ) -> pa.Table | pa.RecordBatchReader:
     """The rows of `files` that are there."""
-    first, last = db.execute("SELECT min(source_file), max(source_file) FROM files").fetchall()[0]
-    if first is None or isinstance(there, pa.Table):
+    names = [] if isinstance(there, pa.Table) else names_there(there, db)
+    if not names:
         return there.schema.empty_table()
     source = ds.field("source_file")
     # Constants, so that Delta's statistics spare the files that hold other logs.
-    near = (source >= first) & (source <= last)
-    db.register("near", there.scanner(["source_file"], filter=near).to_reader())
-    found = db.execute("SELECT DISTINCT source_file FROM near SEMI JOIN files USING (source_file)")
-    names = [name for (name,) in found.fetchall()]
-    if not names:
-        return there.schema.empty_table()
+    near = (source >= min(names)) & (source <= max(names))
     return there.scanner(filter=near & source.isin(names)).to_reader()
 
 

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, same_in
+from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, names_there, same_in
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.schema import (
     EVENT_TYPE,
@@ -42,16 +42,10 @@ def _text(time: datetime) -> str:
 def load_quarantine(table: "DeltaTable", end: datetime, db: duckdb.DuckDBPyConnection) -> None:
     """Copy the quarantine's rows of `files`, and of files with a row due by `end`."""
     rows, name = dataset_of(table), ds.field("source_file")
-    first, last = db.execute("SELECT min(source_file), max(source_file) FROM files").fetchall()[0]
     is_due = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < _text(end))
     db.register("due", rows.scanner(["source_file"], filter=is_due).to_reader())
     names = {due for (due,) in db.execute("SELECT DISTINCT source_file FROM due").fetchall()}
-    if first is not None:
-        # Constants, so that Delta's statistics spare the files that hold other logs.
-        near = (name >= first) & (name <= last)
-        db.register("near", rows.scanner(["source_file"], filter=near).to_reader())
-        found = "SELECT DISTINCT source_file FROM near SEMI JOIN files USING (source_file)"
-        names |= {of_file for (of_file,) in db.execute(found).fetchall()}
+    names |= set(names_there(rows, db))
     db.register(
         "of_them", rows.scanner(filter=name.isin(pa.array(sorted(names), pa.string()))).to_reader()
     )

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
@@ -137,6 +138,24 @@ def add_sources(query: str, db: duckdb.DuckDBPyConnection) -> None:
             ANTI JOIN sources USING (source_file, source_stamp)
         )"""
     )
+
+
+def names_there(rows: ds.Dataset, db: duckdb.DuckDBPyConnection) -> list[str]:
+    """The names in `files` of which a table has rows.
+
+    Args:
+        rows: The table's, with the column `source_file`.
+        db: The scratch database.
+    """
+    first, last = db.execute("SELECT min(source_file), max(source_file) FROM files").fetchall()[0]
+    if first is None:
+        return []
+    source = ds.field("source_file")
+    # Constants, so that Delta's statistics spare the files that hold other logs.
+    near = (source >= first) & (source <= last)
+    db.register("near", rows.scanner(["source_file"], filter=near).to_reader())
+    found = db.execute("SELECT DISTINCT source_file FROM near SEMI JOIN files USING (source_file)")
+    return [name for (name,) in found.fetchall()]
 
 
 def same_in(other: str, *names: str) -> str:
