@@ -173,9 +173,9 @@ def score_histories(
     begun = time.perf_counter()
     folder = open_folder(output)
     items = bundle.items()
-    eligibility = eligible_items(source.with_last_seen(items), settings, retired_before)
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
+    eligibility = eligible_items(source.with_last_seen(items), settings, retired_before)
     _check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
     scorer = open_scorer(bundle, settings, eligibility, cache, 0)

@@ -31,6 +31,7 @@ class Encoded:
     dropped: DroppedRows = field(default_factory=DroppedRows)
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
+        items["item_id"].cast(self.types.item)  # not asked before the kinds were compared
         return items
 
     @contextmanager
