@@ -57,7 +57,8 @@ def add_retrieval(
 def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
     """Score all items, (B, V), and take the best; by blocks, unless `block_items` is 0."""
     add = GraphBuilder(graph, "retrieval")
-    zero, never = add.constant(0), add.constant(-np.inf, np.float32)
+    zero, one, two = add.constant(0), add.constant([1]), add.constant([2])
+    never = add.constant(-np.inf, np.float32)
     table, bias = ITEM_TABLE, "item_bias"
     padding = -n_items % block_items if block_items else 0
     if padding:  # to whole blocks; constant-folded, so a session pads the table once
@@ -65,12 +66,18 @@ def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
         bias = add("Pad", bias, add.constant([0, padding]), never)
     score = add("Gemm", "user_embedding", table, bias, transB=1)
     # An extra column of 0 excludes PAD, even if nothing else is excluded. Concat, as CUDA has no
-    # Pad of integers.
-    rows = add("Concat", add("Shape", "exclude", end=1), add.constant([1]), axis=0)
-    column = add("ConstantOfShape", rows, value=numpy_helper.from_array(np.zeros(1, np.int64)))
+    # Pad of integers. ScatterND, as on CUDA ScatterElements first copies all scores.
+    users = add("Shape", "exclude", end=1)
+    column = add(
+        "ConstantOfShape", add("Concat", users, one, axis=0),
+        value=numpy_helper.from_array(np.zeros(1, np.int64)),
+    )  # fmt: skip
     excluded = add("Concat", "exclude", column, axis=1)
-    exclusions = add("Expand", never, add("Shape", excluded))
-    score = add("ScatterElements", score, excluded, exclusions, axis=1)
+    shape = add("Shape", excluded)
+    row = add("Unsqueeze", add("Range", zero, add("Squeeze", users), add.constant(1)), one)
+    pair = [add("Unsqueeze", each, two) for each in (add("Expand", row, shape), excluded)]
+    exclusions = add("Expand", never, shape)
+    score = add("ScatterND", score, add("Concat", *pair, axis=2), exclusions)
     if block_items:
         item, score = _best_blocks(add, score, n_items + padding, block_items)
         score, place = add.several(2, "TopK", score, "k")
@@ -89,9 +96,14 @@ def _best_blocks(add: GraphBuilder, score: str, n_items: int, block_items: int) 
     smaller index, like ties of items.
     """
     n_blocks, third, rows = n_items // block_items, add.constant([2]), add.constant([0, -1])
-    score = add("Reshape", score, add.constant([0, n_blocks, block_items]))
     chosen = add("Min", "k", add.constant([n_blocks]))
-    block = add.several(2, "TopK", add("ReduceMax", score, third, keepdims=0), chosen)[1]
+    # A pooling, which on CUDA takes a third of the time that ReduceMax takes.
+    greatest = add(
+        "MaxPool", add("Unsqueeze", score, add.constant([1])),
+        kernel_shape=[block_items], strides=[block_items],
+    )  # fmt: skip
+    block = add.several(2, "TopK", add("Reshape", greatest, rows), chosen)[1]
+    score = add("Reshape", score, add.constant([0, n_blocks, block_items]))
     block = add.several(2, "TopK", block, chosen, largest=0)[0]  # in index order
     block = add("Unsqueeze", block, third)
     score = add("Reshape", add("GatherND", score, block, batch_dims=1), rows)

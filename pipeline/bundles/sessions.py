@@ -23,15 +23,16 @@ TENSORRT = "TensorrtExecutionProvider"
 
 _NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
-# Left to CUDA: these nodes choose items and delays; on CUDA they keep our tie rule for any K.
-_NOT_FOR_TENSORRT = "TopK,ScatterElements,GatherElements,Expand"
+# Left to CUDA: these nodes choose items and delays, for any K and with CUDA's order of ties.
+_NOT_FOR_TENSORRT = "TopK,ScatterElements,ScatterND,GatherElements,Expand"
 
 # Users per batch on a CPU. Small catalogue: the encoder is fastest while its layers stay in cache.
 # Large catalogue: retrieval is fastest when one pass over the items serves many users.
 _SMALL_CATALOGUE, _CPU_BATCH, _CPU_BATCH_LARGE = 2**16, 32, 256
 _GPU_BATCH = 4096
-# Entries of the (B, V) float32 scores of one batch; on a CPU a 16th of them is in memory at once.
-_SCORES = {CPU: 2**30, CUDA: 2**29, TENSORRT: 2**29}
+# Entries of the (B, V) float32 scores of one batch; on a CPU a 16th of them is in memory at once,
+# on a GPU those of `Recommender.at_once` batches.
+_SCORES = {CPU: 2**30, CUDA: 2**28, TENSORRT: 2**28}
 
 _SILENT, _WARNING = 4, 2
 

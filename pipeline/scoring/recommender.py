@@ -1,7 +1,9 @@
 """The recommender in a session: from a batch of users to their best items."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,9 @@ from pipeline.scoring.batches import ScoringBatch
 TopItems = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 _SHAPES = 16  # the number of batch shapes whose buffers are kept on the device
+# Batches on a GPU at a time: it computes one while others are copied, as tests/benchmarks/gpu.py
+# measures.
+_GPU_AT_ONCE = 3
 _LEAST_EXCLUDED = 16  # columns
 
 
@@ -50,13 +55,15 @@ class Recommender:
     ) -> None:
         self.session = session
         self.batch_size = batch_size
-        # A GPU works on one batch; on a CPU every thread has one of its own.
-        self.at_once = thread_count(threads) if self.provider == CPU else 1
+        self.at_once = thread_count(threads) if self.provider == CPU else _GPU_AT_ONCE
         self.where = ("cpu" if self.provider == CPU else "cuda", device_id)
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
         # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
-        self._buffers = lru_cache(_SHAPES)(partial(Buffers, self))
+        # Whoever runs a batch on a GPU takes one of the sets of buffers, and puts it back.
+        self._buffers: SimpleQueue[Callable[[int, int], Buffers]] = SimpleQueue()
+        for _ in range(self.at_once):
+            self._buffers.put(lru_cache(_SHAPES)(partial(Buffers, self)))
 
     @property
     def provider(self) -> str:
@@ -64,7 +71,7 @@ class Recommender:
         return str(self.session.get_providers()[0])
 
     def __call__(self, batch: ScoringBatch) -> TopItems:
-        """The best items for a batch. Only on a CPU may several threads call this at once.
+        """The best items for a batch; `at_once` threads may call this at once.
 
         Returns:
             item_index (B, K) int64 and score (B, K) float32, best first; index 0 and score -inf
@@ -94,7 +101,11 @@ class Recommender:
             remedy="Try a smaller --batch-size, or --provider cpu.",
             message=first_line,
         ):
-            return self._buffers(_rows(users), _columns(excluded)).run(batch)
+            buffers = self._buffers.get()
+            try:
+                return buffers(_rows(users), _columns(excluded)).run(batch)
+            finally:
+                self._buffers.put(buffers)
 
 
 class Buffers:
@@ -142,7 +153,21 @@ class Buffers:
             value.update_inplace(self._staged[name])
         self._session.run_with_iobinding(self._binding)
         # Copied, because numpy() on a CPU is a view of the buffer.
-        return self._item_index.numpy()[:users].copy(), self._score.numpy()[:users].copy()
+        item_index, score = (x.numpy()[:users].copy() for x in (self._item_index, self._score))
+        sort_ties(item_index, score)
+        return item_index, score
+
+
+def sort_ties(item_index: NDArray[np.int64], score: NDArray[np.float32]) -> None:
+    """Order items of equal score by index, in place: some of CUDA's sorts leave them unordered.
+
+    Args:
+        item_index: (B, K).
+        score: (B, K), descending.
+    """
+    tied = ((score[:, 1:] == score[:, :-1]) & (score[:, 1:] > -np.inf)).any(axis=1).nonzero()[0]
+    order = np.lexsort((item_index[tied], -score[tied]), axis=1)
+    item_index[tied] = np.take_along_axis(item_index[tied], order, axis=1)
 
 
 def load_recommender(

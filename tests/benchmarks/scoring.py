@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,13 +52,13 @@ def make_bundle(config: FEARecConfig, folder: Path) -> tuple[Bundle, FEARec]:
     return publish_bundle(staging, folder / "bundle", described), network
 
 
-def fearec_score(*arguments: str) -> tuple[float, float, list[str]]:
-    """Run `fearec-score` on one core; CPU seconds, peak memory in GiB and what it printed."""
+def fearec_score(*arguments: str, cores: Collection[int] = (0,)) -> tuple[float, float, list[str]]:
+    """Run `fearec-score`, by default on one core; CPU seconds, peak GiB and what it printed."""
     command = [str(Path(sys.executable).with_name("fearec-score")), *arguments]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, check=True, capture_output=True, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {0}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,7 +37,7 @@ from pipeline.bundles.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
 from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, count_devices
 from pipeline.config.sections import LogSettings, ScoreSettings
 from pipeline.scoring.batches import ScoringBatch
-from pipeline.scoring.recommender import Recommender, load_recommender
+from pipeline.scoring.recommender import Recommender, load_recommender, sort_ties
 from pipeline.scoring.run import score
 
 Array = npt.NDArray[Any]
@@ -222,15 +223,22 @@ def batch_of(users: int, excluded: int = EXCLUDED) -> ScoringBatch:
 
 
 def assert_same(found: tuple[Array, Array], expected: tuple[Array, Array], near: float) -> None:
-    """Scores agree, and ids do wherever the next score is not as near."""
-    np.testing.assert_allclose(found[1], expected[1], rtol=near, atol=near)
-    gaps = np.abs(np.diff(expected[1], axis=1))
-    far = np.ones(expected[0].shape, bool)
-    far[:, 1:] &= gaps > 4 * near
-    far[:, :-1] &= gaps > 4 * near
-    far[:, -1] = False  # the next score is not known
+    """Scores agree, and ids do wherever the scores beside are not as near.
+
+    Args:
+        found: K items and scores per user.
+        expected: K + 1.
+        near: The difference of scores that counts as none.
+    """
+    (item, score), (expected_item, expected_score) = found, expected
+    k = item.shape[1]
+    assert expected_item.shape[1] == k + 1
+    np.testing.assert_allclose(score, expected_score[:, :k], rtol=near, atol=near)
+    apart = -np.diff(expected_score, axis=1) > 4 * near
+    far = apart.copy()
+    far[:, 1:] &= apart[:, :-1]
     assert far.mean() > 0.3
-    np.testing.assert_array_equal(found[0][far], expected[0][far])
+    np.testing.assert_array_equal(item[far], expected_item[:, :k][far])
 
 
 @pytest.mark.gpu
@@ -250,7 +258,8 @@ def test_nothing_but_a_few_integers_leaves_the_gpu(
 @pytest.mark.gpu
 @pytest.mark.parametrize("top_k", [1, 10, 100, 300])
 def test_a_gpu_recommends_what_a_cpu_does(folder: Path, top_k: int) -> None:
-    on_gpu, on_cpu = (opened(folder / RECOMMENDER, name, top_k) for name in ("cuda", "cpu"))
+    on_gpu = opened(folder / RECOMMENDER, "cuda", top_k)
+    on_cpu = opened(folder / RECOMMENDER, "cpu", top_k + 1)
     assert (on_gpu.provider, on_cpu.provider) == (CUDA, CPU)
     for users, excluded in [(USERS, EXCLUDED), (1, 0), (USERS, 0), (7, 100)]:
         batch = batch_of(users, excluded)
@@ -272,7 +281,10 @@ def test_float16_recommends_nearly_the_same(folder: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("k", [10, 100, 300])
-def test_ties_go_to_the_smaller_index_on_a_gpu(blocks: bool, k: int, tmp_path: Path) -> None:
+def test_of_equal_scores_the_best_are_found_and_sorted(
+    blocks: bool, k: int, tmp_path: Path
+) -> None:
+    """Which of the items tied with the last place are among them is left to the device."""
     random = np.random.default_rng(1)
     table, users = (random.integers(-3, 4, (n, 16)).astype(np.float32) for n in (20_001, USERS))
     graph = helper.make_graph(
@@ -287,19 +299,37 @@ def test_ties_go_to_the_smaller_index_on_a_gpu(blocks: bool, k: int, tmp_path: P
         patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if blocks else 10**9)
         add_retrieval(built, len(table))
     session = onnxruntime.InferenceSession(
-        built.SerializeToString(), providers=[(CUDA, {"use_tf32": 0}), CPU]
+        built.SerializeToString(), profiled(tmp_path), providers=[(CUDA, {"use_tf32": 0}), CPU]
     )
     assert session.get_providers()[0] == CUDA
     exclude = random.integers(1, 2_000, (USERS, EXCLUDED))
     feeds = {"user_embedding": users, "exclude": exclude, "k": np.array([k])}
     feeds["item_bias"] = np.zeros(len(table), np.float32)
     item_index, score = session.run(["item_index", "score"], feeds)
+    sort_ties(item_index, score)
     scores = users @ table.T  # whole numbers: exact
     scores[:, 0] = -np.inf
     np.put_along_axis(scores, exclude, -np.inf, axis=1)
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(score, np.take_along_axis(scores, expected, axis=1))
-    np.testing.assert_array_equal(item_index, expected)
+    np.testing.assert_array_equal(score, np.take_along_axis(scores, item_index, axis=1))
+    assert all(len(set(items)) == k for items in item_index)
+    free = score == score[:, -1:]
+    np.testing.assert_array_equal(item_index[~free], expected[~free])
+    again = session.run(["item_index", "score"], feeds)
+    sort_ties(*again)
+    np.testing.assert_array_equal(again[0], item_index)
+
+
+@pytest.mark.gpu
+def test_batches_at_once_get_what_each_alone_gets(folder: Path) -> None:
+    recommender = opened(folder / RECOMMENDER, "cuda")
+    batches = [batch_of(users, users % 40) for users in range(100, 400)]
+    alone = [recommender(batch) for batch in batches]
+    with ThreadPoolExecutor(recommender.at_once) as threads:
+        for found, expected in zip(threads.map(recommender, batches), alone, strict=True):
+            for values, right in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(values, right)
 
 
 @pytest.mark.gpu
@@ -314,14 +344,15 @@ def test_tensorrt_recommends_what_a_cpu_does(
         pytest.skip(str(error))
     assert recommender.provider == TENSORRT
     assert any(tmp_path.iterdir())  # engines
-    whole = opened(folder / RECOMMENDER, "cpu")
+    whole = opened(folder / RECOMMENDER, "cpu", TOP_K + 1)
     for users in (64, USERS, 1):
         batch = batch_of(users)
         found, expected = recommender(batch), whole(batch)
         if precision == "fp32":
             assert_same(found, expected, 1e-3)  # it may use TF32
         else:
-            assert (found[0][:, :, None] == expected[0][:, None, :]).any(2).mean() > 0.9
+            same = found[0][:, :, None] == expected[0][:, None, :TOP_K]
+            assert same.any(2).mean() > 0.9
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The recommender: buffers on a device, and batches in them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.bundles.sessions import CUDA
 from pipeline.schema import PAD
 from pipeline.scoring import recommender
 from pipeline.scoring.batches import ScoringBatch
-from pipeline.scoring.recommender import Buffers, Recommender, load_recommender
+from pipeline.scoring.recommender import Buffers, Recommender, load_recommender, sort_ties
 
 TOP_K = 5
 
@@ -75,15 +76,35 @@ def test_buffers_are_made_once_a_shape(
             super().__init__(whose, users, excluded)
 
     monkeypatch.setattr(recommender, "Buffers", Counted)
+    device = as_on_a_gpu(on_cpu, monkeypatch)
+    for _ in range(device.at_once):
+        for excluded in (3, 9, 16, 17, 30, 5, 1):  # one more than a multiple of `at_once`
+            device(batch_of(61, excluded))
+    # Each set of buffers makes its own.
+    assert sorted(made) == [(64, 16)] * device.at_once + [(64, 32)] * device.at_once
+
+
+def test_batches_that_are_on_a_device_at_once_do_not_share_buffers(
+    on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [batch_of(64, 9, seed) for seed in range(200)]
+    expected = [on_cpu(batch) for batch in batches]
+    device = as_on_a_gpu(on_cpu, monkeypatch)
+    assert device.at_once > 1
+    with ThreadPoolExecutor(2 * device.at_once) as threads:
+        for found, known in zip(threads.map(device, batches), expected, strict=True):
+            for values, right in zip(found, known, strict=True):
+                np.testing.assert_array_equal(values, right)
+
+
+def as_on_a_gpu(on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch) -> Recommender:
+    """A recommender that works as on a GPU, but in a CPU's memory."""
     monkeypatch.setattr(Recommender, "provider", CUDA)
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", _to_cpu)
-    device = Recommender(on_cpu.session, np.zeros(41, np.float32), TOP_K, 64)
+    device = Recommender(on_cpu.session, on_cpu.item_bias.numpy(), TOP_K, 64)
     assert device.where == ("cuda", 0)
     device.where = ("cpu", 0)
-    assert device.at_once == 1
-    for users, excluded in [(64, 3), (64, 9), (61, 16), (64, 17), (64, 30), (64, 5)]:
-        device(batch_of(users, excluded))
-    assert made == [(64, 16), (64, 32)]
+    return device
 
 
 _ortvalue_from_numpy = onnxruntime.OrtValue.ortvalue_from_numpy
@@ -105,6 +126,22 @@ def test_a_device_that_fails_gives_one_line(
         on_cpu(batch_of(7, 2))
     assert "\n" not in str(raised.value)
     assert "--batch-size" in str(raised.value)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_ties_are_sorted_by_the_smaller_index(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    users, k = random.integers(1, 6, 2)
+    chosen = random.choice([-np.inf, -1.5, 0.0, 2.0], (users, k))
+    score = -np.sort(-chosen, axis=1).astype(np.float32)
+    item_index = np.argsort(random.random((users, 9)), axis=1)[:, :k]
+    item_index[score == -np.inf] = PAD
+    expected = [
+        [item for _, item in sorted(zip(-score[user], item_index[user], strict=True))]
+        for user in range(users)
+    ]
+    sort_ties(item_index, score)
+    np.testing.assert_array_equal(item_index, expected)
 
 
 @given(users=st.integers(1, 10**6), excluded=st.integers(0, 10**6))
