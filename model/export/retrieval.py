@@ -97,16 +97,19 @@ def _best_blocks(add: GraphBuilder, score: str, n_items: int, block_items: int) 
     """
     n_blocks, third, rows = n_items // block_items, add.constant([2]), add.constant([0, -1])
     chosen = add("Min", "k", add.constant([n_blocks]))
-    # A pooling, which on CUDA takes a third of the time that ReduceMax takes.
-    greatest = add(
-        "MaxPool", add("Unsqueeze", score, add.constant([1])),
-        kernel_shape=[block_items], strides=[block_items],
-    )  # fmt: skip
-    block = add.several(2, "TopK", add("Reshape", greatest, rows), chosen)[1]
-    score = add("Reshape", score, add.constant([0, n_blocks, block_items]))
+    blocks = add("Reshape", score, add.constant([0, n_blocks, block_items]))
+    if n_items < TWO_PASS_FROM:
+        greatest = add("ReduceMax", blocks, third, keepdims=0)
+    else:  # for a GPU only, where a pooling takes a third of the time
+        pooled = add(
+            "MaxPool", add("Unsqueeze", score, add.constant([1])),
+            kernel_shape=[block_items], strides=[block_items],
+        )  # fmt: skip
+        greatest = add("Reshape", pooled, rows)
+    block = add.several(2, "TopK", greatest, chosen)[1]
     block = add.several(2, "TopK", block, chosen, largest=0)[0]  # in index order
     block = add("Unsqueeze", block, third)
-    score = add("Reshape", add("GatherND", score, block, batch_dims=1), rows)
+    score = add("Reshape", add("GatherND", blocks, block, batch_dims=1), rows)
     within = add.constant(np.arange(block_items))
     item = add("Add", add("Mul", block, add.constant(block_items)), within)
     return add("Reshape", item, rows), score

@@ -19,7 +19,7 @@ from model.export.retrieval import add_retrieval
 from model.training.weights import ITEM_TABLE
 
 Array = npt.NDArray[Any]
-FORMS = ("plain", "blocks", "two-pass")
+FORMS = ("plain", "blocks", "pooled", "two-pass")
 Run = Callable[..., tuple[Array, Array]]
 
 
@@ -34,7 +34,11 @@ def retrieval(table: Array, form: str) -> Run:
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if form == "blocks" else 10**9)
+        for name, forms in {
+            "BLOCKS_FROM": ("blocks", "pooled"),
+            "TWO_PASS_FROM": ("pooled",),
+        }.items():
+            patch.setattr(model.export.retrieval, name, 0 if form in forms else 10**9)
         add_retrieval(built, len(table), quantize(table) if form == "two-pass" else None)
     onnx.checker.check_model(built, full_check=True)
     options = onnxruntime.SessionOptions()
