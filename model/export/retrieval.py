@@ -55,7 +55,10 @@ def add_retrieval(
 
 
 def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
-    """Score all items, (B, V), and take the best; by blocks, unless `block_items` is 0."""
+    """Score all items, (B, V), and take the best; by blocks, unless `block_items` is 0.
+
+    From `TWO_PASS_FROM` items on CPUs have the two-pass form, and this one is for GPUs.
+    """
     add = GraphBuilder(graph, "retrieval")
     zero, one, two = add.constant(0), add.constant([1]), add.constant([2])
     never = add.constant(-np.inf, np.float32)
@@ -66,7 +69,7 @@ def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
         bias = add("Pad", bias, add.constant([0, padding]), never)
     score = add("Gemm", "user_embedding", table, bias, transB=1)
     # An extra column of 0 excludes PAD, even if nothing else is excluded. Concat, as CUDA has no
-    # Pad of integers. ScatterND, as on CUDA ScatterElements first copies all scores.
+    # Pad of integers.
     users = add("Shape", "exclude", end=1)
     column = add(
         "ConstantOfShape", add("Concat", users, one, axis=0),
@@ -74,10 +77,13 @@ def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:
     )  # fmt: skip
     excluded = add("Concat", "exclude", column, axis=1)
     shape = add("Shape", excluded)
-    row = add("Unsqueeze", add("Range", zero, add("Squeeze", users), add.constant(1)), one)
-    pair = [add("Unsqueeze", each, two) for each in (add("Expand", row, shape), excluded)]
     exclusions = add("Expand", never, shape)
-    score = add("ScatterND", score, add("Concat", *pair, axis=2), exclusions)
+    if n_items < TWO_PASS_FROM:
+        score = add("ScatterElements", score, excluded, exclusions, axis=1)
+    else:  # for a GPU, where ScatterElements copies all scores first
+        row = add("Unsqueeze", add("Range", zero, add("Squeeze", users), add.constant(1)), one)
+        pair = [add("Unsqueeze", each, two) for each in (add("Expand", row, shape), excluded)]
+        score = add("ScatterND", score, add("Concat", *pair, axis=2), exclusions)
     if block_items:
         item, score = _best_blocks(add, score, n_items + padding, block_items)
         score, place = add.several(2, "TopK", score, "k")
@@ -100,7 +106,7 @@ def _best_blocks(add: GraphBuilder, score: str, n_items: int, block_items: int) 
     blocks = add("Reshape", score, add.constant([0, n_blocks, block_items]))
     if n_items < TWO_PASS_FROM:
         greatest = add("ReduceMax", blocks, third, keepdims=0)
-    else:  # for a GPU only, where a pooling takes a third of the time
+    else:  # for a GPU, where a pooling takes a third of the time
         pooled = add(
             "MaxPool", add("Unsqueeze", score, add.constant([1])),
             kernel_shape=[block_items], strides=[block_items],

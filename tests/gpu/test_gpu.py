@@ -279,10 +279,10 @@ def test_float16_recommends_nearly_the_same(folder: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("lowered", [(), ("BLOCKS_FROM",), ("BLOCKS_FROM", "TWO_PASS_FROM")])
 @pytest.mark.parametrize("k", [10, 100, 300])
 def test_of_equal_scores_the_best_are_found_and_sorted(
-    blocks: bool, k: int, tmp_path: Path
+    lowered: tuple[str, ...], k: int, tmp_path: Path
 ) -> None:
     """Which of the items tied with the last place are among them is left to the device."""
     random = np.random.default_rng(1)
@@ -296,7 +296,8 @@ def test_of_equal_scores_the_best_are_found_and_sorted(
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.export.retrieval, "BLOCKS_FROM", 0 if blocks else 10**9)
+        for name in ("BLOCKS_FROM", "TWO_PASS_FROM"):
+            patch.setattr(model.export.retrieval, name, 0 if name in lowered else 10**9)
         add_retrieval(built, len(table))
     session = onnxruntime.InferenceSession(
         built.SerializeToString(), profiled(tmp_path), providers=[(CUDA, {"use_tf32": 0}), CPU]

@@ -406,7 +406,11 @@ def test_the_recommenders_interface_is_the_designs(recommender: Path) -> None:
 def test_no_score_matrix_is_copied_for_its_exclusions(recommender: Path) -> None:
     # ONNX Runtime writes over a value of known shape, (B, V), and copies one of an unknown shape.
     graph = onnx.shape_inference.infer_shapes(onnx.load(recommender)).graph
-    (excluding,) = [node for node in graph.node if node.op_type == "ScatterND"]
+    (excluding,) = [
+        node
+        for node in graph.node
+        if node.op_type == "ScatterElements" and node.output[0].startswith("retrieval")
+    ]
     shapes = {
         value.name: [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
         for value in graph.value_info
