@@ -30,6 +30,10 @@ TAG = "fearec"  # of every deployment in prefect.yaml
 LOST, REPORT_HELD, REPORT_FAILURE = "fearec: lost runs", "fearec: held", "fearec: failure"
 
 _HEARTBEATS = 3  # missed ones after which a flow run counts as lost
+# Of the notifications' triggers. When one automation fails on an event, as it does when SQLite is
+# locked, Prefect evaluates the event again for all of them. A trigger with a period has then spent
+# the event; one without would fire again. No flow run is run again and ends within this period.
+_PERIOD = timedelta(seconds=10)
 _EVENT = "prefect.flow-run."
 _FAILURES = ["Failed", "Crashed", "TimedOut"]
 _ENDS = {"Completed", "Cancelled", *_FAILURES, HELD, SKIPPED}
@@ -91,7 +95,7 @@ def _notifications(block_id: Any) -> Sequence[Automation]:
         return Automation(
             name=name,
             description=f"Notify when a flow run is {' or '.join(states)}.",
-            trigger=_trigger(expect={_EVENT + state for state in states}),
+            trigger=_trigger(expect={_EVENT + state for state in states}, within=_PERIOD),
             actions=[send],
         )
 

@@ -1,8 +1,10 @@
 """The automations on a server: made once, kept by their names, refused where they cannot work."""
 
+import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from typer.testing import CliRunner
@@ -71,6 +73,45 @@ def test_a_block_that_is_there_is_used_and_another_refused() -> None:
     assert on_server()[REPORT_HELD].actions[0].block_document_id == block
     with pytest.raises(ConfigError, match="no such block"):
         make_automations("slack-webhook/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("state", "name"), [("Held", "fearec: held"), ("Failed", "fearec: failure")]
+)
+def test_an_end_that_the_server_evaluates_again_is_reported_once(
+    state: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.server.events import triggers
+    from prefect.server.events.schemas.events import ReceivedEvent
+
+    from flows.scheduled.automations import TAG, make_automations
+
+    def ended(run: str, minutes: int) -> ReceivedEvent:
+        return ReceivedEvent(
+            id=uuid4(),
+            occurred=datetime.now(UTC) + timedelta(minutes=minutes),
+            event=f"prefect.flow-run.{state}",
+            resource={"prefect.resource.id": f"prefect.flow-run.{run}"},
+            related=[{"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}],
+        )
+
+    fired: list[tuple[str, Any]] = []
+
+    async def act(firing: Any) -> None:
+        fired.append((firing.trigger.automation.name, firing.triggering_event.id))
+
+    async def evaluated(*events: ReceivedEvent) -> None:
+        await triggers.reconcile_automations(force=True)
+        for event in events:
+            await triggers.reactive_evaluation(event)
+
+    make_automations(WEBHOOK)
+    monkeypatch.setattr(triggers, "act", act)
+    first, other = uuid4().hex, uuid4().hex
+    end, end_of_other, end_again = ended(first, 0), ended(other, 0), ended(first, 1)
+    # The server's consumer evaluates an event up to four times, while an automation fails on it.
+    asyncio.run(evaluated(end, end, end_of_other, end, end_again, end_again))
+    assert fired == [(name, event.id) for event in (end, end_of_other, end_again)]
 
 
 @pytest.mark.parametrize("command", [["automations"], ["serve"]])
