@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import BundleError, PublishError, raised_as
 from pipeline.schema import PAD

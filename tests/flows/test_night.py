@@ -266,7 +266,7 @@ def test_titles_are_shown_beside_the_ids(night: Night) -> None:
     ("content", "message"),
     [
         ("item_id,title\na,A\na,B\n", "repeated item ids"),
-        ("item_id,name\na,A\n", "no usable column 'title'"),
+        ("id,title\na,A\n", "no usable column 'item_id'"),
         (None, "cannot be read"),
     ],
 )

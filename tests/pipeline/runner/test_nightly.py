@@ -26,7 +26,8 @@ from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
-from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import EvaluateSettings, LogSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import (
     BusyError,

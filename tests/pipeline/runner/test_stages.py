@@ -122,6 +122,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.exclude_seen": (False, SCORE),
     "score.allow": ("ids.txt", SCORE),
     "score.deny": ("ids.txt", SCORE),
+    "score.where": ("popularity > 3", SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),

@@ -12,7 +12,7 @@ import pytest
 from model.errors import ConfigError
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import days_before, run_end
 from pipeline.errors import TableCheckError
 from pipeline.publishing.checks import Served, check_tables
@@ -71,7 +71,9 @@ def test_a_run_goes_by_its_own_events(tiny_bundle: Bundle, tmp_path: Path) -> No
         if retired_before:
             check_tables(scored, served, CheckSettings(), locations)
             continue
-        with pytest.raises(TableCheckError, match="items that are denied, not allowed, retired"):
+        with pytest.raises(
+            TableCheckError, match="items that are denied, not allowed, filtered, retired"
+        ):
             check_tables(scored, served, CheckSettings(), locations)
         check_tables(scored, replace(served, retired_before=None), CheckSettings(), locations)
 
