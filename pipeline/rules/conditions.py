@@ -40,6 +40,8 @@ def items_that(where: str, attributes: Attributes, setting: str) -> NDArray[np.b
             db.register("items", attributes.table.select(list(types)))
             query = f"SELECT coalesce({as_condition(where)}, false) AS chosen FROM items"
             rows = db.sql(query).to_arrow_table()
+        except duckdb.OutOfMemoryException:  # which the expression is not to blame for
+            raise
         except (ValueError, duckdb.Error) as error:
             raise ConfigError(first_line(error), setting, found=repr(where)) from error
     chosen: NDArray[np.bool_] = rows["chosen"].to_numpy()

@@ -260,6 +260,9 @@ def test_titles_are_shown_beside_the_ids(night: Night) -> None:
             assert (f"Tale {item}" in line) == (item != f"{ITEMS - 1}")
     assert "Tale 0" in out
     assert "title" not in night.fearec("recommend", "7")[1]
+    table.write_text("item_id,price\nitem-01,3\n")
+    code, out, _ = night.fearec("recommend", "7", "--set", f"items.path={table}")
+    assert (code, "title" in out) == (0, False)
 
 
 @pytest.mark.parametrize(

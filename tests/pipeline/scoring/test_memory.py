@@ -30,7 +30,7 @@ PLACES = [
     "pipeline.bundles.bundle.pq.read_table",
     "pipeline.scoring.inputs.read_footer",
     "pipeline.scoring.eligibility.read_ids",
-    "pipeline.scoring.run.id_list_hash",
+    "pipeline.scoring.eligibility.id_list_hash",
     "onnxruntime.InferenceSession",
     "pipeline.storage.folders.LocalFolder.scratch",
     "duckdb.connect",
