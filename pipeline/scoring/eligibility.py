@@ -13,7 +13,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.logs.id_lists import as_known, id_list_hash, read_ids
 from pipeline.logs.items_table import items_table_hash
 from pipeline.results import RuleCounts
-from pipeline.rules.attributes import Attributes
+from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
 from pipeline.schema import ITEM_ID, PAD, TIME
 
@@ -51,7 +51,7 @@ def eligible_items(
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny`, `where` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
-        attributes: What is known of the items, as `needed_attributes` has it.
+        attributes: What is known of the items; by default the bundle's own columns.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, none of the denied
@@ -72,20 +72,14 @@ def eligible_items(
     if retired_before is not None:
         seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
         eligible &= seen.fill_null(False).to_numpy()
-    n_unknown = 0
-    for path, allowed in ((settings.allow, True), (settings.deny, False)):
-        if path is None:
-            continue
-        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
-        n_unknown += known.null_count
-        if not allowed and not settings.accept_unknown_deny:
-            _check_deny_file(known, path)
-        eligible &= pc.is_in(ids, value_set=known.drop_null()).to_numpy() == allowed
+    listed, n_unknown = _listed(ids, settings)
+    eligible &= listed
     rules = None
-    if settings.where is not None and attributes is not None:
-        chosen = items_that(settings.where, attributes, "score.where")
+    if settings.where is not None:
+        known = attributes or item_attributes(items, None)
+        chosen = items_that(settings.where, known, "score.where")
         n_filtered = int(np.count_nonzero(eligible & ~chosen))
-        rules = RuleCounts(n_filtered, attributes.n_unknown, attributes.n_missing)
+        rules = RuleCounts(n_filtered, known.n_unknown, known.n_missing)
         eligible &= chosen
     if not eligible.any():
         raise ConfigError(
@@ -93,7 +87,7 @@ def eligible_items(
             settings.allow or settings.deny or ("score.where" if rules else "items.parquet"),
             expected="at least one item that the model was trained on",
             remedy="Check that the allow and deny files hold ids of this bundle's items"
-            + (", and score.where" if rules else "")
+            + (", score.where" if rules else "")
             + (", and score.retire_after_days." if retired_before else "."),
         )
     item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
@@ -102,6 +96,20 @@ def eligible_items(
     best = best[eligible[best]][: settings.top_k]
     share = (popularity / popularity.sum()).astype(np.float32)
     return Eligibility(item_bias, best + 1, share[best], n_unknown, rules)
+
+
+def _listed(ids: pa.ChunkedArray, settings: ScoreSettings) -> tuple[NDArray[np.bool_], int]:
+    """Which items the allow and deny files let through, and how many of their ids are unknown."""
+    listed, n_unknown = np.ones(len(ids), bool), 0
+    for path, allowed in ((settings.allow, True), (settings.deny, False)):
+        if path is None:
+            continue
+        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
+        n_unknown += known.null_count
+        if not allowed and not settings.accept_unknown_deny:
+            _check_deny_file(known, path)
+        listed &= pc.is_in(ids, value_set=known.drop_null()).to_numpy() == allowed
+    return listed, n_unknown
 
 
 def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:

@@ -119,7 +119,7 @@ def test_nothing_left_names_the_setting(
     with pytest.raises(ConfigError, match=r"score\.where: no item is left"):
         run(logs, tiny_bundle, tmp_path / "out", items_table=str(table), where="price < 0")
     (tmp_path / "deny.txt").write_text("item1\n")
-    with pytest.raises(ConfigError, match=r"deny\.txt: no item is left.*and score\.where"):
+    with pytest.raises(ConfigError, match=r"deny\.txt: no item is left.*, score\.where"):
         run(logs, tiny_bundle, tmp_path / "out", deny=tmp_path / "deny.txt", where="popularity < 0")
 
 
