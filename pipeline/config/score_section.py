@@ -1,13 +1,30 @@
 """The section `[score]` of `fearec.toml`."""
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
+
+
+class Promotion(Frozen):
+    """Places of every list that are for some of the items."""
+
+    section = "score.promotion"
+
+    where: str = Field(description="which items: an expression as in `score.where`")
+    slots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="the places, from 1"
+    )
+
+    @field_validator("where")
+    @classmethod
+    def _is_condition(cls, where: str) -> str:
+        check_condition(where, columns=None)
+        return where
 
 
 class ScoreSettings(Frozen):
@@ -44,6 +61,16 @@ class ScoreSettings(Frozen):
         description="recommend only items for which this DuckDB expression is true, over the "
         "columns of the table `items.path` (null where an item has no row) and `popularity` and "
         "`last_seen` of the model's items, such as `in_stock AND price < 100`",
+    )
+    max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="at most so many items of each value of a column in a list, such as "
+        "`{ category = 3 }`; items without a value do not count",
+    )
+    promotion: tuple[Promotion, ...] = Field(
+        (),
+        description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
+        "are for the best items for which the expression is true, earlier promotions first",
     )
     accept_unknown_deny: bool = Field(
         False,
@@ -87,15 +114,27 @@ class ScoreSettings(Frozen):
             raise ValueError(f"{info.field_name} must be at least 1, or auto")
         return count
 
+    @model_validator(mode="after")
+    def _check_slots(self) -> Self:
+        slots = [slot for promotion in self.promotion for slot in promotion.slots]
+        if beyond := [slot for slot in slots if slot > self.top_k]:
+            raise ValueError(
+                f"slot {beyond[0]} of a promotion is beyond score.top_k = {self.top_k}"
+            )
+        if len(set(slots)) < len(slots):
+            twice = next(slot for slot in slots if slots.count(slot) > 1)
+            raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        return self
+
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return self.where is not None
+        return bool(self.where or self.max_per or self.promotion)
 
     def result_settings(self) -> dict[str, Any]:
-        """See `Frozen.result_settings`; earlier versions retired and filtered no items."""
+        """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where"):
-            if settings[name] is None:
+        for name in ("retire_after_days", "where", "max_per", "promotion"):
+            if not settings[name]:
                 del settings[name]
         return settings

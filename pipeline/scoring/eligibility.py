@@ -15,6 +15,7 @@ from pipeline.logs.items_table import items_table_hash
 from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
+from pipeline.rules.list_rules import ListRules, list_rules
 from pipeline.schema import ITEM_ID, PAD, TIME
 
 
@@ -24,9 +25,10 @@ class Eligibility:
 
     Attributes:
         item_bias: (V,) float32, 0 where an item is eligible, -inf where it is not.
-        popular: (K or fewer,) int64, eligible item indices, most popular first.
+        popular: int64, the eligible items' indices, most popular first.
         popular_score: float32, each popular item's share of all training interactions.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
+        lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
     """
 
@@ -34,6 +36,7 @@ class Eligibility:
     popular: NDArray[np.int64]
     popular_score: NDArray[np.float32]
     n_unknown: int
+    lists: ListRules
     rules: RuleCounts | None = None
 
 
@@ -49,7 +52,8 @@ def eligible_items(
 
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
-        settings: `allow`, `deny`, `accept_unknown_deny`, `where` and `top_k` are used.
+        settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion` and
+            `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
 
@@ -93,9 +97,10 @@ def eligible_items(
     item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
     item_bias[PAD + 1 :][eligible] = 0
     best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
-    best = best[eligible[best]][: settings.top_k]
-    share = (popularity / popularity.sum()).astype(np.float32)
-    return Eligibility(item_bias, best + 1, share[best], n_unknown, rules)
+    best = best[eligible[best]] + 1
+    share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
+    lists = list_rules(settings, attributes, item_bias, share)
+    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules)
 
 
 def _listed(ids: pa.ChunkedArray, settings: ScoreSettings) -> tuple[NDArray[np.bool_], int]:
