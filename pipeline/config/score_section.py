@@ -10,7 +10,7 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
 
 
-class Promotion(Frozen):
+class PromotedSlots(Frozen):
     """Places of every list that are for some of the items."""
 
     section = "score.promotion"
@@ -67,7 +67,7 @@ class ScoreSettings(Frozen):
         description="at most so many items of each value of a column in a list, such as "
         "`{ category = 3 }`; items without a value do not count",
     )
-    promotion: tuple[Promotion, ...] = Field(
+    promotion: tuple[PromotedSlots, ...] = Field(
         (),
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",

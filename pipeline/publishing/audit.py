@@ -216,7 +216,8 @@ def _count_users(
     findings.n_fallback += int(np.count_nonzero(lists.popular))
     expected = lengths[place]
     wrong = lists.lengths > expected if rules.capped else lists.lengths != expected
-    findings.n_short += len(lengths) - int(np.count_nonzero(lists.lengths >= rules.top_k))
+    n_full = np.count_nonzero((lists.lengths if rules.capped else lengths) >= rules.top_k)
+    findings.n_short += len(lengths) - int(n_full)
     findings.wrong_lengths += int(np.count_nonzero(wrong))
 
 

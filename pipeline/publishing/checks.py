@@ -78,7 +78,11 @@ def check_tables(
     eligibility = eligible_items(items, served.score, served.retired_before, attributes)
     eligible = eligibility.item_bias == 0
     rules = Rules(
-        items[ITEM_ID].combine_chunks(), eligible, served.score.top_k, served.score.exclude_seen
+        items[ITEM_ID].combine_chunks(),
+        eligible,
+        served.score.top_k,
+        served.score.exclude_seen,
+        bool(served.score.max_per),
     )
     with source.open(items, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
-from pipeline.schema import PAD
 from pipeline.scoring.batches import ScoringBatch, batches
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked

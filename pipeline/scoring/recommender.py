@@ -64,7 +64,7 @@ class Recommender:
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
         # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
-        self.outputs = OUTPUTS
+        self.outputs: tuple[str, ...] = OUTPUTS
         self._make_buffers()
 
     def giving(self, top_k: int, *, embeddings: bool) -> "Recommender":

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
-from pipeline.engines.base import Engine, WorkerDiedError, prefetch
+from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
 from pipeline.schema import PAD
 from pipeline.scoring.eligibility import Eligibility

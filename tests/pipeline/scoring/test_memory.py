@@ -35,7 +35,7 @@ PLACES = [
     "pipeline.storage.folders.LocalFolder.scratch",
     "duckdb.connect",
     "pipeline.scoring.sequence_reader.read_batches",
-    "pipeline.scoring.scorer.batches",
+    "pipeline.scoring.list_scorer.batches",
     "pipeline.scoring.recommender.Recommender.__call__",
     "pipeline.scoring.output.pq.write_table",
     "pipeline.scoring.output.content_hash",

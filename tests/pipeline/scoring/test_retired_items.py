@@ -92,7 +92,7 @@ def test_an_item_that_was_never_seen_is_retired(tiny_bundle: Bundle) -> None:
     items = items.set_column(items.schema.get_field_index("last_seen"), "last_seen", unseen)
     found = eligible_items(items, ScoreSettings(top_k=5), SINCE)
     assert found.item_bias[1] == -np.inf
-    assert found.popular.tolist() == [2, 3, 4, 5, 6]
+    assert found.popular[:5].tolist() == [2, 3, 4, 5, 6]
     assert eligible_items(items, ScoreSettings(top_k=5)).popular.tolist() == [1, 2, 3, 4, 5]
 
 
