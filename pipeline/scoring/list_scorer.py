@@ -1,5 +1,6 @@
 """The lists of a part's users: candidates from the recommender, and the rules on whole lists."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
 
-_AHEAD = 2  # candidates per place of a list, at first
+_AHEAD = 1.5  # candidates per place of a list, at first
 _WIDER = 4  # and so many times more for users to whom they are not enough
 _CANDIDATES = 2**23  # in memory at a time
 
@@ -57,7 +58,7 @@ class ListScorer:
         ranked = self._popular(histories)
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
-        count = min(self.top_k * _AHEAD, self._n_items) if self.eligibility.lists else self.top_k
+        count = min(math.ceil(_AHEAD * self.top_k), self._n_items) if self.eligibility.lists else self.top_k
         while len(users):
             unsure = []
             size = max(1, _CANDIDATES // count)
@@ -91,7 +92,7 @@ class ListScorer:
         found = Candidates.none(len(part), count, complete=every)
         slots = []
         for each in self.eligibility.lists.promotions:
-            width = len(each.items) if every else _AHEAD * len(each.places) * count // self.top_k
+            width = len(each.items) if every else 2 * len(each.places) * count // self.top_k
             width = min(max(width, 1), max(len(each.items), 1))
             best = Candidates.none(len(part), width, complete=width >= len(each.items))
             slots.append(Slots(each.places, best))

@@ -243,6 +243,7 @@ def load_recommender(
         device_id=device_id,
         users=users(TENSORRT),
         cache=cache,
+        item_bias=item_bias,
     )
     batch = users(session.get_providers()[0])
     return Recommender(session, item_bias, top_k, batch, device_id, threads)
