@@ -58,7 +58,11 @@ class ListScorer:
         ranked = self._popular(histories)
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
-        count = min(math.ceil(_AHEAD * self.top_k), self._n_items) if self.eligibility.lists else self.top_k
+        count = (
+            min(math.ceil(_AHEAD * self.top_k), self._n_items)
+            if self.eligibility.lists
+            else self.top_k
+        )
         while len(users):
             unsure = []
             size = max(1, _CANDIDATES // count)

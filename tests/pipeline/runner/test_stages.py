@@ -125,6 +125,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.allow": ("ids.txt", SCORE),
     "score.deny": ("ids.txt", SCORE),
     "score.where": ("popularity > 3", SCORE),
+    "score.max_per": ({"popularity": 2}, SCORE),
+    "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
