@@ -94,7 +94,7 @@ def test_eligible_are_exactly_the_items_of_which_all_is_true(
         for item, each in zip(items, eligible, strict=True)
         if each
     )
-    assert result.popular.tolist() == [index for _, index in ranked[:2]]
+    assert result.popular.tolist() == [index for _, index in ranked]
     known, listed = ({each["item_id"] for each in table} for table in (items, rows))
     assert result.rules is not None
     assert result.rules.filtered_items == sum(before) - sum(eligible)

@@ -165,7 +165,7 @@ def test_users_whose_candidates_do_not_suffice_get_more(
         log, tiny_bundle, tmp_path / "out", items_table=items_table, max_per={"category": 1},
         progress=lambda users, total: done.append(users),
     )  # fmt: skip
-    assert asked[:2] == [10, 40]
+    assert asked[:2] == [8, 32]
     assert done[-1] == max(done) == len(HISTORIES)
 
 

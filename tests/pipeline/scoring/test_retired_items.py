@@ -93,7 +93,8 @@ def test_an_item_that_was_never_seen_is_retired(tiny_bundle: Bundle) -> None:
     found = eligible_items(items, ScoreSettings(top_k=5), SINCE)
     assert found.item_bias[1] == -np.inf
     assert found.popular[:5].tolist() == [2, 3, 4, 5, 6]
-    assert eligible_items(items, ScoreSettings(top_k=5)).popular.tolist() == [1, 2, 3, 4, 5]
+    everything = eligible_items(items, ScoreSettings(top_k=5))
+    assert everything.popular[:5].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_the_setting_is_in_no_key_unless_it_is_set() -> None:
