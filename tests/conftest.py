@@ -149,6 +149,7 @@ def _save(path: Path, embedding: np.ndarray[Any, Any], *, recommend: bool) -> No
         outputs = [
             helper.make_tensor_value_info("item_index", TensorProto.INT64, ["B", "K"]),
             helper.make_tensor_value_info("score", TensorProto.FLOAT, ["B", "K"]),
+            *outputs,
         ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, path.stem, inputs, outputs, [items, *initializers])

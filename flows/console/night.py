@@ -7,7 +7,7 @@ from rich.table import Table
 
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
-from pipeline.results import Evaluated
+from pipeline.results import Evaluated, RuleCounts
 from pipeline.runner.backfill import Backfilled
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
@@ -60,7 +60,8 @@ def headlines(night: FinishedRun) -> list[str]:
     """Lines on the decision, the model beside the better baseline, and where the outputs are."""
     gated, published = night.results[Gate].result, night.results[Publish].result
     evaluated = night.results.get(Evaluate)
-    unknown = night.results[Score].result.unknown_listed
+    scored = night.results[Score].result
+    unknown = scored.unknown_listed
     quarantined = night.results[Ingest].result.quarantined_by_reason
     filtered = night.results[Ingest].result.filtered
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in quarantined.items())
@@ -73,6 +74,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *([f"filtered: {filtered:,} rows that logs.keep leaves out"] if filtered else []),
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
+        *([_rules(scored.rules)] if scored.rules else []),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
@@ -87,6 +89,14 @@ def _checks(night: FinishedRun) -> list[str]:
     return [
         f"{words[check.outcome]}: {check.message}" for check in checks if check.outcome in words
     ]
+
+
+def _rules(rules: RuleCounts) -> str:
+    """A line on what the rules over the items table did."""
+    return (
+        f"items: {rules.filtered_items:,} that score.where leaves out; of the items table "
+        f"{rules.unknown_rows:,} rows unknown, {rules.missing_rows:,} missing"
+    )
 
 
 def _metrics(evaluated: Evaluated) -> list[str]:

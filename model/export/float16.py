@@ -51,6 +51,7 @@ def to_float16(model: onnx.ModelProto) -> None:
                 continue
             if name in outputs:
                 node.output[i] = float16_name(name)
+                casts.made[name, FLOAT16] = node.output[i]
                 nodes.append(helper.make_node("Cast", [node.output[i]], [name], to=FLOAT))
             else:
                 kinds[name] = FLOAT16
@@ -152,20 +153,24 @@ def _delay_choice(graph: onnx.GraphProto) -> set[str]:
 
 
 class _Casts:
-    """Casts of a graph's values to the other precision, one per value."""
+    """Casts of a graph's values to the other precision, one per value.
+
+    Attributes:
+        made: The names of values in the other precision, by name and precision.
+    """
 
     def __init__(self, graph: onnx.GraphProto, kinds: dict[str, int]) -> None:
         self._graph = graph
         self._kinds = kinds
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._made: dict[tuple[str, int], str] = {}
+        self.made: dict[tuple[str, int], str] = {}
 
     def of(self, name: str, kind: int, nodes: list[onnx.NodeProto]) -> str:
         """The name of the value in a precision; a new cast is appended to `nodes`."""
         have = self._kinds.get(name)
         if have not in (FLOAT, FLOAT16) or have == kind:
             return name
-        if (name, kind) not in self._made:
+        if (name, kind) not in self.made:
             if name in self._constants:
                 made = float16_name(name)
                 values = in_float16(name, numpy_helper.to_array(self._constants[name]))
@@ -173,8 +178,8 @@ class _Casts:
             else:
                 made = float16_name(name) if kind == FLOAT16 else f"{name}.float32"
                 nodes.append(helper.make_node("Cast", [name], [made], to=kind))
-            self._made[name, kind] = made
-        return self._made[name, kind]
+            self.made[name, kind] = made
+        return self.made[name, kind]
 
 
 def _fill_with_float16(node: onnx.NodeProto) -> None:

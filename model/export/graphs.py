@@ -19,9 +19,8 @@ from model.config import FEARecConfig
 from model.errors import ConfigError
 from model.export import files
 from model.export.float16 import float16_name, in_float16, to_float16
-from model.export.quantize import quantize
+from model.export.quantize import CODES, quantize
 from model.export.retrieval import TWO_PASS_FROM, add_retrieval
-from model.export.two_pass import CODES
 from model.network.fearec import FEARec
 from model.reference import ReferenceFEARec
 from model.training.weights import ITEM_TABLE

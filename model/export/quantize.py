@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+CODES = "retrieval.codes"  # the graph's initialiser of the codes
 BLOCK_ITEMS = 16  # items that share a scale and are selected together
 TILE_BLOCKS = 32  # a tile's products with 256 users fill a quarter of a 2 MB cache
 TILE_ITEMS = BLOCK_ITEMS * TILE_BLOCKS
@@ -67,6 +68,16 @@ def quantize(table: NDArray[np.float32]) -> QuantizedItems:
         error[begin:end, :, 0] = _largest(y) * (1 + 2.0**-10)
         error[begin:end, :, 1] = _largest(x - y) * (1 + 2.0**-10) + rounding
     return QuantizedItems(code, scale, error)
+
+
+def without_items(code: NDArray[np.uint8], left_out: NDArray[np.bool_]) -> None:
+    """Make items zero in a table's codes, in place, so that they raise no block's bound.
+
+    Args:
+        code: (tiles, TILE_ITEMS, D) uint8.
+        left_out: (V,) bool.
+    """
+    code.reshape(-1, code.shape[-1])[: len(left_out)][left_out] = _ZERO
 
 
 def _largest(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

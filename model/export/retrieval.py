@@ -22,8 +22,9 @@ def add_retrieval(
     """Append retrieval to an encoder graph, in place.
 
     Adds the inputs ``exclude`` int64 (B, E), ``item_bias`` float32 (V,) and ``k`` int64 (1,), and
-    replaces the output by ``item_index`` int64 (B, K) and ``score`` float32 (B, K), best first,
-    ties by the smaller index; if fewer than K items are eligible, the rest is index 0, score -inf.
+    before the embedding the outputs ``item_index`` int64 (B, K) and ``score`` float32 (B, K), best
+    first, ties by the smaller index; if fewer than K items are eligible, the rest is index 0, score
+    -inf.
 
     Args:
         model: The encoder; its output is ``user_embedding``.
@@ -43,15 +44,15 @@ def add_retrieval(
             helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
         ]
     )
-    # Keep the embedding's shape known: ONNX Runtime then overwrites the scores, not copies them.
-    graph.value_info.extend(graph.output)
+    # The embedding's known shape lets ONNX Runtime overwrite the scores, not copy them.
+    (user_embedding,) = graph.output
+    outputs = [
+        helper.make_tensor_value_info("item_index", TensorProto.INT64, ["B", "K"]),
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, ["B", "K"]),
+        user_embedding,
+    ]
     del graph.output[:]
-    graph.output.extend(
-        [
-            helper.make_tensor_value_info("item_index", TensorProto.INT64, ["B", "K"]),
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["B", "K"]),
-        ]
-    )
+    graph.output.extend(outputs)
 
 
 def _add_matrix(graph: onnx.GraphProto, n_items: int, block_items: int) -> None:

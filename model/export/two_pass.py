@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from model.export.graph_builder import GraphBuilder
 from model.export.quantize import (
     BLOCK_ITEMS,
+    CODES,
     TILE_BLOCKS,
     TILE_ITEMS,
     USER_LEVELS,
@@ -28,8 +29,6 @@ FLOAT, INT8, INT32, INT64 = (
     TensorProto.INT32,
     TensorProto.INT64,
 )
-
-CODES = "retrieval.codes"  # the initialiser of the 8-bit items
 
 # Values of the main graph that its subgraphs read.
 _BIAS = "retrieval.bias"  # (blocks, BLOCK_ITEMS), -inf where padded

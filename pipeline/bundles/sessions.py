@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.export.files import CPU_RECOMMENDER, RECOMMENDER
+from model.export.files import CPU_RECOMMENDER, INT8_TABLE, RECOMMENDER
+from model.export.quantize import CODES, TILE_ITEMS, without_items
 from pipeline.errors import BundleError, ConfigError, first_line, memory_failures, raised_as
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
@@ -45,6 +46,7 @@ def open_session(
     device_id: int = 0,
     users: int = 1,
     cache: Path | None = None,
+    item_bias: NDArray[np.float32] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open a bundle's graph on a provider; on a GPU the session has run once when this returns.
 
@@ -56,6 +58,7 @@ def open_session(
         users: The largest number of users in a batch, for which TensorRT builds its engines.
         cache: The folder of TensorRT's engines for this very graph: TensorRT distinguishes graphs
             by their structure, not by their weights.
+        item_bias: (V,), that of every run; where it is -inf, a CPU's first pass need not look.
 
     Raises:
         ConfigError: the provider does not work on this machine.
@@ -66,7 +69,7 @@ def open_session(
         try:
             return open_session(graph, "cuda", precision=precision, device_id=device_id)
         except ConfigError:
-            return open_session(graph, "cpu")
+            return open_session(graph, "cpu", item_bias=item_bias)
     name = _NAMES[provider]
     if name not in onnxruntime.get_available_providers():
         raise _unusable(provider, f"{name} is not part of this onnxruntime")
@@ -82,6 +85,9 @@ def open_session(
         if name != CPU:
             onnxruntime.preload_dlls()
         try:
+            if graph.name == CPU_RECOMMENDER and item_bias is not None:
+                codes = _codes_without(graph.with_name(INT8_TABLE), item_bias == -np.inf)
+                options.add_external_initializers([CODES], [codes])
             session = onnxruntime.InferenceSession(
                 str(graph),
                 options,
@@ -161,6 +167,14 @@ def count_devices(requested: int | Literal["auto"], provider: str) -> int:
             remedy="CUDA_VISIBLE_DEVICES decides which GPUs a process sees.",
         )
     return requested
+
+
+def _codes_without(path: Path, left_out: NDArray[np.bool_]) -> onnxruntime.OrtValue:
+    """The 8-bit item table without some items."""
+    tiles = -(-len(left_out) // TILE_ITEMS)
+    code = np.fromfile(path, np.uint8).reshape(tiles, TILE_ITEMS, -1)
+    without_items(code, left_out)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(code)
 
 
 def _count_cuda_devices() -> int:

@@ -52,7 +52,7 @@ def condition_types(
     return {"user_id": user, "item_id": item, **others}
 
 
-def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]]) -> None:
+def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]] | None) -> None:
     """Check that a text is one Boolean expression whose value depends on a row's columns alone.
 
     Subqueries, aggregates, table functions, and functions of chance, time or the session are
@@ -61,7 +61,8 @@ def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]]) -> 
     Args:
         text: The expression.
         columns: The DuckDB type of each column that it may name, or all the types that the column
-            may turn out to have.
+            may turn out to have. None where they are not known yet: names and types of columns are
+            then not checked.
 
     Raises:
         ValueError: it is not; the message is one line.
@@ -74,6 +75,8 @@ def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]]) -> 
         tree = _parsed(text, db)
         for node in _nodes(tree):
             _check_node(node, columns, db)
+        if columns is None:
+            return
         types = [(kind,) if isinstance(kind, str) else kind for kind in columns.values()]
         failures = [
             _failure(text, dict(zip(columns, chosen, strict=True)), db)
@@ -135,17 +138,22 @@ def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _check_node(
-    node: Mapping[str, Any], columns: Mapping[str, Any], db: "duckdb.DuckDBPyConnection"
+    node: Mapping[str, Any], columns: Mapping[str, Any] | None, db: "duckdb.DuckDBPyConnection"
 ) -> None:
     kind = node["class"]
     if kind not in _ALLOWED:
         raise ValueError(f"{_NAMES.get(kind, kind)} cannot be used in a condition on rows")
-    if kind == "COLUMN_REF":
-        name = ".".join(node["column_names"])
-        if name.lower() not in columns:
-            raise ValueError(f"unknown column {name}; there are {', '.join(columns)}")
+    if kind == "COLUMN_REF" and columns is not None:
+        _check_column(node["column_names"], columns)
     if kind == "FUNCTION":
         _check_function(node["function_name"].lower(), db)
+
+
+def _check_column(path: list[str], columns: Mapping[str, Any]) -> None:
+    """Check that a reference is a column's name, or a field's inside a column of structs."""
+    kind = next((kind for name, kind in columns.items() if name.lower() == path[0].lower()), None)
+    if kind is None or (len(path) > 1 and not str(kind).startswith("STRUCT")):
+        raise ValueError(f"unknown column {'.'.join(path)}; there are {', '.join(columns)}")
 
 
 def _check_function(name: str, db: "duckdb.DuckDBPyConnection") -> None:
@@ -163,7 +171,7 @@ def _failure(text: str, columns: Mapping[str, str], db: "duckdb.DuckDBPyConnecti
     """Why an expression has no Boolean value for columns of some types; None if it has."""
     import duckdb
 
-    row = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in columns.items())
+    row = ", ".join(f"CAST(NULL AS {kind}) AS {_quoted(name)}" for name, kind in columns.items())
     db.execute(f"CREATE OR REPLACE TABLE one_row AS SELECT {row}")
     query = f"SELECT {as_condition(text)} FROM one_row"
     try:
@@ -172,3 +180,7 @@ def _failure(text: str, columns: Mapping[str, str], db: "duckdb.DuckDBPyConnecti
     except duckdb.Error as error:
         return " ".join(str(error).splitlines()[0].split())
     return None if kind == "BOOLEAN" else f"must be a Boolean expression, but is {kind}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from model.config import FEARecConfig
-from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
 from pipeline.config.row_conditions import check_condition, condition_types
@@ -85,14 +84,14 @@ class LogSettings(Frozen):
 
 
 class ItemsSettings(Frozen):
-    """The table of the items' titles, for what is shown to people."""
+    """What is known of the items: titles, for people, and attributes, for rules."""
 
     section = "items"
 
     path: str | None = Field(
         None,
-        description="Parquet or CSV table with columns `item_id` and `title`, for "
-        "`fearec recommend`",
+        description="table of the items: a Parquet or CSV file or a Delta table with a column "
+        "`item_id`, for what is shown to people perhaps `title`, and any others for `score.where`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
@@ -220,74 +219,3 @@ class EvaluateSettings(Frozen):
     def held_out(self) -> tuple[str | int, ...]:
         """All that decides which events training must not know."""
         return (self.split, self.test_days, self.valid_days) if self.split == "time" else ("last",)
-
-
-class ScoreSettings(Frozen):
-    """What to recommend to which users; the same choices as the flags of `fearec-score`."""
-
-    section = "score"
-
-    top_k: int = Field(10, ge=1, description="recommendations per user")
-    batch_size: int | Literal["auto"] = Field(
-        "auto", description="users per batch, or `auto`", json_schema_extra=NO_RESULT_CHANGE
-    )
-    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
-        "auto", description="`auto`, `cuda`, `tensorrt` or `cpu`"
-    )
-    precision: Literal["fp32", "fp16"] = Field(
-        "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
-    )
-    devices: int | Literal["auto"] = Field(
-        1,
-        description="processes, each with a GPU of its own; `auto` for every GPU",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-    threads: Threads = Field(
-        "auto",
-        description="CPU threads, shared by the processes of `score.devices`; `auto`: the cores "
-        "that this process may use",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-    exclude_seen: bool = Field(True, description="never recommend what a user has seen")
-    allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
-    deny: str | None = Field(None, description="file of item ids never recommended")
-    accept_unknown_deny: bool = Field(
-        False,
-        description="go on although the model knows none of the ids in `score.deny`",
-        json_schema_extra=NO_RESULT_CHANGE,
-    )
-    layout: Literal["long", "list"] = Field(
-        "long", description="`long`: a row per user and rank; `list`: a row per user"
-    )
-    active_within_days: int | None = Field(
-        None,
-        ge=1,
-        le=36_500,
-        description="only users with an event in so many days; default all",
-    )
-    retire_after_days: int | None = Field(
-        None,
-        ge=1,
-        le=36_500,
-        description="never recommend items without an event in so many days; default none is "
-        "retired",
-    )
-
-    @field_validator("allow", "deny", mode="before")
-    @classmethod
-    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
-        return os.fspath(path) if isinstance(path, os.PathLike) else path
-
-    @field_validator("batch_size", "devices", "threads")
-    @classmethod
-    def _positive(cls, count: int | str, info: ValidationInfo) -> int | str:
-        if isinstance(count, int) and count < 1:
-            raise ValueError(f"{info.field_name} must be at least 1, or auto")
-        return count
-
-    def result_settings(self) -> dict[str, Any]:
-        """See `Frozen.result_settings`; earlier versions retired no items."""
-        settings = super().result_settings()
-        if self.retire_after_days is None:
-            del settings["retire_after_days"]
-        return settings

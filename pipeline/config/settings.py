@@ -26,13 +26,13 @@ from pipeline.config.export_section import ExportSettings
 from pipeline.config.guard_sections import CheckSettings, GateSettings
 from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.retention_section import RetentionSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import (
     EvaluateSettings,
     ItemsSettings,
     LogSettings,
     ModelSettings,
     PrepareSettings,
-    ScoreSettings,
     TimeZone,
 )
 from pipeline.config.tune_section import TuneSettings

@@ -27,12 +27,14 @@ class Rules:
         eligible: (V,) bool, which items may be recommended at all.
         top_k: K.
         exclude_seen: Whether a user's own items may not be.
+        capped: Whether lists may be shorter than there are items to recommend.
     """
 
     item_ids: pa.Array
     eligible: NDArray[np.bool_]
     top_k: int
     exclude_seen: bool
+    capped: bool = False
 
 
 @dataclass
@@ -45,7 +47,8 @@ class Findings:
         n_users: Users with a list, or rightly without one.
         n_fallback: Those with popular items.
         n_short: Those with fewer than K items.
-        wrong_lengths: Users without exactly as many items as there were to recommend, at most K.
+        wrong_lengths: Users without exactly as many items as there were to recommend, at most K,
+            or with more, where caps may make lists shorter.
         wrong_ranks: Rows whose rank is not their place in the list, from 1.
         repeated: Rows with an item that the list has before.
         not_finite: Rows with a score that is null, NaN or infinite.
@@ -211,8 +214,11 @@ def _count_users(
 ) -> None:
     findings.n_users += len(lengths)
     findings.n_fallback += int(np.count_nonzero(lists.popular))
-    findings.n_short += int(np.count_nonzero(lengths < rules.top_k))
-    findings.wrong_lengths += int(np.count_nonzero(lists.lengths != lengths[place]))
+    expected = lengths[place]
+    wrong = lists.lengths > expected if rules.capped else lists.lengths != expected
+    n_full = np.count_nonzero((lists.lengths if rules.capped else lengths) >= rules.top_k)
+    findings.n_short += len(lengths) - int(n_full)
+    findings.wrong_lengths += int(np.count_nonzero(wrong))
 
 
 def _count_rows(

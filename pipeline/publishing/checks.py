@@ -8,12 +8,13 @@ import numpy as np
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import TableCheckError
 from pipeline.limits import RUNS, Limits
 from pipeline.publishing.audit import Findings, Rules, audit
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Check, Prepared, Scored, held_by
+from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
@@ -36,6 +37,7 @@ class Served:
         score: What was asked for.
         active_since: Only users with an event from then on have a list; None for all.
         retired_before: Items without an event from then on are not recommended; None for all.
+        items_table: What is known of the items, for the rules that need it.
     """
 
     prepared: Prepared
@@ -43,6 +45,7 @@ class Served:
     score: ScoreSettings
     active_since: datetime | None
     retired_before: datetime | None = None
+    items_table: str | None = None
 
 
 def check_tables(
@@ -71,9 +74,15 @@ def check_tables(
     limits = Limits(settings, earlier, "table_checks")
     source = PreparedHistories(served.prepared.folder, served.active_since)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
-    eligible = eligible_items(items, served.score, served.retired_before).item_bias == 0
+    attributes = needed_attributes(items, served.score, served.items_table)
+    eligibility = eligible_items(items, served.score, served.retired_before, attributes)
+    eligible = eligibility.item_bias == 0
     rules = Rules(
-        items[ITEM_ID].combine_chunks(), eligible, served.score.top_k, served.score.exclude_seen
+        items[ITEM_ID].combine_chunks(),
+        eligible,
+        served.score.top_k,
+        served.score.exclude_seen,
+        bool(served.score.max_per),
     )
     with source.open(items, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
@@ -109,7 +118,7 @@ def _never(findings: Findings) -> tuple[Check, ...]:
         "known_items": (findings.unknown, "items that the model does not know"),
         "eligible_items": (
             findings.ineligible,
-            "items that are denied, not allowed, retired or untrained",
+            "items that are denied, not allowed, filtered, retired or untrained",
         ),
         "seen_items": (findings.seen, "items that their user has seen"),
     }

@@ -5,7 +5,7 @@ from pipeline.results.data_results import Check, Checked, Forgotten, Ingested, P
 from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.status_results import RunSummary, Status
-from pipeline.results.table_results import Published, Scored
+from pipeline.results.table_results import Published, RuleCounts, Scored
 
 __all__ = [
     "Check",
@@ -21,6 +21,7 @@ __all__ = [
     "PairedDifference",
     "Prepared",
     "Published",
+    "RuleCounts",
     "RunSummary",
     "Scored",
     "Status",

@@ -7,6 +7,21 @@ from pipeline.results.data_results import Check
 
 
 @dataclass(frozen=True)
+class RuleCounts:
+    """What the rules over the items table did.
+
+    Attributes:
+        filtered_items: Items that `score.where` alone leaves out.
+        unknown_rows: Rows of the items table whose id the bundle does not know.
+        missing_rows: Items of the bundle without a row in it.
+    """
+
+    filtered_items: int
+    unknown_rows: int
+    missing_rows: int
+
+
+@dataclass(frozen=True)
 class Scored:
     """The result of score: its output, and what was left out of its input.
 
@@ -29,6 +44,7 @@ class Scored:
         seconds: From the call to the last row.
         users_per_second: Users scored in this run per second of scoring.
         filtered: Rows that `logs.keep` leaves out.
+        rules: What the rules over the items table did; None without such rules.
     """
 
     folder: str
@@ -49,6 +65,7 @@ class Scored:
     seconds: float
     users_per_second: float
     filtered: int = 0
+    rules: RuleCounts | None = None
 
 
 @dataclass(frozen=True)

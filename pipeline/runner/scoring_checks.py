@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 
 from pipeline.bundles.sessions import check_provider
 from pipeline.config.export_section import ExportSettings
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
+from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEM_INDEX, ITEMS_FILE
 from pipeline.scoring.eligibility import Eligibility, eligible_items
 from pipeline.storage.prepared_folder import read_sequences
@@ -22,6 +23,7 @@ def check_scoring(
     export: ExportSettings,
     score: ScoreSettings,
     retired_before: datetime | None,
+    items_table: str | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
@@ -30,12 +32,14 @@ def check_scoring(
         export: Whether the bundle will have a float16 recommender.
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
+        items_table: What is known of the items, for the rules that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
-            items are asked for than there are, or none is left to recommend, to anybody.
-        InputError: a file of ids cannot be read.
-        SchemaError: its ids are of another kind than the items'.
+            items are asked for than there are, none is left to recommend, to anybody, or a
+            condition cannot be used with the items table.
+        InputError: a file of ids or the items table cannot be read.
+        SchemaError: its ids are of another kind than the items', or its columns cannot be used.
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
         check_provider(_small_graph(Path(folder)), score.provider, score.devices)
@@ -47,13 +51,15 @@ def check_scoring(
             found="fp16",
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
-    eligibility = eligible_items(items, score, retired_before)
+    attributes = needed_attributes(items, score, items_table)
+    eligibility = eligible_items(items, score, retired_before, attributes)
     if score.exclude_seen and not _any_unseen(prepared, eligibility):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
             str(prepared.folder),
             found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
-            remedy="Set score.exclude_seen = false, or check score.allow, score.deny and the logs.",
+            remedy="Set score.exclude_seen = false, or check score.allow, score.deny, score.where"
+            " and the logs.",
         )
 
 

@@ -79,6 +79,17 @@ def main(
     deny: Annotated[
         str | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
     ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Table of the items, for --where (CSV, Parquet, Delta)."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPR",
+            help="Recommend only items for which EXPR is true, over the columns of --items.",
+        ),
+    ] = None,
     layout: Annotated[
         str | None,
         typer.Option(help="long: one row per user and rank; list: one per user. (default: long)"),
@@ -117,13 +128,15 @@ def main(
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
+        "where": where,
         "layout": layout,
     }
     with printed_errors(as_json):
         from pipeline.bundles.transfer import opened_bundle
         from pipeline.scoring import score
 
-        settings = load_settings(config, [*(overrides or []), *as_overrides("score", flags)])
+        given = as_overrides("score", flags) + as_overrides("items", {"path": items})
+        settings = load_settings(config, [*(overrides or []), *given])
         day = _date(run_date) if run_date else settings.today()
         with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
             result = score(
@@ -134,6 +147,7 @@ def main(
                 logs=settings.logs,
                 run_date=day,
                 time_zone=settings.time_zone,
+                items_table=settings.items.path,
                 users=users,
                 resume=resume,
                 overwrite=overwrite,
@@ -158,6 +172,10 @@ def summary(result: "Scored") -> list[str]:
         "users have fewer than top_k recommendations": result.n_short,
         "unreadable files skipped: " + ", ".join(result.skipped_files): len(result.skipped_files),
     }
+    if rules := result.rules:
+        facts["items that score.where leaves out"] = rules.filtered_items
+        facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
+        facts["items of the bundle without a row in the items table"] = rules.missing_rows
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.rules.lists import Lists
 from pipeline.schema import (
     ITEM_ID,
     PAD,
@@ -27,13 +28,33 @@ class Ranked:
         user_id: (N,) ids.
         item_index: (N, K) int64, best first; PAD where fewer than K items are eligible.
         score: (N, K) float32.
+        promoted: (N, K) bool, whether an item is in a slot of a promotion.
         popular: (N,) bool, whether a user got popular items because no item of theirs is known.
     """
 
     user_id: pa.Array
     item_index: NDArray[np.int64]
     score: NDArray[np.float32]
+    promoted: NDArray[np.bool_]
     popular: NDArray[np.bool_]
+
+    @classmethod
+    def of_nothing(cls, user_id: pa.Array, top_k: int, popular: NDArray[np.bool_]) -> "Ranked":
+        """PAD for everybody."""
+        shape = len(user_id), top_k
+        return cls(
+            user_id,
+            np.full(shape, PAD, np.int64),
+            np.full(shape, -np.inf, np.float32),
+            np.zeros(shape, bool),
+            popular,
+        )
+
+    def put(self, users: NDArray[np.intp], lists: Lists) -> None:
+        """Put the lists of some users in their rows."""
+        self.item_index[users] = lists.item_index
+        self.score[users] = lists.score
+        self.promoted[users] = lists.promoted
 
 
 @dataclass(frozen=True)
@@ -85,7 +106,7 @@ class RowFormat:
             pa.array(rank.astype(np.int32) + 1),
             item_id,
             score,
-            _source(ranked.popular[user]),
+            _source(ranked.popular[user], ranked.promoted[present]),
             *self.run_columns.columns(len(user)),
         ]
         return pa.table(columns, schema=recommendations_schema(ranked.user_id.type, item_id.type))
@@ -98,7 +119,7 @@ class RowFormat:
         columns = [
             ranked.user_id,
             pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends])).cast("int32"), entries),
-            _source(ranked.popular),
+            _source(ranked.popular, np.zeros(len(present), bool)),
             *self.run_columns.columns(len(present)),
         ]
         return pa.table(
@@ -106,5 +127,6 @@ class RowFormat:
         )
 
 
-def _source(popular: NDArray[np.bool_]) -> pa.Array:
-    return pc.if_else(pa.array(popular), "popular", "model")
+def _source(popular: NDArray[np.bool_], promoted: NDArray[np.bool_]) -> pa.Array:
+    by_model = pc.if_else(pa.array(promoted), "promoted", "model")
+    return pc.if_else(pa.array(popular), "popular", by_model)

@@ -1,10 +1,11 @@
 """The recommender in a session: from a batch of users to their best items."""
 
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -19,11 +20,14 @@ from pipeline.bundles.sessions import (
     auto_batch_size,
     open_session,
 )
-from pipeline.errors import ConfigError, first_line, raised_as
+from pipeline.errors import BundleError, ConfigError, first_line, raised_as
 from pipeline.scoring.batches import ScoringBatch
 
-# Item indices (B, K) and scores (B, K).
-TopItems = tuple[NDArray[np.int64], NDArray[np.float32]]
+# Item indices (B, K) and scores (B, K), and users' embeddings (B, D) if they are asked for.
+TopItems = tuple[NDArray[Any], ...]
+
+OUTPUTS = ("item_index", "score")
+USER_EMBEDDING = "user_embedding"
 
 _SHAPES = 16  # the number of batch shapes whose buffers are kept on the device
 # Batches on a GPU at a time: it computes one while others are copied, as tests/benchmarks/gpu.py
@@ -60,6 +64,28 @@ class Recommender:
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
         # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
+        self.outputs: tuple[str, ...] = OUTPUTS
+        self._make_buffers()
+
+    def giving(self, top_k: int, *, embeddings: bool) -> "Recommender":
+        """The same recommender with another K, and perhaps with users' embeddings as an output.
+
+        Raises:
+            BundleError: the bundle is of an earlier version, whose graph does not give embeddings.
+        """
+        other = copy(self)
+        other.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
+        other.outputs = (*OUTPUTS, USER_EMBEDDING) if embeddings else OUTPUTS
+        if not {output.name for output in self.session.get_outputs()}.issuperset(other.outputs):
+            raise BundleError(
+                "the bundle is of a version before promotions",
+                expected=f"the output {USER_EMBEDDING} of the recommender",
+                remedy="Train and export the model again, or score without score.promotion.",
+            )
+        other._make_buffers()
+        return other
+
+    def _make_buffers(self) -> None:
         # Whoever runs a batch on a GPU takes one of the sets of buffers, and puts it back.
         self._buffers: SimpleQueue[Callable[[int, int], Buffers]] = SimpleQueue()
         for _ in range(self.at_once):
@@ -75,7 +101,8 @@ class Recommender:
 
         Returns:
             item_index (B, K) int64 and score (B, K) float32, best first; index 0 and score -inf
-            where fewer than K items are eligible.
+            where fewer than K items are eligible. Then the user embeddings (B, D) float32, if
+            they are given.
 
         Raises:
             ConfigError: the GPU fails, usually because its memory is full.
@@ -87,11 +114,10 @@ class Recommender:
             binding.bind_cpu_input("exclude", batch.exclude)
             binding.bind_ortvalue_input("item_bias", self.item_bias)
             binding.bind_ortvalue_input("k", self.k)
-            binding.bind_output("item_index")
-            binding.bind_output("score")
+            for name in self.outputs:
+                binding.bind_output(name)
             self.session.run_with_iobinding(binding)
-            item_index, score = binding.copy_outputs_to_cpu()
-            return item_index, score
+            return tuple(binding.copy_outputs_to_cpu())
         users, excluded = batch.exclude.shape
         with raised_as(
             ConfigError,
@@ -131,16 +157,23 @@ class Buffers:
             name: make(values.shape, np.int64, *recommender.where)
             for name, values in self._staged.items()
         }
-        shape = users, int(recommender.k.numpy()[0])
-        self._item_index = make(shape, np.int64, *recommender.where)
-        self._score = make(shape, np.float32, *recommender.where)
+        widths = {x.name: x.shape[1] for x in self._session.get_outputs()}
+        widths |= dict.fromkeys(OUTPUTS, int(recommender.k.numpy()[0]))
+        self._outputs = [
+            make(
+                (users, widths[name]),
+                np.int64 if name == "item_index" else np.float32,
+                *recommender.where,
+            )
+            for name in recommender.outputs
+        ]
         self._binding = self._session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         self._binding.bind_ortvalue_input("item_bias", recommender.item_bias)
         self._binding.bind_ortvalue_input("k", recommender.k)
-        self._binding.bind_ortvalue_output("item_index", self._item_index)
-        self._binding.bind_ortvalue_output("score", self._score)
+        for name, value in zip(recommender.outputs, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(name, value)
 
     def run(self, batch: ScoringBatch) -> TopItems:
         """The best items for a batch that is no larger than the buffers."""
@@ -153,9 +186,9 @@ class Buffers:
             value.update_inplace(self._staged[name])
         self._session.run_with_iobinding(self._binding)
         # Copied, because numpy() on a CPU is a view of the buffer.
-        item_index, score = (x.numpy()[:users].copy() for x in (self._item_index, self._score))
-        sort_ties(item_index, score)
-        return item_index, score
+        found = tuple(output.numpy()[:users].copy() for output in self._outputs)
+        sort_ties(*found[:2])
+        return found
 
 
 def sort_ties(item_index: NDArray[np.int64], score: NDArray[np.float32]) -> None:
@@ -210,6 +243,7 @@ def load_recommender(
         device_id=device_id,
         users=users(TENSORRT),
         cache=cache,
+        item_bias=item_bias,
     )
     batch = users(session.get_providers()[0])
     return Recommender(session, item_bias, top_k, batch, device_id, threads)

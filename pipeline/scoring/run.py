@@ -14,15 +14,17 @@ import numpy as np
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings
 from pipeline.dates import days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
+from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEM_ID
-from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
 from pipeline.scoring.manifest import ResumeKey
@@ -48,6 +50,7 @@ def score(
     logs: LogSettings,
     run_date: date,
     time_zone: str,
+    items_table: str | None = None,
     users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -68,6 +71,8 @@ def score(
         logs: The names of the logs' columns.
         run_date: Whole histories up to the end of this day count.
         time_zone: The IANA time zone of that day.
+        items_table: What is known of the items: see `read_items_table`. It is read where a rule of
+            `settings` needs it.
         users: A file of user ids, the only ones to score.
         resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
@@ -98,7 +103,7 @@ def score(
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
-    lists = [os.fspath(path) for path in (settings.allow, settings.deny, users) if path is not None]
+    lists = [*item_files(settings, items_table), *([] if users is None else [os.fspath(users)])]
     check_overlap(open_folder(output), opened, lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
@@ -116,6 +121,7 @@ def score(
             "time_zone": time_zone,
         },
         retired_before=days_before(run_date, settings.retire_after_days, time_zone),
+        items_table=items_table,
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -141,6 +147,7 @@ def score_histories(
     resume_inputs: Mapping[str, str],
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
+    items_table: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -158,10 +165,12 @@ def score_histories(
         settings: What to recommend.
         run_date: The column `run_date` of the output.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
-            resumed only if they are equal. The allow and deny files need not be among them.
+            resumed only if they are equal. The allow and deny files and the items table need not
+            be among them.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
         retired_before: Items that were last seen before this instant are not recommended.
+        items_table: As for `score`.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -175,7 +184,9 @@ def score_histories(
     items = bundle.items()
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
-    eligibility = eligible_items(source.with_last_seen(items), settings, retired_before)
+    seen = source.with_last_seen(items)
+    attributes = needed_attributes(seen, settings, items_table)
+    eligibility = eligible_items(seen, settings, retired_before, attributes)
     _check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
     scorer = open_scorer(bundle, settings, eligibility, cache, 0)
@@ -187,7 +198,8 @@ def score_histories(
         shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
         engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
-    key = _resume_key(bundle, settings, run_date, resume_inputs, resume_settings or {})
+    inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
+    key = _resume_key(bundle, settings, run_date, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
     row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
@@ -222,6 +234,7 @@ def score_histories(
         unknown_listed=eligibility.n_unknown,
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
+        rules=eligibility.rules,
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
@@ -249,11 +262,10 @@ def _resume_key(
     inputs: Mapping[str, str],
     more_settings: Mapping[str, Any],
 ) -> ResumeKey:
-    lists = {path: id_list_hash(path) for path in (settings.allow, settings.deny) if path}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
-        inputs={**inputs, **lists},
+        inputs=dict(inputs),
         settings={
             **settings.result_settings(),
             **more_settings,

@@ -1,105 +1,26 @@
 """Histories to parts of the output: reading, scoring and writing overlap."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
-from pipeline.errors import BundleError, PublishError, raised_as
+from pipeline.errors import PublishError, raised_as
 from pipeline.schema import PAD
-from pipeline.scoring.batches import ScoringBatch, batches
 from pipeline.scoring.eligibility import Eligibility
+from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.manifest import PartCounts
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked, RowFormat
-from pipeline.scoring.recommender import Recommender, TopItems, load_recommender
+from pipeline.scoring.recommender import load_recommender
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
 
 _PART_ROWS = 4 * 2**20  # the largest number of recommendations in one part
-
-
-@dataclass(frozen=True)
-class ListScorer:
-    """The worker of scoring: it ranks items for the users of a part.
-
-    Attributes:
-        recommender: The recommender in its session.
-        eligibility: The items that may be recommended.
-        max_length: L.
-        top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
-    """
-
-    recommender: Recommender
-    eligibility: Eligibility
-    max_length: int
-    top_k: int
-    exclude_seen: bool
-
-    def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
-        """The best items of N users; users without a known item get the popular ones.
-
-        Args:
-            histories: The histories of N users.
-            progress: Is called with the number of users of every finished batch.
-
-        Raises:
-            BundleError: a score is NaN or infinite.
-            ConfigError: the device fails.
-        """
-        ranked = self._popular(histories)
-        prepared = batches(
-            histories,
-            max_length=self.max_length,
-            batch_size=self.recommender.batch_size,
-            exclude_seen=self.exclude_seen,
-        )
-
-        def take(batch: ScoringBatch, run: Future[TopItems]) -> None:
-            item_index, score = run.result()
-            if not (score < np.inf).all():  # false for NaN too
-                raise BundleError(
-                    "the model computes scores that are NaN or infinite",
-                    remedy="The training diverged: train and export the model again.",
-                )
-            ranked.item_index[batch.rows] = item_index
-            ranked.score[batch.rows] = score
-            progress(len(batch.rows))
-
-        running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
-        with ThreadPoolExecutor(self.recommender.at_once) as cores:
-            for batch in prepared:
-                running.append((batch, cores.submit(self.recommender, batch)))
-                if len(running) > self.recommender.at_once:
-                    take(*running.popleft())
-            while running:
-                take(*running.popleft())
-        progress(int(ranked.popular.sum()))
-        return ranked
-
-    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
-        """The result for no users, with ids of a type."""
-        return self._popular(
-            UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
-        )
-
-    def _popular(self, histories: UserHistories) -> Ranked:
-        """The popular items for users without a known item, and PAD for the others."""
-        # A user without a known item has seen no eligible one, so these items suit all such users.
-        popular = histories.lengths == 0
-        item_index = np.full((len(histories), self.top_k), PAD, np.int64)
-        score = np.full((len(histories), self.top_k), -np.inf, np.float32)
-        item_index[popular, : len(self.eligibility.popular)] = self.eligibility.popular
-        score[popular, : len(self.eligibility.popular)] = self.eligibility.popular_score
-        return Ranked(histories.user_id, item_index, score, popular)
 
 
 def open_scorer(
@@ -135,8 +56,14 @@ def open_scorer(
         cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
     )
     bundle.check_description(recommender.session)
+    table = np.memmap(bundle.item_table, np.float32, "r").reshape(bundle.n_items, -1)
     return ListScorer(
-        recommender, eligibility, bundle.max_length, settings.top_k, settings.exclude_seen
+        recommender,
+        eligibility,
+        tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
+        bundle.max_length,
+        settings.top_k,
+        settings.exclude_seen,
     )
 
 

@@ -95,7 +95,9 @@ def _recommend(
         batch = slice(begin, begin + size)
         seen = item_seq[batch] if mask_seen else item_seq[batch, :0]
         sequences = {"item_seq": item_seq[batch], "item_seq_len": item_seq_len[batch]}
-        item_index, score = session.run(None, {**feed, **sequences, "exclude": seen})
+        item_index, score = session.run(
+            ["item_index", "score"], {**feed, **sequences, "exclude": seen}
+        )
         if np.isnan(score).any():
             raise ExportParityError(
                 "a recommender computes scores that are not numbers",

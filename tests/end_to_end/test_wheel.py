@@ -16,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings
 from pipeline.scoring.run import score
 from tests.helpers.house import PRODUCT, ROOT, repository_files
 from tests.helpers.scoring_cases import RUN_DATE

@@ -260,13 +260,16 @@ def test_titles_are_shown_beside_the_ids(night: Night) -> None:
             assert (f"Tale {item}" in line) == (item != f"{ITEMS - 1}")
     assert "Tale 0" in out
     assert "title" not in night.fearec("recommend", "7")[1]
+    table.write_text("item_id,price\nitem-01,3\n")
+    code, out, _ = night.fearec("recommend", "7", "--set", f"items.path={table}")
+    assert (code, "title" in out) == (0, False)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("item_id,title\na,A\na,B\n", "repeated item ids"),
-        ("item_id,name\na,A\n", "no usable column 'title'"),
+        ("id,title\na,A\n", "no usable column 'item_id'"),
         (None, "cannot be read"),
     ],
 )

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.imports.importer import import_logs
 from pipeline.logs.imports.options import Columns, Format

@@ -35,7 +35,8 @@ from model.network.fearec import FEARec
 from model.training.weights import ITEM_TABLE
 from pipeline.bundles.bundle import FLOAT16_RECOMMENDER, RECOMMENDER, Bundle
 from pipeline.bundles.sessions import CPU, CUDA, TENSORRT, Precision, Provider, count_devices
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings
 from pipeline.scoring.batches import ScoringBatch
 from pipeline.scoring.recommender import Recommender, load_recommender, sort_ties
 from pipeline.scoring.run import score

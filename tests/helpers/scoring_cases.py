@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings
 from pipeline.results import Scored
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.run import score

@@ -75,17 +75,19 @@ class Train(Stage[Trained]):
         """See `Stage`: what evaluation and scoring would refuse after the hours of training.
 
         Raises:
-            ConfigError: they ask for more items than there are, none is left to recommend, or
-                the provider of scoring cannot work here.
-            InputError: a file of ids cannot be read.
-            SchemaError: its ids are of another kind than the items'.
+            ConfigError: they ask for more items than there are, none is left to recommend, a
+                condition on items cannot be used, or the provider of scoring cannot work here.
+            InputError: a file of ids or the items table cannot be read.
+            SchemaError: its ids are of another kind than the items', or its columns cannot be used.
         """
         prepared = done[Prepare].result
         check_topk(settings.evaluate, prepared.n_items)
         if whole_run:
             days = settings.score.retire_after_days
             retired_before = days_before(locations.run_date, days, settings.time_zone)
-            check_scoring(prepared, settings.export, settings.score, retired_before)
+            check_scoring(
+                prepared, settings.export, settings.score, retired_before, settings.items.path
+            )
 
     def run(self) -> Trained:
         """See `Stage`."""

@@ -9,21 +9,23 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from pydantic_core import to_jsonable_python
+
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
 from pipeline.config.guard_sections import CheckSettings
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.dates import days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
-from pipeline.logs.id_lists import id_list_hash
 from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
-from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
+from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, cache_key, hash_of
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.gate_stage import Gate
 from pipeline.schema import RECOMMENDATIONS
+from pipeline.scoring.eligibility import item_file_hashes
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.run import score_histories
@@ -42,23 +44,26 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    id_lists: tuple[str, ...]  # content hashes of the allow and deny files
+    # Content hashes of the allow and deny files and, where a rule needs it, of the items table.
+    id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
+    items_table: str | None = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
-        lists = (settings.score.allow, settings.score.deny)
+        hashes = item_file_hashes(settings.score, settings.items.path)
         return cls(
             done[Prepare],
             done[Gate],
             settings.score,
-            tuple(id_list_hash(path) for path in lists if path),
+            tuple(hashes.values()),
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
+            settings.items.path,
         )
 
     def run(self) -> Scored:
@@ -73,6 +78,7 @@ class Score(Stage[Scored]):
             run_date=self.locations.run_date,
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
+            items_table=self.items_table,
             cache=self.locations.tensorrt,
         )
         with work_progress("scoring", "users") as progress:
@@ -90,6 +96,13 @@ class Score(Stage[Scored]):
         except (ResumeError, OSError):
             return False
         return manifest.complete and intact(manifest, folder) == manifest
+
+    def output_key(self, result: Scored) -> str:
+        """See `Stage`; results of earlier versions know no rules."""
+        values = to_jsonable_python(result)
+        if result.rules is None:
+            del values["rules"]
+        return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
         """See `Stage`."""
@@ -111,6 +124,7 @@ class Publish(Stage[Published]):
     retired_before: datetime | None
     checks: CheckSettings
     locations: RunLocations
+    items_table: str | None = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -126,6 +140,7 @@ class Publish(Stage[Published]):
             _days_before(settings.score.retire_after_days, settings, locations),
             settings.checks,
             locations,
+            settings.items.path,
         )
 
     def run(self) -> Published:
@@ -135,7 +150,12 @@ class Publish(Stage[Published]):
 
         gated, scored = self.gated.result, self.scored.result
         served = Served(
-            self.prepared.result, gated.bundle, self.score, self.active_since, self.retired_before
+            self.prepared.result,
+            gated.bundle,
+            self.score,
+            self.active_since,
+            self.retired_before,
+            self.items_table,
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

@@ -9,7 +9,16 @@ import pytest
 from flows.console.figures import print_metrics
 from flows.console.night import headlines
 from pipeline.reporting.report import Report
-from pipeline.results import Check, Checked, Evaluated, Gated, Ingested, Published, Scored
+from pipeline.results import (
+    Check,
+    Checked,
+    Evaluated,
+    Gated,
+    Ingested,
+    Published,
+    RuleCounts,
+    Scored,
+)
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
 from tests.helpers.ingest_cases import TODAY
@@ -24,6 +33,7 @@ def lines(
     table_checks: tuple[Check, ...] = (),
     report: Report | None = None,
     filtered: int = 0,
+    rules: RuleCounts | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     results: dict[str, Any] = {
@@ -39,7 +49,7 @@ def lines(
             champion=champion or {},
         ),
         "gate": gated or Gated("first", (), "v1", Path("bundle"), "v1", None),
-        "score": Scored(**{**counts, "unknown_listed": unknown_listed}),
+        "score": Scored(**{**counts, "unknown_listed": unknown_listed, "rules": rules}),
         "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
@@ -61,6 +71,12 @@ def test_filtered_rows_are_counted_where_there_are_any() -> None:
 def test_a_night_says_how_many_listed_items_are_unknown(unknown: int, line: str | None) -> None:
     printed = [text for text in lines(unknown_listed=unknown) if "unknown" in text]
     assert printed == ([f"allow and deny files: {line}"] if line else [])
+
+
+def test_what_the_rules_on_items_did_is_counted_where_there_are_any() -> None:
+    line = "items: 1,500 that score.where leaves out; of the items table 3 rows unknown, 0 missing"
+    assert line in lines(rules=RuleCounts(1500, 3, 0))
+    assert not any("score.where" in line for line in lines())
 
 
 def test_the_champion_stands_beside_the_model() -> None:

@@ -400,6 +400,7 @@ def test_the_recommenders_interface_is_the_designs(recommender: Path) -> None:
     assert {given.name: given.type for given in graph.get_outputs()} == {
         "item_index": "tensor(int64)",
         "score": "tensor(float)",
+        "user_embedding": "tensor(float)",
     }
 
 

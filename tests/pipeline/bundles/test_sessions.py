@@ -4,18 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import model.export.graphs
+from model.config import FEARecConfig
 from model.errors import ConfigError
+from model.export.files import INT8_TABLE, RECOMMENDER
+from model.export.graphs import export_both
+from model.export.quantize import TILE_ITEMS
+from model.network.fearec import FEARec
 from pipeline.bundles import sessions
 from pipeline.bundles.sessions import (
     CPU,
     CUDA,
     TENSORRT,
     Precision,
+    _codes_without,
     auto_batch_size,
     count_devices,
     open_session,
@@ -175,3 +184,33 @@ def test_as_many_processes_as_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_devices_are_counted_without_a_driver() -> None:
     assert sessions._count_cuda_devices() >= 0
+
+
+def test_a_first_pass_without_what_is_not_eligible_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_items = 2 * TILE_ITEMS + 77
+    monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", n_items)
+    torch.manual_seed(1)
+    sizes = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "inner_size": 16, "n_heads": 1}
+    network = FEARec(FEARecConfig.from_preset("paper", n_items=n_items, **sizes)).eval()
+    export_both(network, tmp_path)
+    random = np.random.default_rng(2)
+    item_bias = np.where(random.random(n_items) < 0.4, -np.inf, 0).astype(np.float32)
+    item_bias[: TILE_ITEMS // 2] = -np.inf  # whole blocks
+    lengths = random.integers(1, 9, 50)
+    feeds = {
+        "item_seq": random.integers(1, n_items, (50, 8)) * (np.arange(8) < lengths[:, None]),
+        "item_seq_len": lengths,
+        "exclude": random.integers(0, n_items, (50, 20)),
+        "item_bias": item_bias,
+        "k": np.array([30]),
+    }
+    graph = tmp_path / RECOMMENDER
+    found = open_session(graph, "cpu", item_bias=item_bias).run(["item_index", "score"], feeds)
+    expected = open_session(graph, "cpu").run(["item_index", "score"], feeds)
+    for values, right in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(values, right)
+    codes = np.fromfile(tmp_path / INT8_TABLE, np.uint8)
+    without = _codes_without(tmp_path / INT8_TABLE, item_bias == -np.inf).numpy()
+    assert (without != codes.reshape(without.shape)).any()

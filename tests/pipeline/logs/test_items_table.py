@@ -1,5 +1,7 @@
 """The items table: what is read of it, and what is refused."""
 
+import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -7,9 +9,10 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from pipeline.errors import FearecError, InputError, SchemaError
-from pipeline.logs.items_table import item_titles, read_items_table
+from pipeline.logs.items_table import item_titles, items_table_hash, read_items_table
 
 
 def parquet(folder: Path, **columns: Any) -> Path:
@@ -63,10 +66,65 @@ def test_a_uri_and_an_ending_in_capitals(tmp_path: Path) -> None:
     assert item_titles(path.as_uri(), ["a"]) == {"a": "Alpha"}
 
 
+def test_a_table_needs_no_titles(tmp_path: Path) -> None:
+    path = parquet(tmp_path, item_id=["a"], price=[Decimal("1.50")], tags=[["x"]])
+    table = read_items_table(path)
+    assert item_titles(path, ["a"]) is None
+    assert table.schema.types == [pa.string(), pa.decimal128(3, 2), pa.list_(pa.string())]
+
+
+def test_columns_of_a_csv_file_have_the_types_of_their_values(tmp_path: Path) -> None:
+    content = "item_id,price,in_stock,since,name\n1,1.5,true,2026-01-02,a\n2,,false,,b\n"
+    table = read_items_table(text(tmp_path, content))
+    assert table.schema.types == [
+        pa.string(), pa.float64(), pa.bool_(), pa.date32(), pa.string()
+    ]  # fmt: skip
+    assert table["price"].to_pylist() == [1.5, None]
+
+
+def test_a_delta_table_is_read_at_its_newest_version(tmp_path: Path) -> None:
+    path = tmp_path / "items"
+    write_deltalake(path, pa.table({"item_id": [1, 2], "title": ["One", "Two"]}))
+    first = items_table_hash(path)
+    assert item_titles(path, [2, 3]) == {2: "Two"}
+    assert items_table_hash(f"{path}/") == first
+    rows = pa.table({"item_id": [3], "title": ["Three"]})
+    write_deltalake(path, rows, mode="append")
+    assert item_titles(f"{path}/", [2, 3]) == {2: "Two", 3: "Three"}
+    assert item_titles(path.as_uri(), [3]) == {3: "Three"}
+    assert items_table_hash(path) != first
+
+
+def test_a_delta_table_needs_deltalake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "items"
+    write_deltalake(path, pa.table({"item_id": [1]}))
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+    for read in (read_items_table, items_table_hash):
+        with pytest.raises(InputError, match="needs the package deltalake") as caught:
+            read(path)
+        check_one_line(caught.value, path)
+
+
+def test_a_delta_table_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "_delta_log").mkdir()
+    for read in (read_items_table, items_table_hash):
+        with pytest.raises(InputError, match="expected a Delta table") as caught:
+            read(tmp_path)
+        check_one_line(caught.value, tmp_path)
+
+
+def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
+    first = items_table_hash(text(tmp_path, "item_id\na\n"))
+    assert items_table_hash(text(tmp_path, "item_id\na\n", "other.csv")) == first
+    assert items_table_hash(text(tmp_path, "item_id\nb\n")) != first
+    with pytest.raises(InputError, match="an items table") as caught:
+        items_table_hash(tmp_path / "none.csv")
+    check_one_line(caught.value, tmp_path / "none.csv")
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"item_id": ["a"]}, "no usable column 'title'; expected strings"),
         ({"title": ["a"]}, "no usable column 'item_id'"),
         ({"item_id": [0.5], "title": ["a"]}, "an id of type double cannot be used"),
         ({"item_id": [True], "title": ["a"]}, "no usable column 'item_id'; expected whole numbers"),
@@ -87,7 +145,6 @@ def test_another_table_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("item_id,name\na,A\n", "no usable column 'title'"),
         ("item_id,title,title\na,A,B\n", "no usable column 'title'"),
         ("item_id,title\na,A\na,B\n", "such as 'a'"),
     ],

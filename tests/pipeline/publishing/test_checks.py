@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import PublishError, TableCheckError
 from pipeline.publishing import checks as checking
 from pipeline.publishing.checks import Served, check_tables

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publishing import publish as publishing

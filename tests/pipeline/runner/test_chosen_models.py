@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from pipeline.bundles.promotion import promote, roll_back
 from pipeline.bundles.registry import CHAMPION, RegisteredModel, register_champion
-from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import EvaluateSettings, LogSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConflictError
 from pipeline.results import Check, Checked, Exported, Gated, Scored

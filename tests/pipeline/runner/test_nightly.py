@@ -26,7 +26,8 @@ from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
-from pipeline.config.sections import EvaluateSettings, LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import EvaluateSettings, LogSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import (
     BusyError,
@@ -68,7 +69,7 @@ from pipeline.runner.stages import (
     Score,
     Train,
 )
-from pipeline.schema import ITEMS_FILE
+from pipeline.schema import ITEMS_FILE, TIME
 from pipeline.scoring.manifest import MANIFEST, Manifest, ResumeKey
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -114,7 +115,14 @@ class Stages:
     ) -> Prepared:
         folder = self._made(run, "prepared")
         pq.write_table(
-            pa.table({"item_id": list("abcde"), "popularity": [1] * 5}), folder / ITEMS_FILE
+            pa.table(
+                {
+                    "item_id": list("abcde"),
+                    "popularity": [1] * 5,
+                    "last_seen": pa.array([datetime(2026, 6, 1, tzinfo=UTC)] * 5, TIME),
+                }
+            ),
+            folder / ITEMS_FILE,
         )
         seen = pa.array(self.seen, pa.list_(pa.int32()))
         write_histories(folder, pa.table({"item_index": seen}))
@@ -366,6 +374,27 @@ def test_a_changed_deny_file_scores_again(
     assert ran(with_list) == ["parts", "publish"]
 
 
+def test_a_changed_items_table_scores_again_where_a_rule_reads_it(
+    settings: Settings, tmp_path: Path, ran: Callable[..., list[str]]
+) -> None:
+    table = tmp_path / "items.csv"
+    table.write_text("item_id,price\na,1\n")
+    items = settings.items.model_copy(update={"path": str(table)})
+    without = settings.model_copy(update={"items": items})
+    score = settings.score.model_copy(update={"where": "price > 0 OR popularity >= 0"})
+    ran(without)
+    table.write_text("item_id,price\na,2\n")
+    assert ran(without) == []
+    ruled = without.model_copy(update={"score": score})
+    assert ran(ruled) == ["parts", "publish"]
+    assert ran(ruled) == []
+    table.write_text("item_id,price\na,3\n")
+    assert ran(ruled) == ["parts", "publish"]
+    table.write_text("item_id,weight\na,3\n")
+    with pytest.raises(ConfigError, match=r"score\.where: unknown column price"):
+        ran(ruled, force=True)
+
+
 @pytest.mark.parametrize(("gone", "redone"), [("prepared", ["prepared"]), ("parts", ["parts"])])
 def test_lost_outputs_are_made_again(
     gone: str, redone: list[str], settings: Settings, ran: Callable[..., list[str]]
@@ -422,6 +451,9 @@ def test_another_layout_is_refused_before_anything_is_done(
         ({"deny": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": os.devnull}, ConfigError, "no item is left to recommend"),
+        ({"where": "price > 3"}, ConfigError, r"score\.where: unknown column price; there are"),
+        ({"where": "popularity"}, ConfigError, r"score\.where: must be a Boolean expression"),
+        ({"where": "popularity < 0"}, ConfigError, "score.where: no item is left to recommend"),
         ({"provider": "cuda"}, ConfigError, r"provider does not work here.*no CUDA device"),
         ({"provider": "tensorrt"}, ConfigError, "provider does not work here"),
         ({"precision": "fp16"}, ConfigError, "no recommender in float16"),

@@ -1,6 +1,7 @@
 """Which stages each setting redoes: every setting is named here, with the stages it enters."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from model.config import FEARecConfig
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.settings import Settings
-from pipeline.results import Checked, Gated, Ingested, Prepared
-from pipeline.runner.cache import RunResults, StageRecord, cache_key
-from pipeline.runner.stages import STAGES
+from pipeline.results import Checked, Gated, Ingested, Prepared, RuleCounts, Scored
+from pipeline.runner.cache import RunResults, StageRecord, cache_key, hash_of
+from pipeline.runner.stages import STAGES, Score
 from pipeline.storage.locations import RunLocations, Warehouse
 
 DAY = date(2026, 7, 1)
@@ -122,6 +124,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.exclude_seen": (False, SCORE),
     "score.allow": ("ids.txt", SCORE),
     "score.deny": ("ids.txt", SCORE),
+    "score.where": ("popularity > 3", SCORE),
+    "score.max_per": ({"popularity": 2}, SCORE),
+    "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
@@ -140,6 +145,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "tune.prune": (False, NOTHING),
     "tune.out": (Path("elsewhere"), NOTHING),
 }
+EVENT = datetime(2026, 6, 1, tzinfo=UTC)
+PREPARED = Prepared(Path("prepared"), "", 1, "", 4, 6, 7, EVENT, EVENT)
+GATED = Gated("first", (), "v1", Path("bundle"), "v1", None)
 
 
 def names_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -184,12 +192,7 @@ def settings_with(**changes: Any) -> Settings:
 def keys_of(settings: Settings) -> dict[str, str]:
     """The cache key of every stage of a run in which each result is that of its key."""
     locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, DAY)
-    event = datetime(2026, 6, 1, tzinfo=UTC)
-    results: dict[str, Any] = {
-        "prepare": Prepared(Path("prepared"), "", 1, "", 4, 6, 7, event, event),
-        "check": Checked(),
-        "gate": Gated("first", (), "v1", Path("bundle"), "v1", None),
-    }
+    results: dict[str, Any] = {"prepare": PREPARED, "check": Checked(), "gate": GATED}
     done, keys = RunResults(), {}
     for stage in STAGES:
         given = stage.of(settings, locations, done)
@@ -243,6 +246,30 @@ def test_the_content_of_a_list_of_ids_counts() -> None:
     Path("ids.txt").write_text("b\n")
     after = keys_of(denied)
     assert [name for name in EVERY if before[name] != after[name]] == ["score", "publish"]
+
+
+@pytest.mark.parametrize("where", ["price > 3", None])
+def test_the_content_of_the_items_table_counts_where_a_rule_reads_it(where: str | None) -> None:
+    table = Path("items.csv")
+    table.write_text("item_id,price\na,3\n")
+    settings = settings_with(**{"items.path": str(table), "score.where": where})
+    before = keys_of(settings)
+    table.write_text("item_id,price\na,4\n")
+    after = keys_of(settings)
+    changed = [name for name in EVERY if before[name] != after[name]]
+    assert changed == (["score", "publish"] if where else [])
+
+
+def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules() -> None:
+    records = {"prepare": PREPARED, "gate": GATED}
+    done = RunResults(*(StageRecord(name, "", "", 0.0, each) for name, each in records.items()))
+    given = Score.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), done)
+    scored = Scored("f", "v", "CPU", "fp32", 1, 1, 1, 0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0)
+    values = to_jsonable_python(scored)
+    assert values.pop("rules") is None
+    assert given.output_key(scored) == hash_of([cache_key(given), values])
+    ruled = replace(scored, rules=RuleCounts(1, 0, 0))
+    assert given.output_key(ruled) != given.output_key(scored)
 
 
 def test_log_files_without_news_do_not_count() -> None:

@@ -19,7 +19,8 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.config.export_section import ExportSettings
-from pipeline.config.sections import LogSettings, ModelSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings, ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.runner.nightly import nightly
 from pipeline.schema import RECOMMENDATIONS

@@ -18,7 +18,8 @@ from model.errors import ConfigError
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from pipeline.bundles.bundle import Bundle, publish_bundle
 from pipeline.bundles.description import DESCRIPTION
-from pipeline.config.sections import LogSettings, ScoreSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.sections import LogSettings
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError, PublishError, ResumeError
 from pipeline.scoring.cli import app

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.sections import ScoreSettings
+from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ResumeError, SchemaError
 from pipeline.logs.validation import IdTypes
 from pipeline.results import Scored

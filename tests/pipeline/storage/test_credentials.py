@@ -9,6 +9,7 @@ import pytest
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError
 from pipeline.logs.id_lists import id_list_hash
+from pipeline.logs.items_table import items_table_hash, read_items_table
 from pipeline.logs.log_files import list_log_files
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.credentials import check_no_credentials, masked
@@ -44,10 +45,19 @@ def test_a_key_in_a_uri_is_refused_wherever_a_uri_is_taken_and_not_shown(uri: st
         list_log_files,
         content_hash,
         id_list_hash,
+        items_table_hash,
+        read_items_table,
         check_no_credentials,
         *(
             lambda uri, name=name: load_settings(None, [f'{name}="{uri}"'])
-            for name in ("warehouse", "logs.path", "score.deny", "score.allow", "work_dir")
+            for name in (
+                "warehouse",
+                "logs.path",
+                "items.path",
+                "score.deny",
+                "score.allow",
+                "work_dir",
+            )
         ),
     ]
     for take in takers:

@@ -1,0 +1,140 @@
+"""The section `[score]` of `fearec.toml`."""
+
+import os
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from model.cores import Threads
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from pipeline.config.row_conditions import check_condition
+
+
+class PromotedSlots(Frozen):
+    """Places of every list that are for some of the items."""
+
+    section = "score.promotion"
+
+    where: str = Field(description="which items: an expression as in `score.where`")
+    slots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="the places, from 1"
+    )
+
+    @field_validator("where")
+    @classmethod
+    def _is_condition(cls, where: str) -> str:
+        check_condition(where, columns=None)
+        return where
+
+
+class ScoreSettings(Frozen):
+    """What to recommend to which users; the same choices as the flags of `fearec-score`."""
+
+    section = "score"
+
+    top_k: int = Field(10, ge=1, description="recommendations per user")
+    batch_size: int | Literal["auto"] = Field(
+        "auto", description="users per batch, or `auto`", json_schema_extra=NO_RESULT_CHANGE
+    )
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
+        "auto", description="`auto`, `cuda`, `tensorrt` or `cpu`"
+    )
+    precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
+    )
+    devices: int | Literal["auto"] = Field(
+        1,
+        description="processes, each with a GPU of its own; `auto` for every GPU",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    threads: Threads = Field(
+        "auto",
+        description="CPU threads, shared by the processes of `score.devices`; `auto`: the cores "
+        "that this process may use",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    exclude_seen: bool = Field(True, description="never recommend what a user has seen")
+    allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
+    deny: str | None = Field(None, description="file of item ids never recommended")
+    where: str | None = Field(
+        None,
+        description="recommend only items for which this DuckDB expression is true, over the "
+        "columns of the table `items.path` (null where an item has no row) and `popularity` and "
+        "`last_seen` of the model's items, such as `in_stock AND price < 100`",
+    )
+    max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="at most so many items of each value of a column in a list, such as "
+        "`{ category = 3 }`; items without a value do not count",
+    )
+    promotion: tuple[PromotedSlots, ...] = Field(
+        (),
+        description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
+        "are for the best items for which the expression is true, earlier promotions first",
+    )
+    accept_unknown_deny: bool = Field(
+        False,
+        description="go on although the model knows none of the ids in `score.deny`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    layout: Literal["long", "list"] = Field(
+        "long", description="`long`: a row per user and rank; `list`: a row per user"
+    )
+    active_within_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="only users with an event in so many days; default all",
+    )
+    retire_after_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="never recommend items without an event in so many days; default none is "
+        "retired",
+    )
+
+    @field_validator("allow", "deny", mode="before")
+    @classmethod
+    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
+        return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+    @field_validator("where")
+    @classmethod
+    def _is_condition(cls, where: str | None) -> str | None:
+        if not where:
+            return None
+        check_condition(where, columns=None)
+        return where
+
+    @field_validator("batch_size", "devices", "threads")
+    @classmethod
+    def _positive(cls, count: int | str, info: ValidationInfo) -> int | str:
+        if isinstance(count, int) and count < 1:
+            raise ValueError(f"{info.field_name} must be at least 1, or auto")
+        return count
+
+    @model_validator(mode="after")
+    def _check_slots(self) -> Self:
+        slots = [slot for promotion in self.promotion for slot in promotion.slots]
+        if beyond := [slot for slot in slots if slot > self.top_k]:
+            raise ValueError(
+                f"slot {beyond[0]} of a promotion is beyond score.top_k = {self.top_k}"
+            )
+        if len(set(slots)) < len(slots):
+            twice = next(slot for slot in slots if slots.count(slot) > 1)
+            raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        return self
+
+    @property
+    def needs_attributes(self) -> bool:
+        """Whether some rule is over the columns of the items table."""
+        return bool(self.where or self.max_per or self.promotion)
+
+    def result_settings(self) -> dict[str, Any]:
+        """See `Frozen.result_settings`; earlier versions had none of these rules."""
+        settings = super().result_settings()
+        for name in ("retire_after_days", "where", "max_per", "promotion"):
+            if not settings[name]:
+                del settings[name]
+        return settings

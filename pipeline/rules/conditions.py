@@ -1,0 +1,60 @@
+"""Conditions on items: expressions of DuckDB over their attributes."""
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config.row_conditions import as_condition, check_condition
+from pipeline.errors import ConfigError, first_line
+from pipeline.rules.attributes import Attributes
+
+# Nothing outside of the registered table can be read, and no setting undone by the expression.
+_SEALED: dict[str, Any] = {"enable_external_access": False, "threads": 1}
+
+
+def items_that(where: str, attributes: Attributes, setting: str) -> NDArray[np.bool_]:
+    """Which of a bundle's items fulfil a condition.
+
+    Args:
+        where: A Boolean expression of DuckDB over the columns of `attributes.table`. Times without
+            a zone are in UTC.
+        attributes: What is known of the items.
+        setting: The name of the setting that holds the expression, for errors.
+
+    Returns:
+        (V-1,) whether the expression is true, in index order from 1; where it is null it is not.
+
+    Raises:
+        ConfigError: it is not one Boolean expression over these columns whose value follows from an
+            item's row alone, or it cannot be computed for some row.
+    """
+    with duckdb.connect(config=_SEALED) as db:
+        db.execute("SET TimeZone = 'UTC'")
+        db.execute("SET lock_configuration = true")
+        types = _column_types(attributes.table.schema, db)
+        try:
+            check_condition(where, types)
+            db.register("items", attributes.table.select(list(types)))
+            query = f"SELECT coalesce({as_condition(where)}, false) AS chosen FROM items"
+            rows = db.sql(query).to_arrow_table()
+        except duckdb.OutOfMemoryException:  # which the expression is not to blame for
+            raise
+        except (ValueError, duckdb.Error) as error:
+            raise ConfigError(first_line(error), setting, found=repr(where)) from error
+    chosen: NDArray[np.bool_] = rows["chosen"].to_numpy()
+    return chosen
+
+
+def _column_types(schema: pa.Schema, db: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """The types in DuckDB of all columns whose type it has."""
+    types = {}
+    for field in schema:
+        try:
+            described = db.from_arrow(pa.schema([field]).empty_table()).types
+        except duckdb.NotImplementedException:  # of 16-bit floats, for one
+            continue
+        types[field.name] = str(described[0])
+    return types

@@ -1,0 +1,186 @@
+"""Lists of K items from ranked candidates: promoted items in slots, and caps on groups of items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.schema import PAD
+
+Items = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items for N users to choose from, best first.
+
+    Attributes:
+        item_index: (N, C) int64, C at least 1, each item once per user; then PAD, if the user may
+            get no other.
+        score: (N, C) float32.
+        complete: Whether C is the number of all items.
+    """
+
+    item_index: Items
+    score: Scores
+    complete: bool
+
+    @classmethod
+    def none(cls, users: int, count: int, *, complete: bool) -> "Candidates":
+        """PAD everywhere."""
+        item_index = np.full((users, count), PAD, np.int64)
+        return cls(item_index, np.full((users, count), -np.inf, np.float32), complete)
+
+    def put(self, users: NDArray[np.intp], item_index: Items, score: Scores) -> None:
+        """Put the candidates of some users in their rows."""
+        self.item_index[users], self.score[users] = item_index, score
+
+    @property
+    def has_more(self) -> NDArray[np.bool_]:
+        """(N,) whether a user may get further items."""
+        return (self.item_index[:, -1] != PAD) & (not self.complete)
+
+
+@dataclass(frozen=True)
+class Cap:
+    """At most so many items of each group in a list.
+
+    Attributes:
+        most: The number.
+        group: (V,) int64, each item's group from 0, or -1 for an item of none.
+        room: The most items of a list that it allows, by what is eligible.
+    """
+
+    most: int
+    group: Items
+    room: int
+
+    @classmethod
+    def over(cls, group: Items, most: int, eligible: NDArray[np.bool_]) -> "Cap":
+        """The cap on groups of items, of which some are eligible, (V,)."""
+        sizes = np.bincount(group[eligible & (group >= 0)])
+        free = int((eligible & (group < 0)).sum())
+        return cls(most, group, free + int(np.minimum(sizes, most).sum()))
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Promoted candidates, and the places that are theirs.
+
+    Attributes:
+        places: Places of the list, from 0.
+        candidates: The promoted items, ranked among themselves.
+    """
+
+    places: tuple[int, ...]
+    candidates: Candidates
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of at most K items for N users.
+
+    Attributes:
+        item_index: (N, K) int64, then PAD.
+        score: (N, K) float32, -inf beside PAD.
+        promoted: (N, K) bool, whether an item is in a slot of a promotion.
+        unsure: (N,) bool, whether further candidates could change the list.
+    """
+
+    item_index: Items
+    score: Scores
+    promoted: NDArray[np.bool_]
+    unsure: NDArray[np.bool_]
+
+
+def fill_lists(
+    candidates: Candidates, promotions: Sequence[Slots], caps: Sequence[Cap], top_k: int
+) -> Lists:
+    """Fill lists, promotions first, in their order.
+
+    Each promotion gives its slots, in order, its best items that are not listed yet and that the
+    caps allow. Then every other place, from the top, gets the best candidate of which the same is
+    true. A slot without a promoted item is a place like any other. Places that stay empty, as there
+    are no more candidates, are closed up.
+
+    A choice depends on the items before it alone. So candidates that are the first C of a longer
+    ranking give the longer one's list whenever they suffice to fill it (`Lists.unsure` is false).
+
+    Args:
+        candidates: The candidates of all places.
+        promotions: The promotions; no place is a slot of two.
+        caps: The caps.
+        top_k: K.
+    """
+    lists = _Lists(len(candidates.item_index), top_k, caps)
+    unsure = np.zeros(len(candidates.item_index), bool)
+    for promotion in promotions:
+        filled = np.zeros(len(unsure), np.int64)
+        places = np.array([*promotion.places, -1])  # the last stands for none left
+        for item, score in _columns(promotion.candidates):
+            placed = lists.place(item, score, places[filled])
+            filled[placed] += 1
+        unsure |= (filled < len(promotion.places)) & promotion.candidates.has_more
+    promoted = lists.filled()
+    for item, score in _columns(candidates):
+        lists.place(item, score, lists.first_free())
+    room = min([top_k, *(cap.room for cap in caps)])
+    unsure |= (lists.filled().sum(axis=1) < room) & candidates.has_more
+    return Lists(*lists.closed_up(promoted), unsure)
+
+
+class _Lists:
+    """Lists that are being filled, one item per user at a time."""
+
+    def __init__(self, users: int, top_k: int, caps: Sequence[Cap]) -> None:
+        self._item = np.full((users, top_k), PAD, np.int64)
+        self._score = np.full((users, top_k), -np.inf, np.float32)
+        self._caps = caps
+
+    def place(self, item: Items, score: Scores, place: Items) -> NDArray[np.intp]:
+        """Put an item at a place of each user's list, unless the rules are against it.
+
+        Args:
+            item: (N,), PAD for none.
+            score: (N,).
+            place: (N,), -1 for none.
+
+        Returns:
+            The positions of the users whose lists took their items.
+        """
+        users = ((item != PAD) & (place >= 0)).nonzero()[0]
+        listed, chosen = self._item[users], item[users, None]
+        allowed = ~(listed == chosen).any(axis=1)
+        for cap in self._caps:
+            group = cap.group[chosen]
+            same = (cap.group[listed] == group) & (listed != PAD)
+            allowed &= (group[:, 0] < 0) | (same.sum(axis=1) < cap.most)
+        users = users[allowed]
+        self._item[users, place[users]] = item[users]
+        self._score[users, place[users]] = score[users]
+        return users
+
+    def filled(self) -> NDArray[np.bool_]:
+        """(N, K) whether a place has an item."""
+        return self._item != PAD
+
+    def first_free(self) -> Items:
+        """(N,) the first free place of each list, -1 where there is none."""
+        free = ~self.filled()
+        return np.where(free.any(axis=1), free.argmax(axis=1), -1)
+
+    def closed_up(self, marks: NDArray[np.bool_]) -> tuple[Items, Scores, NDArray[np.bool_]]:
+        """Items, scores and marks of places, without gaps."""
+        order = np.argsort(~self.filled(), axis=1, kind="stable")
+        return (
+            np.take_along_axis(self._item, order, axis=1),
+            np.take_along_axis(self._score, order, axis=1),
+            np.take_along_axis(marks, order, axis=1),
+        )
+
+
+def _columns(candidates: Candidates) -> Sequence[tuple[Items, Scores]]:
+    """Every user's best item, then every user's second, and so on."""
+    return list(zip(candidates.item_index.T, candidates.score.T, strict=True))

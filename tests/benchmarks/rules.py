@@ -1,0 +1,75 @@
+"""Scoring with rules on items and lists beside scoring without: time and memory, one core.
+
+    .venv/bin/python tests/benchmarks/rules.py [--users 1000000]
+
+100,000 items of 200 categories, top 20: a condition that leaves 70% of the items, at most 3 items
+of a category in a list, and two slots for 500 promoted items.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from machine import describe
+from million_users import ITEMS, TOP_K, write_sequences
+from scoring import fearec_score, make_bundle
+
+from model.config import FEARecConfig
+
+CATEGORIES, ROUNDS = 200, 3
+RULES = {
+    "none": [],
+    "where": ["--where", "price < 70"],
+    "max_per": ["--set", "score.max_per={category=3}"],
+    "promotion": ["--set", 'score.promotion=[{where="price = 7 AND new", slots=[3, 7]}]'],
+}
+
+
+def write_items(path: Path) -> None:
+    """Categories, prices, and whether an item is new."""
+    random = np.random.default_rng(1)
+    columns = {
+        "item_id": np.arange(1, ITEMS + 1),
+        "category": random.integers(0, CATEGORIES, ITEMS),
+        "price": random.integers(0, 100, ITEMS),
+        "new": random.random(ITEMS) < 0.5,
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    users = parser.parse_args().users
+    sides = {**RULES, "all": [flag for flags in RULES.values() for flag in flags]}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    memory = dict.fromkeys(sides, 0.0)
+    print(describe("fearec", "onnxruntime-gpu"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle, _ = make_bundle(FEARecConfig.from_preset("paper", n_items=ITEMS + 1), folder)
+        write_sequences(folder / "sequences.parquet", users)
+        write_items(folder / "items.parquet")
+        for _ in range(ROUNDS):
+            for side, flags in sides.items():
+                spent, peak, _ = fearec_score(
+                    str(folder / "sequences.parquet"), "--model", str(bundle.path),
+                    "--top-k", str(TOP_K), "--output", str(folder / "out"), "--overwrite",
+                    "--provider", "cpu", "--items", str(folder / "items.parquet"), *flags,
+                )  # fmt: skip
+                seconds[side].append(spent)
+                memory[side] = max(memory[side], peak)
+    print(f"{users} users, {ITEMS} items, top {TOP_K}; CPU seconds, median of {ROUNDS}")
+    for side, spent in seconds.items():
+        ratio = median(x / y for x, y in zip(spent, seconds["none"], strict=True))
+        print(f"{side:10s} {median(spent):8.1f}  {ratio:.2f}x  {memory[side]:.2f} GiB at most")
+
+
+main()
