@@ -36,7 +36,14 @@ def serve(
     model = RegisteredModel(run_date=run_date, model_version=model_version, path=model_version)
     register_champion(locations, model)
     prepared = write_prepared(locations.prepared, histories, items=prepared_items)
-    prepared = replace(prepared, content_hash=prepared_hash(locations.prepared))
+    prepared = replace(
+        prepared,
+        content_hash=prepared_hash(locations.prepared),
+        vocabulary_id="",
+        interactions_id="",
+        end=None,
+        has_all=True,
+    )
     write_record(locations.record("prepare"), StageRecord("prepare", "key", "key", 1.0, prepared))
     return made
 
