@@ -67,15 +67,16 @@ class RunningTop:
         keys = _keys_of(scores, index)
         better = keys < self._keys.max(axis=1)[rows]
         rows, keys = rows[better], keys[better]
-        order = np.argsort(rows, kind="stable")
-        changed, begins, counts = np.unique(rows[order], return_index=True, return_counts=True)
-        if not len(changed):
-            return
+        order = np.lexsort((keys, rows))
+        rows, keys = rows[order], keys[order]
+        changed, begins, counts = np.unique(rows, return_index=True, return_counts=True)
         n = self._keys.shape[1]
-        place = np.arange(len(order)) - np.repeat(begins, counts)
-        merged = np.full((len(changed), n + int(counts.max())), _NOTHING)
+        place = np.arange(len(rows)) - np.repeat(begins, counts)
+        best = place < n  # no more of a row, however unequal rows are
+        merged = np.full((len(changed), 2 * n), _NOTHING)
         merged[:, :n] = self._keys[changed]
-        merged[np.repeat(np.arange(len(changed)), counts), n + place] = keys[order]
+        row = np.repeat(np.arange(len(changed)), counts)
+        merged[row[best], n + place[best]] = keys[best]
         self._keys[changed] = np.partition(merged, n - 1, axis=1)[:, :n]
 
     def best(self) -> tuple[Integers, Floats]:
