@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -302,3 +303,19 @@ def test_one_item_is_related_to_none(
     assert "0 rows for 1 items" in shown("related")
     assert rows("related_items") == []
     assert "0 rows for 1 items" in shown("related", "--by", "co-occurrence")
+
+
+def test_a_bundle_of_version_0_1_has_related_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = Path(__file__).parents[2] / "golden" / "version_0_1"
+    shutil.copytree(golden, tmp_path / "here", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path / "here")
+    done = CliRunner().invoke(app, ["related", "--top-n", "3", "--json"])
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["run_date"] == "2026-06-03"
+    assert result["n_rows"] == len(rows("related_items")) == 3 * result["n_items"] > 0
+    done = CliRunner().invoke(app, ["related", "--by", "co-occurrence"])
+    assert done.exit_code == 2
+    assert "there are no prepared histories of this run date" in done.stderr
