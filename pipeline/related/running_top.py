@@ -50,8 +50,8 @@ class RunningTop:
             error: The most by which a score may differ from the exact one; per row (Q, 1).
             exact: Computes the exact scores of candidates.
         """
-        # If `bound` columns of a row have at least some score, then what is more than two errors
-        # below it cannot be among the best.
+        # Where N columns of a row reach some score, what is more than two errors below it cannot be
+        # among the best N.
         floor = np.maximum(self._last()[:, None], _lower_bound(scores, self._keys.shape[1]))
         rows, columns = _at_least(scores, floor - 2 * np.asarray(error, np.float32))
         self.take(rows, index[columns], exact(rows, columns))
