@@ -23,6 +23,9 @@ LOG_FILES = "log_files"
 VOCABULARY = "vocabulary"
 RECOMMENDATIONS = "recommendations"
 RUNS = "runs"
+RELATED_ITEMS = "related_items"
+ITEM_EMBEDDINGS = "item_embeddings"
+USER_EMBEDDINGS = "user_embeddings"
 
 # What a prepared folder holds.
 SEQUENCES = "sequences"  # a folder of one file per bucket of users
@@ -30,6 +33,10 @@ ITEMS_FILE = "items.parquet"
 
 # Every time inside the warehouse: microseconds, UTC.
 TIME = pa.timestamp("us", tz="UTC")
+
+
+# The columns that are equal in every row of a run.
+_RUN_COLUMNS = (("model_version", pa.string()), (RUN_DATE, pa.date32()), ("generated_at", TIME))
 
 
 def is_id_type(kind: pa.DataType) -> bool:
@@ -130,9 +137,7 @@ def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
             (ITEM_ID, item),
             (SCORE, pa.float32()),
             ("source", pa.string()),
-            ("model_version", pa.string()),
-            (RUN_DATE, pa.date32()),
-            ("generated_at", TIME),
+            *_RUN_COLUMNS,
         ]
     )
 
@@ -145,10 +150,34 @@ def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Sche
             (USER_ID, user),
             ("recommendations", pa.list_(entry)),
             ("source", pa.string()),
-            ("model_version", pa.string()),
-            (RUN_DATE, pa.date32()),
-            ("generated_at", TIME),
+            *_RUN_COLUMNS,
         ]
+    )
+
+
+def related_items_schema(item: pa.DataType) -> pa.Schema:
+    """The Delta table `related_items/`, one row per item and rank."""
+    return pa.schema(
+        [
+            (ITEM_ID, item),
+            ("rank", pa.int32()),
+            ("related_item_id", item),
+            (SCORE, pa.float32()),
+            ("source", pa.string()),  # what they are related by
+            *_RUN_COLUMNS,
+        ]
+    )
+
+
+def embeddings_schema(id_column: str, kind: pa.DataType) -> pa.Schema:
+    """The Delta tables `item_embeddings/` and `user_embeddings/`, one row per item or user."""
+    return pa.schema([(id_column, kind), ("embedding", pa.list_(pa.float32())), *_RUN_COLUMNS])
+
+
+def audience_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+    """What `fearec audience` finds: the best users of each item, one row per item and rank."""
+    return pa.schema(
+        [(ITEM_ID, item), ("rank", pa.int32()), (USER_ID, user), (SCORE, pa.float32())]
     )
 
 

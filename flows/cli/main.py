@@ -27,6 +27,7 @@ from flows.cli.options import (
     one_line_errors,
     print_result,
 )
+from flows.cli.related import audience, embeddings, related
 from flows.cli.tune import tune
 from flows.cli.upkeep import clean, report, status
 from pipeline.version import Version
@@ -183,7 +184,8 @@ def recommend(
     print_result(user_result(found), partial(print_user, found), as_json)
 
 
-for _command in (backfill, tune, status, report, clean, serve, automations):
+_TOOLS = (backfill, tune, related, embeddings, audience, status, report, clean, serve, automations)
+for _command in _TOOLS:
     app.command()(_command)
 app.command("import")(import_logs)
 app.add_typer(models, name="models")

@@ -25,6 +25,7 @@ __all__ = [
     "Json",
     "Overrides",
     "PublishedDay",
+    "ServedDay",
     "as_date",
     "new_app",
     "one_line_errors",
@@ -55,6 +56,15 @@ PublishedDay = Annotated[
         formats=["%Y-%m-%d"],
         metavar="YYYY-MM-DD",
         help="Run date. (default: the newest in the table of recommendations)",
+    ),
+]
+ServedDay = Annotated[
+    datetime | None,
+    typer.Option(
+        "--date",
+        formats=["%Y-%m-%d"],
+        metavar="YYYY-MM-DD",
+        help="Run date. (default: the newest that a model serves)",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]

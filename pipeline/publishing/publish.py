@@ -5,7 +5,6 @@ mixture. The commit says which scoring run the rows are of (its time, as the ver
 transaction), so that publishing the same run again changes nothing, not even the table's version.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -15,17 +14,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PublishError, raised_as
+from pipeline.errors import ConfigError, PublishError
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.partitions import commit_errors, fit_columns
 from pipeline.warehouse.tables import (
-    all_rows,
     dataset_of,
     open_table,
-    replace,
     replace_run_date,
     table_id,
 )
@@ -56,11 +54,12 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     n_rows = parts.dataset.count_rows()
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
-    with _publish_errors(uri):
+    with commit_errors(uri):
         remove_unfinished_uploads(locations.warehouse)
         table = open_table(uri)
         if table is not None:
-            _widen(table, _common_columns(table, parts.dataset.schema, uri))
+            remedy = "Set score.layout and the id columns back, or move the table away."
+            fit_columns(table, parts.dataset.schema, uri, remedy)
         known = table.transaction_version(transaction) if table is not None else None
         if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
             with _checked_rows(parts) as rows:
@@ -134,61 +133,6 @@ def _checked_rows(parts: ScoredParts) -> Iterator[pa.RecordBatchReader]:
         raise
 
 
-def _common_columns(table: "DeltaTable", parts: pa.Schema, uri: str) -> pa.Schema:
-    """The table's columns, with integers as wide as in the parts where those are wider."""
-    there = dataset_of(table).schema
-    for expected, found in zip(there, parts, strict=False):
-        if expected.name == found.name and _kind(expected.type) == _kind(found.type):
-            continue
-        raise PublishError(
-            "the table has other columns than the new recommendations",
-            uri,
-            expected=f"{expected.name}: {expected.type}",
-            found=f"{found.name}: {found.type}",
-            remedy="Set score.layout and the id columns back, or move the table away.",
-        )
-    return pa.unify_schemas([there, parts], promote_options="permissive")
-
-
-def _kind(kind: pa.DataType) -> str:
-    # Names inside lists and the width of integers and string offsets make no difference here.
-    plain = str(kind).replace("large_", "").replace("list<item:", "list<element:")
-    return re.sub(r"\bint\d+", "int", plain)
-
-
-def _widen(table: "DeltaTable", columns: pa.Schema) -> None:
-    # Ids that grew, as in `interactions`; narrower ones are widened as they are written.
-    if _widths(dataset_of(table).schema) != _widths(columns):
-        replace(table, all_rows(table).cast(columns))
-
-
-def _widths(columns: pa.Schema) -> list[str]:
-    return re.findall(r"\bint\d+", str(columns.types))
-
-
 def _rows_of(table: "DeltaTable", run_date: date) -> int:
     rows = dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date)
     return int(rows)
-
-
-@contextmanager
-def _publish_errors(uri: str) -> Iterator[None]:
-    from deltalake.exceptions import CommitFailedError, DeltaError
-
-    with (
-        raised_as(
-            PublishError,
-            (DeltaError, OSError, pa.ArrowException),
-            "cannot be written",
-            uri,
-            remedy="The table is as it was; publish again when the cause is gone.",
-        ),
-        raised_as(
-            PublishError,
-            CommitFailedError,
-            "lost the race: another run wrote to the table meanwhile",
-            uri,
-            remedy="The table holds the other run's rows; publish again when it has ended.",
-        ),
-    ):
-        yield

@@ -4,14 +4,17 @@ from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Forgotten, Ingested, Prepared, held_by
 from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
+from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
 from pipeline.results.table_results import Published, RuleCounts, Scored
 
 __all__ = [
+    "AudienceFound",
     "Check",
     "Checked",
     "Cleaned",
     "CleanedTable",
+    "Embedded",
     "Evaluated",
     "Exported",
     "Float16Check",
@@ -21,6 +24,7 @@ __all__ = [
     "PairedDifference",
     "Prepared",
     "Published",
+    "RelatedItems",
     "RuleCounts",
     "RunSummary",
     "Scored",

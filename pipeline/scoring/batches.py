@@ -45,7 +45,7 @@ def batches(
     lengths = histories.lengths
     seen, ends, widths = histories.items, histories.offsets[1:], np.zeros_like(lengths)
     if exclude_seen:
-        seen, ends, widths = _distinct(histories)
+        seen, ends, widths = distinct_items(histories)
     order = np.argsort(-widths, kind="stable")
     order = order[lengths[order] > 0]
     begin = 0
@@ -79,7 +79,7 @@ def pad(items: Integers, ends: Integers, lengths: Integers, width: int) -> Integ
     return padded
 
 
-def _distinct(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
+def distinct_items(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
     """Each user's distinct items: flat items, ends (N,), counts (N,)."""
     span = int(histories.items.max(initial=0)) + 1
     user = np.repeat(np.arange(len(histories)), histories.lengths)

@@ -187,7 +187,7 @@ def score_histories(
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table)
     eligibility = eligible_items(seen, settings, retired_before, attributes)
-    _check_item_table(bundle)
+    check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
     scorer = open_scorer(bundle, settings, eligibility, cache, 0)
     provider = scorer.recommender.provider
@@ -240,8 +240,12 @@ def score_histories(
     )
 
 
-def _check_item_table(bundle: Bundle) -> None:
-    """Check the item table's size, and that its values are finite: a NaN sorts before any score."""
+def check_item_table(bundle: Bundle) -> None:
+    """Check the item table's size, and that its values are finite: a NaN sorts before any score.
+
+    Raises:
+        BundleError: it has another size, or holds a value that is not finite.
+    """
     bundle.check_table_size()
     table = np.memmap(bundle.item_table, np.float32, "r")
     for begin in range(0, len(table), _CHUNK):

@@ -12,18 +12,24 @@ from pipeline.errors import one_line
 from pipeline.results import CleanedTable
 from pipeline.schema import (
     INTERACTIONS,
+    ITEM_EMBEDDINGS,
     LOG_FILES,
     QUARANTINE,
     RECOMMENDATIONS,
+    RELATED_ITEMS,
     RUN_DATE,
     RUNS,
+    USER_EMBEDDINGS,
     VOCABULARY,
 )
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import Warehouse
+from pipeline.warehouse.lists import published_dates
 from pipeline.warehouse.tables import dataset_of, delete, open_table
 
-TABLES = (INTERACTIONS, QUARANTINE, LOG_FILES, VOCABULARY, RECOMMENDATIONS, RUNS)
+# Of those with a partition per run date, the first decides which run dates are kept.
+_PARTITIONED = (RECOMMENDATIONS, RELATED_ITEMS, ITEM_EMBEDDINGS, USER_EMBEDDINGS)
+TABLES = (INTERACTIONS, QUARANTINE, LOG_FILES, VOCABULARY, *_PARTITIONED, RUNS)
 _SMALL = 16 * 2**20  # bytes of a file that is worth merging
 _MANY = 16  # such files
 # Names in Delta's protocol: for how long the log, and the files that it has taken out, are kept.
@@ -38,7 +44,7 @@ def published_models(warehouse: Warehouse) -> dict[date, str]:
     if table is None:
         return {}
     rows = dataset_of(table)
-    days = sorted({date.fromisoformat(each[RUN_DATE]) for each in table.partitions()}, reverse=True)
+    days = sorted(set(published_dates(table)), reverse=True)
     column = "model_version"
     return {
         day: rows.head(1, columns=[column], filter=ds.field(RUN_DATE) == day)[column][0].as_py()
@@ -47,14 +53,15 @@ def published_models(warehouse: Warehouse) -> dict[date, str]:
 
 
 def drop_partitions(warehouse: Warehouse, before: date) -> None:
-    """Remove the recommendations of all run dates before one.
+    """Remove the recommendations, related items and embeddings of all run dates before one.
 
     Raises:
-        ConflictError: another run wrote to the table meanwhile; nothing was removed.
+        ConflictError: another run wrote to a table meanwhile; nothing was removed from it.
     """
-    table = open_table(warehouse.table(RECOMMENDATIONS))
-    if table is not None:
-        delete(table, f"{RUN_DATE} < '{before}'")
+    for name in reversed(_PARTITIONED):
+        table = open_table(warehouse.table(name))
+        if table is not None and min(published_dates(table), default=before) < before:
+            delete(table, f"{RUN_DATE} < '{before}'")
 
 
 def clean_table(

@@ -42,7 +42,7 @@ def lists_before(warehouse: Warehouse, run_date: date) -> PublishedLists | None:
 
 
 def published_dates(table: "DeltaTable") -> list[date]:
-    """The run dates that the table `recommendations` holds."""
+    """The run dates that the table `recommendations`, or another with such partitions, holds."""
     return [date.fromisoformat(partition[RUN_DATE]) for partition in table.partitions()]
 
 

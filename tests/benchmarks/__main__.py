@@ -13,6 +13,7 @@ BENCHMARKS = (
     "million_users",
     "evaluation",
     "data",
+    "related",
     "sharing",
 )
 

@@ -12,6 +12,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from deltalake import DeltaTable
@@ -416,24 +418,60 @@ def test_unknown_settings_fail_the_flow(prefect: None) -> None:
     assert state.message.startswith("score.topk: unknown setting")
 
 
-@pytest.mark.parametrize("command", ["score", "publish"])
-def test_scoring_and_publishing_import_no_torch(night: Night, command: str) -> None:
-    code = """
+WITHOUT_TORCH = """
 import sys
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "lightning", "matplotlib", "jinja2"):
+        if name.split(".")[0] in ("torch", "lightning", "prefect", "matplotlib", "jinja2"):
             raise ImportError(f"{name} is forbidden")
 
 sys.meta_path.insert(0, Forbidden())
 from flows.cli.main import app
 app()
 """
-    options = ["--config", str(night.config), "--date", str(DAY), "--force"]
-    run = subprocess.run(
-        [sys.executable, "-c", code, command, *options], cwd=ROOT, capture_output=True, text=True
-    )
+
+
+def without_torch(night: Night, *arguments: str) -> tuple[str, str]:
+    """What `fearec` prints, to either output, where PyTorch and Prefect are not installed."""
+    options = ["--config", str(night.config), "--date", str(DAY)]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments, *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert all(line.startswith("scoring: ") for line in run.stderr.splitlines()), run.stderr
-    assert f"n_rows: {USERS * 4}" in run.stdout
+    return run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "publish"])
+def test_scoring_and_publishing_import_no_torch(night: Night, command: str) -> None:
+    out, err = without_torch(night, command, "--force")
+    assert all(line.startswith("scoring: ") for line in err.splitlines()), err
+    assert f"n_rows: {USERS * 4}" in out
+
+
+def test_items_and_users_of_a_night_are_compared_without_torch(night: Night) -> None:
+    for by in ("cosine", "co-occurrence"):
+        out, _ = without_torch(night, "related", "--top-n", "5", "--by", by)
+        assert f"related_items: {ITEMS * 5} rows for {ITEMS} items by {by}; run date {DAY}" in out
+        assert len(night.rows("related_items")) == ITEMS * 5
+    out, _ = without_torch(night, "embeddings")
+    assert f"user_embeddings: {USERS} users of 8 dimensions; run date {DAY}" in out
+    ids, file = night.folder / "ids.txt", night.folder / "audience.parquet"
+    ids.write_text("item-03\n")
+    listed = "--items", str(ids), "--top-n", str(USERS), "--output", str(file)
+    out, _ = without_torch(night, "audience", *listed)
+    met = {row["user_id"] for row in night.rows("interactions") if row["item_id"] == "item-03"}
+    found = pq.read_table(file).to_pylist()
+    assert {row["user_id"] for row in found} == {*range(USERS)} - met
+    # The scores are those of the embeddings, and of the recommendations.
+    items = {row["item_id"]: row["embedding"] for row in night.rows("item_embeddings")}
+    users = {row["user_id"]: row["embedding"] for row in night.rows("user_embeddings")}
+    scores = {row["user_id"]: row["score"] for row in found}
+    for user, score in scores.items():
+        assert score == pytest.approx(np.dot(users[user], items["item-03"]), rel=1e-5, abs=1e-6)
+    recommended = [row for row in night.rows("recommendations") if row["item_id"] == "item-03"]
+    assert recommended
+    for row in recommended:
+        assert scores[row["user_id"]] == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
+    # Again: the run date's rows are replaced.
+    assert night.fearec("embeddings")[0] == 0
+    assert len(night.rows("user_embeddings")) == USERS

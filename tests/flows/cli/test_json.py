@@ -38,6 +38,7 @@ NEEDED = {
     "diff": ["v1", "v2"],
     "backfill": ["--from", "2026-07-01", "--to", "2026-07-02"],
     "import": ["nowhere.csv", "--format", "csv", "--out", "logs"],
+    "audience": ["--items", "ids.txt"],
     "fearec-score": ["logs", "--model", "bundle", "--output", "out"],
 }
 

@@ -115,6 +115,25 @@ def test_a_dry_run_removes_nothing_and_says_the_same(
     assert planned.bytes >= 6 * 1000 + 4 * 100
 
 
+def test_related_items_and_embeddings_go_with_the_recommendations(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse
+) -> None:
+    names = "related_items", "item_embeddings", "user_embeddings"
+    for name in names:
+        rows = pa.table({"score": [1.0] * 4, "run_date": [DAYS[0], DAYS[4], DAYS[5], DAYS[7]]})
+        write_deltalake(warehouse.table(name), rows, partition_by=["run_date"])
+    cleaned(recommendations=3)
+    versions = {name: DeltaTable(warehouse.table(name)).version() for name in names}
+    for name in names:
+        rows = DeltaTable(warehouse.table(name)).to_pyarrow_table()
+        assert {*rows["run_date"].to_pylist()} == {DAYS[5], DAYS[7]}
+    cleaned(recommendations=2)  # whose oldest is DAYS[6]
+    assert DeltaTable(warehouse.table("related_items")).version() > versions["related_items"]
+    versions = {name: DeltaTable(warehouse.table(name)).version() for name in names}
+    cleaned(recommendations=1, dry_run=True)
+    assert versions == {name: DeltaTable(warehouse.table(name)).version() for name in names}
+
+
 def test_models_that_partitions_name_stay(
     cleaned: Callable[..., Cleaned], warehouse: Warehouse, tmp_path: Path
 ) -> None:

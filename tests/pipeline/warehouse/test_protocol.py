@@ -19,6 +19,9 @@ SCHEMAS = {
     schema.LOG_FILES: schema.LOG_FILES_SCHEMA,
     schema.VOCABULARY: schema.vocabulary_schema(pa.string()),
     schema.RECOMMENDATIONS: schema.recommendations_schema(pa.int64(), pa.string()),
+    schema.RELATED_ITEMS: schema.related_items_schema(pa.string()),
+    schema.ITEM_EMBEDDINGS: schema.embeddings_schema(schema.ITEM_ID, pa.string()),
+    schema.USER_EMBEDDINGS: schema.embeddings_schema(schema.USER_ID, pa.int64()),
     schema.RUNS: schema.RUNS_SCHEMA,
 }
 
