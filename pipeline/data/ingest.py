@@ -32,7 +32,7 @@ from pipeline.data.quarantine_sql import (
     release,
     write_bad,
 )
-from pipeline.data.source_files import IngestTables
+from pipeline.data.source_files import IngestTables, SourceFiles
 from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError
@@ -96,9 +96,7 @@ def ingest(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
-    until_committed(partial(_forget_those_that_left, files, zoned, locations))
-    tables = IngestTables.of(locations)
-    sources = tables.sources(files, zoned)
+    tables, sources = until_committed(partial(_open, files, zoned, locations))
     unread = [source for source in sources.files if force or not source.is_known]
     pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
     types = check_log_files(pending, zoned, tables.id_types)
@@ -112,13 +110,20 @@ def ingest(
     return summed(work.done)
 
 
-def _forget_those_that_left(
+def _open(
     files: Sequence[LogFile], logs: LogSettings, locations: RunLocations
-) -> None:
-    """Forget the files that a table of logs no longer has; they are read again if they return."""
-    sources = IngestTables.of(locations).sources(files, logs)
-    names = left_table(logs.path, files, sources.entries)
-    sources.forget(locations.warehouse.table(LOG_FILES), names, stamp="left the table")
+) -> tuple[IngestTables, SourceFiles]:
+    """The tables and the files, once those are forgotten that a table of logs no longer has.
+
+    They are read again if they return.
+    """
+    tables = IngestTables.of(locations)
+    sources = tables.sources(files, logs)
+    if names := left_table(logs.path, files, sources.entries):
+        sources.forget(locations.warehouse.table(LOG_FILES), names, stamp="left the table")
+        tables = IngestTables.of(locations)
+        sources = tables.sources(files, logs)
+    return tables, sources
 
 
 def withdraw(

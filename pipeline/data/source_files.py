@@ -96,7 +96,7 @@ class SourceFiles:
         if log_files is not None:
             self._entries = dataset_of(log_files).to_table().to_pylist()
         self._entries = [dict.fromkeys(LOG_FILES_SCHEMA.names) | entry for entry in self._entries]
-        self._holding = holding
+        self._now = _versions({name: table for name, table in holding.items() if table})
         by_location: dict[str, Entry] = {}
         by_name: dict[str, list[Entry]] = {}
         for entry in self._entries:
@@ -133,14 +133,14 @@ class SourceFiles:
 
     def _vouches(self, entry: Entry) -> bool:
         """Whether the tables are those that hold the file's rows."""
-        if self._holding["interactions"] is None:
+        now = self._now
+        if "interactions_id" not in now:
             return False
-        for name, table in self._holding.items():
-            if entry[f"{name}_id"] is None and not entry["forgotten"]:  # of version 0.1
+        for name in (INTERACTIONS, QUARANTINE):
+            key, version = f"{name}_id", f"{name}_version"
+            if entry[key] is None and not entry["forgotten"]:  # of version 0.1
                 continue
-            if table is None or table_id(table) != entry[f"{name}_id"]:
-                return False
-            if table.version() < entry[f"{name}_version"]:
+            if key not in now or now[key] != entry[key] or now[version] < entry[version]:
                 return False
         return True
 
@@ -152,12 +152,9 @@ class SourceFiles:
     @property
     def recorded_version(self) -> int | None:
         """The last version of `interactions` that an entry names; None where none does."""
-        table = self._holding["interactions"]
-        versions = [
-            entry["interactions_version"]
-            for entry in self._entries
-            if table is not None and entry["interactions_id"] == table_id(table)
-        ]
+        there, entries = self._now.get("interactions_id"), self._entries
+        of_it = (entry for entry in entries if there and entry["interactions_id"] == there)
+        versions = [entry["interactions_version"] for entry in of_it]
         return max(versions, default=None)
 
     def write_entries(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class LogFile:
         """What it is by its ending: ``CSV``, ``JSON lines`` or else ``Parquet``."""
         return text_format(self.path) or "Parquet"
 
-    @property
+    @cached_property
     def location(self) -> str:
         """The absolute path with symbolic links resolved, or the URI."""
         if isinstance(self.filesystem, pafs.LocalFileSystem):

@@ -41,6 +41,12 @@ _COUNTS = {
     "n_fallback": "users with popular items only",
     "seconds": "seconds of all stages",
 }
+# Of the table `runs`.
+INDEX_COLUMNS = (
+    RUN_DATE, "decision", "metrics", "metrics_low", "metrics_high", "champion_metrics",
+    "popularity_metrics", "co_occurrence_metrics", "realised", "n_recommendations", "seconds",
+    "model_version", "reasons", "error",
+)  # fmt: skip
 _ON_INDEX = 400  # run dates in the charts of the index
 _LONGEST_REASON = 160
 
@@ -111,7 +117,7 @@ def index_page(rows: Sequence[Row], pages: Collection[date]) -> str:
     """The page over all run dates.
 
     Args:
-        rows: The newest of each run date, oldest first.
+        rows: The newest of each run date, oldest first, with `INDEX_COLUMNS`.
         pages: Run dates that have a page of their own.
     """
     metric = headline(rows)

@@ -1,10 +1,11 @@
 """The report of a run date, and the index over all, as files in the warehouse."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from pipeline.config.settings import Settings
@@ -13,10 +14,9 @@ from pipeline.runner.failures import storage_failures
 from pipeline.schema import RUN_DATE
 from pipeline.storage.folders import Folder, LocalFolder
 from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.warehouse.runs import runs_before
+from pipeline.warehouse.runs import all_runs, runs_before
 
 PAGE, INDEX = "report.html", "index.html"
-_EVERY = 100_000  # run dates
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,12 @@ def write_report(settings: Settings, run_date: date) -> Report:
         InputError: the run date has none.
         StorageError: a table cannot be read, or a page not be written.
     """
+    page = _write_page(settings, run_date)
+    with storage_failures(settings):
+        return Report(page, write_index(Warehouse(settings.warehouse)))
+
+
+def _write_page(settings: Settings, run_date: date) -> str:
     # Imported here, as PyTorch, Matplotlib and Jinja2 come with them.
     from pipeline.reporting.content import gather
     from pipeline.reporting.page import night_page
@@ -55,8 +61,7 @@ def write_report(settings: Settings, run_date: date) -> Report:
         folder = warehouse.reports(run_date)
         page = night_page(gather(settings, locations), report_dates(warehouse))
         _write(folder, PAGE, page)
-        index = write_index(warehouse)
-    return Report(folder.name_of(PAGE), index)
+    return folder.name_of(PAGE)
 
 
 def write_index(warehouse: Warehouse) -> str:
@@ -65,10 +70,9 @@ def write_index(warehouse: Warehouse) -> str:
     Returns:
         Its path or URI.
     """
-    from pipeline.reporting.page import index_page
+    from pipeline.reporting.page import INDEX_COLUMNS, index_page
 
-    folder = warehouse.reports()
-    rows = runs_before(warehouse, date.max, _EVERY)
+    folder, rows = warehouse.reports(), all_runs(warehouse, INDEX_COLUMNS)
     _write(folder, INDEX, index_page(rows, report_dates(warehouse)))
     return folder.name_of(INDEX)
 
@@ -100,22 +104,37 @@ def newest_run_date(settings: Settings) -> date:
 
 
 def remove_reports(warehouse: Warehouse, run_dates: Iterable[date]) -> None:
-    """Remove the pages of some run dates, and write the index without links to them."""
+    """Remove the pages of some run dates; the index links to them until `write_index`."""
     for run_date in run_dates:
         folder = warehouse.reports(run_date)
         folder.filesystem.delete_dir(folder.root)
-    write_index(warehouse)
 
 
-def report_run(settings: Settings, run_date: date) -> Report | None:
-    """`write_report` at the end of a run, which no failure of a report makes fail."""
+def page_of_run(settings: Settings, run_date: date) -> str | None:
+    """Write the page at the end of a run, which no failure of a report makes fail.
+
+    Returns:
+        Its path or URI; None where it failed.
+    """
+    page = _unless_it_fails(f"page of {run_date}", partial(_write_page, settings, run_date))
+    if page:
+        logger.info("report: %s", page)
+    return page
+
+
+def index_of_run(settings: Settings) -> str | None:
+    """`write_index` at the end of a run, like `page_of_run`."""
+    return _unless_it_fails(
+        "index of the reports", partial(write_index, Warehouse(settings.warehouse))
+    )
+
+
+def _unless_it_fails(what: str, write: Callable[[], str]) -> str | None:
     try:
-        written = write_report(settings, run_date)
-    except Exception as error:  # the run is recorded and published, whatever its page needs
-        logger.warning("there is no report of %s: %s", run_date, one_line(error))
+        return write()
+    except Exception as error:  # the run is recorded and published, whatever its report needs
+        logger.warning("there is no %s: %s", what, one_line(error))
         return None
-    logger.info("report: %s", written.page)
-    return written
 
 
 def _write(folder: Folder, name: str, text: str) -> None:

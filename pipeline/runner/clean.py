@@ -11,7 +11,7 @@ from pipeline.bundles.unused import remove_models, unused_models
 from pipeline.config.retention_section import RunDates
 from pipeline.config.settings import Settings
 from pipeline.errors import BusyError, FearecError
-from pipeline.reporting.report import remove_reports, report_dates
+from pipeline.reporting.report import remove_reports, report_dates, write_index
 from pipeline.results import Cleaned, Trained
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
@@ -45,25 +45,31 @@ def clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
         BundleError: `champion.json` cannot be read.
         StorageError: the store is away, or a disk is read-only.
     """
-    warehouse, retention = Warehouse(settings.warehouse), settings.retention
     with storage_failures(settings):
-        published = published_models(warehouse)
-        partitions = _beyond(list(published), retention.recommendations)
-        if partitions and not dry_run:
-            drop_partitions(warehouse, min(published.keys() - set(partitions)))
-        kept = {version for day, version in published.items() if day not in partitions}
-        models = (
-            () if retention.models == "all" else unused_models(warehouse, retention.models, kept)
-        )
-        names = tuple(each.model_version for each in models)
-        if names and not dry_run:
-            remove_models(warehouse, names)
-        work, freed = _clean_work(settings, names, dry_run=dry_run)
-        reports = _beyond(sorted(report_dates(warehouse), reverse=True), retention.recommendations)
-        if reports and not dry_run:
-            remove_reports(warehouse, reports)
-        keep = timedelta(days=retention.table_days)
-        tables = [clean_table(warehouse, name, keep, dry_run=dry_run) for name in TABLES]
+        cleaned = _clean(settings, dry_run=dry_run)
+        if cleaned.reports and not dry_run:
+            write_index(Warehouse(settings.warehouse))
+    return cleaned
+
+
+def _clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
+    """`clean`, but for the links of the index to pages that are gone."""
+    warehouse, retention = Warehouse(settings.warehouse), settings.retention
+    published = published_models(warehouse)
+    partitions = _beyond(list(published), retention.recommendations)
+    if partitions and not dry_run:
+        drop_partitions(warehouse, min(published.keys() - set(partitions)))
+    kept = {version for day, version in published.items() if day not in partitions}
+    models = () if retention.models == "all" else unused_models(warehouse, retention.models, kept)
+    names = tuple(each.model_version for each in models)
+    if names and not dry_run:
+        remove_models(warehouse, names)
+    work, freed = _clean_work(settings, names, dry_run=dry_run)
+    reports = _beyond(sorted(report_dates(warehouse), reverse=True), retention.recommendations)
+    if reports and not dry_run:
+        remove_reports(warehouse, reports)
+    keep = timedelta(days=retention.table_days)
+    tables = [clean_table(warehouse, name, keep, dry_run=dry_run) for name in TABLES]
     changed = tuple(table for table in tables if table)
     return Cleaned(
         dry_run,
@@ -81,7 +87,8 @@ def clean_after_run(
 ) -> None:
     """Remove a finished run's checkpoints, its trainings with other settings, and do `clean`.
 
-    What fails is a warning: the run is published.
+    What fails is a warning: the run is published. The index of the reports, which every run writes
+    once, is left to be written after it.
 
     Args:
         settings: Of the run.
@@ -98,7 +105,7 @@ def clean_after_run(
                     continue
                 for checkpoint in folder.glob("*/*.ckpt"):
                     checkpoint.unlink()
-        clean(settings)
+            _clean(settings)
     except FearecError as error:
         logger.warning("the housekeeping failed: %s", error)
 

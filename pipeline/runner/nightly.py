@@ -17,7 +17,7 @@ from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.publishing.publish import check_layout
-from pipeline.reporting.report import Report, report_run
+from pipeline.reporting.report import Report, index_of_run, page_of_run
 from pipeline.results import Evaluated, Forgotten
 from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
@@ -94,8 +94,10 @@ class OpenRun:
         with storage_failures(self.settings):
             record_run(self.locations, self.started_at, self.results)
         track_run(self.settings.registry, self.locations, self.results)
-        report = report_run(self.settings, self.locations.run_date)
+        page = page_of_run(self.settings, self.locations.run_date)
         clean_after_run(self.settings, self.locations, self.results.get(Train))
+        index = index_of_run(self.settings)  # once, so after old pages are gone
+        report = Report(page, index) if page and index else None
         return FinishedRun(self.locations.run_date, self.results, report)
 
 
@@ -218,7 +220,8 @@ def open_run(
         except FearecError as error:
             with suppress(Exception):  # it would replace the error
                 record_failure(locations, run.started_at, run.results, error)
-                report_run(settings, run_date)
+                page_of_run(settings, run_date)
+                index_of_run(settings)
             raise
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -97,10 +97,18 @@ def clean_table(
         with _left_for_later(uri):
             if unneeded:
                 table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+            _remove_empty_partitions(uri)
             table.create_checkpoint()
             table.cleanup_metadata()
     changed = unneeded or compacted
     return CleanedTable(name, len(unneeded), size, compacted) if changed else None
+
+
+def _remove_empty_partitions(uri: str) -> None:
+    """Remove the folders of partitions that are gone, which every vacuum would list."""
+    for folder in () if is_uri(uri) else Path(uri).glob("*=*"):
+        with suppress(OSError):  # there are files in it
+            folder.rmdir()
 
 
 def _is_fragmented(uri: str) -> bool:

@@ -1,6 +1,6 @@
 """The Delta table `runs`: a row per run; of a run date the newest is current."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -36,23 +36,48 @@ def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
 
 def current_run(warehouse: Warehouse, run_date: date) -> dict[str, Any] | None:
     """The newest row of a run date; None where it has none."""
-    rows = _rows(warehouse, ds.field(RUN_DATE) == run_date)
+    runs = _open(warehouse)
+    rows = _rows(runs, ds.field(RUN_DATE) == run_date, RUNS_SCHEMA.names) if runs else []
     return rows[-1] if rows else None
 
 
 def runs_before(warehouse: Warehouse, run_date: date, count: int) -> list[dict[str, Any]]:
     """The newest row of each of the last run dates before one, oldest first."""
-    rows = _rows(warehouse, ds.field(RUN_DATE) < run_date)
-    newest = {row[RUN_DATE]: row for row in rows}
-    return [newest[day] for day in sorted(newest)[-count:]]
-
-
-def _rows(warehouse: Warehouse, condition: ds.Expression) -> list[dict[str, Any]]:
-    """The rows under a condition in the order of their end; all columns of the schema."""
-    table = open_table(warehouse.table(RUNS))
-    if table is None:
+    runs, is_before = _open(warehouse), ds.field(RUN_DATE) < run_date
+    if runs is None:
         return []
-    rows = dataset_of(table).replace_schema(RUNS_SCHEMA).to_table(filter=condition)
+    days = pc.unique(runs.to_table([RUN_DATE], filter=is_before)[RUN_DATE]).sort()[-count:]
+    if not len(days):
+        return []
+    # A row becomes some 40 Python objects, and the table grows every night.
+    return _newest(runs, is_before & (ds.field(RUN_DATE) >= days[0]), RUNS_SCHEMA.names)
+
+
+def all_runs(warehouse: Warehouse, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns, the run date among them, of every run date's newest row, oldest first."""
+    runs = _open(warehouse)
+    return _newest(runs, ds.scalar(True), columns) if runs else []
+
+
+def _open(warehouse: Warehouse) -> ds.Dataset | None:
+    """The table, with all columns of the schema; None where there is none yet."""
+    table = open_table(warehouse.table(RUNS))
+    return dataset_of(table).replace_schema(RUNS_SCHEMA) if table else None
+
+
+def _newest(
+    runs: ds.Dataset, condition: ds.Expression, columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The newest row of each run date under a condition, oldest first."""
+    newest = {row[RUN_DATE]: row for row in _rows(runs, condition, columns)}
+    return [newest[day] for day in sorted(newest)]
+
+
+def _rows(
+    runs: ds.Dataset, condition: ds.Expression, columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows under a condition in the order of their end."""
     # Rows of version 0.1 do not say when they ended.
-    ends = pc.coalesce(rows["finished_at"], rows["started_at"])
-    return rows.append_column("ended", ends).sort_by("ended").drop(["ended"]).to_pylist()
+    ended = pc.coalesce(ds.field("finished_at"), ds.field("started_at"))
+    read = {name: ds.field(name) for name in columns} | {"ended": ended}
+    return runs.to_table(read, filter=condition).sort_by("ended").drop(["ended"]).to_pylist()

@@ -67,6 +67,22 @@ def test_good_rows_are_kept_with_their_source(settings: Settings):
     assert first["source_file"] == "dt=1/a.parquet"
 
 
+def test_the_tables_are_asked_no_more_often_where_more_files_are_known(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    def counted(table: DeltaTable) -> str:
+        asked[-1] += 1
+        return table_id(table)
+
+    asked: list[int] = []
+    monkeypatch.setattr(pipeline.data.source_files, "table_id", counted)
+    for number in range(12):
+        asked.append(0)
+        write_log(settings, f"{number}.parquet", [(number, "x", NOON)])
+        assert ingest(settings, TODAY).files == 1
+    assert asked[2] == asked[11] > 0
+
+
 def test_bad_rows_are_quarantined_as_text_with_the_reason(settings: Settings):
     second = timedelta(seconds=1)
     bad = [

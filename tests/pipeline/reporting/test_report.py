@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 import pipeline.reporting.content
+import pipeline.reporting.page
 from pipeline.errors import InputError
 from pipeline.reporting.report import (
+    index_of_run,
     newest_run_date,
+    page_of_run,
     remove_reports,
     report_dates,
-    report_run,
+    write_index,
     write_report,
 )
 from tests.helpers.object_store import new_bucket, s3_server, skip_without_server
@@ -68,13 +71,17 @@ def test_a_report_that_fails_is_a_warning(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.reporting.content, "disk_uses", fail)
-        assert report_run(case.settings, DAYS[0]) is None
-    assert "by zero" in caplog.text
+        patch.setattr(pipeline.reporting.page, "index_page", fail)
+        assert page_of_run(case.settings, DAYS[0]) is None
+        assert index_of_run(case.settings) is None
+    assert f"no page of {DAYS[0]}: by zero" in caplog.text
+    assert "no index of the reports: by zero" in caplog.text
     assert not (tmp_path / "warehouse/reports").exists()
     caplog.set_level(logging.INFO, logger="pipeline.reporting.report")
-    written = report_run(case.settings, DAYS[0])
-    assert written is not None
-    assert f"report: {written.page}" in caplog.text
+    page = page_of_run(case.settings, DAYS[0])
+    assert page is not None
+    assert f"report: {page}" in caplog.text
+    assert index_of_run(case.settings) == str(Path(page).parents[1] / "index.html")
 
 
 def test_a_report_of_lists_by_user(tmp_path: Path) -> None:
@@ -101,4 +108,5 @@ def test_a_warehouse_in_an_object_store_has_reports(tmp_path: Path) -> None:
         assert str(DAYS[0]).encode() in case.warehouse.reports().read("index.html")
         remove_reports(case.warehouse, DAYS[2:3])
         assert report_dates(case.warehouse) == set()
+        write_index(case.warehouse)
         assert b"report.html" not in case.warehouse.reports().read("index.html")

@@ -148,6 +148,16 @@ def test_models_that_partitions_name_stay(
     assert {each["run_date"] for each in days} == {str(day) for day in DAYS[3:]}
 
 
+def test_partitions_that_went_leave_no_folders(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse
+) -> None:
+    folder = Path(warehouse.table("recommendations"))
+    cleaned(recommendations=3, table_days=7)  # their files stay, for who reads it as it was
+    assert left(folder) == {"_delta_log", *(f"run_date={day}" for day in DAYS)}
+    cleaned(recommendations=3, table_days=0)
+    assert left(folder) == {"_delta_log", *(f"run_date={day}" for day in DAYS[5:])}
+
+
 def test_reports_go_with_the_recommendations_and_leave_the_index(
     cleaned: Callable[..., Cleaned], warehouse: Warehouse, tmp_path: Path
 ) -> None:

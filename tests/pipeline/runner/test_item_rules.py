@@ -34,7 +34,8 @@ def overlooking(items: pa.Table, settings: ScoreSettings, *given: Any) -> Eligib
 def test_a_night_recommends_the_chosen_items_and_follows_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.runner.nightly.report_run", lambda *given: None)
+    for name in ("page_of_run", "index_of_run"):
+        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
     write_logs(tmp_path / "logs")
     table, config = tmp_path / "items.csv", write_settings(tmp_path)
     write_table(table, range(5))

@@ -26,6 +26,7 @@ from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
+from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import EvaluateSettings, LogSettings
 from pipeline.config.settings import Settings
@@ -219,7 +220,8 @@ def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
     # Seconds of drawing; `tests/pipeline/reporting` has its tests.
-    monkeypatch.setattr("pipeline.runner.nightly.report_run", lambda *given: None)
+    for name in ("page_of_run", "index_of_run"):
+        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
 
 
 @pytest.fixture
@@ -709,6 +711,29 @@ def test_the_night_is_one_row_of_runs(settings: Settings, stages: Stages) -> Non
     newest = current_run(Warehouse(settings.warehouse), DAY)
     assert newest is not None
     assert newest["finished_at"] == runs[-1]["finished_at"]
+
+
+def test_a_run_writes_the_index_once_after_old_pages_are_gone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page_of_run(settings: Settings, run_date: date) -> str:
+        page = Path(settings.warehouse, "reports", str(run_date), "report.html")
+        page.parent.mkdir(parents=True)
+        page.touch()
+        return str(page)
+
+    def index_page(rows: Any, pages: set[date]) -> str:
+        linked.append(pages)
+        return ""
+
+    linked: list[set[date]] = []
+    monkeypatch.setattr("pipeline.runner.nightly.STAGES", ())
+    monkeypatch.setattr("pipeline.runner.nightly.page_of_run", page_of_run)
+    monkeypatch.setattr("pipeline.reporting.page.index_page", index_page)
+    one = settings.model_copy(update={"retention": RetentionSettings(recommendations=1)})
+    for day in (DAY, NEXT):
+        assert nightly(one, day).report is not None
+    assert linked == [{DAY}, {NEXT}]
 
 
 def test_a_failed_run_has_its_row(

@@ -1,18 +1,22 @@
 """The table `runs`: a row per run, the newest of a date current."""
 
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 import pipeline.warehouse.runs
-from pipeline.schema import RUN_DATE
+from pipeline.schema import RUN_DATE, RUNS_SCHEMA
 from pipeline.storage.locations import Warehouse
-from pipeline.warehouse.runs import append_run, current_run, runs_before
+from pipeline.warehouse.runs import all_runs, append_run, current_run, runs_before
 
 DAYS = [date(2026, 6, day) for day in (1, 2, 3)]
+DECISIONS = ("first", "held", "promoted")
 
 
 def row(day: date, hour: int = 2, **columns: Any) -> dict[str, Any]:
@@ -53,3 +57,45 @@ def test_the_newest_row_of_a_date_is_current(tmp_path: Path) -> None:
     before = runs_before(warehouse, DAYS[2], 28)
     assert [each["decision"] for each in before] == ["first", "held"]
     assert [each["decision"] for each in runs_before(warehouse, DAYS[2], 1)] == ["held"]
+    everything = [
+        {RUN_DATE: day, "decision": each} for day, each in zip(DAYS, DECISIONS, strict=True)
+    ]
+    assert all_runs(warehouse, (RUN_DATE, "decision")) == everything
+
+
+@dataclass
+class Reads:
+    """A dataset that counts the values that are read of it."""
+
+    rows: ds.Dataset
+    values: list[int] = field(default_factory=list)
+
+    def replace_schema(self, columns: pa.Schema) -> "Reads":
+        return Reads(self.rows.replace_schema(columns), self.values)
+
+    def to_table(self, *given: Any, **options: Any) -> pa.Table:
+        found = self.rows.to_table(*given, **options)
+        self.values.append(found.num_rows * found.num_columns)
+        return found
+
+
+def test_what_a_run_reads_of_earlier_ones_does_not_grow_with_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of = pipeline.warehouse.runs.dataset_of
+    values: list[int] = []
+    monkeypatch.setattr(
+        pipeline.warehouse.runs, "dataset_of", lambda table: Reads(dataset_of(table), values)
+    )
+    read = {}
+    for n_nights in (40, 400):
+        warehouse = Warehouse(str(tmp_path / str(n_nights)))
+        days = [DAYS[0] + timedelta(days=number) for number in range(n_nights)]
+        rows = pa.Table.from_pylist([row(day) for day in days], RUNS_SCHEMA)
+        write_deltalake(warehouse.table("runs"), rows)
+        values.clear()
+        found = runs_before(warehouse, days[-1], 28)
+        assert [each[RUN_DATE] for each in found] == days[-29:-1]
+        assert current_run(warehouse, days[-1]) is not None
+        read[n_nights] = sum(values) - (n_nights - 1)  # the run dates alone
+    assert read[40] == read[400]
