@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PublishError, raised_as
+from pipeline.errors import ConfigError, PublishError, naming, raised_as
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
@@ -23,6 +23,7 @@ from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import (
     all_rows,
+    count_rows,
     dataset_of,
     open_table,
     replace,
@@ -73,7 +74,9 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
                 )
             table = open_table(uri)
     assert table is not None
-    if table.transaction_version(transaction) != scoring_run:
+    with naming(uri):
+        published = table.transaction_version(transaction)
+    if published != scoring_run:
         raise PublishError(
             "lost the race: another run of this run date has published meanwhile",
             uri,
@@ -167,8 +170,7 @@ def _widths(columns: pa.Schema) -> list[str]:
 
 
 def _rows_of(table: "DeltaTable", run_date: date) -> int:
-    rows = dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date)
-    return int(rows)
+    return count_rows(table, ds.field(RUN_DATE) == run_date)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.locations import Warehouse
@@ -52,7 +53,8 @@ def _rows(warehouse: Warehouse, condition: ds.Expression) -> list[dict[str, Any]
     table = open_table(warehouse.table(RUNS))
     if table is None:
         return []
-    rows = dataset_of(table).replace_schema(RUNS_SCHEMA).to_table(filter=condition)
+    with naming(warehouse.table(RUNS)):
+        rows = dataset_of(table).replace_schema(RUNS_SCHEMA).to_table(filter=condition)
     # Rows of version 0.1 do not say when they ended.
     ends = pc.coalesce(rows["finished_at"], rows["started_at"])
     return rows.append_column("ended", ends).sort_by("ended").drop(["ended"]).to_pylist()
