@@ -30,6 +30,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import (
@@ -64,7 +65,10 @@ __all__ = [
     "UnfitModelError",
     "UnreadableFileError",
     "first_line",
+    "full_disks",
+    "is_full_disk",
     "memory_failures",
+    "naming",
     "one_line",
     "raised_as",
 ]
@@ -156,9 +160,24 @@ def first_line(error: Exception | str) -> str:
     return one_line(lines[0] if len(lines) > 1 else error)
 
 
-def _file_of(error: Exception) -> str | None:
+@contextmanager
+def naming(place: str | Path) -> Iterator[None]:
+    """Let another library's exception that names no file be about this file, folder or table.
+
+    Of several such blocks in one another the innermost counts.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _place_of(error) is None:
+            vars(error)["place"] = str(place)
+        raise
+
+
+def _place_of(error: Exception) -> str | None:
     """The file that an exception is about: of a copy or rename, the one to be written."""
-    return getattr(error, "filename2", None) or getattr(error, "filename", None)
+    names = (getattr(error, name, None) for name in ("filename2", "filename", "place"))
+    return next((str(name) for name in names if name), None)
 
 
 @contextmanager
@@ -182,7 +201,7 @@ def raised_as(
         where: As for `FearecError`.
         expected: As for `FearecError`.
         remedy: As for `FearecError`.
-        name_file: Whether an exception that names a file replaces `where` by it.
+        name_file: Whether an exception that names a file, or `naming`, replaces `where` by it.
         message: Makes one line of the exception.
 
     Raises:
@@ -197,9 +216,41 @@ def raised_as(
         # Arrow's MemoryError is an ArrowException, the system's an OSError: no file is at fault.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             raise
-        file = _file_of(error) if name_file else None
+        file = _place_of(error) if name_file else None
         found = message(error)
-        raise kind(what, str(file or where), expected, found, remedy) from error
+        raise kind(what, file or where, expected, found, remedy) from error
+
+
+@contextmanager
+def full_disks(where: str) -> Iterator[None]:
+    """Translate what libraries raise where a disk is full, each in a class of its own.
+
+    Args:
+        where: For exceptions that name no file, nor `naming` for them.
+
+    Raises:
+        StorageError: inside the ``with`` block, with the library's exception as its cause.
+    """
+    try:
+        yield
+    except FearecError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        remedy = "Make room there, and run the same command again."
+        raise StorageError("the disk is full", _place_of(error) or where, remedy=remedy) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether another library's exception means that a disk is full."""
+    if getattr(error, "errno", None) in _FULL:
+        return True
+    return any(phrase in str(error) for phrase in (*map(os.strerror, _FULL), _NO_SPILL))
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPILL = "failed to offload"  # DuckDB's, in an OutOfMemoryException
 
 
 @contextmanager
@@ -227,7 +278,7 @@ def memory_failures() -> Iterator[None]:
 def _is_short_of_memory(error: Exception) -> bool:
     text, kind = str(error).lower(), type(error).__name__
     if kind == "OutOfMemoryException":  # DuckDB's, also where its spill finds no room on the disk
-        return "offload" not in text and "temp_directory" not in text
+        return not is_full_disk(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # PyTorch's
         return True
     return any(phrase in text for phrase in _MEMORY_PHRASES)

@@ -25,7 +25,7 @@ from pipeline.schema import ITEM_ID, ITEMS_FILE, QUARANTINE, RUN_DATE, TIMESTAMP
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.lists import lists_before
 from pipeline.warehouse.runs import runs_before
-from pipeline.warehouse.tables import dataset_of, open_table
+from pipeline.warehouse.tables import count_rows, open_table
 
 _ENOUGH_USERS = 100  # for a hit rate that chance does not decide
 
@@ -88,7 +88,7 @@ def _early(locations: RunLocations) -> int:
         return 0
     early = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < "9999")
     run_date = ds.field(RUN_DATE) == locations.run_date
-    return int(dataset_of(quarantine).count_rows(filter=early & run_date))
+    return count_rows(quarantine, early & run_date)
 
 
 def _freshness(prepared: Prepared, limits: Limits, end: datetime) -> Check:

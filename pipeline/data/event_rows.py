@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP, USER_ID
+from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.tables import dataset_of
 
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ class EventRows:
     @property
     def is_empty(self) -> bool:
         """Whether there is no event."""
-        rows = next((each for each in self._scan([TIMESTAMP], self._in_time) if len(each)), None)
-        return rows is None
+        with naming(place_of(self.table)):
+            return not any(map(len, self._scan([TIMESTAMP], self._in_time)))
 
     def type_of(self, column: str) -> pa.DataType:
         """The type of a column."""

@@ -17,7 +17,7 @@ from pipeline.schema import LOG_FILES
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.tables import dataset_of
+from pipeline.warehouse.tables import count_rows
 
 
 def forget(
@@ -47,7 +47,7 @@ def forget(
     tables = IngestTables.of(locations)
     of_them = ds.field("source_file").isin(pa.array(names, pa.string()))
     rows, quarantined = (
-        0 if table is None else dataset_of(table).count_rows(filter=of_them)
+        0 if table is None else count_rows(table, of_them)
         for table in (tables.interactions, tables.quarantine)
     )
     withdrawn = withdraw(files, logs, locations, time_zone).withdrawn

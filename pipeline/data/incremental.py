@@ -46,7 +46,7 @@ from pipeline.storage.prepared_folder import (
 )
 from pipeline.storage.scratch_db import scalar
 from pipeline.warehouse.changed_files import changed_files
-from pipeline.warehouse.tables import dataset_of, open_table, table_id
+from pipeline.warehouse.tables import count_rows, open_table, table_id
 
 _EVENT = (USER_ID, ITEM_ID, TIMESTAMP, "source_file", "source_row")
 _EVENTS = ", ".join(_EVENT)
@@ -106,7 +106,7 @@ def update_prepared(
         ConflictError: another run wrote to the vocabulary meanwhile.
     """
     known = open_table(warehouse.table(VOCABULARY))
-    n_known = dataset_of(known).count_rows() if known else 0
+    n_known = count_rows(known) if known else 0
     if known is None or table_id(known) != earlier.vocabulary_id or n_known < earlier.n_items - 1:
         raise NotIncrementalError("the vocabulary was made anew, or lost items")
     files = open_prepared(earlier.folder, earlier.content_hash)

@@ -35,7 +35,7 @@ from pipeline.data.quarantine_sql import (
 from pipeline.data.source_files import IngestTables, SourceFiles
 from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes, check_keep, common_types
@@ -69,6 +69,7 @@ def ingest(
     locations: RunLocations,
     time_zone: str,
     force: bool = False,
+    is_recorded: Callable[[Ingested], bool] = lambda _: True,
 ) -> Ingested:
     """Ingest the log files not yet known into the warehouse.
 
@@ -84,10 +85,12 @@ def ingest(
         locations: The run's tables and scratch space.
         time_zone: The calendar that the run date belongs to.
         force: Read the known files again too.
+        is_recorded: Whether an earlier result of the run date was recorded, or else lost by a kill.
 
     Returns:
-        What changed, also in the batches of an ingest of the run date that was killed. An event
-        that goes from one file to one of a later batch counts as withdrawn, then as added.
+        What changed, also in the batches of an ingest of the run date that was killed, and in one
+        whose result is not recorded where it left nothing to do. An event that goes from one file
+        to one of a later batch counts as withdrawn, then as added.
 
     Raises:
         InputError: the log's path is missing, has no log file or an unreadable one, or
@@ -102,7 +105,11 @@ def ingest(
     types = check_log_files(pending, zoned, tables.id_types)
     check_keep(zoned, types)
     work = _Work(files, zoned, locations, time_zone, force, types)
-    work.done += tables.unfinished(locations.run_date)
+    work.done += [
+        result
+        for result, has_ended in tables.noted_results(locations.run_date)
+        if not (has_ended and (pending or is_recorded(result)))
+    ]
     what = f"ingesting {len(pending):,} files"
     with work_progress(what, "rows") if pending else nullcontext(lambda *_: None) as progress:
         for batch in in_batches(pending):
@@ -186,7 +193,11 @@ class _Work:
         types = common_types({**tables.id_types, self.logs.path: self.types})
         end = run_end(run_date, self.time_zone)
         resources = self.locations.resources
-        with scratch_folder(self.locations) as folder, scratch_database(folder, resources) as db:
+        with (
+            naming(table(INTERACTIONS)),  # whose rows the scratch database reads
+            scratch_folder(self.locations) as folder,
+            scratch_database(folder, resources) as db,
+        ):
             rows, filtered = stage(
                 unread,
                 forgotten,
@@ -261,12 +272,13 @@ class _Work:
             )
             holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
             so_far = asdict(summed([*self.done, result]))
+            note = {"run_date": str(run_date), "done": so_far, "ended": batch.is_last}
             sources.write_entries(
                 table(LOG_FILES),
                 holding,
                 {name: count for name, count in not_kept(db).items() if name in read},
                 forgotten.values(),
-                None if batch.is_last else {"run_date": str(run_date), "done": so_far},
+                note if batch.files else None,
             )
         return result
 

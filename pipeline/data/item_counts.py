@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, vocabulary_schema
-from pipeline.warehouse.tables import append, dataset_of, open_or_create_table, table_id
+from pipeline.warehouse.tables import append, open_or_create_table, read_rows, table_id
 
 _NEVER = np.iinfo(np.int64).min  # earlier than every time
 
@@ -47,7 +48,7 @@ def extend_vocabulary(
     columns = vocabulary_schema(item)
     indexed = pa.schema([columns.field(ITEM_INDEX), columns.field(ITEM_ID)])
     vocabulary = open_or_create_table(table_uri, indexed)
-    known = dataset_of(vocabulary).to_table(indexed.names).cast(indexed).sort_by(ITEM_INDEX)
+    known = read_rows(vocabulary, indexed.names).cast(indexed).sort_by(ITEM_INDEX)
     db.register("known", known)
     added = db.sql(
         f"""SELECT {len(known)} + row_number() OVER (ORDER BY first_event) AS {ITEM_INDEX},
@@ -131,4 +132,5 @@ class ItemCounts:
         index = pa.array(np.arange(1, len(ids) + 1))
         columns = [index, ids, pa.array(self.popularity), last_seen]
         table = pa.table(columns, vocabulary_schema(ids.type))
-        pq.write_table(table, path, compression="zstd")
+        with naming(path):
+            pq.write_table(table, path, compression="zstd")

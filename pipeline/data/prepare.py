@@ -15,7 +15,7 @@ from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.k_core import Counts, filter_events
 from pipeline.data.sequence_files import Totals, write_histories
 from pipeline.dates import days_before, run_end
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
     INTERACTIONS,
@@ -27,7 +27,7 @@ from pipeline.schema import (
     USER_ID,
     VOCABULARY,
 )
-from pipeline.storage.atomic_files import fsync, naming
+from pipeline.storage.atomic_files import fsync
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -90,7 +90,7 @@ def _prepare(
 
     folder, warehouse = locations.prepared, locations.warehouse
     unfinished = folder.with_name(".prepared")
-    with naming(unfinished), scratch_folder(locations) as scratch:
+    with naming(uri), scratch_folder(locations) as scratch:
         try:
             base = mergeable(earlier, rows, limits)
             _make_empty(unfinished)

@@ -1,5 +1,7 @@
 """SQL of ingest: bad rows, and those in quarantine that have been good since their day came."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.data.staging import EVENT, SOURCE, WITHOUT_NULL, add_sources, names_there, same_in
+from pipeline.errors import naming
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.schema import (
     EVENT_TYPE,
@@ -20,7 +23,8 @@ from pipeline.schema import (
     USER_ID,
     VALUE,
 )
-from pipeline.storage.scratch_db import scalar
+from pipeline.storage.scratch_db import scalar, streamed
+from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.tables import append, dataset_of, replace_where
 
 if TYPE_CHECKING:
@@ -43,16 +47,17 @@ def load_quarantine(table: "DeltaTable", end: datetime, db: duckdb.DuckDBPyConne
     """Copy the quarantine's rows of `files`, and of files with a row due by `end`."""
     rows, name = dataset_of(table), ds.field("source_file")
     is_due = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < _text(end))
-    db.register("due", rows.scanner(["source_file"], filter=is_due).to_reader())
-    names = {due for (due,) in db.execute("SELECT DISTINCT source_file FROM due").fetchall()}
-    names |= set(names_there(rows, db))
-    db.register(
-        "of_them", rows.scanner(filter=name.isin(pa.array(sorted(names), pa.string()))).to_reader()
-    )
-    db.register("columns_of_quarantine", QUARANTINE_SCHEMA.empty_table())
-    db.execute(
-        f"CREATE TABLE {QUARANTINE} AS FROM columns_of_quarantine UNION ALL BY NAME FROM of_them"
-    )
+    with naming(place_of(table)):
+        db.register("due", rows.scanner(["source_file"], filter=is_due).to_reader())
+        names = {due for (due,) in db.execute("SELECT DISTINCT source_file FROM due").fetchall()}
+        names |= set(names_there(rows, db))
+        of_them = name.isin(pa.array(sorted(names), pa.string()))
+        db.register("of_them", rows.scanner(filter=of_them).to_reader())
+        db.register("columns_of_quarantine", QUARANTINE_SCHEMA.empty_table())
+        db.execute(
+            f"""CREATE TABLE {QUARANTINE} AS
+            FROM columns_of_quarantine UNION ALL BY NAME FROM of_them"""
+        )
     db.execute("CREATE TABLE mended (source_file VARCHAR)")
 
 
@@ -123,16 +128,19 @@ def write_bad(table: "DeltaTable", db: duckdb.DuckDBPyConnection) -> None:
         db.execute("INSERT INTO mended SELECT source_file FROM bad")
         found = db.execute("SELECT DISTINCT source_file FROM mended ORDER BY 1").fetchall()
         of_them = f"FROM {QUARANTINE} SEMI JOIN mended USING (source_file)"
-        rows = _rows(f"({of_them}) UNION ALL BY NAME FROM bad", db)
-        replace_where(table, "source_file", [name for (name,) in found], rows)
+        with _rows(f"({of_them}) UNION ALL BY NAME FROM bad", db) as rows:
+            replace_where(table, "source_file", [name for (name,) in found], rows)
     elif scalar(db, "SELECT count(*) FROM bad"):
-        append(table, _rows("FROM bad", db))
+        with _rows("FROM bad", db) as rows:
+            append(table, rows)
 
 
-def _rows(query: str, db: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
+@contextmanager
+def _rows(query: str, db: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatchReader]:
     columns = ", ".join(QUARANTINE_SCHEMA.names)
     ordered = f"SELECT {columns} FROM ({query}) ORDER BY source_file, source_row"
-    return db.sql(ordered).to_arrow_reader().cast(QUARANTINE_SCHEMA)
+    with streamed(db, ordered) as rows:
+        yield rows.cast(QUARANTINE_SCHEMA)
 
 
 def quarantined_by_reason(db: duckdb.DuckDBPyConnection) -> dict[str, int]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.event_rows import ORDINAL
+from pipeline.errors import naming
 from pipeline.schema import ITEM_INDEX, SEQUENCES, TIMESTAMP, TIMESTAMPS, USER_ID, prepared_schema
 from pipeline.storage.prepared_folder import BUCKET_SQL, BUCKETS, sequence_files
 
@@ -57,7 +58,8 @@ class BucketFile:
     _n_waiting: int = 0  # events
 
     def __enter__(self) -> Self:
-        self._writer = pa.ipc.new_file(str(self.path), self.columns)
+        with naming(self.path):
+            self._writer = pa.ipc.new_file(str(self.path), self.columns)
         return self
 
     def __exit__(
@@ -65,7 +67,8 @@ class BucketFile:
     ) -> None:
         if kind is None and self._waiting:
             self._write(self._waiting)
-        self._writer.close()
+        with naming(self.path):
+            self._writer.close()
 
     def add(self, histories: pa.RecordBatch) -> None:
         """Add histories of users who follow those before.
@@ -87,7 +90,8 @@ class BucketFile:
     def _write(self, parts: list[pa.RecordBatch]) -> None:
         # Copied, as a slice is written with values of histories outside of it.
         histories = pa.concat_batches(parts)
-        self._writer.write_batch(histories)
+        with naming(self.path):
+            self._writer.write_batch(histories)
         self.totals.add(histories)
 
 

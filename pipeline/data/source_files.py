@@ -33,6 +33,7 @@ from pipeline.warehouse.tables import (
     dataset_of,
     notes_since,
     open_table,
+    read_rows,
     replace,
     table_id,
 )
@@ -92,10 +93,9 @@ class SourceFiles:
         holding: "Mapping[str, DeltaTable | None]",
     ) -> None:
         self._log_files = log_files
-        self._entries: list[Entry] = []
-        if log_files is not None:
-            self._entries = dataset_of(log_files).to_table().to_pylist()
-        self._entries = [dict.fromkeys(LOG_FILES_SCHEMA.names) | entry for entry in self._entries]
+        entries = [] if log_files is None else read_rows(log_files).to_pylist()
+        columns = dict.fromkeys(LOG_FILES_SCHEMA.names)
+        self._entries: list[Entry] = [columns | entry for entry in entries]
         self._now = _versions({name: table for name, table in holding.items() if table})
         by_location: dict[str, Entry] = {}
         by_name: dict[str, list[Entry]] = {}
@@ -263,12 +263,11 @@ class IngestTables:
         types = IdTypes(columns.field(USER_ID).type, columns.field(ITEM_ID).type)
         return {self.interactions.table_uri: types}
 
-    def unfinished(self, run_date: date) -> list[Ingested]:
-        """The result of the batches of an ingest of the run date that was killed between two."""
-        if self.log_files is None:
-            return []
-        notes = notes_since(self.log_files, self.log_files.version() - 1)
-        return [Ingested(**note["done"]) for note in notes if note["run_date"] == str(run_date)]
+    def noted_results(self, run_date: date) -> list[tuple[Ingested, bool]]:
+        """What the last ingest came to so far, if it is of the run date, and whether it ended."""
+        notes = notes_since(self.log_files, self.log_files.version() - 1) if self.log_files else []
+        mine = (note for note in notes if note["run_date"] == str(run_date))
+        return [(Ingested(**note["done"]), note.get("ended", False)) for note in mine]
 
 
 def _entry(source: SourceFile) -> Entry:

@@ -7,10 +7,12 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import INTERACTIONS, ITEM_ID, TIMESTAMP, USER_ID
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
+from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.lists import PublishedLists, entries_sql
 from pipeline.warehouse.tables import dataset_of, open_table
 
@@ -48,18 +50,21 @@ def realised_hits(
         (``popularity_HR``, ``popularity_event_HR``); and ``n_users``, ``n_events``. Empty where
         there is no such user.
     """
-    table = open_table(locations.warehouse.table(INTERACTIONS), taken.version)
+    uri = locations.warehouse.table(INTERACTIONS)
+    table = open_table(uri, taken.version)
     assert table is not None
     time = ds.field(TIMESTAMP)
     chosen = (time > pa.scalar(taken.since)) & (time < pa.scalar(taken.until))
     events = dataset_of(table).scanner([USER_ID, ITEM_ID], filter=chosen).to_reader()
     with scratch_folder(locations) as folder, scratch_database(folder, locations.resources) as db:
-        db.register("events", events)
-        db.execute(f"CREATE TABLE taken AS SELECT {USER_ID}, {ITEM_ID} FROM events")
+        with naming(uri):
+            db.register("events", events)
+            db.execute(f"CREATE TABLE taken AS SELECT {USER_ID}, {ITEM_ID} FROM events")
         rows = lists.rows()
-        db.register("rows", rows)
         entries = entries_sql("rows", rows.schema)
-        db.execute(f"CREATE TABLE lists AS FROM ({entries}) SEMI JOIN taken USING ({USER_ID})")
+        with naming(place_of(lists.table)):
+            db.register("rows", rows)
+            db.execute(f"CREATE TABLE lists AS FROM ({entries}) SEMI JOIN taken USING ({USER_ID})")
         ((longest,),) = db.execute(
             f"SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM lists GROUP BY {USER_ID})"
         ).fetchall()

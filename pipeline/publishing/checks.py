@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
-from pipeline.errors import TableCheckError
+from pipeline.errors import TableCheckError, naming
 from pipeline.limits import RUNS, Limits
 from pipeline.publishing.audit import Findings, Rules, audit
 from pipeline.publishing.parts import ScoredParts, open_parts
@@ -21,6 +21,7 @@ from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
+from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.lists import PublishedLists, entries_sql, lists_before
 from pipeline.warehouse.runs import runs_before
 
@@ -172,14 +173,18 @@ def _compare(
     # By the text, as ids may have been narrower before.
     sampled = f"hash(CAST({USER_ID} AS VARCHAR)) % {max(1, n_users // _SAMPLE)} = 0"
     with scratch_folder(locations) as folder, scratch_database(folder, locations.resources) as db:
-        for name, rows in (("now", parts.rows()), ("before", before.rows())):
-            db.register("rows", rows)
-            db.execute(
-                f"""CREATE TABLE {name} AS
-                SELECT {USER_ID}, list({ITEM_ID} ORDER BY rank) AS items
-                FROM ({entries_sql(f"(FROM rows WHERE {sampled})", rows.schema)})
-                GROUP BY {USER_ID}"""
-            )
+        for name, rows, place in (
+            ("now", parts.rows(), parts.folder.where),
+            ("before", before.rows(), place_of(before.table)),
+        ):
+            with naming(place):
+                db.register("rows", rows)
+                db.execute(
+                    f"""CREATE TABLE {name} AS
+                    SELECT {USER_ID}, list({ITEM_ID} ORDER BY rank) AS items
+                    FROM ({entries_sql(f"(FROM rows WHERE {sampled})", rows.schema)})
+                    GROUP BY {USER_ID}"""
+                )
         ((changed, overlap),) = db.execute(
             f"""SELECT avg(CAST(is_other AS INTEGER)), avg(n_common / (n_both - n_common))
             FROM (

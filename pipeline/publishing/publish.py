@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PublishError
+from pipeline.errors import ConfigError, PublishError, naming
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
@@ -22,7 +22,7 @@ from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.partitions import commit_errors, fit_columns
 from pipeline.warehouse.tables import (
-    dataset_of,
+    count_rows,
     open_table,
     replace_run_date,
     table_id,
@@ -72,7 +72,9 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
                 )
             table = open_table(uri)
     assert table is not None
-    if table.transaction_version(transaction) != scoring_run:
+    with naming(uri):
+        published = table.transaction_version(transaction)
+    if published != scoring_run:
         raise PublishError(
             "lost the race: another run of this run date has published meanwhile",
             uri,
@@ -134,5 +136,4 @@ def _checked_rows(parts: ScoredParts) -> Iterator[pa.RecordBatchReader]:
 
 
 def _rows_of(table: "DeltaTable", run_date: date) -> int:
-    rows = dataset_of(table).count_rows(filter=ds.field(RUN_DATE) == run_date)
-    return int(rows)
+    return count_rows(table, ds.field(RUN_DATE) == run_date)

@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, RECOMMENDATIONS, RUN_DATE, SCORE, USER_ID
 from pipeline.storage.locations import Warehouse
 from pipeline.storage.scratch_db import scratch_database
@@ -56,7 +57,10 @@ def list_summaries(warehouse: Warehouse, days: Sequence[date]) -> list[ListSumma
     if table is None:
         return []
     rows = dataset_of(table)
-    with TemporaryDirectory(prefix="fearec-") as folder:
+    with (
+        naming(warehouse.table(RECOMMENDATIONS)),
+        TemporaryDirectory(prefix="fearec-") as folder,
+    ):
         found = [_summary(rows, day, Path(folder)) for day in days]
     return [summary for summary in found if summary]
 
@@ -99,4 +103,6 @@ def _read_lists(db: duckdb.DuckDBPyConnection, rows: ds.Dataset, day: date) -> N
     entry = f"{ITEM_ID}, {SCORE}" if long else "unnest(recommendations, recursive := true)"
     scanner = rows.scanner(columns, filter=ds.field(RUN_DATE) == day)
     db.register("rows", scanner.to_reader())
-    db.execute(f"CREATE TABLE lists AS SELECT {USER_ID}, {entry} FROM rows WHERE source = 'model'")
+    db.execute(
+        f"CREATE TABLE lists AS SELECT {USER_ID}, {entry} FROM rows WHERE source <> 'popular'"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.locations import Warehouse
 from pipeline.storage.scratch_db import scratch_database
@@ -42,7 +43,11 @@ def bad_rows(warehouse: Warehouse, run_date: date) -> list[BadRows]:
     time = TIMESTAMP  # tables of version 0.1 have no time as the log has it
     if "raw_timestamp" in columns:
         time = f"coalesce(raw_timestamp, {TIMESTAMP})"
-    with TemporaryDirectory(prefix="fearec-") as folder, scratch_database(Path(folder)) as db:
+    with (
+        naming(warehouse.table(QUARANTINE)),
+        TemporaryDirectory(prefix="fearec-") as folder,
+        scratch_database(Path(folder)) as db,
+    ):
         mine = rows.scanner(columns, filter=ds.field(RUN_DATE) == run_date)
         db.register("rows", mine.to_reader())
         found = db.execute(

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.config.settings import Settings
-from pipeline.errors import StorageError, memory_failures, raised_as
+from pipeline.errors import StorageError, full_disks, memory_failures, raised_as
 
 
 @contextmanager
@@ -22,16 +22,18 @@ def storage_failures(settings: Settings) -> Iterator[None]:
     from deltalake.exceptions import DeltaError
     from safetensors import SafetensorError
 
+    somewhere = f"{settings.warehouse} or {settings.work_dir}"
     with (
         raised_as(
             StorageError,
             (OSError, pa.ArrowException, duckdb.Error, DeltaError, SafetensorError),
             "cannot be read or written",
-            f"{settings.warehouse} or {settings.work_dir}",
+            somewhere,
             remedy="Make room, check permissions or the network, and run the same command again:"
             " what is done stays done.",
             name_file=True,
         ),
+        full_disks(somewhere),
         memory_failures(),
     ):
         yield

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, ITEMS_FILE, SEQUENCES, USER_ID
 from pipeline.storage.content_hash import content_hash
 
@@ -38,7 +39,7 @@ def read_sequences(
             a million events.
     """
     for path in sequence_files(folder):
-        with pa.memory_map(str(path)) as mapped:
+        with naming(path), pa.memory_map(str(path)) as mapped:
             yield from batches_of(pa.ipc.open_file(mapped), columns, batch_rows)
 
 

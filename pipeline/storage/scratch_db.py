@@ -7,7 +7,14 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import StorageError, first_line, memory_failures, raised_as
+from pipeline.errors import (
+    FearecError,
+    MemoryShortError,
+    StorageError,
+    first_line,
+    is_full_disk,
+    memory_failures,
+)
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 
@@ -22,8 +29,8 @@ def scratch_database(
         resources: The memory and the threads that it may use.
 
     Raises:
-        StorageError: the disk of `folder` is full.
-        MemoryShortError: there is not enough memory.
+        StorageError: inside the ``with`` block, where the disk of `folder` is full or fails.
+        MemoryShortError: likewise, where there is not enough memory.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{resources.memory_limit}B",
@@ -31,19 +38,40 @@ def scratch_database(
         "temp_directory": str(folder),
         "preserve_insertion_order": False,
     }
-    with (
-        raised_as(
-            StorageError,
-            (duckdb.IOException, duckdb.OutOfMemoryException),
-            "sorting the input failed",
-            str(folder),
-            remedy="Free space on the disk of this folder.",
-            message=first_line,
-        ),
-        memory_failures(),
-        duckdb.connect(config=config) as base,
-    ):
+    with memory_failures(), _failures(folder), duckdb.connect(config=config) as base:
         yield base
+
+
+_OWN = ("IO Error", "Out of Memory Error")  # of its temporary files, as it reads no others
+
+
+@contextmanager
+def _failures(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FearecError:
+        raise
+    except Exception as error:
+        # Where rows are streamed, DuckDB's text is in an exception of Arrow's.
+        if not str(error).startswith(_OWN):
+            raise
+        raise _failure(error, folder) from error
+
+
+def _failure(error: Exception, folder: Path) -> FearecError:
+    found = first_line(error).rstrip(".")
+    if is_full_disk(error):
+        return StorageError(
+            "the disk is full: there is no room for temporary files",
+            str(folder),
+            found=found.removeprefix("Out of Memory Error: "),
+            remedy="Make room there, or raise resources.memory, and run the same command again.",
+        )
+    if str(error).startswith("IO Error"):
+        remedy = "Check the permissions and the disk of this folder of temporary files."
+        return StorageError("cannot be read or written", str(folder), found=found, remedy=remedy)
+    remedy = "Raise resources.memory where the machine has more, or lower resources.threads."
+    return MemoryShortError("there is not enough memory to sort", found=found, remedy=remedy)
 
 
 @contextmanager
@@ -51,7 +79,7 @@ def streamed(base: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordB
     """The rows of a query, to be read inside the ``with`` block by a library other than Arrow.
 
     Raises:
-        duckdb.IOException: the query failed, whatever the library made of that.
+        Exception: why the query failed, whatever the library made of that.
     """
     rows = base.sql(query).to_arrow_reader()
     failures: list[Exception] = []
@@ -65,9 +93,9 @@ def streamed(base: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordB
 
     try:
         yield pa.RecordBatchReader.from_batches(rows.schema, batches())
-    except Exception as error:
+    except Exception:
         if failures:
-            raise duckdb.IOException(str(failures[0])) from error
+            raise failures[0] from None
         raise
 
 

@@ -29,6 +29,7 @@ from pipeline.bundles.transfer import upload_bundle
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import ModelSettings
 from pipeline.data.prepared import read_histories
+from pipeline.errors import naming
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.content_hash import content_hash
@@ -75,7 +76,8 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     # A name of its own: another machine may export for the same run date.
-    with TemporaryDirectory(prefix=f"{_STAGING}{locations.run_date}-", dir=folder) as own:
+    prefix = f"{_STAGING}{locations.run_date}-"
+    with naming(folder), TemporaryDirectory(prefix=prefix, dir=folder) as own:
         staging = Path(own) / "bundle"
         staging.mkdir()
         export_both(network, staging, fp16=limits.fp16)

@@ -20,7 +20,7 @@ from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories, read_vocabulary
 from pipeline.data.splits import Split, split_histories
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.evaluation.champion import obstacle
 from pipeline.results import Prepared, Trained
 from pipeline.schema import ITEM_ID
@@ -94,13 +94,14 @@ def train(
     )
     folder = locations.training / hashlib.sha256("\n".join(training_key).encode()).hexdigest()[:12]
     run = _TrainingRun(config, training, mask_seen, parent, folder)
-    evaluated = run.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
-    if training.refit:
-        everything = Split.nothing_held_out(split.histories)
-        run.fit(everything, WEIGHTS, epochs=evaluated.epoch)
-    else:
-        network = load_network(config, folder / HELD_OUT_WEIGHTS)
-        _save_durably(network, folder / WEIGHTS)
+    with naming(folder):
+        evaluated = run.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
+        if training.refit:
+            everything = Split.nothing_held_out(split.histories)
+            run.fit(everything, WEIGHTS, epochs=evaluated.epoch)
+        else:
+            network = load_network(config, folder / HELD_OUT_WEIGHTS)
+            _save_durably(network, folder / WEIGHTS)
     return Trained(
         folder,
         evaluated.epoch,

@@ -20,7 +20,7 @@ from model.cores import thread_count
 from model.training.threads import set_threads
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
-from pipeline.errors import FearecError, SearchError
+from pipeline.errors import FearecError, SearchError, naming
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.runner.failures import storage_failures
@@ -128,7 +128,7 @@ def tune(
         check_folder(tune.out)
         run_stage(settings, run_date, Ingest)
         prepared = run_stage(settings, run_date, Prepare).result
-        with lock_search(tune.out), study_errors(tune.out):
+        with naming(tune.out), lock_search(tune.out), study_errors(tune.out):
             if overwrite:
                 clear(tune.out)
             study = load_study(tune.out, settings)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.dataset as ds
 
-from pipeline.errors import one_line
+from pipeline.errors import naming, one_line
 from pipeline.results import CleanedTable
 from pipeline.schema import (
     INTERACTIONS,
@@ -26,6 +27,9 @@ from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lists import published_dates
 from pipeline.warehouse.tables import dataset_of, delete, open_table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 # Of those with a partition per run date, the first decides which run dates are kept.
 _PARTITIONED = (RECOMMENDATIONS, RELATED_ITEMS, ITEM_EMBEDDINGS, USER_EMBEDDINGS)
@@ -46,10 +50,11 @@ def published_models(warehouse: Warehouse) -> dict[date, str]:
     rows = dataset_of(table)
     days = sorted(set(published_dates(table)), reverse=True)
     column = "model_version"
-    return {
-        day: rows.head(1, columns=[column], filter=ds.field(RUN_DATE) == day)[column][0].as_py()
-        for day in days
-    }
+    with naming(warehouse.table(RECOMMENDATIONS)):
+        return {
+            day: rows.head(1, columns=[column], filter=ds.field(RUN_DATE) == day)[column][0].as_py()
+            for day in days
+        }
 
 
 def drop_partitions(warehouse: Warehouse, before: date) -> None:
@@ -82,7 +87,14 @@ def clean_table(
     table = open_table(uri)
     if table is None:
         return None
-    compacted, hours = 0, int(kept / timedelta(hours=1))
+    with naming(uri):
+        return _clean(name, uri, table, int(kept / timedelta(hours=1)), dry_run=dry_run)
+
+
+def _clean(
+    name: str, uri: str, table: "DeltaTable", hours: int, *, dry_run: bool
+) -> CleanedTable | None:
+    compacted = 0
     if not dry_run:
         with _left_for_later(uri):
             duration = f"interval {hours} hours"

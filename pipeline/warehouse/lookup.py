@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.schema import (
     INTERACTIONS,
     ITEM_ID,
@@ -21,7 +21,10 @@ from pipeline.schema import (
 )
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lists import published_dates
-from pipeline.warehouse.tables import dataset_of, open_table
+from pipeline.warehouse.tables import dataset_of, open_table, read_rows
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 Id = int | str
 
@@ -58,12 +61,12 @@ def recommended_to(
     Raises:
         InputError: there is no table yet, or an id has the wrong type.
     """
-    rows = _open(warehouse, RECOMMENDATIONS)
-    day = run_date or max(_run_dates(warehouse))
-    ids = pa.array([_as_id(user, rows.schema) for user in users], rows.schema.field(USER_ID).type)
+    table = _open(warehouse, RECOMMENDATIONS)
+    day = run_date or max(published_dates(table))
+    ids = _ids_of(users, table)
     chosen = (ds.field(RUN_DATE) == day) & ds.field(USER_ID).isin(ids)
     found: dict[Id, list[dict[str, Any]]] = {}
-    for row in rows.to_table(filter=chosen).to_pylist():
+    for row in read_rows(table, chosen=chosen).to_pylist():
         found.setdefault(row[USER_ID], []).append(row)
     return [_recommended(found[user]) for user in ids.to_pylist() if user in found]
 
@@ -74,9 +77,10 @@ def first_users(warehouse: Warehouse, run_date: date, count: int) -> list[Id]:
     Raises:
         InputError: there is no table yet.
     """
-    rows = _open(warehouse, RECOMMENDATIONS)
+    rows = dataset_of(_open(warehouse, RECOMMENDATIONS))
     some = rows.scanner([USER_ID], filter=ds.field(RUN_DATE) == run_date, batch_size=4096)
-    return pc.unique(some.head(4096)[USER_ID])[:count].to_pylist()
+    with naming(warehouse.table(RECOMMENDATIONS)):
+        return pc.unique(some.head(4096)[USER_ID])[:count].to_pylist()
 
 
 def history_of(warehouse: Warehouse, user: Id, count: int) -> list[Event]:
@@ -103,12 +107,12 @@ def histories_of(
     Raises:
         InputError: there is no table yet, or an id has the wrong type.
     """
-    rows = _open(warehouse, INTERACTIONS)
-    ids = pa.array([_as_id(user, rows.schema) for user in users], rows.schema.field(USER_ID).type)
+    table = _open(warehouse, INTERACTIONS)
+    ids = _ids_of(users, table)
     chosen = ds.field(USER_ID).isin(ids)
     if until is not None:
         chosen &= ds.field(TIMESTAMP) < pa.scalar(until)
-    events = rows.to_table([USER_ID, ITEM_ID, TIMESTAMP], filter=chosen)
+    events = read_rows(table, [USER_ID, ITEM_ID, TIMESTAMP], chosen)
     events = events.sort_by([(TIMESTAMP, "descending")])
     return [
         [
@@ -119,18 +123,17 @@ def histories_of(
     ]
 
 
-def _open(warehouse: Warehouse, name: str) -> ds.Dataset:
+def _open(warehouse: Warehouse, name: str) -> "DeltaTable":
     uri = warehouse.table(name)
     table = open_table(uri)
     if table is None:
         raise InputError("no such table", uri, remedy="Run `fearec nightly` first.")
-    return dataset_of(table)
+    return table
 
 
-def _run_dates(warehouse: Warehouse) -> list[date]:
-    table = open_table(warehouse.table(RECOMMENDATIONS))
-    assert table is not None
-    return published_dates(table)
+def _ids_of(users: Sequence[Id], table: "DeltaTable") -> pa.Array:
+    columns = dataset_of(table).schema
+    return pa.array([_as_id(user, columns) for user in users], columns.field(USER_ID).type)
 
 
 def _as_id(user: Id, columns: pa.Schema) -> Id:
@@ -154,6 +157,6 @@ def _recommended(rows: list[dict[str, Any]]) -> Recommended:
         first[USER_ID],
         first[RUN_DATE],
         first["model_version"],
-        first["source"],
+        "popular" if first["source"] == "popular" else "model",
         tuple((entry[ITEM_ID], entry[SCORE]) for entry in entries),
     )

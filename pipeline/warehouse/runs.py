@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.errors import naming
 from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.locations import Warehouse
@@ -36,27 +37,30 @@ def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
 
 def current_run(warehouse: Warehouse, run_date: date) -> dict[str, Any] | None:
     """The newest row of a run date; None where it has none."""
-    runs = _open(warehouse)
-    rows = _rows(runs, ds.field(RUN_DATE) == run_date, RUNS_SCHEMA.names) if runs else []
+    with naming(warehouse.table(RUNS)):
+        runs = _open(warehouse)
+        rows = _rows(runs, ds.field(RUN_DATE) == run_date, RUNS_SCHEMA.names) if runs else []
     return rows[-1] if rows else None
 
 
 def runs_before(warehouse: Warehouse, run_date: date, count: int) -> list[dict[str, Any]]:
     """The newest row of each of the last run dates before one, oldest first."""
-    runs, is_before = _open(warehouse), ds.field(RUN_DATE) < run_date
-    if runs is None:
-        return []
-    days = pc.unique(runs.to_table([RUN_DATE], filter=is_before)[RUN_DATE]).sort()[-count:]
-    if not len(days):
-        return []
-    # A row becomes some 40 Python objects, and the table grows every night.
-    return _newest(runs, is_before & (ds.field(RUN_DATE) >= days[0]), RUNS_SCHEMA.names)
+    with naming(warehouse.table(RUNS)):
+        runs, is_before = _open(warehouse), ds.field(RUN_DATE) < run_date
+        if runs is None:
+            return []
+        days = pc.unique(runs.to_table([RUN_DATE], filter=is_before)[RUN_DATE]).sort()[-count:]
+        if not len(days):
+            return []
+        # A row becomes some 40 Python objects, and the table grows every night.
+        return _newest(runs, is_before & (ds.field(RUN_DATE) >= days[0]), RUNS_SCHEMA.names)
 
 
 def all_runs(warehouse: Warehouse, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Some columns, the run date among them, of every run date's newest row, oldest first."""
-    runs = _open(warehouse)
-    return _newest(runs, ds.scalar(True), columns) if runs else []
+    with naming(warehouse.table(RUNS)):
+        runs = _open(warehouse)
+        return _newest(runs, ds.scalar(True), columns) if runs else []
 
 
 def _open(warehouse: Warehouse) -> ds.Dataset | None:

@@ -1,10 +1,11 @@
-"""The warehouse's Delta tables: how they are opened, read and written."""
+"""The warehouse's Delta tables: how they are opened, read and written.
 
-import errno
+Where that fails, few of the libraries' exceptions name a file: here they are about the table, by
+`naming`. Whoever reads what `dataset_of` and `all_rows` return does the same.
+"""
+
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,29 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.errors import ConflictError, StorageError
+from pipeline.errors import naming
 from pipeline.schema import RUN_DATE
+from pipeline.warehouse.commits import (
+    WRITER,
+    commit,
+    conflict,
+    conflicts,
+    next_transaction,
+    place_of,
+    properties_of,
+    write,
+)
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, DeltaTable, WriterProperties
-
-_WRITER = "fearec"  # names our commits in Delta's log, so that two at once collide
+    from deltalake import DeltaTable
 
 
 def open_table(uri: str, version: int | None = None) -> "DeltaTable | None":
     """A table at a version (default its latest), or None where there is no such table yet."""
     from deltalake import DeltaTable
 
-    return DeltaTable(uri, version) if DeltaTable.is_deltatable(uri) else None
+    with naming(uri):
+        return DeltaTable(uri, version) if DeltaTable.is_deltatable(uri) else None
 
 
 def dataset_of(table: "DeltaTable", dictionary_columns: Sequence[str] = ()) -> ds.Dataset:
@@ -40,9 +50,10 @@ def dataset_of(table: "DeltaTable", dictionary_columns: Sequence[str] = ()) -> d
         dictionary_columns: Columns of text that are read as dictionaries.
     """
     options = ds.ParquetReadOptions(dictionary_columns=set(dictionary_columns))
-    return table.to_pyarrow_dataset(
-        filesystem=files_of(table), parquet_read_options=options if dictionary_columns else None
-    )
+    with naming(place_of(table)):
+        return table.to_pyarrow_dataset(
+            filesystem=files_of(table), parquet_read_options=options if dictionary_columns else None
+        )
 
 
 def files_of(table: "DeltaTable") -> fs.FileSystem:
@@ -61,15 +72,16 @@ def create_table(uri: str, schema: pa.Schema) -> "DeltaTable":
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
-    try:
-        table = DeltaTable.create(uri, schema)
-    except DeltaError:
-        if not DeltaTable.is_deltatable(uri):
-            raise
-        raise _conflict(uri) from None
+    with naming(uri):
+        try:
+            table = DeltaTable.create(uri, schema)
+        except DeltaError:
+            if not DeltaTable.is_deltatable(uri):
+                raise
+            raise conflict(uri) from None
     # delta-rs creates a table on top of one that was created meanwhile, rows and all.
     if table.version():
-        raise _conflict(uri)
+        raise conflict(uri)
     return table
 
 
@@ -99,12 +111,27 @@ def widen(table: "DeltaTable", schema: pa.Schema) -> None:
     stored = dataset_of(table).schema
     missing = pa.schema([field for field in schema if field.name not in stored.names])
     if missing:
-        with _conflicts(table.table_uri):
-            fields, properties = Schema.from_arrow(missing).fields, _properties(*_next(table))
+        place, fields = place_of(table), Schema.from_arrow(missing).fields
+        with naming(place), conflicts(place):
+            properties = properties_of(*next_transaction(table))
             table.alter.add_columns(fields, commit_properties=properties)
     wide = pa.schema([schema.field(name) for name in stored.names])
     if stored.types != wide.types:
         replace(table, all_rows(table).cast(wide))
+
+
+def read_rows(
+    table: "DeltaTable", columns: Sequence[str] | None = None, chosen: ds.Expression | None = None
+) -> pa.Table:
+    """Some columns, by default all, of the rows that a condition chooses, by default all."""
+    with naming(place_of(table)):
+        return dataset_of(table).to_table(columns, filter=chosen)
+
+
+def count_rows(table: "DeltaTable", chosen: ds.Expression | None = None) -> int:
+    """The number of rows that a condition chooses, by default of all."""
+    with naming(place_of(table)):
+        return int(dataset_of(table).count_rows(filter=chosen))
 
 
 def all_rows(table: "DeltaTable") -> pa.RecordBatchReader:
@@ -138,7 +165,7 @@ def append(
     Raises:
         ConflictError: another run wrote to it meanwhile; nothing was added.
     """
-    _commit(table, rows, note, mode="append", schema_mode="merge")
+    commit(table, rows, note, mode="append", schema_mode="merge")
 
 
 def replace_where(
@@ -162,14 +189,15 @@ def replace_where(
     """
     quoted = ("'" + value.replace("'", "''") + "'" for value in values)
     predicate = f"{column} IN ({', '.join(quoted)})"
-    _commit(table, rows, note, mode="overwrite", predicate=predicate, schema_mode="merge")
+    commit(table, rows, note, mode="overwrite", predicate=predicate, schema_mode="merge")
 
 
 def notes_since(table: "DeltaTable", version: int | None) -> list[dict[str, Any]]:
     """The notes of all commits after a version (default of all), newest first."""
     limit = None if version is None else max(0, table.version() - version)
-    commits = table.history(limit) if limit != 0 else []
-    return [json.loads(commit[_WRITER]) for commit in commits if _WRITER in commit]
+    with naming(place_of(table)):
+        commits = table.history(limit) if limit != 0 else []
+    return [json.loads(each[WRITER]) for each in commits if WRITER in each]
 
 
 def replace(
@@ -181,7 +209,7 @@ def replace(
         ConflictError: another run wrote to it meanwhile; the table is as that left it.
     """
     partitions = table.metadata().partition_columns
-    _commit(table, rows, note, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
+    commit(table, rows, note, mode="overwrite", schema_mode="overwrite", partition_by=partitions)
 
 
 def delete(table: "DeltaTable", predicate: str) -> None:
@@ -197,7 +225,7 @@ def delete(table: "DeltaTable", predicate: str) -> None:
     # Not delta-rs's own deletion: the files that it writes hold Arrow's string views, by which
     # Arrow cannot filter.
     none = dataset_of(table).schema.empty_table()
-    _commit(table, none, mode="overwrite", predicate=predicate)
+    commit(table, none, mode="overwrite", predicate=predicate)
 
 
 def replace_run_date(
@@ -222,77 +250,6 @@ def replace_run_date(
     """
     options |= {"mode": "overwrite", "predicate": f"{RUN_DATE} = '{run_date}'"}
     if transaction is not None:
-        _write(table, rows, transaction, **options)
+        write(table, rows, transaction, **options)
     elif not isinstance(table, str):
-        _commit(table, rows, **options)
-
-
-def _commit(
-    table: "DeltaTable",
-    rows: pa.RecordBatchReader | pa.Table,
-    note: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> None:
-    with _full_disk(table.table_uri), _conflicts(table.table_uri):
-        _write(table, rows, _next(table), note, **options)
-
-
-def _next(table: "DeltaTable") -> tuple[str, int]:
-    return _WRITER, table.version() + 1
-
-
-def _write(
-    table: "DeltaTable | str",
-    rows: pa.RecordBatchReader | pa.Table,
-    transaction: tuple[str, int],
-    note: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> None:
-    from deltalake import write_deltalake
-
-    properties = _properties(*transaction)
-    if note:
-        properties.custom_metadata = {_WRITER: json.dumps(note)}
-    options |= {"commit_properties": properties, "writer_properties": _packed(rows.schema)}
-    write_deltalake(table, rows, **options)
-
-
-def _packed(columns: pa.Schema) -> "WriterProperties":
-    """Times and row numbers as packed differences: a dictionary of them costs, as few repeat."""
-    from deltalake import ColumnProperties, WriterProperties
-
-    packed = ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")
-    names = [x.name for x in columns if pa.types.is_timestamp(x.type) or x.name == "source_row"]
-    return WriterProperties(compression="SNAPPY", column_properties=dict.fromkeys(names, packed))
-
-
-def _properties(application: str, version: int) -> "CommitProperties":
-    from deltalake import CommitProperties, Transaction
-
-    return CommitProperties(app_transactions=[Transaction(application, version)])
-
-
-@contextmanager
-def _full_disk(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of several classes, none of which says so
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        remedy = "Free space on the disk of this table, and run the same command again."
-        raise StorageError("the disk is full", uri, remedy=remedy) from error
-
-
-@contextmanager
-def _conflicts(uri: str) -> Iterator[None]:
-    from deltalake.exceptions import CommitFailedError
-
-    try:
-        yield
-    except CommitFailedError as error:
-        raise _conflict(uri) from error
-
-
-def _conflict(uri: str) -> ConflictError:
-    remedy = "Nothing was changed; run it again when the other has ended."
-    return ConflictError("another run wrote to the table meanwhile", uri, remedy=remedy)
+        commit(table, rows, **options)

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -14,7 +15,9 @@ from pipeline.errors import (
     MemoryShortError,
     StorageError,
     first_line,
+    full_disks,
     memory_failures,
+    naming,
     one_line,
     raised_as,
 )
@@ -70,6 +73,62 @@ def test_an_error_may_name_the_exceptions_file(name_file: bool) -> None:
         ):
             raise error
         assert caught.value.where == (file if name_file else "/a")
+
+
+def places_of(error: Exception) -> tuple[str, str]:
+    """What the translations blame for an exception that leaves two blocks that name places."""
+    places = []
+    for translated in (
+        raised_as(StorageError, type(error), "cannot be read", "somewhere", name_file=True),
+        full_disks("somewhere"),
+    ):
+        with (
+            pytest.raises((StorageError, type(error))) as caught,
+            translated,
+            naming("outer"),
+            naming("inner"),
+        ):
+            raise error
+        places.append(getattr(caught.value, "where", "no full disk"))
+    return places[0], places[1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        OSError("LocalFileSystem error ↳ No space left on device (os error 28)"),
+        pa.ArrowInvalid("External: No space left on device (os error 28)"),
+        duckdb.OutOfMemoryException("Out of Memory Error: failed to offload data block"),
+    ],
+)
+def test_a_full_disk_is_that_of_the_innermost_place(error: Exception) -> None:
+    assert places_of(error) == ("inner", "inner")
+    unnamed = type(error)(*error.args)
+    with (
+        pytest.raises(StorageError, match=r"^somewhere: the disk is full. Make room"),
+        full_disks("somewhere"),
+    ):
+        raise unnamed
+
+
+def test_a_file_that_an_exception_names_goes_before_the_place() -> None:
+    full = OSError(28, "No space left on device", "/a/file")
+    assert places_of(full) == ("/a/file", "/a/file")
+
+
+def test_a_place_leaves_the_message_what_it_is() -> None:
+    error = OSError("Couldn't deserialize thrift")
+    assert places_of(error) == ("inner", "no full disk")
+    assert one_line(error) == "Couldn't deserialize thrift"
+
+
+def test_fearecs_own_errors_keep_their_places() -> None:
+    own = InputError("is empty: No space left on device", "a log")
+    with pytest.raises(InputError) as caught, full_disks("somewhere"), naming("a table"):
+        raise own
+    assert caught.value.where == "a log"
 
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:

@@ -43,7 +43,18 @@ class Ingest(Stage[Ingested]):
         """See `Stage`."""
         from pipeline.data.ingest import ingest
 
-        return ingest(self.files, self.logs, self.locations, self.time_zone, self.read_all)
+        return ingest(
+            self.files,
+            self.logs,
+            self.locations,
+            self.time_zone,
+            self.read_all,
+            self._is_recorded,
+        )
+
+    def _is_recorded(self, result: Ingested) -> bool:
+        record = read_record(self.locations.record(self.name), Ingested)
+        return record is not None and record.result == result
 
     def forced(self) -> "Ingest":
         """See `Stage`: rows that the tables lost unnoticed are read again."""

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PART_USERS = 64  # so that few users make many parts
 BATCH_ROWS = 300  # so that few rows make many batches
+SORT_MEMORY = {"ingest": 25_000_000, "prepare": 10_000_000}  # bytes, too few for 200,000 rows
 TIMEOUT = 300.0  # seconds, after which a command hangs
 _PROGRESS = re.compile(r"[a-z\d, ]+: (started|ended|[\d,.]+[ %].*)")
 
@@ -44,6 +45,17 @@ def fearec_merging(arguments: list[str] | None = None) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "_write_all", None)
+        fearec(arguments)
+
+
+def fearec_spilling(arguments: list[str] | None = None) -> None:
+    """The command `fearec`, with so little memory that its sorts and joins write to the disk."""
+    from pipeline.storage.resources import ResourceSettings
+
+    stage, *_ = arguments or sys.argv[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResourceSettings, "memory_limit", SORT_MEMORY[stage])
+        patch.setattr(ResourceSettings, "thread_limit", 1)
         fearec(arguments)
 
 

@@ -2,11 +2,10 @@
 
 import random
 
-from pipeline.schema import INTERACTIONS, LOG_FILES, RECOMMENDATIONS, VOCABULARY
+from pipeline.schema import INTERACTIONS, RECOMMENDATIONS, VOCABULARY
 from tests.end_to_end.faults.commands import Ended, fearec
 from tests.end_to_end.faults.small_logs import NEXT
 from tests.end_to_end.faults.tables import (
-    INGEST,
     Tables,
     difference,
     make_old,
@@ -15,7 +14,6 @@ from tests.end_to_end.faults.tables import (
     output_of,
     results_of,
     tables_of,
-    without_counts,
 )
 from tests.end_to_end.faults.verdicts import RIGHT, Verdict, wrong
 from tests.end_to_end.faults.world import Undisturbed, World
@@ -54,9 +52,8 @@ def kill_and_run_again(
     found = tables_of(world.warehouse)
     if mixture := mixture_of(found, undisturbed):
         return wrong(f"killed after {moment:.2f} s, {mixture}")
-    noted = _is_noted_but_not_recorded(world, undisturbed, found)
     again = world.run(undisturbed.command, undisturbed.arguments)
-    verdict = compared(world, undisturbed, again, counted=not noted)
+    verdict = compared(world, undisturbed, again)
     return (
         verdict
         if verdict == RIGHT
@@ -77,8 +74,6 @@ def compared(
     undisturbed: Undisturbed,
     ended: Ended,
     damaged: Tables | None = None,
-    *,
-    counted: bool = True,
 ) -> Verdict:
     """The verdict on a command that was to leave what an undisturbed one left.
 
@@ -86,14 +81,9 @@ def compared(
         world: Where it ran.
         undisturbed: What it was to leave.
         ended: How it ended.
-        damaged: The tables after the damage; None where nothing was damaged. A run whose records
-            are lost finds nothing new to ingest.
-        counted: Whether it had to count again what an earlier one ingested.
+        damaged: The tables after the damage; None where nothing was damaged.
     """
-    counted = counted and damaged is None
     found, expected = tables_of(world.warehouse), undisturbed.tables
-    if not counted:
-        found, expected = without_counts(found), without_counts(expected)
     if ended.is_refusal:
         mixture = neither(found, damaged or undisturbed.tables_before, expected)
         return wrong(mixture) if mixture else Verdict("refused", ended.error)
@@ -102,8 +92,6 @@ def compared(
     if other := difference(found, expected):
         return wrong(other)
     results, expected = results_of(world.work), undisturbed.results
-    if not counted:
-        results, expected = without_counts(results), without_counts(expected)
     if other := difference(results, expected):
         return wrong(other)
     if output_of(world.out) != undisturbed.output:
@@ -111,13 +99,6 @@ def compared(
     if left := left_for_ever(world, undisturbed):
         return wrong(f"left for ever: {', '.join(sorted(left)[:3])}")
     return RIGHT
-
-
-def _is_noted_but_not_recorded(world: World, undisturbed: Undisturbed, found: Tables) -> bool:
-    """Whether an ingest was killed after its last commit: the next one finds nothing new."""
-    before, after = undisturbed.tables_before, undisturbed.tables
-    is_noted = before.get(LOG_FILES) != after[LOG_FILES] == found[LOG_FILES]
-    return is_noted and results_of(world.work).get(INGEST) != undisturbed.results.get(INGEST)
 
 
 def left_for_ever(world: World, undisturbed: Undisturbed) -> set[str]:

@@ -57,11 +57,12 @@ def disks(count: int) -> Cases:
     return find
 
 
-def fill(disk: str, *names: str) -> Run:
-    """Undisturbed runs, in turn, on a disk that is too small."""
+def fill(*disks_and_names: tuple[str, str]) -> Run:
+    """Undisturbed runs, in turn, each on a disk that is too small."""
 
     def run(world: World, number: int, chance: Random) -> Verdict:
-        undisturbed: Undisturbed = getattr(world, names[number % len(names)])
+        disk, name = disks_and_names[number % len(disks_and_names)]
+        undisturbed: Undisturbed = getattr(world, name)
         return run_out_of_room(world, undisturbed, disk, chance)
 
     return run
@@ -81,8 +82,23 @@ KINDS: dict[str, tuple[Cases, int, Run]] = {
     "kill publish": (numbers(15), 2, kill("publish")),
     "kill fearec-score": (numbers(15), 1, kill("scoring")),
     "kill nightly": (numbers(15), 1, kill("disturbed_night")),
-    "full warehouse": (disks(30), 1, fill("warehouse", "first_load", "second_ingest")),
-    "full work folder": (disks(15), 1, fill("work", "merged_prepare")),
+    "full warehouse": (
+        disks(30),
+        1,
+        fill(("warehouse", "first_load"), ("warehouse", "second_ingest")),
+    ),
+    "full work folder": (disks(15), 1, fill(("work", "merged_prepare"))),
+    "full scratch folder": (
+        disks(12),
+        0,
+        fill(("scratch", "spilling_ingest"), ("scratch", "spilling_prepare")),
+    ),
+    "full disk at night": (
+        disks(16),
+        0,
+        fill(("warehouse", "disturbed_night"), ("work", "disturbed_night")),
+    ),
+    "full output folder": (disks(10), 1, fill(("out", "scoring"))),
     "damage logs": (numbers(100), 6, damaged_log),
     "damage bundle": (bundle_files, 4, damaged_bundle),
     "damage scratch": (scratch_files, 2, damaged_work),

@@ -54,9 +54,9 @@ class Report:
         lines = [
             describe("fearec"),
             f"FAULT_SEED={self.seed}",
-            f"{'':18}{'tried':>8}{'right':>8}{'refused':>8}{'wrong':>8}",
+            f"{'':20}{'tried':>8}{'right':>8}{'refused':>8}{'wrong':>8}",
         ]
         for kind, counts in self.outcomes.items():
             numbers = [counts.total(), counts["right"], counts["refused"], counts["wrong"]]
-            lines.append(f"{kind:18}" + "".join(f"{number:8}" for number in numbers))
+            lines.append(f"{kind:20}" + "".join(f"{number:8}" for number in numbers))
         return "\n".join(lines)

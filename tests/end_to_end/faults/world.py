@@ -17,6 +17,7 @@ from tests.end_to_end.faults.commands import (
     fearec_in_batches,
     fearec_merging,
     fearec_score,
+    fearec_spilling,
     start,
 )
 from tests.end_to_end.faults.small_logs import DAY, FIRST, USERS, write_log
@@ -32,7 +33,10 @@ from tests.end_to_end.faults.tables import (
     versions_of,
 )
 
+DISKS = ("warehouse", "work", "out", "scratch")  # folders in `place`
 _FILES = 12  # that many batches take in
+_MANY_USERS = 200 * USERS  # whose events do not fit into `SORT_MEMORY`
+_SPILLED = {"ingest": 64_000_000, "prepare": 1_000_000}  # bytes at a time at most, about
 
 Command = Callable[[list[str]], None]
 
@@ -81,7 +85,7 @@ class Undisturbed:
         steps: The rows of `interactions` after each of its commits.
         results: Of the run date's work folder, as of `results_of`.
         output: The rows of the folder `out`.
-        sizes: The bytes that the folders `warehouse` and `work` take.
+        sizes: The bytes that the folders of `DISKS` take.
     """
 
     before: str
@@ -137,6 +141,11 @@ class World:
         """The arguments of an ingest of one of the folders of logs."""
         return ["ingest", "--config", self.settings(logs), "--date", str(DAY)]
 
+    def spilling(self, stage: str) -> list[str]:
+        """The arguments of a stage of the large logs, which has a scratch folder of its own."""
+        scratch = f"resources.scratch_dir={self.place}/scratch"
+        return [stage, *self.ingest("large")[1:], "--set", scratch]
+
     def score(self, logs: Path, bundle: Path, *more: str) -> list[str]:
         """The arguments of `fearec-score`."""
         options = ["--model", str(bundle), "--output", str(self.out), "--run-date", str(DAY)]
@@ -154,12 +163,19 @@ class World:
 
     def keep(self, state: str) -> str:
         """Keep what is in `place` under a name."""
-        shutil.copytree(self.place, self.folder / "states" / state, symlinks=True)
+        kept = self.folder / "states" / state
+        shutil.rmtree(kept, ignore_errors=True)  # of a case that ended before this was noted
+        shutil.copytree(self.place, kept, symlinks=True)
         return state
 
     def restore(self, state: str | None = None) -> None:
-        """Put a kept state into `place`; by default nothing."""
+        """Put a kept state into `place`; by default nothing.
+
+        What cannot be removed is put aside, so that it spoils no case but the one that left it.
+        """
         shutil.rmtree(self.place, ignore_errors=True)
+        if self.place.exists():
+            self.place.rename(self.folder / f"left-{time.monotonic_ns()}")
         if state:
             shutil.copytree(self.folder / "states" / state, self.place, symlinks=True)
         else:
@@ -188,7 +204,8 @@ class World:
             versions_of(self.warehouse / INTERACTIONS),
             results_of(self.work),
             output_of(self.out),
-            {name: size_of(self.place / name) for name in ("warehouse", "work")},
+            {name: size_of(self.place / name) for name in DISKS}
+            | {"scratch": _SPILLED.get(arguments[0], 0)},
         )
 
     @cached_property
@@ -236,6 +253,23 @@ class World:
         self.keep("prepared")
         arguments = ["prepare", *self.ingest("daily")[1:]]
         return self.undisturbed("prepared", fearec_merging, arguments)
+
+    @cached_property
+    def spilling_ingest(self) -> Undisturbed:
+        """Ingest of a large file that has changed, by which most of its rows are replaced."""
+        self._log("large/a.parquet", FIRST, 1, _MANY_USERS)
+        self.restore()
+        assert self.run(fearec, self.ingest("large")).code == 0
+        self.keep("large ingested")
+        self._log("large/a.parquet", FIRST, 2, _MANY_USERS)
+        return self.undisturbed("large ingested", fearec_spilling, self.spilling("ingest"))
+
+    @cached_property
+    def spilling_prepare(self) -> Undisturbed:
+        """Prepare of many events from the beginning."""
+        assert self.spilling_ingest
+        self.keep("large to prepare")
+        return self.undisturbed("large to prepare", fearec_spilling, self.spilling("prepare"))
 
     @cached_property
     def finished(self) -> str:

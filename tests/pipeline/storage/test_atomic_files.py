@@ -1,12 +1,11 @@
 """Small files are replaced whole, through no link, and by several writers."""
 
-import errno
 import threading
 from pathlib import Path
 
 import pytest
 
-from pipeline.storage.atomic_files import is_unfinished, naming, replace_text
+from pipeline.storage.atomic_files import is_unfinished, replace_text
 
 
 def test_a_link_of_the_unfinished_name_is_not_written_through(tmp_path: Path) -> None:
@@ -77,11 +76,3 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         replace_text(tmp_path / "a.json", "\ud800")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("file", [None, "other"])
-def test_an_error_of_a_full_disk_names_a_file(tmp_path: Path, file: str | None) -> None:
-    error = OSError(errno.ENOSPC, "No space left on device", file)
-    with pytest.raises(OSError, match="No space left") as caught, naming(tmp_path / "mine"):
-        raise error
-    assert caught.value.filename == (file or str(tmp_path / "mine"))

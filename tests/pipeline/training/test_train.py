@@ -13,6 +13,7 @@ import pytest
 import torch
 from deltalake import DeltaTable
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import model.training.checkpoints
@@ -21,9 +22,10 @@ from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.bundles.registry import RegisteredModel
 from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.config.settings import Settings
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.results import Prepared, Trained
 from pipeline.runner.cache import RunResults, StageRecord, read_record
+from pipeline.runner.failures import storage_failures
 from pipeline.runner.stages import Train
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.content_hash import content_hash
@@ -230,6 +232,23 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(
         io.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("function", ["fit", "save_weights"])
+def test_a_full_disk_is_that_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    settings, prepared = quick(tmp_path), prepare(tmp_path / "prepared")
+    monkeypatch.setattr(train, function, full_disk)
+    place = f"{tmp_path}/work/run_date={DAY}/train/"
+    with (
+        pytest.raises(StorageError, match=rf"^{place}\w+: the disk is full"),
+        storage_failures(settings),
+    ):
+        stages.train(settings, DAY, prepared)
 
 
 def test_a_vocabulary_numbered_otherwise_has_no_parent(
