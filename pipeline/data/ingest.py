@@ -18,6 +18,7 @@ from pipeline.config.sections import LogSettings
 from pipeline.data.ingest_batches import Batch, in_batches, summed
 from pipeline.data.ingest_sql import (
     count_changes,
+    count_good,
     find_kept,
     find_new,
     find_rewritten,
@@ -223,7 +224,7 @@ class _Work:
             find_bad(run_date, db)
             # Not before the last batch: of a file in a later one, the rows that it has now count.
             released = release(end, db) if batch.is_last else 0
-            good, n_new = find_new(db)
+            n_new = find_new(db)
             write_bad(quarantine, db)
             has_good = n_new or scalar(db, "SELECT count(*) FROM (FROM kept LIMIT 1)")
             if batch.is_last and not has_good and not forgotten:
@@ -242,16 +243,17 @@ class _Work:
                 else Counter()
             )
             added, withdrawn = count_changes(n_new, db)
+            new, duplicates = count_good(db)
             interactions = stored or create_table(table(INTERACTIONS), columns)
             note = {"run_date": str(run_date), "files": len(unread) + len(forgotten)}
-            note |= {"added": added, "withdrawn": withdrawn, "new": n_new, "released": released}
+            note |= {"added": added, "withdrawn": withdrawn, "new": new, "released": released}
             if stale:
                 names = find_rewritten(interactions, db)
                 with interaction_rows("rewritten", columns, db) as rewritten:
                     replace_where(interactions, "source_file", names, rewritten, note)
             elif n_new:
-                with interaction_rows("new", columns, db) as new:
-                    append(interactions, new, note)
+                with interaction_rows("new", columns, db) as appended:
+                    append(interactions, appended, note)
             if released:
                 delete(quarantine, due_by(end))
             # Good rows that were new then; where files are rewritten again they are now too.
@@ -264,7 +266,7 @@ class _Work:
                 len(unread),
                 rows,
                 added + unfinished["added"],
-                good - n_new - noted,
+                duplicates - noted,
                 sum(by_reason.values()),
                 withdrawn + unfinished["withdrawn"],
                 by_reason,

@@ -85,13 +85,13 @@ def _rows_before(
     return there.scanner(filter=near & source.isin(names)).to_reader()
 
 
-def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+def find_new(db: duckdb.DuckDBPyConnection) -> int:
     """Make the view `new`: good rows not yet in `interactions`, once each.
 
     The table `dropped` has the good rows that are left out.
 
     Returns:
-        The number of good rows, and of new ones.
+        The number of new rows.
     """
     db.execute("CREATE VIEW good AS FROM staged WHERE reason IS NULL")
     db.execute("CREATE TABLE dropped (file INTEGER, source_row BIGINT)")
@@ -111,7 +111,7 @@ def find_new(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
         f"""CREATE VIEW new AS SELECT {EVENT}, {VALUE}, file, source_row
         FROM good ANTI JOIN dropped USING (file, source_row)"""
     )
-    return good, good - scalar(db, "SELECT count(*) FROM dropped")
+    return int(good) - scalar(db, "SELECT count(*) FROM dropped")
 
 
 def _drop_repeats(db: duckdb.DuckDBPyConnection) -> None:
@@ -196,6 +196,18 @@ def interaction_rows(
     query = f"SELECT * REPLACE (nullif({EVENT_TYPE}, '') AS {EVENT_TYPE}) FROM {view}"
     with streamed(db, query) as rows:
         yield pa.RecordBatchReader.from_batches(schema, map(encode, rows))
+
+
+def count_good(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Of the good rows of `files`, and of those released: how many are in `new`, and the others.
+
+    The rows of `stage_elsewhere`, which is for known files, were counted when these were read.
+    """
+    here = "SEMI JOIN (FROM sources WHERE is_read OR NOT is_known) USING (file)"
+    good, dropped = (
+        scalar(db, f"SELECT count(*) FROM {name} {here}") for name in ("good", "dropped")
+    )
+    return good - dropped, dropped
 
 
 def count_changes(n_new: int, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:

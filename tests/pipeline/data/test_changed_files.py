@@ -316,3 +316,27 @@ def test_counts_of_a_killed_ingest_are_those_of_one_that_was_not(
         assert (result.added, result.withdrawn, result.quarantined) == (3, 0, 1)
     again = ingest(killed, TODAY + timedelta(days=1))
     assert (again.files, again.added, again.withdrawn, again.quarantined) == (0, 0, 0, 0)
+
+
+def test_an_event_that_went_to_another_file_is_counted_as_without_the_kill(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    write_log(settings, "a.parquet", [(1, "x", NOON), (1, "y", NOON), (1, "z", NOON)])
+    write_log(settings, "b.parquet", [(1, "x", NOON), (1, "y", NOON)])
+    other = settings.model_copy(update={"warehouse": str(tmp_path / "other")})
+    for each in (settings, other):
+        ingest(each, TODAY)
+    write_log(settings, "a.parquet", [(1, "z", NOON), (1, "w", NOON)])  # x and y are now b's
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceFiles, "write_entries", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(settings, TODAY)
+    killed, whole = ingest(settings, TODAY), ingest(other, TODAY)
+    assert events_of(settings) == events_of(other)
+    counts = (whole.rows, whole.added, whole.duplicates, whole.withdrawn)
+    assert counts == (2, 1, 0, 0)
+    assert (killed.rows, killed.added, killed.duplicates, killed.withdrawn) == counts
