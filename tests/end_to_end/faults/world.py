@@ -226,18 +226,18 @@ class World:
     @cached_property
     def first_load(self) -> Undisturbed:
         """Ingest of many files into a new warehouse, in several commits."""
-        self._many_logs(range(_FILES))
+        self._many_logs("many", range(_FILES))
         return self.undisturbed(None, fearec_in_batches, self.ingest("many"))
 
     @cached_property
     def corrections(self) -> Undisturbed:
         """Ingest in several commits where most files have changed, events going to other files."""
-        self._many_logs(range(_FILES))
+        self._many_logs("corrected", range(_FILES))
         self.restore()
-        assert self.run(fearec, self.ingest("many")).code == 0
+        assert self.run(fearec, self.ingest("corrected")).code == 0
         self.keep("many ingested")
-        self._many_logs([*range(3, _FILES), 0, 1, _FILES])
-        return self.undisturbed("many ingested", fearec_in_batches, self.ingest("many"))
+        self._many_logs("corrected", [*range(3, _FILES), 0, 1, _FILES])
+        return self.undisturbed("many ingested", fearec_in_batches, self.ingest("corrected"))
 
     @cached_property
     def merged_prepare(self) -> Undisturbed:
@@ -371,10 +371,10 @@ class World:
             shutil.copy2(before / CHAMPION, self.warehouse / CHAMPION)
         (self.work / f"{Publish.name}.json").unlink()
 
-    def _many_logs(self, seeds: Iterable[int]) -> None:
-        """The folder of many logs, of which some have the same events."""
+    def _many_logs(self, folder: str, seeds: Iterable[int]) -> None:
+        """A folder of many logs, of which some have the same events."""
         for number, seed in enumerate(seeds):
-            self._log(f"many/{number:02}.parquet", FIRST, seed % 9, users=USERS // 8)
+            self._log(f"{folder}/{number:02}.parquet", FIRST, seed % 9, users=USERS // 8)
 
     def _log(self, name: str, day: date, seed: int, users: int = USERS) -> None:
         write_log(self.folder / name, day, seed, users)
