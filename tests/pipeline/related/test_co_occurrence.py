@@ -82,7 +82,7 @@ def test_what_does_not_fit_on_the_disk_is_one_error(
     def full(*_: object) -> None:
         import duckdb
 
-        raise duckdb.IOException("No space left on device")
+        raise duckdb.IOException("IO Error: Could not write to file: No space left on device")
 
     monkeypatch.setattr(co_occurrence, "_taken", full)
     with pytest.raises(StorageError, match=str(tmp_path)):
