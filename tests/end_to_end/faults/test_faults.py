@@ -158,7 +158,7 @@ def many_worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
     count = int(os.environ.get("FAULT_WORKERS", os.cpu_count() or 1))
     worlds = [World(tmp_path_factory.mktemp("world"), small=False) for _ in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda world: world.night, worlds))
+        list(pool.map(lambda world: world.damaged_states, worlds))
     return worlds
 
 
