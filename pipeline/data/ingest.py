@@ -5,20 +5,18 @@ their rows are in: a run killed at any moment is completed by the next. Many fil
 batches, each of which is committed on its own.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from datetime import date
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline import schema
 from pipeline.config.sections import LogSettings
-from pipeline.data.ingest_batches import Batch, in_batches, summed
+from pipeline.data.ingest_batches import Batch, in_batches, summed, with_unfinished, work_of
 from pipeline.data.ingest_sql import (
     count_changes,
-    count_good,
+    count_duplicates,
     find_kept,
     find_new,
     find_rewritten,
@@ -57,11 +55,6 @@ from pipeline.warehouse.tables import (
     table_id,
     widen,
 )
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
-_NOTED = ("added", "withdrawn", "new", "released")  # of a commit: events, then rows
 
 
 def ingest(
@@ -237,44 +230,42 @@ class _Work:
                     else f"{rows:,} rows that logs.keep leaves out",
                     remedy="Check the columns, logs.timestamp_unit and logs.keep, or the run date.",
                 )
-            unfinished = (
-                _unfinished(stored, sources.recorded_version, run_date)
-                if unread or forgotten
-                else Counter()
-            )
             added, withdrawn = count_changes(n_new, db)
-            new, duplicates = count_good(db)
+            by_reason = quarantined_by_reason(db)
             interactions = stored or create_table(table(INTERACTIONS), columns)
-            note = {"run_date": str(run_date), "files": len(unread) + len(forgotten)}
-            note |= {"added": added, "withdrawn": withdrawn, "new": new, "released": released}
+            work = work_of(unread, forgotten)
+            result = with_unfinished(
+                Ingested(
+                    table_id(interactions),
+                    interactions.version(),
+                    len(unread),
+                    rows,
+                    added,
+                    count_duplicates(db),
+                    sum(by_reason.values()),
+                    withdrawn,
+                    by_reason,
+                    filtered,
+                ),
+                work,
+                notes_since(interactions, sources.recorded_version) if work else [],
+                run_date,
+            )
+            note: dict[str, Any] = {"run_date": str(run_date)}
+            noted = note | {"work": work, "result": asdict(result)}
             if stale:
                 names = find_rewritten(interactions, db)
                 with interaction_rows("rewritten", columns, db) as rewritten:
-                    replace_where(interactions, "source_file", names, rewritten, note)
+                    replace_where(interactions, "source_file", names, rewritten, noted)
             elif n_new:
                 with interaction_rows("new", columns, db) as appended:
-                    append(interactions, appended, note)
+                    append(interactions, appended, noted)
             if released:
                 delete(quarantine, due_by(end))
-            # Good rows that were new then; where files are rewritten again they are now too.
-            gone = max(0, unfinished["released"] - released)
-            noted = 0 if stale else unfinished["new"] - gone
-            by_reason = quarantined_by_reason(db)
-            result = Ingested(
-                table_id(interactions),
-                interactions.version(),
-                len(unread),
-                rows,
-                added + unfinished["added"],
-                duplicates - noted,
-                sum(by_reason.values()),
-                withdrawn + unfinished["withdrawn"],
-                by_reason,
-                filtered,
-            )
+            result = replace(result, interactions_version=interactions.version())
             holding = {INTERACTIONS: interactions, QUARANTINE: quarantine}
             so_far = asdict(summed([*self.done, result]))
-            note = {"run_date": str(run_date), "done": so_far, "ended": batch.is_last}
+            note |= {"done": so_far, "ended": batch.is_last}
             sources.write_entries(
                 table(LOG_FILES),
                 holding,
@@ -283,15 +274,3 @@ class _Work:
                 note if batch.files else None,
             )
         return result
-
-
-def _unfinished(
-    interactions: "DeltaTable | None", recorded_version: int | None, run_date: date
-) -> Counter[str]:
-    """What earlier ingests of the run date changed that were ended before they noted the files."""
-    counts: Counter[str] = Counter()
-    if interactions is not None:
-        for note in notes_since(interactions, recorded_version):
-            if note["files"] and note["run_date"] == str(run_date):
-                counts.update({name: note[name] for name in _NOTED if name in note})
-    return counts

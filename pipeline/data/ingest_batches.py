@@ -1,10 +1,14 @@
 """Batches of log files: each is committed before the next is read, so that a kill loses minutes."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
 
+from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_files import LogFile, read_footer
 from pipeline.results import Ingested
 
@@ -85,3 +89,35 @@ def summed(results: Iterable[Ingested]) -> Ingested:
             filtered=total.filtered + other.filtered,
         )
     return total
+
+
+def work_of(unread: Iterable[SourceFile], forgotten: Iterable[str]) -> str:
+    """A hash of what a batch reads and withdraws; empty where that is nothing."""
+    parts = [*((source.name, source.stamp) for source in unread), *forgotten]
+    return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else ""
+
+
+def with_unfinished(
+    result: Ingested, work: str, notes: Iterable[Mapping[str, Any]], run_date: date
+) -> Ingested:
+    """The result of a batch, with what ingests did that were ended before they noted its files.
+
+    Args:
+        result: As if there had been none.
+        work: Of the batch.
+        notes: Of the commits of `interactions` since files were noted, newest first.
+        run_date: Notes of others are left out.
+    """
+    for note in notes:
+        if note["run_date"] != str(run_date) or not note.get("work"):
+            continue
+        before = Ingested(**note["result"])
+        if note["work"] == work:
+            return before
+        return replace(
+            result,
+            added=result.added + before.added,
+            withdrawn=result.withdrawn + before.withdrawn,
+            duplicates=max(0, result.duplicates - before.added),
+        )
+    return result

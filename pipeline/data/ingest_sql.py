@@ -198,16 +198,13 @@ def interaction_rows(
         yield pa.RecordBatchReader.from_batches(schema, map(encode, rows))
 
 
-def count_good(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Of the good rows of `files`, and of those released: how many are in `new`, and the others.
+def count_duplicates(db: duckdb.DuckDBPyConnection) -> int:
+    """The good rows of `files`, and of those released, that are left out.
 
     The rows of `stage_elsewhere`, which is for known files, were counted when these were read.
     """
     here = "SEMI JOIN (FROM sources WHERE is_read OR NOT is_known) USING (file)"
-    good, dropped = (
-        scalar(db, f"SELECT count(*) FROM {name} {here}") for name in ("good", "dropped")
-    )
-    return good - dropped, dropped
+    return scalar(db, f"SELECT count(*) FROM dropped {here}")
 
 
 def count_changes(n_new: int, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:

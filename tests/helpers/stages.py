@@ -39,9 +39,13 @@ def table_uri(settings: Settings, name: str) -> str:
     return Warehouse(settings.warehouse).table(name)
 
 
-def ingest(settings: Settings, run_date: date, *, force: bool = False) -> Ingested:
+def ingest(
+    settings: Settings, run_date: date, *, force: bool = False, recorded: bool = True
+) -> Ingested:
     files, given = list_logs(settings.logs.path), locations(settings, run_date)
-    return ingest_stage(files, settings.logs, given, settings.time_zone, force=force)
+    return ingest_stage(
+        files, settings.logs, given, settings.time_zone, force, is_recorded=lambda _: recorded
+    )
 
 
 def forget(settings: Settings, run_date: date, pattern: str) -> Forgotten:

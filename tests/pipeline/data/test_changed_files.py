@@ -4,20 +4,22 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pytest
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import pipeline.data.ingest
 from pipeline.config.settings import Settings
 from pipeline.data import ingest_batches
-from pipeline.data.source_files import SourceFiles
+from pipeline.results.data_results import Ingested
 from pipeline.warehouse.tables import open_table
 from tests.helpers.ingest_cases import (
     NOON,
@@ -276,67 +278,91 @@ def test_a_forced_ingest_restores_rows_however_they_were_lost(settings: Settings
 
 # Counts of ingests that were killed
 
+LATE = NOON + timedelta(days=1)
+CHANGES: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
+    "a new file, and a row that is due": (
+        {"a": [(1, "x", NOON), (1, "y", NOON), (1, "late", LATE)]},
+        {"b": [(2, "x", NOON), (2, "y", NOON), (None, "y", NOON), (1, "x", NOON)]},
+    ),
+    "a file with other rows": (
+        {"a": [(1, "x", NOON), (1, "y", NOON), (1, "late", LATE)]},
+        {"a": [(1, "z", NOON), (1, "x", NOON), (1, "w", NOON)]},
+    ),
+    "events that go to another file": (
+        {
+            "a": [(1, "x", NOON), (1, "y", NOON), (1, "z", NOON)],
+            "b": [(1, "x", NOON), (1, "y", NOON)],
+        },
+        {"a": [(1, "z", NOON), (1, "w", NOON)]},
+    ),
+    "all of these": (
+        {
+            "a": [(1, "x", NOON), (1, "y", NOON), (None, "y", NOON), (1, "late", LATE)],
+            "b": [(2, "x", LATE), (2, "y", LATE), (1, "x", NOON)],
+        },
+        {
+            "a": [(1, "z", NOON), (1, "y", NOON), (1, None, NOON), (1, "z", NOON)],
+            "c": [(2, "x", LATE), (3, "x", NOON), (3, "x", NOON), (None, "x", NOON)],
+        },
+    ),
+}
 
-@pytest.fixture(params=["append", "replace_where", "delete", "write_entries"])
-def killed(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    """An ingest that ended after, or before, one of its commits."""
-    tomorrow = NOON + timedelta(days=1)
-    write_log(settings, "a.parquet", [(1, "x", NOON), (1, "y", NOON), (1, "late", tomorrow)])
-    ingest(settings, TODAY)
-    if request.param == "replace_where":
-        write_log(settings, "a.parquet", [(1, "z", NOON), (1, "x", NOON), (1, "w", NOON)])
-    else:
-        write_log(settings, "b.parquet", [(2, "x", NOON), (2, "y", NOON), (None, "y", NOON)])
-    holder: Any = pipeline.data.ingest
-    if request.param == "write_entries":
-        holder = SourceFiles
-    unpatched = getattr(holder, request.param)
 
-    def dies(table: Any, *arguments: Any) -> None:
-        if request.param in ("append", "replace_where"):
-            unpatched(table, *arguments)
-            if "interactions" not in table.table_uri:
-                return
-        raise KeyboardInterrupt
+def write_logs(settings: Settings, logs: dict[str, list[Any]]) -> None:
+    for name, rows in logs.items():
+        write_log(settings, f"{name}.parquet", rows)
+
+
+def killed_after(settings: Settings, write: int) -> bool:
+    """Ingest until after a write to a table; whether it came so far."""
+    unpatched, writes = deltalake.write_deltalake, count(1)
+
+    def dies(*arguments: Any, **options: Any) -> None:
+        unpatched(*arguments, **options)
+        if next(writes) == write:
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holder, request.param, dies)
-        with pytest.raises(KeyboardInterrupt):
-            ingest(settings, TODAY + timedelta(days=1))
-    return settings
+        patch.setattr(deltalake, "write_deltalake", dies)
+        try:
+            ingest(settings, LATE.date())
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
+def counts_of(result: Ingested) -> Ingested:
+    return replace(result, interactions_id="", interactions_version=0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_counts_of_a_killed_ingest_are_those_of_one_that_was_not(
-    killed: Settings, request: pytest.FixtureRequest
+    settings: Settings, change: str, tmp_path: Path
 ):
-    result = ingest(killed, TODAY + timedelta(days=1))
-    if "replace_where" in request.node.name:
-        assert (result.added, result.withdrawn, result.quarantined) == (2, 1, 0)
-    else:
-        assert (result.added, result.withdrawn, result.quarantined) == (3, 0, 1)
-    again = ingest(killed, TODAY + timedelta(days=1))
-    assert (again.files, again.added, again.withdrawn, again.quarantined) == (0, 0, 0, 0)
+    before, now = CHANGES[change]
+    write_logs(settings, before)
+    ingest(settings, TODAY)
+    warehouse, kept = Path(settings.warehouse), tmp_path / "kept"
+    shutil.copytree(warehouse, kept)
+    write_logs(settings, now)
+    whole = ingest(settings, LATE.date())
+    events, bad = events_of(settings), rows_of(settings, "quarantine")
+    for write in range(1, 5):
+        shutil.rmtree(warehouse)
+        shutil.copytree(kept, warehouse)
+        if killed_after(settings, write):
+            killed_after(settings, 1)
+            result = ingest(settings, LATE.date(), recorded=False)
+            assert counts_of(result) == counts_of(whole), write
+            assert events_of(settings) == events
+            assert rows_of(settings, "quarantine") == bad
+            assert ingest(settings, LATE.date()).rows == 0
 
 
-def test_an_event_that_went_to_another_file_is_counted_as_without_the_kill(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    write_log(settings, "a.parquet", [(1, "x", NOON), (1, "y", NOON), (1, "z", NOON)])
-    write_log(settings, "b.parquet", [(1, "x", NOON), (1, "y", NOON)])
-    other = settings.model_copy(update={"warehouse": str(tmp_path / "other")})
-    for each in (settings, other):
-        ingest(each, TODAY)
-    write_log(settings, "a.parquet", [(1, "z", NOON), (1, "w", NOON)])  # x and y are now b's
-
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SourceFiles, "write_entries", dies)
-        with pytest.raises(KeyboardInterrupt):
-            ingest(settings, TODAY)
-    killed, whole = ingest(settings, TODAY), ingest(other, TODAY)
-    assert events_of(settings) == events_of(other)
-    counts = (whole.rows, whole.added, whole.duplicates, whole.withdrawn)
-    assert counts == (2, 1, 0, 0)
-    assert (killed.rows, killed.added, killed.duplicates, killed.withdrawn) == counts
+def test_a_file_that_came_after_the_kill_is_counted_beside_the_others(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", NOON), (1, "y", NOON), (1, "x", NOON)])
+    assert killed_after(settings, 1)
+    write_log(settings, "b.parquet", [(1, "x", NOON), (2, "x", NOON), (None, "x", NOON)])
+    result = ingest(settings, LATE.date())
+    counts = (result.files, result.rows, result.added, result.duplicates, result.quarantined)
+    assert counts == (2, 6, 3, 2, 1)
