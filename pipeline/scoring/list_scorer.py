@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.engines.base import Progress
@@ -73,12 +72,6 @@ class ListScorer:
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
         return ranked
-
-    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
-        """The result for no users, with ids of a type."""
-        return self._popular(
-            UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
-        )
 
     @property
     def _n_items(self) -> int:

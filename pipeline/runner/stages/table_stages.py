@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
@@ -50,6 +51,7 @@ class Score(Stage[Scored]):
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -64,6 +66,7 @@ class Score(Stage[Scored]):
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
+            settings.engine,
         )
 
     def run(self) -> Scored:
@@ -80,6 +83,7 @@ class Score(Stage[Scored]):
             retired_before=self.retired_before,
             items_table=self.items_table,
             cache=self.locations.tensorrt,
+            engine=self.engine,
         )
         with work_progress("scoring", "users") as progress:
             try:
