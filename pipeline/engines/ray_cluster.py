@@ -76,13 +76,14 @@ def _connect(ray: Any, settings: EngineSettings) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
         with _kept_sigterm():
-            ray.init(address, log_to_driver=False, logging_level="critical")
+            ray.init(address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, socket.gaierror) else first_line(error)
         raise ConfigError(
             "no Ray cluster answers",
             "engine.address",
             expected="the head of a cluster that this machine is a node of",
-            found=f"{address}: {first_line(error)}",
+            found=f"{address}: {why}",
             remedy="Start one by ray start --head, or join one by ray start --address HOST:PORT.",
         ) from error
 

@@ -71,7 +71,11 @@ def pids(folder: Path) -> set[int]:
 
 def running(processes: set[int]) -> set[int]:
     """Those that still run; one that nobody has waited for yet has ended."""
-    return {each for each in processes if _state(each) not in ("", "Z", "X")}
+    return {each for each in processes if _stat(each)[:1] not in ([], ["Z"], ["X"])}
+
+
+def parent(process: int) -> int:
+    return int(_stat(process)[1])
 
 
 def ended_within(processes: set[int], seconds: float) -> bool:
@@ -88,11 +92,12 @@ def until(happened: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def _state(process: int) -> str:
+def _stat(process: int) -> list[str]:
+    """State, parent and so on; nothing where it has ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _run_out_of_memory() -> None:
