@@ -27,6 +27,15 @@ class PromotedSlots(Frozen):
         return where
 
 
+class FreshnessBoost(Frozen):
+    """What is added to the scores of newer items."""
+
+    section = "score.freshness"
+
+    weight: float = Field(gt=0, description="what an item gets that was created just now")
+    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
+
+
 class ScoreSettings(Frozen):
     """What to recommend to which users; the same choices as the flags of `fearec-score`."""
 
@@ -71,6 +80,18 @@ class ScoreSettings(Frozen):
         (),
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",
+    )
+    offset: str | None = Field(
+        None,
+        min_length=1,
+        description="a column of numbers of the table `items.path` that are added to the model's "
+        "scores of the items; nothing where it is null",
+    )
+    freshness: FreshnessBoost | None = Field(
+        None,
+        description="`{ weight = 0.5, half_life_days = 7 }` adds `weight * 2^(-age / "
+        "half_life_days)` to the model's scores, by the column `created_at` of the table "
+        "`items.path`; nothing where it is null",
     )
     accept_unknown_deny: bool = Field(
         False,
@@ -129,12 +150,17 @@ class ScoreSettings(Frozen):
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion)
+        return bool(self.where or self.max_per or self.promotion or self.offset or self.freshness)
+
+    @property
+    def needs_ages(self) -> bool:
+        """Whether some rule is over the ages of items at the end of the run date."""
+        return self.freshness is not None
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion"):
+        for name in ("retire_after_days", "where", "max_per", "promotion", "offset", "freshness"):
             if not settings[name]:
                 del settings[name]
         return settings
