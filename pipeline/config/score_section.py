@@ -77,6 +77,12 @@ class ScoreSettings(Frozen):
         description="go on although the model knows none of the ids in `score.deny`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
+    because: bool = Field(
+        False,
+        description="a column `because`: for every listed item the `item_id` of the user's history "
+        "that is nearest to it, by the cosine of the items' embeddings, among the last items that "
+        "the model reads; of equal ones the most recent. Null in popular lists",
+    )
     layout: Literal["long", "list"] = Field(
         "long", description="`long`: a row per user and rank; `list`: a row per user"
     )
@@ -131,10 +137,15 @@ class ScoreSettings(Frozen):
         """Whether some rule is over the columns of the items table."""
         return bool(self.where or self.max_per or self.promotion)
 
+    @property
+    def marks_items(self) -> bool:
+        """Whether the items of one list can differ in their source."""
+        return bool(self.promotion)
+
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion"):
+        for name in ("retire_after_days", "where", "max_per", "promotion", "because"):
             if not settings[name]:
                 del settings[name]
         return settings
