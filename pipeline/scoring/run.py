@@ -206,7 +206,9 @@ def score_histories(
     key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
+    row_format = RowFormat(
+        settings.layout, items[ITEM_ID].combine_chunks(), run_columns, settings.marks_items
+    )
     before = out.done.n_users
     with out.begin() as scratch, source.open(items, scratch) as (total, histories):
         scoring = time.perf_counter()

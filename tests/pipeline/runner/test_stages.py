@@ -129,6 +129,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
