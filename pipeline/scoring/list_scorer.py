@@ -34,7 +34,7 @@ class ListScorer:
         promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
         max_length: L.
         top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
+        exclude_seen: Whether items that a user has seen are never recommended.
     """
 
     recommender: Recommender

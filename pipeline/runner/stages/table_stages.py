@@ -15,6 +15,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import Settings
 from pipeline.dates import days_before
 from pipeline.errors import ResumeError
@@ -50,6 +51,8 @@ class Score(Stage[Scored]):
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    # It follows from the setting, the run date and the time zone, which are all in the key.
+    seen: SeenEvents | None = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -64,6 +67,7 @@ class Score(Stage[Scored]):
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
+            settings.seen_events(locations.run_date),
         )
 
     def run(self) -> Scored:
@@ -71,12 +75,13 @@ class Score(Stage[Scored]):
         prepared = self.prepared.result
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since),
+            PreparedHistories(prepared.folder, self.active_since, self.seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,
             resume_inputs={"prepared": prepared.content_hash},
+            resume_settings={"seen_since": str(self.seen.since)} if self.seen else {},
             retired_before=self.retired_before,
             items_table=self.items_table,
             cache=self.locations.tensorrt,
@@ -102,6 +107,8 @@ class Score(Stage[Scored]):
         values = to_jsonable_python(result)
         if result.rules is None:
             del values["rules"]
+        if not result.absent_types:
+            del values["absent_types"]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -125,6 +132,7 @@ class Publish(Stage[Published]):
     checks: CheckSettings
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    seen: SeenEvents | None = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -141,6 +149,7 @@ class Publish(Stage[Published]):
             settings.checks,
             locations,
             settings.items.path,
+            settings.seen_events(locations.run_date),
         )
 
     def run(self) -> Published:
@@ -156,6 +165,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            self.seen,
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)
