@@ -8,7 +8,7 @@ from typing import Self
 
 from pipeline.dates import days_before
 
-_AGE = re.compile(r"\s*(\d{1,6})\s+days?\s*")
+_AGE = re.compile(r"\s*(\d{1,9})\s+days?\s*", re.IGNORECASE)
 _MOST_DAYS = 36_500
 
 EXPECTED = 'true, false, an age such as "30 days", types of events such as "purchase", or a list'
@@ -31,7 +31,8 @@ class SeenRule:
         """The rule of a list of types of events, and at most one age such as ``30 days``.
 
         Raises:
-            ValueError: there is no word, an empty one, a second age, or an age out of bounds.
+            ValueError: there is no word, an empty one, a second age, an age out of bounds, or an age
+                within a word.
         """
         if not words or not all(word.strip() for word in words):
             raise ValueError(f"must be {EXPECTED} of these")
@@ -42,6 +43,9 @@ class SeenRule:
         if days is not None and not 1 <= days <= _MOST_DAYS:
             raise ValueError(f"an age must be 1 to {_MOST_DAYS} days")
         types = {word for word in words if not _AGE.fullmatch(word)}
+        for word in types:
+            if any(_AGE.fullmatch(part) for part in word.split(",")):
+                raise ValueError('types and an age are a list, such as ["purchase", "30 days"]')
         return cls(days, tuple(sorted(types)))
 
     @property

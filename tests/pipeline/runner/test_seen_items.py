@@ -7,12 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.export_section import ExportSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError
 from pipeline.runner.nightly import FinishedRun, nightly
+from pipeline.runner.scoring_checks import check_scoring
 from pipeline.runner.stages import Score
 from pipeline.schema import TIME
 from pipeline.warehouse.tables import dataset_of, open_table
+from tests.helpers.prepared_folders import write_prepared
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import write_settings
 
@@ -48,9 +53,9 @@ def test_a_night_lists_again_what_does_not_count_as_seen(
     write_logs(tmp_path / "logs")
     config = write_settings(tmp_path)
 
-    def night_with(exclude: str, *, typed: bool = True) -> FinishedRun:
-        overrides = ["logs.event_type=kind"] if typed else []
-        given = [*overrides, f"score.exclude_seen={exclude}", f"score.top_k={ITEMS}"]
+    def night_with(exclude: str) -> FinishedRun:
+        rule = f"score.exclude_seen={exclude}"
+        given = ["logs.event_type=kind", f"score.top_k={ITEMS}", rule]
         return nightly(load_settings(config, given), DAY)
 
     def listed() -> dict[int, set[int]]:
@@ -61,8 +66,6 @@ def test_a_night_lists_again_what_does_not_count_as_seen(
             found[row["user_id"]].add(row["item_id"])
         return found
 
-    with pytest.raises(ConfigError, match="no event is of a type that"):
-        night_with("bought")
     night = night_with('["buy", "gift", "5 days"]')
     assert night.results[Score].result.absent_types == ("gift",)
     late = {(user, item) for user, item, days, bought in ROWS if bought and days < 5}
@@ -76,5 +79,15 @@ def test_a_night_lists_again_what_does_not_count_as_seen(
     assert listed() == {
         user: {item for item in range(ITEMS) if (user, item) not in late} for user in range(USERS)
     }
-    with pytest.raises(ConfigError, match="names types of events"):
-        night_with("buy", typed=False)
+
+
+def test_a_type_that_no_event_has_is_refused_before_the_training(tmp_path: Path) -> None:
+    kinds = [["view", "buy"], ["view", "buy"]]
+    prepared = write_prepared(tmp_path / "prepared", [[1, 2], [2, 1]], kinds=kinds)
+    score = ScoreSettings(top_k=1, provider="cpu", exclude_seen="bought")
+    given = prepared, ExportSettings(), score, None, None
+    with pytest.raises(ConfigError, match="expected bought; found buy, view"):
+        check_scoring(*given, SeenEvents(None, ("bought",)))
+    check_scoring(*given, SeenEvents(None, ("view",)))
+    with pytest.raises(ConfigError, match="every user has seen every eligible item"):
+        check_scoring(*given, SeenEvents(None, ("buy", "view")))
