@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Self
 
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 
 _AGE = re.compile(r"\s*(\d{1,9})\s+days?\s*", re.IGNORECASE)
 _MOST_DAYS = 36_500
@@ -31,7 +31,7 @@ class SeenRule:
         """The rule of a list of types of events, and at most one age such as ``30 days``.
 
         Raises:
-            ValueError: there is no word, an empty one, a second age, an age out of bounds, or an age
+            ValueError: there is no word, an empty one, a second age, an age out of bounds or an age
                 within a word.
         """
         if not words or not all(word.strip() for word in words):
@@ -54,13 +54,14 @@ class SeenRule:
         age = () if self.within_days is None else (f"{self.within_days} days",)
         return (*self.event_types, *age)
 
-    def on(self, run_date: date, time_zone: str) -> "SeenEvents":
+    def on(self, run_day: RunDay) -> "SeenEvents":
         """The rule on a run date.
 
         Raises:
             ConfigError: the run date is not one that a run can have.
         """
-        return SeenEvents(days_before(run_date, self.within_days, time_zone), self.event_types)
+        since = days_before(run_day.run_date, self.within_days, run_day.time_zone)
+        return SeenEvents(since, self.event_types)
 
 
 @dataclass(frozen=True)

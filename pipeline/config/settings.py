@@ -35,7 +35,6 @@ from pipeline.config.sections import (
     PrepareSettings,
     TimeZone,
 )
-from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
 from pipeline.storage.resources import ResourceSettings
@@ -90,11 +89,6 @@ class Settings(BaseSettings):
     def today(self) -> date:
         """The default run date: today in `time_zone`."""
         return datetime.now(ZoneInfo(self.time_zone)).date()
-
-    def seen_events(self, run_date: date) -> SeenEvents | None:
-        """Which events count as seen on a run date; None where `score.exclude_seen` names none."""
-        rule = self.score.seen_rule
-        return rule.on(run_date, self.time_zone) if rule else None
 
 
 def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
 from pipeline.config.settings import Settings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError
 from pipeline.logs.id_lists import as_known, read_ids
 from pipeline.progress import work_progress
@@ -63,7 +64,7 @@ def find_users(
         listed, n_unknown, n_untrained = _listed(run, items)
         vectors = item_vectors(run.bundle)
         encoder = UserEncoder.load(run.bundle, vectors.shape[1], settings.score)
-        seen = settings.seen_events(run.locations.run_date)
+        seen = settings.score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
         n_known = 0
         with run.prepared(seen) as prepared, work_progress("scoring", "users") as progress:
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenRule
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
@@ -98,7 +99,7 @@ class InputFiles:
             skip_bad_files=skip_bad_files,
             dropped=DroppedRows(skipped_files=set(self.skipped)),
             resources=resources,
-            seen=seen_rule.on(run_date, time_zone) if seen_rule else None,
+            seen=seen_rule.on(RunDay(run_date, time_zone)) if seen_rule else None,
         )
 
 

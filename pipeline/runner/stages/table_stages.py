@@ -15,9 +15,8 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
-from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import Settings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
@@ -51,8 +50,7 @@ class Score(Stage[Scored]):
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
-    # It follows from the setting, the run date and the time zone, which are all in the key.
-    seen: SeenEvents | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -67,21 +65,22 @@ class Score(Stage[Scored]):
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
-            settings.seen_events(locations.run_date),
+            settings.time_zone,
         )
 
     def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
+        seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since, self.seen),
+            PreparedHistories(prepared.folder, self.active_since, seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,
+            time_zone=self.time_zone,
             resume_inputs={"prepared": prepared.content_hash},
-            resume_settings={"seen_since": str(self.seen.since)} if self.seen else {},
             retired_before=self.retired_before,
             items_table=self.items_table,
             cache=self.locations.tensorrt,
@@ -132,7 +131,7 @@ class Publish(Stage[Published]):
     checks: CheckSettings
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
-    seen: SeenEvents | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -149,7 +148,7 @@ class Publish(Stage[Published]):
             settings.checks,
             locations,
             settings.items.path,
-            settings.seen_events(locations.run_date),
+            settings.time_zone,
         )
 
     def run(self) -> Published:
@@ -165,7 +164,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
-            self.seen,
+            RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.seen_rule import SeenEvents, SeenRule
 from pipeline.config.settings import load_settings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 
 DAY = date(2026, 7, 1)
@@ -78,5 +79,5 @@ def test_what_is_none_of_them_is_one_line(toml: str, message: str) -> None:
 def test_days_end_with_the_run_date_in_its_time_zone() -> None:
     settings = load_settings(None, ["score.exclude_seen=2 days", "time_zone=Asia/Tokyo"])
     since = datetime(2026, 6, 29, 15, tzinfo=UTC)  # midnight of June 30
-    assert settings.seen_events(DAY) == SeenEvents(since, ())
-    assert load_settings().seen_events(DAY) is None
+    assert settings.score.seen_on(RunDay(DAY, settings.time_zone)) == SeenEvents(since, ())
+    assert load_settings().score.seen_on(None) is None

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
-from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import load_settings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.scoring_checks import check_scoring
@@ -84,10 +84,13 @@ def test_a_night_lists_again_what_does_not_count_as_seen(
 def test_a_type_that_no_event_has_is_refused_before_the_training(tmp_path: Path) -> None:
     kinds = [["view", "buy"], ["view", "buy"]]
     prepared = write_prepared(tmp_path / "prepared", [[1, 2], [2, 1]], kinds=kinds)
-    score = ScoreSettings(top_k=1, provider="cpu", exclude_seen="bought")
-    given = prepared, ExportSettings(), score, None, None
+
+    def check(*types: str) -> None:
+        score = ScoreSettings(top_k=1, provider="cpu", exclude_seen=types)
+        check_scoring(prepared, ExportSettings(), score, None, None, RunDay(DAY, "UTC"))
+
     with pytest.raises(ConfigError, match="expected bought; found buy, view"):
-        check_scoring(*given, SeenEvents(None, ("bought",)))
-    check_scoring(*given, SeenEvents(None, ("view",)))
+        check("bought")
+    check("view")
     with pytest.raises(ConfigError, match="every user has seen every eligible item"):
-        check_scoring(*given, SeenEvents(None, ("buy", "view")))
+        check("buy", "view")

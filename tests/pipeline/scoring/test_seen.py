@@ -1,7 +1,7 @@
 """What counts as seen: by age, by the type of the event or both, beside plain Python."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenRule
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, FearecError
 from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.history_source import HistorySource
@@ -128,7 +129,9 @@ def test_logs_and_prepared_histories_have_what_a_loop_finds(
         for each in mine
     ]
     sources = [
-        PreparedHistories(folder / "prepared", None, rule.on(RUN_DATE, "UTC") if rule else None),
+        PreparedHistories(
+            folder / "prepared", None, rule.on(RunDay(RUN_DATE, "UTC")) if rule else None
+        ),
         log_source(write_typed(folder / "log.parquet", given), rule),
     ]
     types = {event[3] for event in given}
@@ -217,7 +220,7 @@ def test_a_prepared_folder_without_types_is_refused(tmp_path: Path) -> None:
     write_prepared(tmp_path / "prepared", [[1, 2]])
     items = pq.read_table(tmp_path / "prepared" / ITEMS_FILE)
     source = PreparedHistories(
-        tmp_path / "prepared", None, SeenRule(None, ("buy",)).on(date(2026, 11, 1), "UTC")
+        tmp_path / "prepared", None, SeenRule(None, ("buy",)).on(RunDay(RUN_DATE, "UTC"))
     )
     with pytest.raises(FearecError, match="names types of events"), source.open(items, tmp_path):
         pass
