@@ -75,7 +75,7 @@ def user_result(found: FoundUser) -> dict[str, Any]:
 
     def listed(recommended: Recommended) -> Iterator[dict[str, Any]]:
         for place, (item_id, score) in enumerate(recommended.items):
-            why = {"source": recommended.sources[place]}
+            why: dict[str, Any] = {"source": recommended.sources[place]}
             why |= {"because": recommended.because[place]} if recommended.because else {}
             yield {**item(item_id), "score": score, **why}
 
