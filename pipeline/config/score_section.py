@@ -9,6 +9,17 @@ from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
 
+# Rules that earlier versions did not have: left out of keys where they are not set.
+_LATER_RULES = (
+    "retire_after_days",
+    "where",
+    "max_per",
+    "promotion",
+    "offset",
+    "freshness",
+    "because",
+)
+
 
 class PromotedSlots(Frozen):
     """Places of every list that are for some of the items."""
@@ -25,6 +36,15 @@ class PromotedSlots(Frozen):
     def _is_condition(cls, where: str) -> str:
         check_condition(where, columns=None)
         return where
+
+
+class FreshnessBoost(Frozen):
+    """What is added to the scores of newer items."""
+
+    section = "score.freshness"
+
+    weight: float = Field(gt=0, description="what an item gets that was created just now")
+    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
 
 
 class ScoreSettings(Frozen):
@@ -71,6 +91,18 @@ class ScoreSettings(Frozen):
         (),
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",
+    )
+    offset: str | None = Field(
+        None,
+        min_length=1,
+        description="a column of numbers of the table `items.path` that are added to the model's "
+        "scores of the items; nothing where it is null",
+    )
+    freshness: FreshnessBoost | None = Field(
+        None,
+        description="`{ weight = 0.5, half_life_days = 7 }` adds `weight * 2^(-age / "
+        "half_life_days)` to the model's scores, by the column `created_at` of the table "
+        "`items.path`; nothing where it is null",
     )
     accept_unknown_deny: bool = Field(
         False,
@@ -135,7 +167,12 @@ class ScoreSettings(Frozen):
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion)
+        return bool(self.where or self.max_per or self.promotion or self.offset or self.freshness)
+
+    @property
+    def needs_ages(self) -> bool:
+        """Whether some rule is over the ages of items at the end of the run date."""
+        return self.freshness is not None
 
     @property
     def marks_items(self) -> bool:
@@ -143,9 +180,9 @@ class ScoreSettings(Frozen):
         return bool(self.promotion)
 
     def result_settings(self) -> dict[str, Any]:
-        """See `Frozen.result_settings`; earlier versions had none of these rules."""
+        """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion", "because"):
+        for name in _LATER_RULES:
             if not settings[name]:
                 del settings[name]
         return settings

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import days_before, run_end
+from pipeline.dates import RunDay, days_before, run_end
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
@@ -126,7 +126,8 @@ class _Question:
             yield self._seen()
         if seen or left_out.rules_of(item):
             return
-        eligibility = eligible_items(items, self.score, retired_before, attributes)
+        run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
+        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day)
         scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0)
         placement = place_item(scorer, histories, item)
         column = None

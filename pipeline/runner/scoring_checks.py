@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipeline.bundles.sessions import check_provider
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
@@ -24,6 +25,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    run_day: RunDay | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
@@ -33,6 +35,7 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        run_day: The run date, for the rules that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
@@ -52,7 +55,7 @@ def check_scoring(
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table)
-    eligibility = eligible_items(items, score, retired_before, attributes)
+    eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     if score.exclude_seen and not _any_unseen(prepared, eligibility):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
@@ -83,7 +86,7 @@ def _small_graph(folder: Path) -> Path:
 
 def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:
     """Whether some user has not seen some eligible item; the first batch nearly always answers."""
-    eligible = eligibility.item_bias == 0
+    eligible = eligibility.eligible
     for batch in read_sequences(prepared.folder, [ITEM_INDEX], 1000):
         lists = batch.column(0)
         items = lists.flatten().to_numpy()

@@ -127,6 +127,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.where": ("popularity > 3", SCORE),
     "score.max_per": ({"popularity": 2}, SCORE),
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
+    "score.offset": ("popularity", SCORE),
+    "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
     "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
