@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
 from pipeline.scoring.batches import ScoringBatch, batches
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.recommender import Recommender, TopItems
@@ -33,7 +34,9 @@ class ListScorer:
         promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
         max_length: L.
         top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
+        exclude_seen: Whether items that a user has seen are never recommended.
+        nearest: Finds the item of the history that stands for each listed one; None where that
+            is not asked for.
     """
 
     recommender: Recommender
@@ -42,6 +45,7 @@ class ListScorer:
     max_length: int
     top_k: int
     exclude_seen: bool
+    nearest: NearestHistory | None = None
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -71,12 +75,17 @@ class ListScorer:
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
-        return ranked
+        return self._with_because(ranked, histories)
 
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
+
+    def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        if self.nearest is None:
+            return ranked
+        return replace(ranked, because=self.nearest(histories, ranked.item_index))
 
     def _lists(
         self, histories: UserHistories, users: Integers, count: int, progress: Progress

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
@@ -101,6 +100,7 @@ def score(
         time_zone=time_zone,
         users=users,
         active_within_days=settings.active_within_days,
+        seen_rule=settings.seen_rule,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
@@ -115,6 +115,7 @@ def score(
         output,
         settings,
         run_date=run_date,
+        time_zone=time_zone,
         resume_inputs=resume_inputs,
         resume_settings={
             "logs": _resume_part(logs.with_zone(time_zone)),
@@ -146,6 +147,7 @@ def score_histories(
     settings: ScoreSettings,
     *,
     run_date: date,
+    time_zone: str = "UTC",
     resume_inputs: Mapping[str, str],
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
@@ -158,15 +160,17 @@ def score_histories(
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
 
-    The source alone decides which users are scored and where their histories end:
-    `settings.active_within_days` is not applied here, nor is `settings.retire_after_days`.
+    The source alone decides which users are scored, where their histories end and which of their
+    events count as seen: `settings.active_within_days` and `settings.seen_rule` are not applied
+    here, nor is `settings.retire_after_days`.
 
     Args:
         source: The histories.
         bundle: The model.
         output: As for `score`; it must not hold or lie in the source's files.
         settings: What to recommend.
-        run_date: The column `run_date` of the output.
+        run_date: The column `run_date` of the output, to whose end the ages of items are counted.
+        time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
             resumed only if they are equal. The allow and deny files and the items table need not
             be among them.
@@ -190,18 +194,19 @@ def score_histories(
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table)
-    eligibility = eligible_items(seen, settings, retired_before, attributes)
+    run_day = RunDay(run_date, time_zone)
+    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
     check_item_table(bundle)
     opener = partial(open_scorer, eligibility=eligibility, cache=cache)
     opening, provider = scoring_engine(opener, bundle, settings, engine)
-    no_users = Ranked.of_nothing(
-        pa.array([], source.types.user), settings.top_k, np.zeros(0, np.bool_)
-    )
+    no_users = Ranked.of_nobody(source.types.user, settings.top_k, because=settings.because)
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
-    key = _resume_key(bundle, settings, run_date, inputs, resume_settings or {})
+    key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
+    row_format = RowFormat(
+        settings.layout, items[ITEM_ID].combine_chunks(), run_columns, settings.marks_items
+    )
     before = out.done.n_users
     with (
         opening as workers,
@@ -238,6 +243,7 @@ def score_histories(
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
+        absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
@@ -265,10 +271,12 @@ def check_item_table(bundle: Bundle) -> None:
 def _resume_key(
     bundle: Bundle,
     settings: ScoreSettings,
-    run_date: date,
+    run_day: RunDay,
     inputs: Mapping[str, str],
     more_settings: Mapping[str, Any],
 ) -> ResumeKey:
+    has_ages = settings.needs_ages or settings.seen_rule
+    ends = {"run_end": run_day.end.isoformat()} if has_ages else {}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
@@ -276,6 +284,7 @@ def _resume_key(
         settings={
             **settings.result_settings(),
             **more_settings,
-            "run_date": run_date.isoformat(),
+            **ends,
+            "run_date": run_day.run_date.isoformat(),
         },
     )

@@ -22,7 +22,7 @@ from pipeline.config.sections import (
 )
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.evaluation.protocol import check_topk
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
@@ -86,7 +86,12 @@ class Train(Stage[Trained]):
             days = settings.score.retire_after_days
             retired_before = days_before(locations.run_date, days, settings.time_zone)
             check_scoring(
-                prepared, settings.export, settings.score, retired_before, settings.items.path
+                prepared,
+                settings.export,
+                settings.score,
+                retired_before,
+                settings.items.path,
+                RunDay(locations.run_date, settings.time_zone),
             )
 
     def run(self) -> Trained:

@@ -17,7 +17,7 @@ from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
@@ -51,6 +51,7 @@ class Score(Stage[Scored]):
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
     engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
@@ -66,19 +67,22 @@ class Score(Stage[Scored]):
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
+            settings.time_zone,
             settings.engine,
         )
 
     def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
+        seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since),
+            PreparedHistories(prepared.folder, self.active_since, seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,
+            time_zone=self.time_zone,
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
@@ -106,6 +110,8 @@ class Score(Stage[Scored]):
         values = to_jsonable_python(result)
         if result.rules is None:
             del values["rules"]
+        if not result.absent_types:
+            del values["absent_types"]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -129,6 +135,7 @@ class Publish(Stage[Published]):
     checks: CheckSettings
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -145,6 +152,7 @@ class Publish(Stage[Published]):
             settings.checks,
             locations,
             settings.items.path,
+            settings.time_zone,
         )
 
     def run(self) -> Published:
@@ -160,6 +168,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)
