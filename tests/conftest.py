@@ -112,6 +112,7 @@ def cluster() -> Iterator[Any]:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("default")
         patch.setenv("RAY_worker_niceness", "0")  # 15, on a busy machine, takes minutes
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster
 
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

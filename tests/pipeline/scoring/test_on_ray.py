@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -52,18 +53,19 @@ def on(cluster: Any, **settings: Any) -> EngineSettings:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("layout", ["long", "list"])
+@pytest.mark.parametrize(("layout", "because"), [("long", False), ("list", True)])
 def test_the_rows_are_those_of_the_local_engine(
     cluster: Any, inputs: Path, local: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path,
-    layout: str,
+    layout: str, because: bool,
 ) -> None:  # fmt: skip
+    asked = {"layout": layout, "because": because}
     if layout == "list":
-        run(inputs, tiny_bundle, tmp_path / "lists", layout=layout)
+        run(inputs, tiny_bundle, tmp_path / "lists", **asked)
         local = parts(tmp_path / "lists")
-    done = run(inputs, tiny_bundle, tmp_path / "out", layout=layout, engine=on(cluster))
+    done = run(inputs, tiny_bundle, tmp_path / "out", engine=on(cluster), **asked)
     assert (done.devices, done.provider, done.n_users) == (2, "CPUExecutionProvider", 95)
     assert parts(tmp_path / "out") == local
-    again = run(inputs, tiny_bundle, tmp_path / "out", layout=layout, resume=True)
+    again = run(inputs, tiny_bundle, tmp_path / "out", resume=True, **asked)
     assert again.n_users == 95
 
 
@@ -72,8 +74,6 @@ def test_the_rows_are_those_of_the_local_engine(
 def test_a_workers_error_is_raised_as_itself(
     cluster: Any, inputs: Path, make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    import numpy as np
-
     embedding = np.ones((41, 16), np.float32)
     embedding[:, 1::2] = -1
     embedding[1:] *= 3e38  # finite, but their sum is not
