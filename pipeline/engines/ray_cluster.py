@@ -52,8 +52,6 @@ def room(ray: Any, settings: EngineSettings) -> int:
 
 
 def _imported() -> Any:
-    # Ray's own reports of a lost worker are many lines; what matters of them the engine logs.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ModuleNotFoundError:
