@@ -43,8 +43,8 @@ def find_users(
 
     Args:
         settings: Whose warehouse; `score.exclude_seen` decides whether users who have an item are
-            left out of its audience, and the rules of `score` which items have none; `score.provider`,
-            `batch_size` and `threads` are used.
+            left out of its audience, and the rules of `score` which items have none;
+            `score.provider`, `batch_size` and `threads` are used.
         items: A file of item ids.
         top_n: Users per item, at most.
         output: The Parquet file to write or replace, local or in an object store.
