@@ -45,6 +45,7 @@ class Scored:
         users_per_second: Users scored in this run per second of scoring.
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
+        absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class Scored:
     users_per_second: float
     filtered: int = 0
     rules: RuleCounts | None = None
+    absent_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

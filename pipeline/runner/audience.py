@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
 from pipeline.config.settings import Settings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError
 from pipeline.logs.id_lists import as_known, read_ids
 from pipeline.progress import work_progress
@@ -42,8 +43,8 @@ def find_users(
     """Find the users with the highest score for each of some items.
 
     Args:
-        settings: Whose warehouse; `score.exclude_seen` decides whether users who have an item are
-            left out of its audience, and the rules of `score` which items have none;
+        settings: Whose warehouse; `score.exclude_seen` decides whether users who have seen an item
+            are left out of its audience, and the rules of `score` which items have none;
             `score.provider`, `batch_size` and `threads` are used.
         items: A file of item ids.
         top_n: Users per item, at most.
@@ -72,8 +73,9 @@ def find_users(
         check_any_offered(listed, rules, items)
         vectors = item_vectors(run.bundle)
         encoder = UserEncoder.load(run.bundle, vectors.shape[1], settings.score)
+        seen = settings.score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
         n_known = 0
-        with run.prepared() as prepared, work_progress("scoring", "users") as progress:
+        with run.prepared(seen) as prepared, work_progress("scoring", "users") as progress:
 
             def parts() -> Iterator[EmbeddedUsers]:
                 nonlocal n_known
@@ -86,7 +88,7 @@ def find_users(
                 vectors,
                 listed,
                 min(top_n, prepared.n_users),
-                exclude_seen=settings.score.exclude_seen,
+                exclude_seen=bool(settings.score.exclude_seen),
                 progress=lambda done: progress(done, prepared.n_users),
             )
             rows = _rows(found, run.item_ids.take(pa.array(listed - 1)), prepared)

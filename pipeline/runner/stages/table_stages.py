@@ -71,9 +71,10 @@ class Score(Stage[Scored]):
     def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
+        seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since),
+            PreparedHistories(prepared.folder, self.active_since, seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
@@ -105,6 +106,8 @@ class Score(Stage[Scored]):
         values = to_jsonable_python(result)
         if result.rules is None:
             del values["rules"]
+        if not result.absent_types:
+            del values["absent_types"]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
