@@ -25,6 +25,7 @@ from pipeline.results import AudienceFound
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.runner.related import check_top_n
+from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
 from pipeline.storage.folders import open_folder, storage_errors
 from pipeline.storage.prepared_folder import read_sequences
@@ -43,7 +44,8 @@ def find_users(
 
     Args:
         settings: Whose warehouse; `score.exclude_seen` decides whether users who have seen an item
-            are left out of its audience; `score.provider`, `batch_size` and `threads` are used.
+            are left out of its audience, and the rules of `score` which items have none;
+            `score.provider`, `batch_size` and `threads` are used.
         items: A file of item ids.
         top_n: Users per item, at most.
         output: The Parquet file to write or replace, local or in an object store.
@@ -51,7 +53,8 @@ def find_users(
         model_version: Default the one that serves the run date.
 
     Raises:
-        ConfigError: `top_n` is impossible, or `output` is a folder.
+        ConfigError: `top_n` is impossible, `output` is a folder, or rules cannot be used or leave
+            out every listed item.
         InputError: the file cannot be read or holds no item of the model, there is no such model,
             or there are no histories.
         SchemaError: the file's ids are of another kind than the model's.
@@ -62,6 +65,12 @@ def find_users(
     with storage_failures(settings), _written(output) as target:
         run = served_run(settings, run_date, model_version)
         listed, n_unknown, n_untrained = _listed(run, items)
+        rules = left_out_on(run, settings)
+        left_out = {
+            rule: int(np.count_nonzero(mask[listed - 1])) for rule, mask in rules.by_rule.items()
+        }
+        listed = listed[rules.eligible[listed - 1]]
+        check_any_offered(listed, rules, items)
         vectors = item_vectors(run.bundle)
         encoder = UserEncoder.load(run.bundle, vectors.shape[1], settings.score)
         seen = settings.score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
@@ -97,6 +106,7 @@ def find_users(
         prepared.n_users - n_known,
         len(rows),
         () if output else tuple(rows.to_pylist()),
+        {rule: count for rule, count in left_out.items() if count},
     )
 
 
