@@ -26,8 +26,8 @@ def cosine_neighbours(
     """The N items with the largest cosine to each item, in parts; ties: the smaller index first.
 
     Every pair is compared: M * O * D multiplications for M items. Memory is a copy of their
-    embeddings, one of those of the offered items, and a tile of scores. An item whose embedding is all zeros has no direction: it
-    is nobody's neighbour, and has none.
+    embeddings, one of those of the offered items, and a tile of scores. An item whose embedding is
+    all zeros has no direction: it is nobody's neighbour, and has none.
 
     Args:
         table: (V, D) float32 item embeddings, which may be mapped.

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
+from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import Settings
-from pipeline.dates import RunDay, days_before, run_end
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
@@ -85,7 +86,7 @@ class _Question:
     Attributes:
         settings: Of the command.
         run: The run date, and its model.
-        prepared: Its histories, not yet read.
+        prepared: Its prepared folder.
         score: The settings of the run.
         user: The user's id.
         item: The item's id.
@@ -100,7 +101,7 @@ class _Question:
 
     def reasons(self) -> Iterator[Reason]:
         """All reasons."""
-        histories = _only(self.user, self.prepared.histories)
+        histories = self._history(PreparedHistories(self.prepared.folder, None, self._seen_events))
         if histories is None:
             text = "the user is unknown: no event up to this run date is theirs"
             yield Reason("unknown_user", text, {})
@@ -121,13 +122,12 @@ class _Question:
         retired_before = self._days_before(self.score.retire_after_days)
         left_out = left_out_items(items, self.score, retired_before, attributes)
         yield from self._of_rules(left_out, item, retired_before)
-        seen = self.score.exclude_seen and item in distinct_items(histories)[0]
+        seen = self.score.exclude_seen and item in distinct_items(histories.seen())[0]
         if seen:
             yield self._seen()
         if seen or left_out.rules_of(item):
             return
-        run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
-        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day)
+        eligibility = eligible_items(items, self.score, retired_before, attributes, self._run_day)
         scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0)
         placement = place_item(scorer, histories, item)
         column = None
@@ -151,9 +151,21 @@ class _Question:
         return days_before(self.run.locations.run_date, days, self.settings.time_zone)
 
     def _is_active(self, since: datetime) -> bool:
-        source = PreparedHistories(self.prepared.folder, since)
+        return self._history(PreparedHistories(self.prepared.folder, since)) is not None
+
+    def _history(self, source: PreparedHistories) -> UserHistories | None:
+        """The user's history; None where the source has none."""
         with source.open(self.run.items, self.prepared.scratch) as opened:
-            return _only(self.user, opened.histories) is not None
+            return _only(self.user, opened.histories)
+
+    @property
+    def _run_day(self) -> RunDay:
+        return RunDay(self.run.locations.run_date, self.settings.time_zone)
+
+    @property
+    def _seen_events(self) -> SeenEvents | None:
+        """Which events count as seen; None for all."""
+        return self.score.seen_on(self._run_day)
 
     def _of_rules(
         self, left_out: LeftOutItems, item: int, retired_before: datetime | None
@@ -176,8 +188,9 @@ class _Question:
                 yield Reason("filtered", texts[rule], {"rule": rule})
 
     def _seen(self) -> Reason:
-        end = run_end(self.run.locations.run_date, self.settings.time_zone)
-        last = last_event_with(self.run.locations.warehouse, self.user, self.item, end)
+        types = self._seen_events.event_types if self._seen_events else ()
+        warehouse, end = self.run.locations.warehouse, self._run_day.end
+        last = last_event_with(warehouse, self.user, self.item, end, types)
         if last is None:  # its rows were withdrawn
             return Reason("seen", "the user has seen it (score.exclude_seen)", {})
         time, kind = last
