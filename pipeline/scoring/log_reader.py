@@ -104,7 +104,7 @@ class LogHistories(FileHistories):
             conditions.append(f"coalesce({EVENT_TYPE} IN (FROM seen_types), false)")
         if self.seen.since is not None:
             conditions.append(f"{TIMESTAMP} >= TIMESTAMPTZ '{self.seen.since}'")
-        return f", {' AND '.join(conditions)} AS {_IS_SEEN}"
+        return f", {' AND '.join(conditions) or 'true'} AS {_IS_SEEN}"
 
     def _types_found(self, base: duckdb.DuckDBPyConnection) -> set[str]:
         """The types of the good rows, if types count as seen, of which the absent are noted."""

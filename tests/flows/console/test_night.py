@@ -34,8 +34,10 @@ def lines(
     report: Report | None = None,
     filtered: int = 0,
     rules: RuleCounts | None = None,
+    absent_types: tuple[str, ...] = (),
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
+    of_scored = {"unknown_listed": unknown_listed, "rules": rules, "absent_types": absent_types}
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),
         "check": Checked(checks),
@@ -49,7 +51,7 @@ def lines(
             champion=champion or {},
         ),
         "gate": gated or Gated("first", (), "v1", Path("bundle"), "v1", None),
-        "score": Scored(**{**counts, "unknown_listed": unknown_listed, "rules": rules}),
+        "score": Scored(**{**counts, **of_scored}),
         "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
@@ -77,6 +79,12 @@ def test_what_the_rules_on_items_did_is_counted_where_there_are_any() -> None:
     line = "items: 1,500 that score.where leaves out; of the items table 3 rows unknown, 0 missing"
     assert line in lines(rules=RuleCounts(1500, 3, 0))
     assert not any("score.where" in line for line in lines())
+
+
+def test_types_that_no_event_has_are_named() -> None:
+    line = "warning: no event is of the type 'gift' of score.exclude_seen"
+    assert line in lines(absent_types=("gift",))
+    assert not any("score.exclude_seen" in line for line in lines())
 
 
 def test_the_champion_stands_beside_the_model() -> None:
