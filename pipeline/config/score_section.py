@@ -56,6 +56,17 @@ class ScoreSettings(Frozen):
     exclude_seen: bool = Field(True, description="never recommend what a user has seen")
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
+    candidates: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: each user gets only "
+        "items of their own rows, in the places of promotions too, of those that the other rules "
+        "let through; a user without a row gets no list",
+    )
+    exclude: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
+        "users never get, popular and promoted ones included",
+    )
     where: str | None = Field(
         None,
         description="recommend only items for which this DuckDB expression is true, over the "
@@ -74,7 +85,8 @@ class ScoreSettings(Frozen):
     )
     accept_unknown_deny: bool = Field(
         False,
-        description="go on although the model knows none of the ids in `score.deny`",
+        description="go on although none of the ids in `score.deny` is known, or no user or no "
+        "item of `score.exclude`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     layout: Literal["long", "list"] = Field(
@@ -94,7 +106,7 @@ class ScoreSettings(Frozen):
         "retired",
     )
 
-    @field_validator("allow", "deny", mode="before")
+    @field_validator("allow", "deny", "candidates", "exclude", mode="before")
     @classmethod
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -127,6 +139,11 @@ class ScoreSettings(Frozen):
         return self
 
     @property
+    def user_lists(self) -> tuple[str, ...]:
+        """The paths of what is listed per user."""
+        return tuple(path for path in (self.candidates, self.exclude) if path is not None)
+
+    @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
         return bool(self.where or self.max_per or self.promotion)
@@ -134,7 +151,7 @@ class ScoreSettings(Frozen):
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion"):
+        for name in ("retire_after_days", "candidates", "exclude", "where", "max_per", "promotion"):
             if not settings[name]:
                 del settings[name]
         return settings

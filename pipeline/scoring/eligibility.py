@@ -17,6 +17,7 @@ from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
 from pipeline.rules.list_rules import ListRules, list_rules
 from pipeline.schema import ITEM_ID, PAD, TIME
+from pipeline.scoring.user_list_reader import user_list_hash
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:
 
 
 def item_file_hashes(settings: ScoreSettings, items_table: str | None) -> dict[str, str]:
-    """The hashes of the content of `item_files`, by path.
+    """The hashes of the content of `item_files` and of what is listed per user, by path.
 
     Raises:
         InputError: one is missing or cannot be read.
@@ -132,7 +133,7 @@ def item_file_hashes(settings: ScoreSettings, items_table: str | None) -> dict[s
     hashes = {path: id_list_hash(path) for path in (settings.allow, settings.deny) if path}
     if settings.needs_attributes and items_table is not None:
         hashes[items_table] = items_table_hash(items_table)
-    return hashes
+    return hashes | {path: user_list_hash(path) for path in settings.user_lists}
 
 
 def _check_deny_file(known: pa.Array, path: str) -> None:

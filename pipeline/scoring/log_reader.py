@@ -25,6 +25,11 @@ _BATCH_ROWS = 2**20
 class LogHistories(FileHistories):
     """A `HistorySource` over interaction logs; users come in the order of their ids."""
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return self.logs.user_id
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         files = self.files
         while True:
