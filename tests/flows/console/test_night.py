@@ -15,6 +15,7 @@ from pipeline.results import (
     Evaluated,
     Gated,
     Ingested,
+    PairCounts,
     Published,
     RuleCounts,
     Scored,
@@ -34,8 +35,10 @@ def lines(
     report: Report | None = None,
     filtered: int = 0,
     rules: RuleCounts | None = None,
+    candidates: PairCounts | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
+    counts |= {"candidates": candidates, "exclude": None}
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),
         "check": Checked(checks),
@@ -77,6 +80,14 @@ def test_what_the_rules_on_items_did_is_counted_where_there_are_any() -> None:
     line = "items: 1,500 that score.where leaves out; of the items table 3 rows unknown, 0 missing"
     assert line in lines(rules=RuleCounts(1500, 3, 0))
     assert not any("score.where" in line for line in lines())
+
+
+def test_what_of_the_items_listed_per_user_has_no_effect_is_counted() -> None:
+    printed = lines(candidates=PairCounts(0, 0, 2, 0, 1500))
+    assert "2 rows of score.candidates with an item unknown to the bundle" in printed
+    assert "1,500 users without a candidate get no list" in printed
+    assert sum("candidate" in line for line in printed) == 2
+    assert not any("candidate" in line for line in lines())
 
 
 def test_the_champion_stands_beside_the_model() -> None:
