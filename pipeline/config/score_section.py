@@ -9,6 +9,19 @@ from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
 
+# Rules that earlier versions did not have: left out of keys where they are not set.
+_LATER_RULES = (
+    "retire_after_days",
+    "where",
+    "max_per",
+    "promotion",
+    "offset",
+    "freshness",
+    "because",
+    "candidates",
+    "exclude",
+)
+
 
 class PromotedSlots(Frozen):
     """Places of every list that are for some of the items."""
@@ -25,6 +38,15 @@ class PromotedSlots(Frozen):
     def _is_condition(cls, where: str) -> str:
         check_condition(where, columns=None)
         return where
+
+
+class FreshnessBoost(Frozen):
+    """What is added to the scores of newer items."""
+
+    section = "score.freshness"
+
+    weight: float = Field(gt=0, description="what an item gets that was created just now")
+    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
 
 
 class ScoreSettings(Frozen):
@@ -83,11 +105,29 @@ class ScoreSettings(Frozen):
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",
     )
+    offset: str | None = Field(
+        None,
+        min_length=1,
+        description="a column of numbers of the table `items.path` that are added to the model's "
+        "scores of the items; nothing where it is null",
+    )
+    freshness: FreshnessBoost | None = Field(
+        None,
+        description="`{ weight = 0.5, half_life_days = 7 }` adds `weight * 2^(-age / "
+        "half_life_days)` to the model's scores, by the column `created_at` of the table "
+        "`items.path`; nothing where it is null",
+    )
     accept_unknown_deny: bool = Field(
         False,
         description="go on although none of the ids in `score.deny` is known, or no user or no "
         "item of `score.exclude`",
         json_schema_extra=NO_RESULT_CHANGE,
+    )
+    because: bool = Field(
+        False,
+        description="a column `because`: for every listed item the `item_id` of the user's history "
+        "that is nearest to it, by the cosine of the items' embeddings, among the last items that "
+        "the model reads; of equal ones the most recent. Null in popular lists",
     )
     layout: Literal["long", "list"] = Field(
         "long", description="`long`: a row per user and rank; `list`: a row per user"
@@ -146,12 +186,22 @@ class ScoreSettings(Frozen):
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion)
+        return bool(self.where or self.max_per or self.promotion or self.offset or self.freshness)
+
+    @property
+    def needs_ages(self) -> bool:
+        """Whether some rule is over the ages of items at the end of the run date."""
+        return self.freshness is not None
+
+    @property
+    def marks_items(self) -> bool:
+        """Whether the items of one list can differ in their source."""
+        return bool(self.promotion)
 
     def result_settings(self) -> dict[str, Any]:
-        """See `Frozen.result_settings`; earlier versions had none of these rules."""
+        """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "candidates", "exclude", "where", "max_per", "promotion"):
+        for name in _LATER_RULES:
             if not settings[name]:
                 del settings[name]
         return settings

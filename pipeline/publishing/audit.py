@@ -182,7 +182,8 @@ def _long(table: pa.Table) -> _Lists:
 def _nested(table: pa.Table) -> _Lists:
     lists = table["recommendations"].combine_chunks()
     lengths = lists.value_lengths().fill_null(0).to_numpy()
-    item_id, score = lists.flatten().flatten()
+    entries = lists.flatten()
+    item_id, score = (pc.struct_field(entries, name) for name in (ITEM_ID, SCORE))
     return _Lists(
         table[USER_ID].combine_chunks(),
         lengths.astype(np.int64),

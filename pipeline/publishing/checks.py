@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import TableCheckError, naming
 from pipeline.limits import RUNS, Limits
 from pipeline.publishing.audit import Findings, Rules, audit
@@ -40,6 +41,7 @@ class Served:
         active_since: Only users with an event from then on have a list; None for all.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        run_day: The run date, for the rules that need it.
     """
 
     prepared: Prepared
@@ -48,6 +50,7 @@ class Served:
     active_since: datetime | None
     retired_before: datetime | None = None
     items_table: str | None = None
+    run_day: RunDay | None = None
 
 
 def check_tables(
@@ -77,8 +80,10 @@ def check_tables(
     source = PreparedHistories(served.prepared.folder, served.active_since)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
     attributes = needed_attributes(items, served.score, served.items_table)
-    eligibility = eligible_items(items, served.score, served.retired_before, attributes)
-    eligible = eligibility.item_bias == 0
+    eligibility = eligible_items(
+        items, served.score, served.retired_before, attributes, served.run_day
+    )
+    eligible = eligibility.eligible
     rules = Rules(
         items[ITEM_ID].combine_chunks(),
         eligible,

@@ -35,17 +35,18 @@ class Promoted:
             exclude: (B, E) int64, items that a user may not get, padded with PAD.
             count: The number of items for each user; fewer if P is smaller.
         """
-        score = score + self.bias
+        return self._best(score + self.bias, exclude, count)
+
+    def popular(self, exclude: Items, count: int) -> Candidates:
+        """Each user's most popular ones, for users without history; arguments as for `ranked`."""
+        return self._best(np.tile(self.popularity, (len(exclude), 1)), exclude, count)
+
+    def _best(self, score: Floats, exclude: Items, count: int) -> Candidates:
         place = np.minimum(np.searchsorted(self.items, exclude), max(0, len(self.items) - 1))
         if len(self.items):
             user, column = (self.items[place] == exclude).nonzero()
             score[user, place[user, column]] = -np.inf
         return best_of(self.items, score, count)
-
-    def popular(self, exclude: Items, count: int) -> Candidates:
-        """Each user's most popular ones, for users without history; arguments as for `ranked`."""
-        score = np.broadcast_to(self.popularity, (len(exclude), len(self.items)))
-        return self.ranked(score, exclude, count)
 
 
 def best_of(items: Items, score: Floats, count: int) -> Candidates:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.bundles.sessions import check_provider
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
@@ -29,6 +30,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    run_day: RunDay | None = None,
     resources: ResourceSettings = DEFAULT_RESOURCES,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
@@ -39,6 +41,7 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        run_day: The run date, for the rules that need it.
         resources: The memory and the threads to sort the items listed per user with.
 
     Raises:
@@ -59,7 +62,7 @@ def check_scoring(
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table)
-    eligibility = eligible_items(items, score, retired_before, attributes)
+    eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None)
     user_lists = read_user_lists(score, source, items, resources)
     if not _any_left(source, items, eligibility, user_lists, exclude_seen=score.exclude_seen):
@@ -100,7 +103,7 @@ def _any_left(
     exclude_seen: bool,
 ) -> bool:
     """Whether some user may get some eligible item; the first batch nearly always answers."""
-    eligible = eligibility.item_bias == 0
+    eligible = eligibility.eligible
     if not (exclude_seen or user_lists):
         return True
     with source.open(items, source.folder) as (_, histories):

@@ -107,10 +107,10 @@ class CandidateRanker:
                 "the model computes scores that are NaN or infinite",
                 remedy="The training diverged: train and export the model again.",
             )
-        popularity = np.zeros(n_items, np.float32)
+        popularity = np.full(n_items, -np.inf, np.float32)
         popularity[self.eligibility.popular] = self.eligibility.popular_score
-        score = np.where(histories.lengths[user] > 0, score, popularity[item])
         score += self.eligibility.item_bias[item]
+        score = np.where(histories.lengths[user] > 0, score, popularity[item])
         never, _, counts = excluded_items(
             histories, exclude_seen=self.exclude_seen, listed=self.exclude
         )

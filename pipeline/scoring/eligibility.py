@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from model.errors import ConfigError
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.logs.id_lists import as_known, id_list_hash, read_ids
 from pipeline.logs.items_table import items_table_hash
 from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
 from pipeline.rules.list_rules import ListRules, list_rules
+from pipeline.rules.offsets import item_offsets
 from pipeline.schema import ITEM_ID, PAD, TIME
 from pipeline.scoring.user_list_reader import user_list_hash
 
@@ -25,7 +27,8 @@ class Eligibility:
     """The items that may be recommended to any user.
 
     Attributes:
-        item_bias: (V,) float32, 0 where an item is eligible, -inf where it is not.
+        item_bias: (V,) float32, what is added to an eligible item's scores, -inf where an item is
+            not eligible.
         popular: int64, the eligible items' indices, most popular first.
         popular_score: float32, each popular item's share of all training interactions.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
@@ -40,12 +43,18 @@ class Eligibility:
     lists: ListRules
     rules: RuleCounts | None = None
 
+    @property
+    def eligible(self) -> NDArray[np.bool_]:
+        """(V,) which items may be recommended."""
+        return self.item_bias > -np.inf
+
 
 def eligible_items(
     items: pa.Table,
     settings: ScoreSettings,
     retired_before: datetime | None = None,
     attributes: Attributes | None = None,
+    run_day: RunDay | None = None,
 ) -> Eligibility:
     """The items that were trained on, are not retired, and are let through by all that is set.
 
@@ -53,14 +62,16 @@ def eligible_items(
 
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
-        settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion` and
-            `top_k` are used.
+        settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion`,
+            `offset`, `freshness` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
+        run_day: The run date, from which `freshness` counts ages.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, none of the denied
-            ones is known, or the condition cannot be used with these attributes.
+            ones is known, or the condition, `offset` or `freshness` cannot be used with these
+            attributes.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
@@ -97,6 +108,8 @@ def eligible_items(
         )
     item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
     item_bias[PAD + 1 :][eligible] = 0
+    if attributes is not None:
+        item_bias[PAD + 1 :] += item_offsets(settings, attributes.table, run_day)
     best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
     share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))

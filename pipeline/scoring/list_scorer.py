@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
 from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
@@ -39,6 +40,8 @@ class ListScorer:
         max_length: L.
         top_k: K.
         exclude_seen: Whether items of a user's whole history are never recommended.
+        nearest: Finds the item of the history that stands for each listed one; None where that
+            is not asked for.
         user_lists: The items listed per user.
     """
 
@@ -49,6 +52,7 @@ class ListScorer:
     max_length: int
     top_k: int
     exclude_seen: bool
+    nearest: NearestHistory | None = None
     user_lists: UserLists = NO_USER_LISTS
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
@@ -81,18 +85,24 @@ class ListScorer:
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
-        return ranked
+        return self._with_because(ranked, histories)
 
     def rank_no_users(self, user_type: pa.DataType) -> Ranked:
         """The result for no users, with ids of a type."""
-        return self._popular(
-            UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
+        nobody = UserHistories(
+            pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
         )
+        return self._with_because(self._popular(nobody), nobody)
 
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
+
+    def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        if self.nearest is None:
+            return ranked
+        return replace(ranked, because=self.nearest(histories, ranked.item_index))
 
     def _lists(
         self, histories: UserHistories, users: Integers, count: int, progress: Progress
@@ -180,7 +190,7 @@ class ListScorer:
         )
         for some, lists in ranker.lists(histories, user_embedding):
             ranked.put(some, lists)
-        return ranked
+        return self._with_because(ranked, histories)
 
     def _popular(self, histories: UserHistories) -> Ranked:
         """The popular items for users without a known item, and PAD for the others."""

@@ -16,7 +16,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError
@@ -117,6 +117,7 @@ def score(
         output,
         settings,
         run_date=run_date,
+        time_zone=time_zone,
         resume_inputs=resume_inputs,
         resume_settings={
             "logs": _resume_part(logs.with_zone(time_zone)),
@@ -148,6 +149,7 @@ def score_histories(
     settings: ScoreSettings,
     *,
     run_date: date,
+    time_zone: str = "UTC",
     resume_inputs: Mapping[str, str],
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
@@ -168,7 +170,8 @@ def score_histories(
         bundle: The model.
         output: As for `score`; it must not hold or lie in the source's files.
         settings: What to recommend.
-        run_date: The column `run_date` of the output.
+        run_date: The column `run_date` of the output, to whose end the ages of items are counted.
+        time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
             resumed only if they are equal. The files of `settings` and the items table need not
             be among them.
@@ -192,7 +195,8 @@ def score_histories(
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table)
-    eligibility = eligible_items(seen, settings, retired_before, attributes)
+    run_day = RunDay(run_date, time_zone)
+    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
     user_lists = read_user_lists(settings, source, items, resources)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
@@ -207,10 +211,12 @@ def score_histories(
         engine = ProcessPool(partial(opener, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
-    key = _resume_key(bundle, settings, run_date, inputs, resume_settings or {})
+    key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
+    row_format = RowFormat(
+        settings.layout, items[ITEM_ID].combine_chunks(), run_columns, settings.marks_items
+    )
     before = out.done.n_users
     with out.begin() as scratch, source.open(items, scratch) as (total, histories):
         scoring, listed = time.perf_counter(), ListedUsers(user_lists)
@@ -272,10 +278,11 @@ def check_item_table(bundle: Bundle) -> None:
 def _resume_key(
     bundle: Bundle,
     settings: ScoreSettings,
-    run_date: date,
+    run_day: RunDay,
     inputs: Mapping[str, str],
     more_settings: Mapping[str, Any],
 ) -> ResumeKey:
+    ends = {"run_end": run_day.end.isoformat()} if settings.needs_ages else {}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
@@ -283,6 +290,7 @@ def _resume_key(
         settings={
             **settings.result_settings(),
             **more_settings,
-            "run_date": run_date.isoformat(),
+            **ends,
+            "run_date": run_day.run_date.isoformat(),
         },
     )

@@ -16,7 +16,7 @@ from pipeline.bundles.registry import RegisteredModel, read_registry, register_c
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
@@ -50,6 +50,7 @@ class Score(Stage[Scored]):
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -64,6 +65,7 @@ class Score(Stage[Scored]):
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
+            settings.time_zone,
         )
 
     def run(self) -> Scored:
@@ -76,6 +78,7 @@ class Score(Stage[Scored]):
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,
+            time_zone=self.time_zone,
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
@@ -127,6 +130,7 @@ class Publish(Stage[Published]):
     checks: CheckSettings
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -143,6 +147,7 @@ class Publish(Stage[Published]):
             settings.checks,
             locations,
             settings.items.path,
+            settings.time_zone,
         )
 
     def run(self) -> Published:
@@ -158,6 +163,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)
