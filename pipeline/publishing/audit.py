@@ -34,7 +34,7 @@ class Rules:
         item_ids: (V-1,) the ids of the model's items 1..V-1.
         eligible: (V,) bool, which items may be recommended at all.
         top_k: K.
-        exclude_seen: Whether a user's own items may not be.
+        exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
         user_lists: The items listed per user.
     """
@@ -64,7 +64,7 @@ class Findings:
         not_finite: Rows with a score that is null, NaN or infinite.
         unknown: Rows with an item that the model does not know.
         ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
-        seen: Rows with an item of the user's own, where these are excluded.
+        seen: Rows with an item that the user has seen, where these are excluded.
         excluded: Rows with an item that is excluded for its user.
         not_candidates: Rows with an item that is none of its user's candidates, if there are any.
         recommended: (V,) bool, the items that are in some list.
@@ -88,7 +88,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class _UserPairs:
-    """The `pair_keys` of what the users of a part have, may not and may get."""
+    """The `pair_keys` of what the users of a part have seen, may not and may get."""
 
     own: Integers  # empty where users may be recommended what they have seen
     excluded: Integers
@@ -223,8 +223,8 @@ def _pairs(users: UserHistories, rules: Rules) -> _UserPairs:
     n_items, nothing, lists = len(rules.eligible), np.zeros(0, np.int64), rules.user_lists
     own = excluded = nothing
     if rules.exclude_seen:
-        user = np.repeat(np.arange(len(users)), users.lengths)
-        own = pair_keys(user, users.items, n_items)
+        seen = users.seen()
+        own = pair_keys(np.repeat(np.arange(len(seen)), seen.lengths), seen.items, n_items)
     if lists.exclude is not None:
         excluded = pair_keys(*lists.exclude.pairs(users.user_id), n_items)
     if lists.candidates is None:

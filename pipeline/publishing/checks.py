@@ -77,7 +77,8 @@ def check_tables(
     parts = open_parts(scored.folder)
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(settings, earlier, "table_checks")
-    source = PreparedHistories(served.prepared.folder, served.active_since)
+    seen = served.score.seen_on(served.run_day)
+    source = PreparedHistories(served.prepared.folder, served.active_since, seen)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
     attributes = needed_attributes(items, served.score, served.items_table)
     eligibility = eligible_items(
@@ -88,7 +89,7 @@ def check_tables(
         items[ITEM_ID].combine_chunks(),
         eligible,
         served.score.top_k,
-        served.score.exclude_seen,
+        bool(served.score.exclude_seen),
         bool(served.score.max_per),
         read_user_lists(served.score, source, items, locations.resources),
     )

@@ -70,6 +70,7 @@ class Scored:
         rules: What the rules over the items table did; None without such rules.
         candidates: What `score.candidates` holds; None without it.
         exclude: What `score.exclude` holds; None without it.
+        absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
     folder: str
@@ -93,6 +94,7 @@ class Scored:
     rules: RuleCounts | None = None
     candidates: PairCounts | None = None
     exclude: PairCounts | None = None
+    absent_types: tuple[str, ...] = ()
 
     def user_list_facts(self) -> dict[str, int]:
         """What of the items listed per user has no effect, in words, and how often."""

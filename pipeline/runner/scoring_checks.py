@@ -47,7 +47,8 @@ def check_scoring(
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
             items are asked for than there are, none is left to recommend, to anybody, a condition
-            cannot be used with the items table, or nothing in a file of users and items is known.
+            cannot be used with the items table, no event is of a type that counts as seen, or
+            nothing in a file of users and items is known.
         InputError: a file of ids, of users and items, or the items table cannot be read.
         SchemaError: its ids are of another kind than the items', or its columns cannot be used.
     """
@@ -63,9 +64,9 @@ def check_scoring(
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
-    source = PreparedHistories(prepared.folder, None)
+    source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
     user_lists = read_user_lists(score, source, items, resources)
-    if not _any_left(source, items, eligibility, user_lists, exclude_seen=score.exclude_seen):
+    if not _any_left(source, items, eligibility, user_lists, exclude_seen=bool(score.exclude_seen)):
         listed = ", ".join(["score.allow", "score.deny", "score.where", *score.user_lists])
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item"

@@ -46,7 +46,7 @@ def batches(
         histories: The histories of a part's users.
         max_length: L.
         batch_size: The largest B.
-        exclude_seen: Whether `exclude` holds the items of a user's whole history.
+        exclude_seen: Whether `exclude` holds the items that a user has seen in the whole history.
         listed: Items that `exclude` holds besides; None for none.
     """
     lengths = histories.lengths
@@ -91,21 +91,23 @@ def excluded_items(
 
     Args:
         histories: The histories of N users.
-        exclude_seen: Whether these are the items of a user's whole history.
+        exclude_seen: Whether these are the items that a user has seen in the whole history.
         listed: Items that a user may not get besides; None for none.
     """
     user, item = (np.zeros(0, np.int64),) * 2
     if listed is not None:
         user, item = listed.pairs(histories.user_id)
     if exclude_seen:
-        user = np.append(user, np.repeat(np.arange(len(histories)), histories.lengths))
-        item = np.append(item, histories.items)
+        seen = histories.seen()
+        user = np.append(user, np.repeat(np.arange(len(seen)), seen.lengths))
+        item = np.append(item, seen.items)
     return _distinct(user, item, len(histories))
 
 
 def distinct_items(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
     """Each user's distinct items: flat items, ascending per user, ends (N,), counts (N,)."""
-    return excluded_items(histories, exclude_seen=True, listed=None)
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    return _distinct(user, histories.items, len(histories))
 
 
 def _distinct(user: Integers, item: Integers, users: int) -> tuple[Integers, Integers, Integers]:

@@ -39,7 +39,7 @@ class ListScorer:
         promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
         max_length: L.
         top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
+        exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
         user_lists: The items listed per user.

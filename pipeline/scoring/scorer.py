@@ -68,7 +68,7 @@ def open_scorer(
         tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
         bundle.max_length,
         settings.top_k,
-        settings.exclude_seen,
+        bool(settings.exclude_seen),
         NearestHistory.over(table, bundle.max_length, settings.threads)
         if settings.because
         else None,

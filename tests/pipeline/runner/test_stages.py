@@ -278,6 +278,7 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     values = to_jsonable_python(scored)
     for name in ("rules", "candidates", "exclude"):
         assert values.pop(name) is None
+    assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
     ruled = replace(scored, rules=RuleCounts(1, 0, 0))
     assert given.output_key(ruled) != given.output_key(scored)
