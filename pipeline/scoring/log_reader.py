@@ -26,6 +26,11 @@ _IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not
 class LogHistories(FileHistories):
     """A `HistorySource` over interaction logs; users come in the order of their ids."""
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return self.logs.user_id
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         files = self.files
         while True:

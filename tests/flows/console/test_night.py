@@ -15,6 +15,7 @@ from pipeline.results import (
     Evaluated,
     Gated,
     Ingested,
+    PairCounts,
     Published,
     RuleCounts,
     Scored,
@@ -35,8 +36,10 @@ def lines(
     filtered: int = 0,
     rules: RuleCounts | None = None,
     absent_types: tuple[str, ...] = (),
+    candidates: PairCounts | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
+    counts |= {"candidates": candidates, "exclude": None}
     of_scored = {"unknown_listed": unknown_listed, "rules": rules, "absent_types": absent_types}
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),
@@ -85,6 +88,14 @@ def test_types_that_no_event_has_are_named() -> None:
     line = "warning: no event is of the type 'gift' of score.exclude_seen"
     assert line in lines(absent_types=("gift",))
     assert not any("score.exclude_seen" in line for line in lines())
+
+
+def test_what_of_the_items_listed_per_user_has_no_effect_is_counted() -> None:
+    printed = lines(candidates=PairCounts(0, 0, 2, 0, 1500))
+    assert "2 rows of score.candidates with an item unknown to the bundle" in printed
+    assert "1,500 users without a candidate get no list" in printed
+    assert sum("candidate" in line for line in printed) == 2
+    assert not any("candidate" in line for line in lines())
 
 
 def test_the_champion_stands_beside_the_model() -> None:
