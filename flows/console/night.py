@@ -7,7 +7,7 @@ from rich.table import Table
 
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
-from pipeline.results import Evaluated, RuleCounts
+from pipeline.results import Evaluated, NewItemCounts, RuleCounts
 from pipeline.runner.backfill import Backfilled
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
@@ -75,6 +75,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
+        *([_new_items(scored.new_items)] if scored.new_items else []),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",
@@ -96,6 +97,13 @@ def _rules(rules: RuleCounts) -> str:
     return (
         f"items: {rules.filtered_items:,} that score.where leaves out; of the items table "
         f"{rules.unknown_rows:,} rows unknown, {rules.missing_rows:,} missing"
+    )
+
+
+def _new_items(counts: NewItemCounts) -> str:
+    return (
+        f"new items: {counts.listed:,} that may be recommended, "
+        f"{counts.without_similar:,} without a similar one"
     )
 
 

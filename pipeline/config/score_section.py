@@ -1,6 +1,8 @@
 """The section `[score]` of `fearec.toml`."""
 
+import math
 import os
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -8,6 +10,17 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
+
+# Settings that earlier versions did not have.
+_RULES = (
+    "retire_after_days",
+    "where",
+    "max_per",
+    "promotion",
+    "offset",
+    "freshness",
+    "new_items",
+)
 
 
 class PromotedSlots(Frozen):
@@ -34,6 +47,17 @@ class FreshnessBoost(Frozen):
 
     weight: float = Field(gt=0, description="what an item gets that was created just now")
     half_life_days: float = Field(gt=0, description="the age at which it is half of that")
+
+
+class NewItemQuota(Frozen):
+    """Places of every list that are for items without events."""
+
+    section = "score.new_items"
+
+    share: float = Field(gt=0, le=1, description="of the places of a list, rounded up")
+    within_days: int = Field(
+        ge=1, le=36_500, description="only items created in so many days up to the run date"
+    )
 
 
 class ScoreSettings(Frozen):
@@ -93,6 +117,12 @@ class ScoreSettings(Frozen):
         "half_life_days)` to the model's scores, by the column `created_at` of the table "
         "`items.path`; nothing where it is null",
     )
+    new_items: NewItemQuota | None = Field(
+        None,
+        description="`{ share = 0.1, within_days = 14 }` gives places of every list to items "
+        "without events that were created so recently, by the column `created_at` of the table "
+        "`items.path`; they are ranked by the items that `items.similar_by` calls similar",
+    )
     accept_unknown_deny: bool = Field(
         False,
         description="go on although the model knows none of the ids in `score.deny`",
@@ -145,22 +175,45 @@ class ScoreSettings(Frozen):
         if len(set(slots)) < len(slots):
             twice = next(slot for slot in slots if slots.count(slot) > 1)
             raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        left = self.top_k - len(slots)
+        if self._n_new_places > left:
+            raise ValueError(
+                f"score.new_items is for {self._n_new_places} places, but score.promotion leaves "
+                f"{left} of score.top_k = {self.top_k}"
+            )
         return self
+
+    @property
+    def new_item_places(self) -> tuple[int, ...]:
+        """The places from 0 of new items: the last ones of equal stretches of the places left.
+
+        Those are the places that are no slots of promotions.
+        """
+        slots = {slot for promotion in self.promotion for slot in promotion.slots}
+        left = [place - 1 for place in range(1, self.top_k + 1) if place not in slots]
+        count = self._n_new_places
+        return tuple(left[stretch * len(left) // count - 1] for stretch in range(1, count + 1))
+
+    @property
+    def _n_new_places(self) -> int:
+        # Of the share as it is written: 0.07 * 100 is above 7 in floats.
+        return math.ceil(Fraction(str(self.new_items.share)) * self.top_k) if self.new_items else 0
 
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion or self.offset or self.freshness)
+        rules = self.where, self.max_per, self.promotion, self.offset, self.freshness
+        return any(rules) or self.new_items is not None
 
     @property
     def needs_ages(self) -> bool:
         """Whether some rule is over the ages of items at the end of the run date."""
-        return self.freshness is not None
+        return self.freshness is not None or self.new_items is not None
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion", "offset", "freshness"):
+        for name in _RULES:
             if not settings[name]:
                 del settings[name]
         return settings

@@ -23,11 +23,13 @@ class Rules:
     """What lists may hold.
 
     Attributes:
-        item_ids: (V-1,) the ids of the model's items 1..V-1.
-        eligible: (V,) bool, which items may be recommended at all.
+        item_ids: (V-1,) the ids of the items 1..V-1: the model's, and new ones that it lacks.
+        eligible: (V,) bool, which items may be recommended in any place.
         top_k: K.
         exclude_seen: Whether a user's own items may not be.
         capped: Whether lists may be shorter than there are items to recommend.
+        is_new: (V,) bool, which items may be recommended in the places of new ones; None for none.
+        n_new: The number of these places.
     """
 
     item_ids: pa.Array
@@ -35,6 +37,13 @@ class Rules:
     top_k: int
     exclude_seen: bool
     capped: bool = False
+    is_new: NDArray[np.bool_] | None = None
+    n_new: int = 0
+
+    @property
+    def new(self) -> NDArray[np.bool_]:
+        """(V,) bool, which items are new."""
+        return np.zeros(len(self.eligible), bool) if self.is_new is None else self.is_new
 
 
 @dataclass
@@ -139,11 +148,11 @@ def _long(table: pa.Table) -> _Lists:
     user = table[USER_ID].combine_chunks()
     starts_list = pc.not_equal(user[1:], user[:-1]).fill_null(True).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[len(user) > 0], starts_list]))
-    first = pa.array(starts)
+    lengths = np.diff(starts, append=len(user))
     return _Lists(
-        user.take(first),
-        np.diff(starts, append=len(user)),
-        _is_popular(table["source"].take(first)),
+        user.take(pa.array(starts)),
+        lengths,
+        np.bincount(np.repeat(starts, lengths), _is_popular(table["source"]))[starts] > 0,
         table[ITEM_ID].combine_chunks(),
         table[SCORE].combine_chunks(),
         table["rank"].fill_null(0).to_numpy(),
@@ -205,8 +214,11 @@ def _pairs(users: UserHistories, rules: Rules) -> Integers:
 def _expected_lengths(n_users: int, own: Integers, rules: Rules) -> Integers:
     """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
     user, item = np.divmod(own, len(rules.eligible))
-    n_seen = np.bincount(user[rules.eligible[item]], minlength=n_users)
-    return np.minimum(np.count_nonzero(rules.eligible) - n_seen, rules.top_k)
+    left, new_left = (
+        np.count_nonzero(some) - np.bincount(user[some[item]], minlength=n_users)
+        for some in (rules.eligible, rules.new)
+    )
+    return np.minimum(left + np.minimum(new_left, rules.n_new), rules.top_k)
 
 
 def _count_users(
@@ -235,6 +247,6 @@ def _count_rows(
     findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
-    findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
+    findings.ineligible += int(np.count_nonzero(~(rules.eligible | rules.new)[item[known]]))
     own = np.append(own, -1)
     findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))

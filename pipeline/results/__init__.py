@@ -6,7 +6,7 @@ from pipeline.results.evaluated import Evaluated, PairedDifference, headline_met
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
-from pipeline.results.table_results import Published, RuleCounts, Scored
+from pipeline.results.table_results import NewItemCounts, Published, RuleCounts, Scored
 
 __all__ = [
     "AudienceFound",
@@ -21,6 +21,7 @@ __all__ = [
     "Forgotten",
     "Gated",
     "Ingested",
+    "NewItemCounts",
     "PairedDifference",
     "Prepared",
     "Published",

@@ -22,6 +22,19 @@ class RuleCounts:
 
 
 @dataclass(frozen=True)
+class NewItemCounts:
+    """The new items that `score.new_items` is about.
+
+    Attributes:
+        listed: Those that may be recommended.
+        without_similar: Those that may not, as no item of the model is similar.
+    """
+
+    listed: int
+    without_similar: int
+
+
+@dataclass(frozen=True)
 class Scored:
     """The result of score: its output, and what was left out of its input.
 
@@ -45,6 +58,7 @@ class Scored:
         users_per_second: Users scored in this run per second of scoring.
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
+        new_items: The new items; None where they have no places.
     """
 
     folder: str
@@ -66,6 +80,7 @@ class Scored:
     users_per_second: float
     filtered: int = 0
     rules: RuleCounts | None = None
+    new_items: NewItemCounts | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ class Promoted:
     bias: Floats
     popularity: Floats
 
+    def embeddings(self, table: Floats) -> Floats:
+        """Their (P, D) embeddings, of an item table (V, D)."""
+        return np.array(table[self.items])
+
+    def scores(self, users: Floats, embeddings: Floats) -> Floats:
+        """(B, P) their scores by the model, of users' embeddings (B, D) and their own."""
+        return users @ embeddings.T
+
     def ranked(self, score: Floats, exclude: Items, count: int) -> Candidates:
         """Each user's best items, ties by the smaller index.
 
@@ -35,16 +43,19 @@ class Promoted:
             exclude: (B, E) int64, items that a user may not get, padded with PAD.
             count: The number of items for each user; fewer if P is smaller.
         """
-        score = score + self.bias
+        return self._best(score + self.bias, exclude, count)
+
+    def popular(self, exclude: Items, count: int) -> Candidates:
+        """Each user's most popular ones, for users without history; arguments as for `ranked`."""
+        return self._best(np.tile(self.popularity, (len(exclude), 1)), exclude, count)
+
+    def _best(self, score: Floats, exclude: Items, count: int) -> Candidates:
+        """Those of the best scores, (B, P), which are changed."""
         place = np.minimum(np.searchsorted(self.items, exclude), max(0, len(self.items) - 1))
         if len(self.items):
             user, column = (self.items[place] == exclude).nonzero()
             score[user, place[user, column]] = -np.inf
         return _best(self.items, score, count)
-
-    def popular(self, count: int) -> Candidates:
-        """The most popular ones, for one user without history."""
-        return _best(self.items, self.popularity[None].copy(), count)
 
 
 def _best(items: Items, score: Floats, count: int) -> Candidates:

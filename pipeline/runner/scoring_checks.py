@@ -25,6 +25,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     run_day: RunDay | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
@@ -35,6 +36,7 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
 
     Raises:
@@ -54,7 +56,7 @@ def check_scoring(
             found="fp16",
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
-    attributes = needed_attributes(items, score, items_table)
+    attributes = needed_attributes(items, score, items_table, similar_by)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     if score.exclude_seen and not _any_unseen(prepared, eligibility):
         raise ConfigError(

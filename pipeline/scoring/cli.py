@@ -148,6 +148,7 @@ def main(
                 run_date=day,
                 time_zone=settings.time_zone,
                 items_table=settings.items.path,
+                similar_by=settings.items.similar_by,
                 users=users,
                 resume=resume,
                 overwrite=overwrite,
@@ -176,6 +177,9 @@ def summary(result: "Scored") -> list[str]:
         facts["items that score.where leaves out"] = rules.filtered_items
         facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
         facts["items of the bundle without a row in the items table"] = rules.missing_rows
+    if new := result.new_items:
+        facts["new items that may be recommended"] = new.listed
+        facts["new items without a similar one in the bundle"] = new.without_similar
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"

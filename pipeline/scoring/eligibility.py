@@ -17,8 +17,9 @@ from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
 from pipeline.rules.list_rules import ListRules, list_rules
+from pipeline.rules.new_items import new_items
 from pipeline.rules.offsets import item_offsets
-from pipeline.schema import ITEM_ID, PAD, TIME
+from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIME
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Eligibility:
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
         lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
+        other_ids: (M,) the ids of new items that the bundle does not know, which have the indices V
+            to V+M-1; not all of them may be recommended.
     """
 
     item_bias: NDArray[np.float32]
@@ -41,11 +44,30 @@ class Eligibility:
     n_unknown: int
     lists: ListRules
     rules: RuleCounts | None = None
+    other_ids: pa.Array | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
-        """(V,) which items may be recommended."""
+        """(V,) which items may be recommended in any place."""
         return self.item_bias > -np.inf
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(V+M,) which items may be recommended in the places of new items alone."""
+        n_others = 0 if self.other_ids is None else len(self.other_ids)
+        is_new = np.zeros(len(self.item_bias) + n_others, bool)
+        if self.lists.new is not None:
+            is_new[self.lists.new.items] = True
+        return is_new
+
+    def with_others(self, items: pa.Table) -> pa.Table:
+        """The bundle's items, V-1 rows, and those that it does not know: their indices and ids."""
+        known = items.select([ITEM_INDEX, ITEM_ID])
+        if self.other_ids is None:
+            return known
+        index = pa.array(len(self.item_bias) + np.arange(len(self.other_ids)))
+        others = [index.cast(known.schema.field(ITEM_INDEX).type), self.other_ids]
+        return pa.concat_tables([known, pa.table(others, schema=known.schema)])
 
 
 def eligible_items(
@@ -62,15 +84,15 @@ def eligible_items(
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion`,
-            `offset`, `freshness` and `top_k` are used.
+            `offset`, `freshness`, `new_items` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
-        run_day: The run date, from which `freshness` counts ages.
+        run_day: The run date, from which `freshness` and `new_items` count ages.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, none of the denied
-            ones is known, or the condition, `offset` or `freshness` cannot be used with these
-            attributes.
+            ones is known, or the condition, `offset`, `freshness` or `new_items` cannot be used
+            with these attributes.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
@@ -87,8 +109,13 @@ def eligible_items(
     if retired_before is not None:
         seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
         eligible &= seen.fill_null(False).to_numpy()
-    listed, n_unknown = _listed(ids, settings)
-    eligible &= listed
+    new = new_items(settings, attributes, run_day)
+    other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
+    every_id = ids if other_ids is None else pa.chunked_array([*ids.chunks, other_ids])
+    listed, n_unknown = _listed(every_id, settings)
+    eligible &= listed[: len(ids)]
+    if new is not None:
+        new = new.filter(listed[new.index - 1])
     rules = None
     if settings.where is not None:
         known = attributes or item_attributes(items, None)
@@ -96,6 +123,9 @@ def eligible_items(
         n_filtered = int(np.count_nonzero(eligible & ~chosen))
         rules = RuleCounts(n_filtered, known.n_unknown, known.n_missing)
         eligible &= chosen
+        if new is not None:
+            of_new = Attributes(new.table, known.others, 0)
+            new = new.filter(items_that(settings.where, of_new, "score.where"))
     if not eligible.any():
         raise ConfigError(
             "no item is left to recommend",
@@ -112,8 +142,8 @@ def eligible_items(
     best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
     share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
-    lists = list_rules(settings, attributes, item_bias, share)
-    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules)
+    lists = list_rules(settings, attributes, item_bias, share, new, run_day)
+    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules, other_ids)
 
 
 def _listed(ids: pa.ChunkedArray, settings: ScoreSettings) -> tuple[NDArray[np.bool_], int]:

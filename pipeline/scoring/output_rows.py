@@ -80,13 +80,15 @@ class RowFormat:
 
     Attributes:
         layout: `long` for one row per user and rank, `list` for one row per user.
-        item_ids: (V-1,) the ids of items 1..V-1.
+        item_ids: (V-1,) the ids of items 1..V-1, or more where others may be recommended.
         run_columns: The columns that are equal in every row.
+        is_new: (V,) bool, or more, which items are new ones; None for none.
     """
 
     layout: Literal["long", "list"]
     item_ids: pa.Array
     run_columns: RunColumns
+    is_new: NDArray[np.bool_] | None = None
 
     def rows(self, ranked: Ranked) -> pa.Table:
         """The rows, with the columns of either layout in `schema`."""
@@ -106,10 +108,18 @@ class RowFormat:
             pa.array(rank.astype(np.int32) + 1),
             item_id,
             score,
-            _source(ranked.popular[user], ranked.promoted[present]),
+            self._sources(
+                ranked.popular[user], ranked.promoted[present], ranked.item_index[present]
+            ),
             *self.run_columns.columns(len(user)),
         ]
         return pa.table(columns, schema=recommendations_schema(ranked.user_id.type, item_id.type))
+
+    def _sources(
+        self, popular: NDArray[np.bool_], promoted: NDArray[np.bool_], item: NDArray[np.int64]
+    ) -> pa.Array:
+        source = _source(popular, promoted)
+        return source if self.is_new is None else pc.if_else(self.is_new[item], "new", source)
 
     def _lists(
         self, ranked: Ranked, present: NDArray[np.bool_], item_id: pa.Array, score: pa.Array

@@ -80,7 +80,8 @@ class Recommender:
             raise BundleError(
                 "the bundle is of a version before promotions",
                 expected=f"the output {USER_EMBEDDING} of the recommender",
-                remedy="Train and export the model again, or score without score.promotion.",
+                remedy="Train and export the model again, or score without score.promotion and "
+                "score.new_items.",
             )
         other._make_buffers()
         return other

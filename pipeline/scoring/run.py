@@ -51,6 +51,7 @@ def score(
     run_date: date,
     time_zone: str,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -73,6 +74,7 @@ def score(
         time_zone: The IANA time zone of that day.
         items_table: What is known of the items: see `read_items_table`. It is read where a rule of
             `settings` needs it.
+        similar_by: Columns of that table by which items are similar, for `settings.new_items`.
         users: A file of user ids, the only ones to score.
         resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
@@ -123,6 +125,7 @@ def score(
         },
         retired_before=days_before(run_date, settings.retire_after_days, time_zone),
         items_table=items_table,
+        similar_by=similar_by,
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -150,6 +153,7 @@ def score_histories(
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -174,6 +178,7 @@ def score_histories(
             `settings` and `run_date` need not be among them.
         retired_before: Items that were last seen before this instant are not recommended.
         items_table: As for `score`.
+        similar_by: As for `score`.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -188,7 +193,7 @@ def score_histories(
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
-    attributes = needed_attributes(seen, settings, items_table)
+    attributes = needed_attributes(seen, settings, items_table, similar_by)
     run_day = RunDay(run_date, time_zone)
     eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
     check_item_table(bundle)
@@ -203,12 +208,15 @@ def score_histories(
         engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
-    key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
+    more = {"similar_by": list(similar_by)} if settings.new_items else {}
+    key = _resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
+    every_item = eligibility.with_others(items)
+    item_ids = every_item[ITEM_ID].combine_chunks()
+    row_format = RowFormat(settings.layout, item_ids, run_columns, eligibility.is_new)
     before = out.done.n_users
-    with out.begin() as scratch, source.open(items, scratch) as (total, histories):
+    with out.begin() as scratch, source.open(every_item, scratch) as (total, histories):
         scoring = time.perf_counter()
         write_parts(
             histories,
@@ -239,6 +247,7 @@ def score_histories(
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
+        new_items=eligibility.lists.new_counts,
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )

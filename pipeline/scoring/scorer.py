@@ -60,7 +60,7 @@ def open_scorer(
     return ListScorer(
         recommender,
         eligibility,
-        tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
+        tuple(each.embeddings(table) for each in eligibility.lists.promoted),
         bundle.max_length,
         settings.top_k,
         settings.exclude_seen,

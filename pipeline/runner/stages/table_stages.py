@@ -49,6 +49,7 @@ class Score(Stage[Scored]):
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
+    similar_by: tuple[str, ...]  # where a rule needs it
     items_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
 
@@ -64,6 +65,7 @@ class Score(Stage[Scored]):
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.time_zone,
         )
@@ -82,6 +84,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
+            similar_by=self.similar_by,
             cache=self.locations.tensorrt,
         )
         with work_progress("scoring", "users") as progress:
@@ -103,8 +106,9 @@ class Score(Stage[Scored]):
     def output_key(self, result: Scored) -> str:
         """See `Stage`; results of earlier versions know no rules."""
         values = to_jsonable_python(result)
-        if result.rules is None:
-            del values["rules"]
+        for name in ("rules", "new_items"):
+            if values[name] is None:
+                del values[name]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -127,6 +131,7 @@ class Publish(Stage[Published]):
     retired_before: datetime | None
     checks: CheckSettings
     locations: RunLocations
+    similar_by: tuple[str, ...]
     items_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
@@ -144,6 +149,7 @@ class Publish(Stage[Published]):
             _days_before(settings.score.retire_after_days, settings, locations),
             settings.checks,
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.time_zone,
         )
@@ -161,6 +167,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            self.similar_by,
             RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)

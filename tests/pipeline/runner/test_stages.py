@@ -73,6 +73,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "logs.value": ("stars", ALL),
     "logs.keep": ("user_id IS NOT NULL", ALL),
     "items.path": ("items.parquet", NOTHING),
+    "items.similar_by": (("category",), NOTHING),  # it counts with `score.new_items`; see below
     "prepare.history_days": (30, PREPARE),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
     "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
@@ -129,6 +130,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.new_items": ({"share": 0.1, "within_days": 14}, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
