@@ -15,6 +15,8 @@ ITEM_INDEX = "item_index"
 RUN_DATE = "run_date"
 SCORE = "score"
 TIMESTAMPS = "timestamps"
+SOURCE = "source"
+BECAUSE = "because"
 
 # The Delta tables of the warehouse.
 INTERACTIONS = "interactions"
@@ -128,31 +130,56 @@ def vocabulary_schema(item: pa.DataType) -> pa.Schema:
     )
 
 
-def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The long form of the output, one row per user and rank."""
+def recommendations_schema(
+    user: pa.DataType, item: pa.DataType, *, because: bool = False
+) -> pa.Schema:
+    """The long form of the output, one row per user and rank.
+
+    Args:
+        user: The type of user ids.
+        item: The type of item ids.
+        because: Whether it has the column of that name, the last one.
+    """
     return pa.schema(
         [
             (USER_ID, user),
             ("rank", pa.int32()),
             (ITEM_ID, item),
             (SCORE, pa.float32()),
-            ("source", pa.string()),
+            (SOURCE, pa.string()),
             *_RUN_COLUMNS,
+            *([(BECAUSE, item)] if because else []),
         ]
     )
 
 
-def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The list form of the output, one row per user."""
-    entry = pa.struct([(ITEM_ID, item), (SCORE, pa.float32())])
+def recommendation_lists_schema(
+    user: pa.DataType, item: pa.DataType, *, sources: bool = False, because: bool = False
+) -> pa.Schema:
+    """The list form of the output, one row per user.
+
+    Args:
+        user: The type of user ids.
+        item: The type of item ids.
+        sources: Whether each entry of a list has its own `source`.
+        because: Whether each entry has the field of that name.
+    """
+    entry = [(ITEM_ID, item), (SCORE, pa.float32())]
+    entry += [(SOURCE, pa.string())] if sources else []
+    entry += [(BECAUSE, item)] if because else []
     return pa.schema(
         [
             (USER_ID, user),
-            ("recommendations", pa.list_(entry)),
-            ("source", pa.string()),
+            ("recommendations", pa.list_(pa.struct(entry))),
+            (SOURCE, pa.string()),
             *_RUN_COLUMNS,
         ]
     )
+
+
+# Of the two schemas above: what the rows of some runs lack, also those of version 0.1.
+OPTIONAL_COLUMNS = frozenset({BECAUSE})
+OPTIONAL_FIELDS = frozenset({SOURCE, BECAUSE})  # of the entries of lists
 
 
 def related_items_schema(item: pa.DataType) -> pa.Schema:

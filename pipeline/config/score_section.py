@@ -11,8 +11,8 @@ from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
 
-# Settings that earlier versions did not have.
-_RULES = (
+# Rules that earlier versions did not have: left out of keys where they are not set.
+_LATER_RULES = (
     "retire_after_days",
     "where",
     "max_per",
@@ -20,6 +20,7 @@ _RULES = (
     "offset",
     "freshness",
     "new_items",
+    "because",
 )
 
 
@@ -128,6 +129,12 @@ class ScoreSettings(Frozen):
         description="go on although the model knows none of the ids in `score.deny`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
+    because: bool = Field(
+        False,
+        description="a column `because`: for every listed item the `item_id` of the user's history "
+        "that is nearest to it, by the cosine of the items' embeddings, among the last items that "
+        "the model reads; of equal ones the most recent. Null in popular lists",
+    )
     layout: Literal["long", "list"] = Field(
         "long", description="`long`: a row per user and rank; `list`: a row per user"
     )
@@ -210,10 +217,15 @@ class ScoreSettings(Frozen):
         """Whether some rule is over the ages of items at the end of the run date."""
         return self.freshness is not None or self.new_items is not None
 
+    @property
+    def marks_items(self) -> bool:
+        """Whether the items of one list can differ in their source."""
+        return bool(self.promotion) or self.new_items is not None
+
     def result_settings(self) -> dict[str, Any]:
-        """See `Frozen.result_settings`; earlier versions had none of these rules."""
+        """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""
         settings = super().result_settings()
-        for name in _RULES:
+        for name in _LATER_RULES:
             if not settings[name]:
                 del settings[name]
         return settings

@@ -148,11 +148,11 @@ def _long(table: pa.Table) -> _Lists:
     user = table[USER_ID].combine_chunks()
     starts_list = pc.not_equal(user[1:], user[:-1]).fill_null(True).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[len(user) > 0], starts_list]))
-    lengths = np.diff(starts, append=len(user))
+    first = pa.array(starts)
     return _Lists(
-        user.take(pa.array(starts)),
-        lengths,
-        np.bincount(np.repeat(starts, lengths), _is_popular(table["source"]))[starts] > 0,
+        user.take(first),
+        np.diff(starts, append=len(user)),
+        _is_popular(table["source"].take(first)),
         table[ITEM_ID].combine_chunks(),
         table[SCORE].combine_chunks(),
         table["rank"].fill_null(0).to_numpy(),
@@ -162,7 +162,8 @@ def _long(table: pa.Table) -> _Lists:
 def _nested(table: pa.Table) -> _Lists:
     lists = table["recommendations"].combine_chunks()
     lengths = lists.value_lengths().fill_null(0).to_numpy()
-    item_id, score = lists.flatten().flatten()
+    entries = lists.flatten()
+    item_id, score = (pc.struct_field(entries, name) for name in (ITEM_ID, SCORE))
     return _Lists(
         table[USER_ID].combine_chunks(),
         lengths.astype(np.int64),

@@ -87,13 +87,12 @@ def new_items(
     untrained = pc.equal(attributes.table["popularity"], 0)
     known = attributes.table.filter(untrained)
     index = np.flatnonzero(untrained.to_numpy()) + PAD + 1
-    others = _with_ids_of(known.schema.field(ITEM_ID).type, attributes.others)
     since = days_before(run_day.run_date, settings.new_items.within_days, run_day.time_zone)
     is_new, others_are_new = (
         _between(created_at(rows, run_day.time_zone, "score.new_items"), since, run_day.end)
-        for rows in (known, others)
+        for rows in (known, attributes.others)
     )
-    others = others.filter(pa.array(others_are_new))
+    others = _with_ids_of(known.schema, attributes.others.filter(pa.array(others_are_new)))
     return NewItems(
         pa.concat_tables([known.filter(pa.array(is_new)), others]),
         np.concatenate([index[is_new], np.arange(len(others)) + n_known + PAD + 1]),
@@ -140,12 +139,11 @@ def promoted_new(
     return promoted, n_new - len(new.table)
 
 
-def _with_ids_of(kind: pa.DataType, rows: pa.Table) -> pa.Table:
-    """The rows whose ids can be of a bundle's type, with such ids: a CSV file's have no type."""
-    ids = rows[ITEM_ID].combine_chunks()
-    ids = plain_ids(ids, kind, "items.path")
-    column = rows.schema.get_field_index(ITEM_ID)
-    return rows.set_column(column, ITEM_ID, ids).filter(ids.is_valid())
+def _with_ids_of(schema: pa.Schema, rows: pa.Table) -> pa.Table:
+    """Rows with ids of the bundle's type, which those of a CSV file have not."""
+    field = schema.field(ITEM_ID)
+    ids = plain_ids(rows[ITEM_ID].combine_chunks(), field.type, "items.path")
+    return rows.set_column(rows.schema.get_field_index(ITEM_ID), field, ids)
 
 
 def _between(times: pa.Array, since: object, end: object) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
 from pipeline.schema import PAD
 from pipeline.scoring.batches import ScoringBatch, batches, distinct_items, pad
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.recommender import Recommender, TopItems
@@ -37,6 +38,8 @@ class ListScorer:
         max_length: L.
         top_k: K.
         exclude_seen: Whether items of a user's whole history are never recommended.
+        nearest: Finds the item of the history that stands for each listed one; None where that
+            is not asked for.
     """
 
     recommender: Recommender
@@ -45,6 +48,7 @@ class ListScorer:
     max_length: int
     top_k: int
     exclude_seen: bool
+    nearest: NearestHistory | None = None
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -76,14 +80,15 @@ class ListScorer:
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
-        return ranked
+        return self._with_because(ranked, histories)
 
     def rank_no_users(self, user_type: pa.DataType) -> Ranked:
         """The result for no users, with ids of a type."""
         nobody = UserHistories(
             pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
         )
-        return self._popular(nobody, np.zeros((0, 0), np.int64))
+        nothing = np.zeros((0, 0), np.int64)
+        return self._with_because(self._popular(nobody, nothing), nobody)
 
     @property
     def _n_items(self) -> int:
@@ -110,6 +115,13 @@ class ListScorer:
         others = np.where(known, PAD, histories.items)
         items, ends, counts = distinct_items(UserHistories.without_pad(user_id, others, offsets))
         return of_model, pad(items, ends, counts, int(counts.max(initial=0)))
+
+    def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        if self.nearest is None:
+            return ranked
+        is_new = self.eligibility.is_new[ranked.item_index]  # without a trained embedding
+        listed = np.where(is_new, PAD, ranked.item_index)
+        return replace(ranked, because=self.nearest(histories, listed))
 
     def _lists(
         self,

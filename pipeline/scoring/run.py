@@ -213,8 +213,13 @@ def score_histories(
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
     every_item = eligibility.with_others(items)
-    item_ids = every_item[ITEM_ID].combine_chunks()
-    row_format = RowFormat(settings.layout, item_ids, run_columns, eligibility.is_new)
+    row_format = RowFormat(
+        settings.layout,
+        every_item[ITEM_ID].combine_chunks(),
+        run_columns,
+        settings.marks_items,
+        eligibility.is_new,
+    )
     before = out.done.n_users
     with out.begin() as scratch, source.open(every_item, scratch) as (total, histories):
         scoring = time.perf_counter()

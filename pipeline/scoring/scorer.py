@@ -12,6 +12,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
 from pipeline.schema import PAD
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.manifest import PartCounts
@@ -64,6 +65,9 @@ def open_scorer(
         bundle.max_length,
         settings.top_k,
         settings.exclude_seen,
+        NearestHistory.over(table, bundle.max_length, settings.threads)
+        if settings.because
+        else None,
     )
 
 

@@ -11,11 +11,13 @@ import pyarrow.dataset as ds
 
 from pipeline.errors import InputError, naming
 from pipeline.schema import (
+    BECAUSE,
     INTERACTIONS,
     ITEM_ID,
     RECOMMENDATIONS,
     RUN_DATE,
     SCORE,
+    SOURCE,
     TIMESTAMP,
     USER_ID,
 )
@@ -31,13 +33,26 @@ Id = int | str
 
 @dataclass(frozen=True)
 class Recommended:
-    """One user's recommendations of one run date, best first."""
+    """One user's recommendations of one run date, best first.
+
+    Attributes:
+        user_id: The user.
+        run_date: Of the recommendations.
+        model_version: Of the model that made them.
+        source: Of the list: `popular` or `model`.
+        items: Item ids and scores.
+        sources: The source of each item.
+        because: The item of the user's history that stands for each; empty where the table says
+            none.
+    """
 
     user_id: Id
     run_date: date
     model_version: str
     source: str
-    items: tuple[tuple[Id, float], ...]  # item id and score
+    items: tuple[tuple[Id, float], ...]
+    sources: tuple[str, ...]
+    because: tuple[Id | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,10 +168,14 @@ def _recommended(rows: list[dict[str, Any]]) -> Recommended:
     entries = first.get("recommendations")  # in the list layout
     if entries is None:
         entries = sorted(rows, key=lambda row: row["rank"])
+    because = tuple(entry.get(BECAUSE) for entry in entries)
+    # Entries of the list layout have a source only where they may differ in it.
     return Recommended(
         first[USER_ID],
         first[RUN_DATE],
         first["model_version"],
-        "popular" if first["source"] == "popular" else "model",
+        "popular" if first[SOURCE] == "popular" else "model",
         tuple((entry[ITEM_ID], entry[SCORE]) for entry in entries),
+        tuple(entry.get(SOURCE) or first[SOURCE] for entry in entries),
+        because if any(item is not None for item in because) else (),
     )

@@ -131,6 +131,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
     "score.new_items": ({"share": 0.1, "within_days": 14}, SCORE),
+    "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),

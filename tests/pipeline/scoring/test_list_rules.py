@@ -278,6 +278,15 @@ def test_slots_are_marked_and_ranks_have_no_gaps(
         log, tiny_bundle, tmp_path / "list", items_table=items_table, promotion=promotion,
         layout="list",
     ).n_rows == len(HISTORIES)  # fmt: skip
+    entries = [
+        {**row, **entry, "rank": rank}
+        for row in pq.read_table(tmp_path / "list").to_pylist()
+        for rank, entry in enumerate(row.pop("recommendations"), start=1)
+    ]
+    same = ["user_id", "rank", "item_id", "score", "source"]
+    assert pa.Table.from_pylist(
+        entries, pq.read_schema(tmp_path / "out/part-00000.parquet")
+    ).select(same) == pq.read_table(tmp_path / "out", columns=same)
 
 
 def test_users_whose_candidates_do_not_suffice_get_more(
