@@ -15,6 +15,7 @@ ITEM_INDEX = "item_index"
 RUN_DATE = "run_date"
 SCORE = "score"
 TIMESTAMPS = "timestamps"
+EVENT_TYPE_INDEX = "event_type_index"
 SOURCE = "source"
 BECAUSE = "because"
 
@@ -32,6 +33,7 @@ USER_EMBEDDINGS = "user_embeddings"
 # What a prepared folder holds.
 SEQUENCES = "sequences"  # a folder of one file per bucket of users
 ITEMS_FILE = "items.parquet"
+EVENT_TYPES_FILE = "event_types.parquet"  # only where `logs.event_type` is set
 
 # Every time inside the warehouse: microseconds, UTC.
 TIME = pa.timestamp("us", tz="UTC")
@@ -107,15 +109,16 @@ def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     return pa.schema([(USER_ID, user), (ITEM_IDS, pa.list_(item)), ("timestamps", pa.list_(TIME))])
 
 
-def prepared_schema(user: pa.DataType) -> pa.Schema:
+def prepared_schema(user: pa.DataType, *, event_types: bool = False) -> pa.Schema:
     """The files of `sequences/` of a run: whole histories of item indices, oldest first."""
-    return pa.schema(
-        [
-            (USER_ID, user),
-            (TIMESTAMPS, pa.list_(TIME)),
-            (ITEM_INDEX, pa.list_(pa.int32())),
-        ]
-    )
+    lists = [(TIMESTAMPS, TIME), (ITEM_INDEX, pa.int32())]
+    if event_types:  # of `event_types.parquet`; 0 for an event without a type
+        lists.append((EVENT_TYPE_INDEX, pa.int32()))
+    return pa.schema([(USER_ID, user), *((name, pa.list_(kind)) for name, kind in lists)])
+
+
+# `event_types.parquet` of a run: one row per type of event, in the order of its index, from 1.
+EVENT_TYPES_SCHEMA = pa.schema([(EVENT_TYPE, pa.string()), ("n_events", pa.int64())])
 
 
 def vocabulary_schema(item: pa.DataType) -> pa.Schema:

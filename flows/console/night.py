@@ -76,6 +76,10 @@ def headlines(night: FinishedRun) -> list[str]:
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
         *([_new_items(scored.new_items)] if scored.new_items else []),
+        *(
+            f"warning: no event is of the type {kind!r} of score.exclude_seen"
+            for kind in scored.absent_types
+        ),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",

@@ -10,6 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
+from pipeline.config.seen_rule import EXPECTED, SeenEvents, SeenRule
+from pipeline.dates import RunDay
 
 # Rules that earlier versions did not have: left out of keys where they are not set.
 _LATER_RULES = (
@@ -87,7 +89,12 @@ class ScoreSettings(Frozen):
         "that this process may use",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    exclude_seen: bool = Field(True, description="never recommend what a user has seen")
+    exclude_seen: bool | tuple[str, ...] = Field(
+        True,
+        description="never recommend what a user has seen: `true` or `false`; or only what was "
+        'seen in so many days, as in `"30 days"`, or by an event of a type, as in `"purchase"`; or '
+        'both, as in `["purchase", "30 days"]`, with any number of types',
+    )
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
     where: str | None = Field(
@@ -157,6 +164,18 @@ class ScoreSettings(Frozen):
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
 
+    @field_validator("exclude_seen", mode="before")
+    @classmethod
+    def _seen_rule(cls, given: Any) -> bool | tuple[str, ...]:
+        # The environment has texts only.
+        given = {"true": True, "false": False}.get(str(given).lower(), given)
+        if isinstance(given, bool):
+            return given
+        words = [given] if isinstance(given, str) else given
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"must be {EXPECTED} of these")
+        return SeenRule.of(words).words
+
     @field_validator("where")
     @classmethod
     def _is_condition(cls, where: str | None) -> str | None:
@@ -205,6 +224,18 @@ class ScoreSettings(Frozen):
     def _n_new_places(self) -> int:
         # Of the share as it is written: 0.07 * 100 is above 7 in floats.
         return math.ceil(Fraction(str(self.new_items.share)) * self.top_k) if self.new_items else 0
+
+    @property
+    def seen_rule(self) -> SeenRule | None:
+        """Which events exclude their items; None where `exclude_seen` says all, or none."""
+        return None if isinstance(self.exclude_seen, bool) else SeenRule.of(self.exclude_seen)
+
+    def seen_on(self, run_day: RunDay | None) -> SeenEvents | None:
+        """Which events exclude their items on a run date, which is not needed without a rule."""
+        if self.seen_rule is None:
+            return None
+        assert run_day is not None
+        return self.seen_rule.on(run_day)
 
     @property
     def needs_attributes(self) -> bool:

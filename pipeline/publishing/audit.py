@@ -26,7 +26,7 @@ class Rules:
         item_ids: (V-1,) the ids of the items 1..V-1: the model's, and new ones that it lacks.
         eligible: (V,) bool, which items may be recommended in any place.
         top_k: K.
-        exclude_seen: Whether a user's own items may not be.
+        exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
         is_new: (V,) bool, which items may be recommended in the places of new ones; None for none.
         n_new: The number of these places.
@@ -63,7 +63,7 @@ class Findings:
         not_finite: Rows with a score that is null, NaN or infinite.
         unknown: Rows with an item that the model does not know.
         ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
-        seen: Rows with an item of the user's own, where these are excluded.
+        seen: Rows with an item that the user has seen, where these are excluded.
         recommended: (V,) bool, the items that are in some list.
     """
 
@@ -200,12 +200,13 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
 
 
 def _pairs(users: UserHistories, rules: Rules) -> Integers:
-    """A user's place and an item of theirs as one number, for all such pairs, in order.
+    """A user's place and an item that they have seen as one number, for all such pairs, in order.
 
     Empty where users may be recommended what they have seen.
     """
     if not rules.exclude_seen:
         return np.zeros(0, np.int64)
+    users = users.seen()
     user = np.repeat(np.arange(len(users)), users.lengths)
     # Not np.unique, which since numpy 2.3 hashes, ten times slower.
     pairs = np.sort(user * len(rules.eligible) + users.items)

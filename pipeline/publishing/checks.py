@@ -79,7 +79,8 @@ def check_tables(
     parts = open_parts(scored.folder)
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(settings, earlier, "table_checks")
-    source = PreparedHistories(served.prepared.folder, served.active_since)
+    seen = served.score.seen_on(served.run_day)
+    source = PreparedHistories(served.prepared.folder, served.active_since, seen)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
     attributes = needed_attributes(items, served.score, served.items_table, served.similar_by)
     eligibility = eligible_items(
@@ -92,7 +93,7 @@ def check_tables(
         every_item[ITEM_ID].combine_chunks(),
         eligible,
         served.score.top_k,
-        served.score.exclude_seen,
+        bool(served.score.exclude_seen),
         bool(served.score.max_per),
         is_new,
         len(served.score.new_item_places),

@@ -59,6 +59,7 @@ class Scored:
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
         new_items: The new items; None where they have no places.
+        absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
     folder: str
@@ -81,6 +82,7 @@ class Scored:
     filtered: int = 0
     rules: RuleCounts | None = None
     new_items: NewItemCounts | None = None
+    absent_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundles.sessions import check_provider
@@ -14,9 +15,9 @@ from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
-from pipeline.schema import ITEM_INDEX, ITEMS_FILE
+from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.eligibility import Eligibility, eligible_items
-from pipeline.storage.prepared_folder import read_sequences
+from pipeline.scoring.prepared_reader import PreparedHistories
 
 
 def check_scoring(
@@ -41,8 +42,8 @@ def check_scoring(
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
-            items are asked for than there are, none is left to recommend, to anybody, or a
-            condition cannot be used with the items table.
+            items are asked for than there are, none is left to recommend, to anybody, a condition
+            cannot be used with the items table, or no event is of a type that counts as seen.
         InputError: a file of ids or the items table cannot be read.
         SchemaError: its ids are of another kind than the items', or its columns cannot be used.
     """
@@ -58,7 +59,8 @@ def check_scoring(
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table, similar_by)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
-    if score.exclude_seen and not _any_unseen(prepared, eligibility):
+    source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
+    if score.exclude_seen and not _any_unseen(source, items, eligibility):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
             str(prepared.folder),
@@ -86,14 +88,14 @@ def _small_graph(folder: Path) -> Path:
     return path
 
 
-def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:
+def _any_unseen(source: PreparedHistories, items: pa.Table, eligibility: Eligibility) -> bool:
     """Whether some user has not seen some eligible item; the first batch nearly always answers."""
     eligible = eligibility.eligible
-    for batch in read_sequences(prepared.folder, [ITEM_INDEX], 1000):
-        lists = batch.column(0)
-        items = lists.flatten().to_numpy()
-        rows = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
-        seen = np.unique((rows * len(eligible) + items)[eligible[items]])
-        if (np.bincount(seen // len(eligible), minlength=len(lists)) < eligible.sum()).any():
-            return True
+    with source.open(items, source.folder) as (_, batches):
+        for histories in batches:
+            seen = histories.seen()
+            rows = np.repeat(np.arange(len(seen)), seen.lengths)
+            pairs = np.unique((rows * len(eligible) + seen.items)[eligible[seen.items]])
+            if (np.bincount(pairs // len(eligible), minlength=len(seen)) < eligible.sum()).any():
+                return True
     return False

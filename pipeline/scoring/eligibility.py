@@ -5,21 +5,20 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from model.errors import ConfigError
 from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
-from pipeline.logs.id_lists import as_known, id_list_hash, read_ids
+from pipeline.logs.id_lists import id_list_hash
 from pipeline.logs.items_table import items_table_hash
 from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
-from pipeline.rules.conditions import items_that
 from pipeline.rules.list_rules import ListRules, list_rules
 from pipeline.rules.new_items import new_items
 from pipeline.rules.offsets import item_offsets
-from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, TIME
+from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD
+from pipeline.scoring.item_rules import WHERE, left_out_items
 
 
 @dataclass(frozen=True)
@@ -103,29 +102,14 @@ def eligible_items(
             expected=f"at most {len(items)}",
             found=str(settings.top_k),
         )
-    ids = items[ITEM_ID]
     popularity = items["popularity"].to_numpy()
-    eligible = popularity > 0
-    if retired_before is not None:
-        seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
-        eligible &= seen.fill_null(False).to_numpy()
     new = new_items(settings, attributes, run_day)
-    other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
-    every_id = ids if other_ids is None else pa.chunked_array([*ids.chunks, other_ids])
-    listed, n_unknown = _listed(every_id, settings)
-    eligible &= listed[: len(ids)]
-    if new is not None:
-        new = new.filter(listed[new.index - 1])
+    left_out = left_out_items(items, settings, retired_before, attributes, new)
+    eligible = left_out.eligible
     rules = None
     if settings.where is not None:
         known = attributes or item_attributes(items, None)
-        chosen = items_that(settings.where, known, "score.where")
-        n_filtered = int(np.count_nonzero(eligible & ~chosen))
-        rules = RuleCounts(n_filtered, known.n_unknown, known.n_missing)
-        eligible &= chosen
-        if new is not None:
-            of_new = Attributes(new.table, known.others, 0)
-            new = new.filter(items_that(settings.where, of_new, "score.where"))
+        rules = RuleCounts(left_out.alone(WHERE), known.n_unknown, known.n_missing)
     if not eligible.any():
         raise ConfigError(
             "no item is left to recommend",
@@ -135,29 +119,16 @@ def eligible_items(
             + (", score.where" if rules else "")
             + (", and score.retire_after_days." if retired_before else "."),
         )
-    item_bias = np.full(len(ids) + 1, -np.inf, np.float32)
+    item_bias = np.full(len(items) + 1, -np.inf, np.float32)
     item_bias[PAD + 1 :][eligible] = 0
     if attributes is not None:
         item_bias[PAD + 1 :] += item_offsets(settings, attributes.table, run_day)
     best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
     share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
-    lists = list_rules(settings, attributes, item_bias, share, new, run_day)
-    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules, other_ids)
-
-
-def _listed(ids: pa.ChunkedArray, settings: ScoreSettings) -> tuple[NDArray[np.bool_], int]:
-    """Which items the allow and deny files let through, and how many of their ids are unknown."""
-    listed, n_unknown = np.ones(len(ids), bool), 0
-    for path, allowed in ((settings.allow, True), (settings.deny, False)):
-        if path is None:
-            continue
-        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
-        n_unknown += known.null_count
-        if not allowed and not settings.accept_unknown_deny:
-            _check_deny_file(known, path)
-        listed &= pc.is_in(ids, value_set=known.drop_null()).to_numpy() == allowed
-    return listed, n_unknown
+    lists = list_rules(settings, attributes, item_bias, share, left_out.new, run_day)
+    other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
+    return Eligibility(item_bias, best, share[best], left_out.n_unknown, lists, rules, other_ids)
 
 
 def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:
@@ -176,14 +147,3 @@ def item_file_hashes(settings: ScoreSettings, items_table: str | None) -> dict[s
     if settings.needs_attributes and items_table is not None:
         hashes[items_table] = items_table_hash(items_table)
     return hashes
-
-
-def _check_deny_file(known: pa.Array, path: str) -> None:
-    """Check that some denied id is known: otherwise it is another catalogue's list, or misread."""
-    if len(known) and known.null_count == len(known):
-        raise ConfigError(
-            "none of the ids in the deny file is an item of this model",
-            path,
-            found=f"{len(known)} other ids",
-            remedy="Check the file, or set score.accept_unknown_deny = true.",
-        )

@@ -37,7 +37,7 @@ class ListScorer:
         promoted_tables: The `embeddings` of each of `lists.promoted`.
         max_length: L.
         top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
+        exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
     """
@@ -108,12 +108,13 @@ class ListScorer:
         known = histories.items <= self._n_items
         user_id, offsets = histories.user_id, histories.offsets
         of_model = UserHistories.without_pad(
-            user_id, np.where(known, histories.items, PAD), offsets
+            user_id, np.where(known, histories.items, PAD), offsets, histories.is_seen
         )
         if not self.exclude_seen:
             return of_model, nothing
         others = np.where(known, PAD, histories.items)
-        items, ends, counts = distinct_items(UserHistories.without_pad(user_id, others, offsets))
+        seen = UserHistories.without_pad(user_id, others, offsets, histories.is_seen).seen()
+        items, ends, counts = distinct_items(seen)
         return of_model, pad(items, ends, counts, int(counts.max(initial=0)))
 
     def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:

@@ -102,6 +102,7 @@ def score(
         time_zone=time_zone,
         users=users,
         active_within_days=settings.active_within_days,
+        seen_rule=settings.seen_rule,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
@@ -161,8 +162,9 @@ def score_histories(
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
 
-    The source alone decides which users are scored and where their histories end:
-    `settings.active_within_days` is not applied here, nor is `settings.retire_after_days`.
+    The source alone decides which users are scored, where their histories end and which of their
+    events count as seen: `settings.active_within_days` and `settings.seen_rule` are not applied
+    here, nor is `settings.retire_after_days`.
 
     Args:
         source: The histories.
@@ -253,6 +255,7 @@ def score_histories(
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
         new_items=eligibility.lists.new_counts,
+        absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
@@ -284,7 +287,8 @@ def _resume_key(
     inputs: Mapping[str, str],
     more_settings: Mapping[str, Any],
 ) -> ResumeKey:
-    ends = {"run_end": run_day.end.isoformat()} if settings.needs_ages else {}
+    has_ages = settings.needs_ages or settings.seen_rule
+    ends = {"run_end": run_day.end.isoformat()} if has_ages else {}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),

@@ -64,7 +64,7 @@ def open_scorer(
         tuple(each.embeddings(table) for each in eligibility.lists.promoted),
         bundle.max_length,
         settings.top_k,
-        settings.exclude_seen,
+        bool(settings.exclude_seen),
         NearestHistory.over(table, bundle.max_length, settings.threads)
         if settings.because
         else None,

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 from pipeline.errors import InputError, naming
 from pipeline.schema import (
     BECAUSE,
+    EVENT_TYPE,
     INTERACTIONS,
     ITEM_ID,
     RECOMMENDATIONS,
@@ -138,6 +139,32 @@ def histories_of(
     ]
 
 
+def last_event_with(
+    warehouse: Warehouse, user: Id, item: Id, until: datetime
+) -> tuple[datetime, str | None] | None:
+    """The time and, where known, the type of a user's last event with an item; None without one.
+
+    Args:
+        warehouse: Where the table is.
+        user: The id, as `as_id` has it.
+        item: The id, as `as_id` has it.
+        until: The first instant that does not count.
+
+    Raises:
+        InputError: there is no table yet.
+    """
+    table = _open(warehouse, INTERACTIONS)
+    columns = [
+        name for name in (TIMESTAMP, EVENT_TYPE) if name in dataset_of(table).schema.names
+    ]  # version 0.1 knew no types
+    chosen = (ds.field(USER_ID) == user) & (ds.field(ITEM_ID) == item)
+    events = read_rows(table, columns, chosen & (ds.field(TIMESTAMP) < pa.scalar(until)))
+    if not len(events):
+        return None
+    (last,) = events.sort_by([(TIMESTAMP, "descending")]).slice(0, 1).to_pylist()
+    return last[TIMESTAMP], last.get(EVENT_TYPE)
+
+
 def _open(warehouse: Warehouse, name: str) -> "DeltaTable":
     uri = warehouse.table(name)
     table = open_table(uri)
@@ -148,18 +175,23 @@ def _open(warehouse: Warehouse, name: str) -> "DeltaTable":
 
 def _ids_of(users: Sequence[Id], table: "DeltaTable") -> pa.Array:
     columns = dataset_of(table).schema
-    return pa.array([_as_id(user, columns) for user in users], columns.field(USER_ID).type)
-
-
-def _as_id(user: Id, columns: pa.Schema) -> Id:
     kind = columns.field(USER_ID).type
+    return pa.array([as_id(user, kind, USER_ID) for user in users], kind)
+
+
+def as_id(given: Id, kind: pa.DataType, column: str) -> Id:
+    """An id of a user or an item as a table has it; text is read as a number where ids are numbers.
+
+    Raises:
+        InputError: it cannot be an id of this type.
+    """
     number = pa.types.is_integer(kind)
     try:
-        wanted: Id = int(user) if number else str(user)
+        wanted: Id = int(given) if number else str(given)
         pa.scalar(wanted, kind)
     except (ValueError, OverflowError):  # no number, one that is too large, or broken text
         expected = f"a number ({kind})" if number else "text"
-        raise InputError("no such user", USER_ID, expected, repr(user)) from None
+        raise InputError(f"no such {column[:-3]}", column, expected, repr(given)) from None
     return wanted
 
 

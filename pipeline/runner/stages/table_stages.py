@@ -73,9 +73,10 @@ class Score(Stage[Scored]):
     def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
+        seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since),
+            PreparedHistories(prepared.folder, self.active_since, seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
@@ -106,8 +107,8 @@ class Score(Stage[Scored]):
     def output_key(self, result: Scored) -> str:
         """See `Stage`; results of earlier versions know no rules."""
         values = to_jsonable_python(result)
-        for name in ("rules", "new_items"):
-            if values[name] is None:
+        for name in ("rules", "new_items", "absent_types"):
+            if not values[name]:
                 del values[name]
         return hash_of([cache_key(self), values])
 

@@ -203,7 +203,7 @@ def test_the_checks_before_publishing_know_new_items(tiny_bundle: Bundle, tmp_pa
     check_tables(result, served, CheckSettings(), locations)
     found = {user: {item for item, _ in mine} for user, mine in rows(result.folder).items()}
     assert ["fresh" in found[user] for user in range(4)] == [True, False, False, False]
-    with pytest.raises(TableCheckError, match="items that the model does not know: [1-9]"):
+    with pytest.raises(TableCheckError, match=r"items that the model does not know: [1-9]"):
         check_tables(result, replace(served, items_table=without(table, "third")),
                      CheckSettings(), locations)  # fmt: skip
     repeated = scored("seen", exclude_seen=False)
