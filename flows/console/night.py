@@ -14,6 +14,7 @@ from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
 from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
+from pipeline.scoring.cli import NO_RECENT
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
@@ -76,6 +77,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
         *([_new_items(scored.new_items)] if scored.new_items else []),
+        *([f"warning: {NO_RECENT}"] if scored.n_recent == 0 else []),
         *(
             f"warning: no event is of the type {kind!r} of score.exclude_seen"
             for kind in scored.absent_types

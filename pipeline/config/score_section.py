@@ -22,6 +22,7 @@ _LATER_RULES = (
     "offset",
     "freshness",
     "new_items",
+    "popular_within_days",
     "because",
 )
 
@@ -130,6 +131,13 @@ class ScoreSettings(Frozen):
         description="`{ share = 0.1, within_days = 14 }` gives places of every list to items "
         "without events that were created so recently, by the column `created_at` of the table "
         "`items.path`; they are ranked by the items that `items.similar_by` calls similar",
+    )
+    popular_within_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="users without a known item get what was popular in so many days up to the run "
+        "date; default what is popular in all events that the model was trained on",
     )
     accept_unknown_deny: bool = Field(
         False,
@@ -245,8 +253,9 @@ class ScoreSettings(Frozen):
 
     @property
     def needs_ages(self) -> bool:
-        """Whether some rule is over the ages of items at the end of the run date."""
-        return self.freshness is not None or self.new_items is not None
+        """Whether some rule is over ages, of items or events, at the end of the run date."""
+        rules = self.freshness, self.new_items, self.popular_within_days
+        return any(rule is not None for rule in rules)
 
     @property
     def marks_items(self) -> bool:

@@ -59,6 +59,8 @@ class Scored:
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
         new_items: The new items; None where they have no places.
+        n_recent: The events by which `score.popular_within_days` goes; where there are none, all
+            that the model was trained on count. None without that setting.
         absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
@@ -82,6 +84,7 @@ class Scored:
     filtered: int = 0
     rules: RuleCounts | None = None
     new_items: NewItemCounts | None = None
+    n_recent: int | None = None
     absent_types: tuple[str, ...] = ()
 
 

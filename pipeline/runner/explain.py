@@ -116,7 +116,8 @@ class _Question:
             text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
             yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
             return
-        items = PreparedHistories(self.prepared.folder, None).with_last_seen(self.run.items)
+        source = PreparedHistories(self.prepared.folder, None)
+        items = source.with_last_seen(self.run.items)
         known = self.settings.items
         attributes = needed_attributes(items, self.score, known.path, known.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
@@ -128,7 +129,9 @@ class _Question:
         if seen or left_out.rules_of(item):
             return
         run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
-        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day)
+        since = self._days_before(self.score.popular_within_days)
+        recent = None if since is None else source.popularity_since(items, since)
+        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day, recent)
         scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0)
         placement = place_item(scorer, histories, item)
         column = None

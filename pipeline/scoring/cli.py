@@ -19,6 +19,11 @@ from pipeline.version import Version
 if TYPE_CHECKING:
     from pipeline.results import Scored
 
+NO_RECENT = (
+    "no event within score.popular_within_days: users without a known item have what is popular in "
+    "all events"
+)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -183,6 +188,8 @@ def summary(result: "Scored") -> list[str]:
     if new := result.new_items:
         facts["new items that may be recommended"] = new.listed
         facts["new items without a similar one in the bundle"] = new.without_similar
+    if result.n_recent == 0:
+        lines.append(NO_RECENT)
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"

@@ -29,7 +29,7 @@ class Eligibility:
         item_bias: (V,) float32, what is added to an eligible item's scores, -inf where an item is
             not eligible.
         popular: int64, the eligible items' indices, most popular first.
-        popular_score: float32, each popular item's share of all training interactions.
+        popular_score: float32, the `popularity_shares` of popular items.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
         lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
@@ -75,6 +75,7 @@ def eligible_items(
     retired_before: datetime | None = None,
     attributes: Attributes | None = None,
     run_day: RunDay | None = None,
+    recent: NDArray[np.int64] | None = None,
 ) -> Eligibility:
     """The items that were trained on, are not retired, and are let through by all that is set.
 
@@ -87,6 +88,8 @@ def eligible_items(
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
         run_day: The run date, from which `freshness` and `new_items` count ages.
+        recent: (V-1,) the recent events with each item, by which items are popular; by default all
+            of the training.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, none of the denied
@@ -123,12 +126,31 @@ def eligible_items(
     item_bias[PAD + 1 :][eligible] = 0
     if attributes is not None:
         item_bias[PAD + 1 :] += item_offsets(settings, attributes.table, run_day)
-    best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
+    share = np.append(np.float32(0), popularity_shares(popularity, recent))
+    best = np.argsort(-share[PAD + 1 :], kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
-    share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
     lists = list_rules(settings, attributes, item_bias, share, left_out.new, run_day)
     other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
     return Eligibility(item_bias, best, share[best], left_out.n_unknown, lists, rules, other_ids)
+
+
+def popularity_shares(
+    popularity: NDArray[np.int64], recent: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """Each item's share of all recent events, or of all events where no recent ones are given.
+
+    Where recent events are given but there are none, all count. Otherwise each item has a fraction
+    of one recent event more, its share of all events: what is equally popular of late is ordered
+    by it, and so are items without recent events.
+
+    Args:
+        popularity: (V-1,) the events with each item.
+        recent: (V-1,) the recent ones.
+    """
+    counts, total = popularity.astype(np.float64), popularity.sum()
+    if recent is not None and recent.any():
+        counts, total = recent + counts / (total + 1), recent.sum()
+    return (counts / total).astype(np.float32)
 
 
 def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
@@ -19,7 +17,6 @@ from pipeline.config.sections import LogSettings
 from pipeline.dates import RunDay, days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
-from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
@@ -27,6 +24,7 @@ from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
+from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
@@ -37,8 +35,6 @@ from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 # Takes the number of users done, and of all users, or None where that is not known.
 Progress = Callable[[int, int | None], None]
-
-_CHUNK = 2**24  # floats
 
 
 def score(
@@ -103,6 +99,7 @@ def score(
         users=users,
         active_within_days=settings.active_within_days,
         seen_rule=settings.seen_rule,
+        recent_popularity=settings.popular_within_days is not None,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
@@ -197,7 +194,9 @@ def score_histories(
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table, similar_by)
     run_day = RunDay(run_date, time_zone)
-    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
+    since = days_before(run_date, settings.popular_within_days, time_zone)
+    recent = None if since is None else source.popularity_since(items, since)
+    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day, recent)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
     scorer = open_scorer(bundle, settings, eligibility, cache, 0)
@@ -255,29 +254,11 @@ def score_histories(
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
         new_items=eligibility.lists.new_counts,
+        n_recent=None if recent is None else int(recent.sum()),
         absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
-
-
-def check_item_table(bundle: Bundle) -> None:
-    """Check the item table's size, and that its values are finite: a NaN sorts before any score.
-
-    Raises:
-        BundleError: it has another size, or holds a value that is not finite.
-    """
-    bundle.check_table_size()
-    table = np.memmap(bundle.item_table, np.float32, "r")
-    for begin in range(0, len(table), _CHUNK):
-        bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))
-        if len(bad):
-            row = int(begin + bad[0]) // (len(table) // bundle.n_items)
-            raise BundleError(
-                "the item table holds a value that is not finite",
-                f"{bundle.item_table} row {row}",
-                remedy="The training diverged: train and export the model again.",
-            )
 
 
 def _resume_key(

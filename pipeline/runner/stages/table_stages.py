@@ -107,7 +107,7 @@ class Score(Stage[Scored]):
     def output_key(self, result: Scored) -> str:
         """See `Stage`; results of earlier versions know no rules."""
         values = to_jsonable_python(result)
-        for name in ("rules", "new_items", "absent_types"):
+        for name in ("rules", "new_items", "n_recent", "absent_types"):
             if not values[name]:
                 del values[name]
         return hash_of([cache_key(self), values])

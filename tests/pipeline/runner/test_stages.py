@@ -130,6 +130,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.popular_within_days": (7, SCORE),
     "score.new_items": ({"share": 0.1, "within_days": 14}, SCORE),
     "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
@@ -271,7 +272,7 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     given = Score.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), done)
     scored = Scored("f", "v", "CPU", "fp32", 1, 1, 1, 0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0)
     values = to_jsonable_python(scored)
-    assert values.pop("rules") is None
+    assert [values.pop(name) for name in ("rules", "new_items", "n_recent")] == [None] * 3
     assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
     ruled = replace(scored, rules=RuleCounts(1, 0, 0))

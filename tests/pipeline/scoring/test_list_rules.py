@@ -372,6 +372,7 @@ def test_rules_that_cannot_be_are_one_clear_line(
 
 def test_settings_of_earlier_versions_stay_as_they_were() -> None:
     rules = {"max_per", "promotion", "where", "offset", "freshness", "new_items"}
+    rules.add("popular_within_days")
     assert not rules & ScoreSettings().result_settings().keys()
     changed = ScoreSettings(max_per={"category": 2}, promotion=[{"where": "true", "slots": [1]}])
     assert changed.result_settings()["max_per"] == {"category": 2}
