@@ -78,6 +78,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *([_rules(scored.rules)] if scored.rules else []),
         *([_new_items(scored.new_items)] if scored.new_items else []),
         *([f"warning: {NO_RECENT}"] if scored.n_recent == 0 else []),
+        *(f"{count:,} {fact}" for fact, count in scored.user_list_facts().items() if count),
         *(
             f"warning: no event is of the type {kind!r} of score.exclude_seen"
             for kind in scored.absent_types

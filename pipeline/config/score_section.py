@@ -24,6 +24,8 @@ _LATER_RULES = (
     "new_items",
     "popular_within_days",
     "because",
+    "candidates",
+    "exclude",
 )
 
 
@@ -98,6 +100,17 @@ class ScoreSettings(Frozen):
     )
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
+    candidates: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: each user gets only "
+        "items of their own rows, in the places of promotions too, of those that the other rules "
+        "let through; a user without a row gets no list",
+    )
+    exclude: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
+        "users never get, popular and promoted ones included",
+    )
     where: str | None = Field(
         None,
         description="recommend only items for which this DuckDB expression is true, over the "
@@ -141,7 +154,8 @@ class ScoreSettings(Frozen):
     )
     accept_unknown_deny: bool = Field(
         False,
-        description="go on although the model knows none of the ids in `score.deny`",
+        description="go on although none of the ids in `score.deny` is known, or no user or no "
+        "item of `score.exclude`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     because: bool = Field(
@@ -167,7 +181,7 @@ class ScoreSettings(Frozen):
         "retired",
     )
 
-    @field_validator("allow", "deny", mode="before")
+    @field_validator("allow", "deny", "candidates", "exclude", mode="before")
     @classmethod
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -209,6 +223,8 @@ class ScoreSettings(Frozen):
         if len(set(slots)) < len(slots):
             twice = next(slot for slot in slots if slots.count(slot) > 1)
             raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        if self.new_items and self.candidates:
+            raise ValueError("score.new_items and score.candidates exclude each other")
         left = self.top_k - len(slots)
         if self._n_new_places > left:
             raise ValueError(
@@ -232,6 +248,11 @@ class ScoreSettings(Frozen):
     def _n_new_places(self) -> int:
         # Of the share as it is written: 0.07 * 100 is above 7 in floats.
         return math.ceil(Fraction(str(self.new_items.share)) * self.top_k) if self.new_items else 0
+
+    @property
+    def user_lists(self) -> tuple[str, ...]:
+        """The paths of what is listed per user."""
+        return tuple(path for path in (self.candidates, self.exclude) if path is not None)
 
     @property
     def seen_rule(self) -> SeenRule | None:

@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import RunDay, days_before, run_end
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.scoring.batches import distinct_items
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes
 from pipeline.scoring.item_rules import (
     ALLOW,
@@ -36,6 +35,8 @@ from pipeline.scoring.placement import Placement, place_item
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.scorer import open_scorer
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import UserLists
 from pipeline.storage.folders import open_folder
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.lookup import Id, as_id, last_event_with, recommended_to
@@ -61,11 +62,13 @@ def explain(
     """
     with storage_failures(settings):
         run = served_run(settings, run_date, None)
-        with run.prepared() as prepared:
-            manifest = _manifest(run)
+        manifest = _manifest(run)
+        score = _recorded(manifest, settings)
+        run_day = RunDay(run.locations.run_date, settings.time_zone)
+        with run.prepared(score.seen_on(run_day)) as prepared:
             user = as_id(user_id, prepared.user_type, USER_ID)
             item = as_id(item_id, run.item_ids.type, ITEM_ID)
-            question = _Question(settings, run, prepared, _recorded(manifest, settings), user, item)
+            question = _Question(settings, run, prepared, score, run_day, user, item)
             reasons = tuple(question.reasons())
         changed = question.changed(manifest)
     listed = any(reason.name == "listed" for reason in reasons)
@@ -87,6 +90,7 @@ class _Question:
         run: The run date, and its model.
         prepared: Its histories, not yet read.
         score: The settings of the run.
+        run_day: The run date.
         user: The user's id.
         item: The item's id.
     """
@@ -95,6 +99,7 @@ class _Question:
     run: ServedRun
     prepared: PreparedRun
     score: ScoreSettings
+    run_day: RunDay
     user: Id
     item: Id
 
@@ -123,16 +128,20 @@ class _Question:
         retired_before = self._days_before(self.score.retire_after_days)
         left_out = left_out_items(items, self.score, retired_before, attributes)
         yield from self._of_rules(left_out, item, retired_before)
-        seen = self.score.exclude_seen and item in distinct_items(histories)[0]
+        seen = self.score.exclude_seen and item in histories.seen().items
         if seen:
             yield self._seen()
-        if seen or left_out.rules_of(item):
+        lists = read_user_lists(self.score, source, items, self.settings.resources)
+        unlisted = list(self._of_lists(lists, histories, item))
+        yield from unlisted
+        if seen or unlisted or left_out.rules_of(item):
             return
-        run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
         since = self._days_before(self.score.popular_within_days)
         recent = None if since is None else source.popularity_since(items, since)
-        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day, recent)
-        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0)
+        eligibility = eligible_items(
+            items, self.score, retired_before, attributes, self.run_day, recent
+        )
+        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists)
         placement = place_item(scorer, histories, item)
         column = None
         if placement.caps and attributes is not None:
@@ -183,14 +192,31 @@ class _Question:
             else:
                 yield Reason("filtered", texts[rule], {"rule": rule})
 
+    def _of_lists(self, lists: UserLists, histories: UserHistories, item: int) -> Iterator[Reason]:
+        """What is listed for this user that keeps the item away."""
+        user_id, candidates, exclude = histories.user_id, lists.candidates, lists.exclude
+        if candidates is not None and item not in candidates.pairs(user_id)[1]:
+            rule, text = "score.candidates", f"{self.score.candidates} does not list it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
+        if exclude is not None and item in exclude.pairs(user_id)[1]:
+            rule, text = "score.exclude", f"{self.score.exclude} lists it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
+
     def _seen(self) -> Reason:
-        end = run_end(self.run.locations.run_date, self.settings.time_zone)
-        last = last_event_with(self.run.locations.warehouse, self.user, self.item, end)
+        rule = self.score.seen_rule
+        last = last_event_with(
+            self.run.locations.warehouse,
+            self.user,
+            self.item,
+            self.run_day.end,
+            rule.event_types if rule else (),
+        )
+        setting = f"score.exclude_seen = {', '.join(rule.words) if rule else 'true'}"
         if last is None:  # its rows were withdrawn
-            return Reason("seen", "the user has seen it (score.exclude_seen)", {})
+            return Reason("seen", f"the user has seen it ({setting})", {})
         time, kind = last
         of_type = f", an event of type {kind}" if kind else ""
-        text = f"the user has seen it, last on {_time(time)}{of_type} (score.exclude_seen)"
+        text = f"the user has seen it, last on {_time(time)}{of_type} ({setting})"
         return Reason("seen", text, {"last": time, "event_type": kind})
 
 

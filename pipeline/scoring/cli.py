@@ -84,6 +84,20 @@ def main(
     deny: Annotated[
         str | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
     ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recommend to each user only items of their rows (user_id, item_id) in FILE.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Never recommend to a user the items of their rows (user_id, item_id) in FILE.",
+        ),
+    ] = None,
     items: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Table of the items, for --where (CSV, Parquet, Delta)."),
@@ -133,6 +147,8 @@ def main(
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
+        "candidates": candidates,
+        "exclude": exclude,
         "where": where,
         "layout": layout,
     }
@@ -190,6 +206,7 @@ def summary(result: "Scored") -> list[str]:
         facts["new items without a similar one in the bundle"] = new.without_similar
     if result.n_recent == 0:
         lines.append(NO_RECENT)
+    facts |= result.user_list_facts()
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"

@@ -14,17 +14,19 @@ from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
 from pipeline.schema import PAD
-from pipeline.scoring.batches import ScoringBatch, batches, distinct_items, pad
+from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
 from pipeline.scoring.because import NearestHistory
+from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.popular_lists import popular_lists
 from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
+from pipeline.scoring.user_lists import NO_USER_LISTS, UserItems, UserLists
 
 _AHEAD = 1.5  # candidates per place of a list, at first
 _WIDER = 4  # and so many times more for users to whom they are not enough
 _CANDIDATES = 2**23  # in memory at a time
-_ALIKE = 2**10  # groups of users without history at a time
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,25 @@ class ListScorer:
     Attributes:
         recommender: The recommender in its session.
         eligibility: The items that may be recommended, and the rules on whole lists.
+        table: (V, D) float32, the items' embeddings.
         promoted_tables: The `embeddings` of each of `lists.promoted`.
         max_length: L.
         top_k: K.
         exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
+        user_lists: The items listed per user.
     """
 
     recommender: Recommender
     eligibility: Eligibility
+    table: NDArray[np.float32]
     promoted_tables: tuple[NDArray[np.float32], ...]
     max_length: int
     top_k: int
     exclude_seen: bool
     nearest: NearestHistory | None = None
+    user_lists: UserLists = NO_USER_LISTS
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -62,8 +68,12 @@ class ListScorer:
             BundleError: a score is NaN or infinite, or the rules need a newer bundle.
             ConfigError: the device fails.
         """
-        histories, new_seen = self._known_to_the_model(histories)
-        ranked = self._popular(histories, new_seen)
+        if self.user_lists.candidates is not None:
+            return self._among(self.user_lists.candidates, histories, progress)
+        histories, others = self._known_to_the_model(histories)
+        ranked = self._popular(histories, others)
+        never, ends, widths = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
+        new_seen = pad(never, ends, widths, int(widths.max(initial=0)))
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
         count = (
@@ -87,35 +97,19 @@ class ListScorer:
         nobody = UserHistories(
             pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
         )
-        nothing = np.zeros((0, 0), np.int64)
-        return self._with_because(self._popular(nobody, nothing), nobody)
+        return self._with_because(self._popular(nobody, nobody), nobody)
 
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
 
-    def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, Integers]:
-        """Histories of items that the model knows, and the others that the N users have seen.
-
-        Returns:
-            The histories, and (N, E) the other items, padded with PAD; E is 0 where users may be
-            recommended what they have seen.
-        """
-        nothing = np.zeros((len(histories), 0), np.int64)
+    def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, UserHistories]:
+        """The users' items that the model knows, and the others, which are new."""
         if self.eligibility.other_ids is None:
-            return histories, nothing
+            return histories, histories.only(np.zeros(len(histories.items), bool))
         known = histories.items <= self._n_items
-        user_id, offsets = histories.user_id, histories.offsets
-        of_model = UserHistories.without_pad(
-            user_id, np.where(known, histories.items, PAD), offsets, histories.is_seen
-        )
-        if not self.exclude_seen:
-            return of_model, nothing
-        others = np.where(known, PAD, histories.items)
-        seen = UserHistories.without_pad(user_id, others, offsets, histories.is_seen).seen()
-        items, ends, counts = distinct_items(seen)
-        return of_model, pad(items, ends, counts, int(counts.max(initial=0)))
+        return histories.only(known), histories.only(~known)
 
     def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
         if self.nearest is None:
@@ -180,53 +174,89 @@ class ListScorer:
             max_length=self.max_length,
             batch_size=recommender.batch_size,
             exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
         )
+        return self._results(recommender, prepared)
+
+    def _results(
+        self, recommender: Recommender, prepared: Iterator[ScoringBatch]
+    ) -> Iterator[tuple[ScoringBatch, TopItems]]:
+        """Batches, and what a recommender finds for them."""
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         with ThreadPoolExecutor(recommender.at_once) as cores:
             for batch in prepared:
-                running.append((batch, cores.submit(recommender, batch)))
+                running.append((batch, cores.submit(recommender, self._for_the_model(batch))))
                 if len(running) > recommender.at_once:
                     yield _checked(*running.popleft())
             while running:
                 yield _checked(*running.popleft())
 
-    def _popular(self, histories: UserHistories, new_seen: Integers) -> Ranked:
+    def _for_the_model(self, batch: ScoringBatch) -> ScoringBatch:
+        """A batch without excluded items that the model does not know."""
+        if self.eligibility.other_ids is None:
+            return batch
+        known = np.where(batch.exclude > self._n_items, PAD, batch.exclude)
+        return replace(batch, exclude=known)
+
+    def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
+        """The lists of N users of their own candidates; nobody else is looked at."""
+        is_listed, is_known = candidates.lengths(histories.user_id) > 0, histories.lengths > 0
+        ranked = Ranked.of_nothing(histories.user_id, self.top_k, is_listed & ~is_known)
+        users = (is_listed & is_known).nonzero()[0]
+        progress(len(histories) - len(users))
+        user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
+        recommender = self.recommender.giving(1, embeddings=True)
+        prepared = batches(
+            histories.filter(is_listed & is_known),
+            max_length=self.max_length,
+            batch_size=recommender.batch_size,
+            exclude_seen=False,
+        )
+        for batch, (_, _, embedding) in self._results(recommender, prepared):
+            user_embedding[users[batch.rows]] = embedding
+            progress(len(batch.rows))
+        ranker = CandidateRanker(
+            candidates,
+            self.user_lists.exclude,
+            self.exclude_seen,
+            self.table,
+            self.eligibility,
+            self.top_k,
+        )
+        for some, lists in ranker.lists(histories, user_embedding):
+            ranked.put(some, lists)
+        return self._with_because(ranked, histories)
+
+    def _popular(self, histories: UserHistories, others: UserHistories) -> Ranked:
         """The popular items for users without a known item, and PAD for the others.
 
         Args:
-            histories: The histories of N users.
-            new_seen: (N, E) the items that they have seen and the model does not know.
+            histories: The items that the model knows.
+            others: The same users' new items.
         """
+        # A user without a known item has seen no eligible one but new ones, so one list suits all
+        # such users but those with new or excluded items of their own.
         popular = histories.lengths == 0
         ranked = Ranked.of_nothing(histories.user_id, self.top_k, popular)
-        # Such users have seen no eligible item but new ones, so that few lists suit all of them.
-        users = popular.nonzero()[0]
-        if len(users):
-            seen, alike = new_seen[users[:1]], np.zeros(len(users), np.int64)
-            if seen.shape[1]:
-                seen, alike = np.unique(new_seen[users], axis=0, return_inverse=True)
-            for begin in range(0, len(seen), _ALIKE):
-                some = (alike >= begin) & (alike < begin + _ALIKE)
-                lists = self._popular_lists(seen[begin : begin + _ALIKE])
-                ranked.put(users[some], lists.take(alike[some] - begin))
+        if not popular.any():
+            return ranked
+        users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
+        ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
+        never, ends, widths = excluded_items(
+            others.filter(popular),
+            exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
+        )
+        most = max([0, *(len(each.items) for each in self.eligibility.lists.promoted)])
+        order = np.argsort(-widths, kind="stable")
+        order = order[widths[order] > 0]
+        while len(order):
+            width = int(widths[order[0]])
+            size = max(1, _CANDIDATES // (_WIDER * self.top_k + width + most))
+            some, order = order[:size], order[size:]
+            exclude = pad(never, ends[some], widths[some], width)
+            ranked.put(users[some], popular_lists(self.eligibility, exclude, self.top_k))
         return ranked
-
-    def _popular_lists(self, exclude: Integers) -> Lists:
-        """The lists of users without a known item who may not get some new items, (N, E)."""
-        count = self.top_k
-        while True:
-            every = count >= len(self.eligibility.popular)
-            items, scores = self.eligibility.popular[:count], self.eligibility.popular_score[:count]
-            shape = len(exclude), len(items)
-            best = Candidates(np.broadcast_to(items, shape), np.broadcast_to(scores, shape), every)
-            slots = [
-                Slots(each.places, each.popular(exclude, count))
-                for each in self.eligibility.lists.promoted
-            ]
-            lists = fill_lists(best, slots, self.eligibility.lists.caps, self.top_k)
-            if not lists.unsure.any():
-                return lists
-            count *= _WIDER
 
 
 def _counted_before(users: int) -> None:

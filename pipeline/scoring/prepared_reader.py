@@ -83,6 +83,10 @@ class PreparedHistories:
             counts += np.bincount(index, minlength=len(counts))
         return counts[PAD + 1 :]
 
+    def user_ids(self) -> Iterator[pa.Array]:
+        """See `HistorySource`."""
+        return (batch[USER_ID] for batch in read_sequences(self.folder, [USER_ID]))
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`.

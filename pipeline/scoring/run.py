@@ -30,6 +30,8 @@ from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import ListedUsers
 from pipeline.storage.folders import open_folder
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
@@ -76,7 +78,8 @@ def score(
         overwrite: Replace an earlier run's output.
         skip_bad_files: Leave out unreadable files instead of raising an error.
         cache: The folder of TensorRT's engines, which may be deleted at any time.
-        resources: The memory to sort logs in; the threads are those of `settings`.
+        resources: The memory to sort logs and listed items in; the threads of the logs' sort are
+            those of `settings`.
         progress: Is called after every batch, with the users done and all users.
 
     Raises:
@@ -104,7 +107,7 @@ def score(
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
     lists = [*item_files(settings, items_table), *([] if users is None else [os.fspath(users)])]
-    check_overlap(open_folder(output), opened, lists)
+    check_overlap(open_folder(output), opened, lists, settings.user_lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
         resume_inputs[os.fspath(users)] = id_list_hash(users)
@@ -127,6 +130,7 @@ def score(
         resume=resume,
         overwrite=overwrite,
         cache=cache,
+        resources=resources,
         progress=progress,
     )
     return replace(result, seconds=time.perf_counter() - begun)
@@ -155,6 +159,7 @@ def score_histories(
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
+    resources: ResourceSettings = DEFAULT_RESOURCES,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
@@ -171,7 +176,7 @@ def score_histories(
         run_date: The column `run_date` of the output, to whose end the ages of items are counted.
         time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
-            resumed only if they are equal. The allow and deny files and the items table need not
+            resumed only if they are equal. The files of `settings` and the items table need not
             be among them.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
@@ -181,6 +186,7 @@ def score_histories(
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
+        resources: The memory and the threads to sort the files of candidates and exclusions with.
         progress: As for `score`.
 
     Raises:
@@ -197,23 +203,25 @@ def score_histories(
     since = days_before(run_date, settings.popular_within_days, time_zone)
     recent = None if since is None else source.popularity_since(items, since)
     eligibility = eligible_items(seen, settings, retired_before, attributes, run_day, recent)
+    every_item = eligibility.with_others(items)
+    user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
-    scorer = open_scorer(bundle, settings, eligibility, cache, 0)
+    opener = partial(open_scorer, bundle, user_lists=user_lists)
+    scorer = opener(settings, eligibility, cache, 0)
     provider = scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
     no_users = scorer.rank_no_users(source.types.user)
     if devices > 1:
         shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
-        engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
+        engine = ProcessPool(partial(opener, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
     more = {"similar_by": list(similar_by)} if settings.new_items else {}
     key = _resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    every_item = eligibility.with_others(items)
     row_format = RowFormat(
         settings.layout,
         every_item[ITEM_ID].combine_chunks(),
@@ -223,9 +231,9 @@ def score_histories(
     )
     before = out.done.n_users
     with out.begin() as scratch, source.open(every_item, scratch) as (total, histories):
-        scoring = time.perf_counter()
+        scoring, listed = time.perf_counter(), ListedUsers(user_lists)
         write_parts(
-            histories,
+            listed.counted(histories),
             engine,
             settings.top_k,
             row_format,
@@ -258,6 +266,8 @@ def score_histories(
         absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
+        candidates=listed.counts.get("candidates"),
+        exclude=listed.counts.get("exclude"),
     )
 
 

@@ -114,6 +114,11 @@ class SequenceHistories(FileHistories):
         index = _index_of(batch[ITEM_IDS].flatten(), ids)
         return np.bincount(index[recent], minlength=len(ids) + 1)
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return USER_ID
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         good = self._check_files(base)
         users = self._count_users(base)

@@ -44,7 +44,7 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    # Content hashes of the allow and deny files and, where a rule needs it, of the items table.
+    # Content hashes of the files of ids, of users and items and, where needed, of the items table.
     id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
@@ -87,6 +87,7 @@ class Score(Stage[Scored]):
             items_table=self.items_table,
             similar_by=self.similar_by,
             cache=self.locations.tensorrt,
+            resources=self.locations.resources,
         )
         with work_progress("scoring", "users") as progress:
             try:
@@ -105,9 +106,9 @@ class Score(Stage[Scored]):
         return manifest.complete and intact(manifest, folder) == manifest
 
     def output_key(self, result: Scored) -> str:
-        """See `Stage`; results of earlier versions know no rules."""
+        """See `Stage`; results of earlier versions know no rules and no items listed per user."""
         values = to_jsonable_python(result)
-        for name in ("rules", "new_items", "n_recent", "absent_types"):
+        for name in ("rules", "new_items", "n_recent", "candidates", "exclude", "absent_types"):
             if not values[name]:
                 del values[name]
         return hash_of([cache_key(self), values])

@@ -38,6 +38,9 @@ class Encoded:
     def popularity_since(self, items: pa.Table, since: datetime) -> np.ndarray:
         raise NotImplementedError
 
+    def user_ids(self) -> Iterator[pa.Array]:
+        raise AssertionError("no user is listed")
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         assert scratch.is_dir()

@@ -227,6 +227,7 @@ def without(table: str, item: str) -> str:
         ({"new_items": {"share": 1.1, "within_days": 3}}, "new_items.share.*less than or equal"),
         ({"new_items": {"share": 0.1, "within_days": 0}}, "new_items.within_days.*greater than"),
         ({"new_items": {"share": 0.1}}, "new_items.within_days.*required"),
+        ({"candidates": "a.csv"}, "score.new_items and score.candidates exclude each other"),
         (
             {"promotion": [{"where": "true", "slots": [1, 2, 3, 4, 5]}]},
             "new_items is for 1 places, but score.promotion leaves 0 of score.top_k = 5",
@@ -263,8 +264,8 @@ def test_new_items_reach_those_who_later_take_them(
     """Planted: embeddings lie around their category's, users keep to one category, also later.
 
     So the model that ranks by them is given. The new items that users take later are left out
-    of it. Hit rates of three places for twelve new items: 1.00 by similar items, 0.99 by the category
-    that a user has most of, 0.30 by the most popular category.
+    of it. Hit rates of three places for twelve new items: 1.00 by similar items, 0.99 by the
+    category that a user has most of, 0.30 by the most popular category.
     """
     random = np.random.default_rng(11)
     n_categories, n_items, n_new, n_users = 4, 10, 3, 200
