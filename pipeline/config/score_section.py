@@ -1,6 +1,8 @@
 """The section `[score]` of `fearec.toml`."""
 
+import math
 import os
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -19,6 +21,8 @@ _LATER_RULES = (
     "promotion",
     "offset",
     "freshness",
+    "new_items",
+    "popular_within_days",
     "because",
     "candidates",
     "exclude",
@@ -49,6 +53,17 @@ class FreshnessBoost(Frozen):
 
     weight: float = Field(gt=0, description="what an item gets that was created just now")
     half_life_days: float = Field(gt=0, description="the age at which it is half of that")
+
+
+class NewItemQuota(Frozen):
+    """Places of every list that are for items without events."""
+
+    section = "score.new_items"
+
+    share: float = Field(gt=0, le=1, description="of the places of a list, rounded up")
+    within_days: int = Field(
+        ge=1, le=36_500, description="only items created in so many days up to the run date"
+    )
 
 
 class ScoreSettings(Frozen):
@@ -124,6 +139,19 @@ class ScoreSettings(Frozen):
         "half_life_days)` to the model's scores, by the column `created_at` of the table "
         "`items.path`; nothing where it is null",
     )
+    new_items: NewItemQuota | None = Field(
+        None,
+        description="`{ share = 0.1, within_days = 14 }` gives places of every list to items "
+        "without events that were created so recently, by the column `created_at` of the table "
+        "`items.path`; they are ranked by the items that `items.similar_by` calls similar",
+    )
+    popular_within_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="users without a known item get what was popular in so many days up to the run "
+        "date; default what is popular in all events that the model was trained on",
+    )
     accept_unknown_deny: bool = Field(
         False,
         description="go on although none of the ids in `score.deny` is known, or no user or no "
@@ -195,7 +223,31 @@ class ScoreSettings(Frozen):
         if len(set(slots)) < len(slots):
             twice = next(slot for slot in slots if slots.count(slot) > 1)
             raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        if self.new_items and self.candidates:
+            raise ValueError("score.new_items and score.candidates exclude each other")
+        left = self.top_k - len(slots)
+        if self._n_new_places > left:
+            raise ValueError(
+                f"score.new_items is for {self._n_new_places} places, but score.promotion leaves "
+                f"{left} of score.top_k = {self.top_k}"
+            )
         return self
+
+    @property
+    def new_item_places(self) -> tuple[int, ...]:
+        """The places from 0 of new items: the last ones of equal stretches of the places left.
+
+        Those are the places that are no slots of promotions.
+        """
+        slots = {slot for promotion in self.promotion for slot in promotion.slots}
+        left = [place - 1 for place in range(1, self.top_k + 1) if place not in slots]
+        count = self._n_new_places
+        return tuple(left[stretch * len(left) // count - 1] for stretch in range(1, count + 1))
+
+    @property
+    def _n_new_places(self) -> int:
+        # Of the share as it is written: 0.07 * 100 is above 7 in floats.
+        return math.ceil(Fraction(str(self.new_items.share)) * self.top_k) if self.new_items else 0
 
     @property
     def user_lists(self) -> tuple[str, ...]:
@@ -217,17 +269,19 @@ class ScoreSettings(Frozen):
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion or self.offset or self.freshness)
+        rules = self.where, self.max_per, self.promotion, self.offset, self.freshness
+        return any(rules) or self.new_items is not None
 
     @property
     def needs_ages(self) -> bool:
-        """Whether some rule is over the ages of items at the end of the run date."""
-        return self.freshness is not None
+        """Whether some rule is over ages, of items or events, at the end of the run date."""
+        rules = self.freshness, self.new_items, self.popular_within_days
+        return any(rule is not None for rule in rules)
 
     @property
     def marks_items(self) -> bool:
         """Whether the items of one list can differ in their source."""
-        return bool(self.promotion)
+        return bool(self.promotion) or self.new_items is not None
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""

@@ -31,11 +31,13 @@ class Rules:
     """What lists may hold.
 
     Attributes:
-        item_ids: (V-1,) the ids of the model's items 1..V-1.
-        eligible: (V,) bool, which items may be recommended at all.
+        item_ids: (V-1,) the ids of the items 1..V-1: the model's, and new ones that it lacks.
+        eligible: (V,) bool, which items may be recommended in any place.
         top_k: K.
         exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
+        is_new: (V,) bool, which items may be recommended in the places of new ones; None for none.
+        n_new: The number of these places.
         user_lists: The items listed per user.
     """
 
@@ -44,7 +46,14 @@ class Rules:
     top_k: int
     exclude_seen: bool
     capped: bool = False
+    is_new: NDArray[np.bool_] | None = None
+    n_new: int = 0
     user_lists: UserLists = NO_USER_LISTS
+
+    @property
+    def new(self) -> NDArray[np.bool_]:
+        """(V,) bool, which items are new."""
+        return np.zeros(len(self.eligible), bool) if self.is_new is None else self.is_new
 
 
 @dataclass
@@ -135,8 +144,11 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
         pairs = _pairs(users, rules)
-        n_left = items_left(len(users), rules.eligible, pairs.never, pairs.candidates)
-        lengths = np.minimum(n_left, rules.top_k)
+        n_left, n_new = (
+            items_left(len(users), some, pairs.never, pairs.candidates)
+            for some in (rules.eligible, rules.new)
+        )
+        lengths = np.minimum(n_left + np.minimum(n_new, rules.n_new), rules.top_k)
         place = np.arange(len(users))  # of the users who have rows
         if is_long:
             place = np.flatnonzero(lengths)
@@ -258,7 +270,7 @@ def _count_rows(
     findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
-    findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
+    findings.ineligible += int(np.count_nonzero(~(rules.eligible | rules.new)[item[known]]))
     findings.seen += int(np.count_nonzero(among(pairs, known_pairs.own)))
     findings.excluded += int(np.count_nonzero(among(pairs, known_pairs.excluded)))
     if known_pairs.candidates is not None:

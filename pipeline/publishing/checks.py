@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
@@ -41,6 +42,7 @@ class Served:
         active_since: Only users with an event from then on have a list; None for all.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
     """
 
@@ -50,6 +52,7 @@ class Served:
     active_since: datetime | None
     retired_before: datetime | None = None
     items_table: str | None = None
+    similar_by: tuple[str, ...] = ()
     run_day: RunDay | None = None
 
 
@@ -80,23 +83,27 @@ def check_tables(
     seen = served.score.seen_on(served.run_day)
     source = PreparedHistories(served.prepared.folder, served.active_since, seen)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
-    attributes = needed_attributes(items, served.score, served.items_table)
+    attributes = needed_attributes(items, served.score, served.items_table, served.similar_by)
     eligibility = eligible_items(
         items, served.score, served.retired_before, attributes, served.run_day
     )
-    eligible = eligibility.eligible
+    every_item, is_new = eligibility.with_others(items), eligibility.is_new
+    eligible = np.zeros(len(is_new), bool)
+    eligible[: len(eligibility.eligible)] = eligibility.eligible
     rules = Rules(
-        items[ITEM_ID].combine_chunks(),
+        every_item[ITEM_ID].combine_chunks(),
         eligible,
         served.score.top_k,
         bool(served.score.exclude_seen),
         bool(served.score.max_per),
-        read_user_lists(served.score, source, items, locations.resources),
+        is_new,
+        len(served.score.new_item_places),
+        read_user_lists(served.score, source, every_item, locations.resources),
     )
-    with source.open(items, locations.scratch) as (_, histories):
+    with source.open(every_item, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
     never = _never(findings)
-    limited = _limited(findings, eligible.sum(), limits) + _beside_before(parts, limits, locations)
+    limited = _limited(findings, eligible, limits) + _beside_before(parts, limits, locations)
     if overrule:
         limited = tuple(check.overruled() for check in limited)
     checks = never + limited
@@ -142,9 +149,9 @@ def _never(findings: Findings) -> tuple[Check, ...]:
     )
 
 
-def _limited(findings: Findings, n_eligible: int, limits: Limits) -> tuple[Check, ...]:
+def _limited(findings: Findings, eligible: NDArray[np.bool_], limits: Limits) -> tuple[Check, ...]:
     n_users = max(1, findings.n_users)
-    coverage = float(np.count_nonzero(findings.recommended) / n_eligible)
+    coverage = float(np.count_nonzero(findings.recommended & eligible) / eligible.sum())
     return (
         limits.not_above_usual(
             "short_lists", findings.n_short / n_users, "share of lists below score.top_k"

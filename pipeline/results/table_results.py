@@ -22,6 +22,19 @@ class RuleCounts:
 
 
 @dataclass(frozen=True)
+class NewItemCounts:
+    """The new items that `score.new_items` is about.
+
+    Attributes:
+        listed: Those that may be recommended.
+        without_similar: Those that may not, as no item of the model is similar.
+    """
+
+    listed: int
+    without_similar: int
+
+
+@dataclass(frozen=True)
 class PairCounts:
     """What a file of users and items holds, `score.candidates` or `score.exclude`.
 
@@ -68,6 +81,9 @@ class Scored:
         users_per_second: Users scored in this run per second of scoring.
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
+        new_items: The new items; None where they have no places.
+        n_recent: The events by which `score.popular_within_days` goes; where there are none, all
+            that the model was trained on count. None without that setting.
         candidates: What `score.candidates` holds; None without it.
         exclude: What `score.exclude` holds; None without it.
         absent_types: Types of events that `score.exclude_seen` names and no event has.
@@ -92,6 +108,8 @@ class Scored:
     users_per_second: float
     filtered: int = 0
     rules: RuleCounts | None = None
+    new_items: NewItemCounts | None = None
+    n_recent: int | None = None
     candidates: PairCounts | None = None
     exclude: PairCounts | None = None
     absent_types: tuple[str, ...] = ()

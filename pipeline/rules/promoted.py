@@ -27,6 +27,14 @@ class Promoted:
     bias: Floats
     popularity: Floats
 
+    def embeddings(self, table: Floats) -> Floats:
+        """Their (P, D) embeddings, of an item table (V, D)."""
+        return np.array(table[self.items])
+
+    def scores(self, users: Floats, embeddings: Floats) -> Floats:
+        """(B, P) their scores by the model, of users' embeddings (B, D) and their own."""
+        return users @ embeddings.T
+
     def ranked(self, score: Floats, exclude: Items, count: int) -> Candidates:
         """Each user's best items, ties by the smaller index.
 
@@ -42,6 +50,7 @@ class Promoted:
         return self._best(np.tile(self.popularity, (len(exclude), 1)), exclude, count)
 
     def _best(self, score: Floats, exclude: Items, count: int) -> Candidates:
+        """Those of the best scores, (B, P), which are changed."""
         place = np.minimum(np.searchsorted(self.items, exclude), max(0, len(self.items) - 1))
         if len(self.items):
             user, column = (self.items[place] == exclude).nonzero()

@@ -119,27 +119,28 @@ class _Question:
         item = pc.index(self.run.item_ids, pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
         if item == 0:
             text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
-            yield Reason("unknown", f"{text} no event with it", {})
+            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
             return
-        items = PreparedHistories(self.prepared.folder, None).with_last_seen(self.run.items)
-        attributes = needed_attributes(items, self.score, self.settings.items.path)
+        source = PreparedHistories(self.prepared.folder, None)
+        items = source.with_last_seen(self.run.items)
+        known = self.settings.items
+        attributes = needed_attributes(items, self.score, known.path, known.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
         left_out = left_out_items(items, self.score, retired_before, attributes)
         yield from self._of_rules(left_out, item, retired_before)
         seen = self.score.exclude_seen and item in histories.seen().items
         if seen:
             yield self._seen()
-        lists = read_user_lists(
-            self.score,
-            PreparedHistories(self.prepared.folder, None),
-            items,
-            self.settings.resources,
-        )
+        lists = read_user_lists(self.score, source, items, self.settings.resources)
         unlisted = list(self._of_lists(lists, histories, item))
         yield from unlisted
         if seen or unlisted or left_out.rules_of(item):
             return
-        eligibility = eligible_items(items, self.score, retired_before, attributes, self.run_day)
+        since = self._days_before(self.score.popular_within_days)
+        recent = None if since is None else source.popularity_since(items, since)
+        eligibility = eligible_items(
+            items, self.score, retired_before, attributes, self.run_day, recent
+        )
         scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists)
         placement = place_item(scorer, histories, item)
         column = None
@@ -158,6 +159,10 @@ class _Question:
         if prepared_hash(self.prepared.folder) != before.get("prepared"):
             changed.append("the prepared histories")
         return tuple(changed)
+
+    @property
+    def _perhaps_new(self) -> str:
+        return "; only score.new_items can list it" if self.score.new_items else ""
 
     def _days_before(self, days: int | None) -> datetime | None:
         return days_before(self.run.locations.run_date, days, self.settings.time_zone)
@@ -183,7 +188,7 @@ class _Question:
         for rule in left_out.rules_of(item):
             if rule == UNTRAINED:
                 text = f"model {self.run.bundle.model_version} knows the item, but was not trained"
-                yield Reason("unknown", f"{text} on any event with it", {})
+                yield Reason("unknown", f"{text} on any event with it{self._perhaps_new}", {})
             else:
                 yield Reason("filtered", texts[rule], {"rule": rule})
 

@@ -30,6 +30,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     run_day: RunDay | None = None,
     resources: ResourceSettings = DEFAULT_RESOURCES,
 ) -> None:
@@ -41,6 +42,7 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
         resources: The memory and the threads to sort the items listed per user with.
 
@@ -62,7 +64,7 @@ def check_scoring(
             found="fp16",
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
-    attributes = needed_attributes(items, score, items_table)
+    attributes = needed_attributes(items, score, items_table, similar_by)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
     user_lists = read_user_lists(score, source, items, resources)

@@ -19,6 +19,11 @@ from pipeline.version import Version
 if TYPE_CHECKING:
     from pipeline.results import Scored
 
+NO_RECENT = (
+    "no event within score.popular_within_days: users without a known item have what is popular in "
+    "all events"
+)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -168,6 +173,7 @@ def main(
                 run_date=day,
                 time_zone=settings.time_zone,
                 items_table=settings.items.path,
+                similar_by=settings.items.similar_by,
                 users=users,
                 resume=resume,
                 overwrite=overwrite,
@@ -200,6 +206,11 @@ def summary(result: "Scored") -> list[str]:
         facts["items that score.where leaves out"] = rules.filtered_items
         facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
         facts["items of the bundle without a row in the items table"] = rules.missing_rows
+    if new := result.new_items:
+        facts["new items that may be recommended"] = new.listed
+        facts["new items without a similar one in the bundle"] = new.without_similar
+    if result.n_recent == 0:
+        lines.append(NO_RECENT)
     facts |= result.user_list_facts()
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")

@@ -15,8 +15,9 @@ from pipeline.logs.items_table import items_table_hash
 from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.list_rules import ListRules, list_rules
+from pipeline.rules.new_items import new_items
 from pipeline.rules.offsets import item_offsets
-from pipeline.schema import PAD
+from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD
 from pipeline.scoring.item_rules import WHERE, left_out_items
 from pipeline.scoring.user_list_reader import user_list_hash
 
@@ -29,10 +30,12 @@ class Eligibility:
         item_bias: (V,) float32, what is added to an eligible item's scores, -inf where an item is
             not eligible.
         popular: int64, the eligible items' indices, most popular first.
-        popular_score: float32, each popular item's share of all training interactions.
+        popular_score: float32, the `popularity_shares` of popular items.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
         lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
+        other_ids: (M,) the ids of new items that the bundle does not know, which have the indices V
+            to V+M-1; not all of them may be recommended.
     """
 
     item_bias: NDArray[np.float32]
@@ -41,11 +44,30 @@ class Eligibility:
     n_unknown: int
     lists: ListRules
     rules: RuleCounts | None = None
+    other_ids: pa.Array | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
-        """(V,) which items may be recommended."""
+        """(V,) which items may be recommended in any place."""
         return self.item_bias > -np.inf
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(V+M,) which items may be recommended in the places of new items alone."""
+        n_others = 0 if self.other_ids is None else len(self.other_ids)
+        is_new = np.zeros(len(self.item_bias) + n_others, bool)
+        if self.lists.new is not None:
+            is_new[self.lists.new.items] = True
+        return is_new
+
+    def with_others(self, items: pa.Table) -> pa.Table:
+        """The bundle's items, V-1 rows, and those that it does not know: their indices and ids."""
+        known = items.select([ITEM_INDEX, ITEM_ID])
+        if self.other_ids is None:
+            return known
+        index = pa.array(len(self.item_bias) + np.arange(len(self.other_ids)))
+        others = [index.cast(known.schema.field(ITEM_INDEX).type), self.other_ids]
+        return pa.concat_tables([known, pa.table(others, schema=known.schema)])
 
 
 def eligible_items(
@@ -54,6 +76,7 @@ def eligible_items(
     retired_before: datetime | None = None,
     attributes: Attributes | None = None,
     run_day: RunDay | None = None,
+    recent: NDArray[np.int64] | None = None,
 ) -> Eligibility:
     """The items that were trained on, are not retired, and are let through by all that is set.
 
@@ -62,15 +85,17 @@ def eligible_items(
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion`,
-            `offset`, `freshness` and `top_k` are used.
+            `offset`, `freshness`, `new_items` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
-        run_day: The run date, from which `freshness` counts ages.
+        run_day: The run date, from which `freshness` and `new_items` count ages.
+        recent: (V-1,) the recent events with each item, by which items are popular; by default all
+            of the training.
 
     Raises:
         ConfigError: `top_k` exceeds the number of items, no item is eligible, none of the denied
-            ones is known, or the condition, `offset` or `freshness` cannot be used with these
-            attributes.
+            ones is known, or the condition, `offset`, `freshness` or `new_items` cannot be used
+            with these attributes.
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
@@ -82,7 +107,8 @@ def eligible_items(
             found=str(settings.top_k),
         )
     popularity = items["popularity"].to_numpy()
-    left_out = left_out_items(items, settings, retired_before, attributes)
+    new = new_items(settings, attributes, run_day)
+    left_out = left_out_items(items, settings, retired_before, attributes, new)
     eligible = left_out.eligible
     rules = None
     if settings.where is not None:
@@ -101,11 +127,31 @@ def eligible_items(
     item_bias[PAD + 1 :][eligible] = 0
     if attributes is not None:
         item_bias[PAD + 1 :] += item_offsets(settings, attributes.table, run_day)
-    best = np.argsort(-popularity, kind="stable")  # ties: the smaller index first
+    share = np.append(np.float32(0), popularity_shares(popularity, recent))
+    best = np.argsort(-share[PAD + 1 :], kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
-    share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
-    lists = list_rules(settings, attributes, item_bias, share)
-    return Eligibility(item_bias, best, share[best], left_out.n_unknown, lists, rules)
+    lists = list_rules(settings, attributes, item_bias, share, left_out.new, run_day)
+    other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
+    return Eligibility(item_bias, best, share[best], left_out.n_unknown, lists, rules, other_ids)
+
+
+def popularity_shares(
+    popularity: NDArray[np.int64], recent: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """Each item's share of all recent events, or of all events where no recent ones are given.
+
+    Where recent events are given but there are none, all count. Otherwise each item has a fraction
+    of one recent event more, its share of all events: what is equally popular of late is ordered
+    by it, and so are items without recent events.
+
+    Args:
+        popularity: (V-1,) the events with each item.
+        recent: (V-1,) the recent ones.
+    """
+    counts, total = popularity.astype(np.float64), popularity.sum()
+    if recent is not None and recent.any():
+        counts, total = recent + counts / (total + 1), recent.sum()
+    return (counts / total).astype(np.float32)
 
 
 def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:

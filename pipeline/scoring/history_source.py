@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenEvents
@@ -48,6 +51,16 @@ class HistorySource(Protocol):
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         """A bundle's items with `last_seen` by all events that the source knows of."""
+
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """(V-1,) the events with each of a bundle's items from an instant to the run date's end.
+
+        Those of all users of the input count, also of users who are not to be scored.
+
+        Raises:
+            InputError: as for `open`.
+            StorageError: as for `open`.
+        """
 
     def user_ids(self) -> Iterator[pa.Array]:
         """The ids of the users of the input, some at a time, perhaps repeated or null."""
@@ -117,6 +130,10 @@ class FileHistories(ABC):
         """See `HistorySource`."""
         with scratch_database(scratch, self.resources) as base:
             yield self._open(base, items)
+
+    @abstractmethod
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """See `HistorySource`; the files are read once more for it."""
 
     @abstractmethod
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:

@@ -50,6 +50,7 @@ class InputFiles:
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
         seen_rule: SeenRule | None,
+        recent_popularity: bool = False,
         skip_bad_files: bool,
         resources: ResourceSettings,
     ) -> HistorySource:
@@ -62,6 +63,7 @@ class InputFiles:
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
             seen_rule: Which events count as seen; None for all.
+            recent_popularity: Whether `popularity_since` will be asked for.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
             resources: As in `FileHistories`.
 
@@ -72,7 +74,8 @@ class InputFiles:
                 with the ids of the logs.
             InputError: the file of user ids cannot be read.
         """
-        needed_for = "active_within_days" if active_within_days is not None else None
+        needed_for = "popular_within_days" if recent_popularity else None
+        needed_for = "active_within_days" if active_within_days is not None else needed_for
         if seen_rule and seen_rule.within_days is not None:
             needed_for = needed_for or "exclude_seen"
         if seen_rule and seen_rule.event_types and (self.are_sequences or not logs.event_type):

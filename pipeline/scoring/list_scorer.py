@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
+from pipeline.schema import PAD
 from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
 from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.candidate_lists import CandidateRanker
@@ -35,7 +36,7 @@ class ListScorer:
         recommender: The recommender in its session.
         eligibility: The items that may be recommended, and the rules on whole lists.
         table: (V, D) float32, the items' embeddings.
-        promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
+        promoted_tables: The `embeddings` of each of `lists.promoted`.
         max_length: L.
         top_k: K.
         exclude_seen: Whether items that a user has seen are never recommended.
@@ -58,7 +59,8 @@ class ListScorer:
         """The lists of N users; users without a known item get the popular ones.
 
         Args:
-            histories: The histories of N users.
+            histories: The histories of N users, perhaps with new items that the model does not
+                know.
             progress: Is called with the number of users of every finished batch.
 
         Raises:
@@ -67,7 +69,10 @@ class ListScorer:
         """
         if self.user_lists.candidates is not None:
             return self._among(self.user_lists.candidates, histories, progress)
-        ranked = self._popular(histories)
+        histories, others = self._known_to_the_model(histories)
+        ranked = self._popular(histories, others)
+        never, ends, widths = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
+        new_seen = pad(never, ends, widths, int(widths.max(initial=0)))
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
         count = (
@@ -79,7 +84,7 @@ class ListScorer:
             unsure = []
             size = max(1, _CANDIDATES // count)
             for some in np.split(users, range(size, len(users), size)):
-                lists = self._lists(histories, some, count, progress)
+                lists = self._lists(histories, new_seen[some], some, count, progress)
                 unsure.append(some[lists.unsure])
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
@@ -91,22 +96,44 @@ class ListScorer:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
 
+    def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, UserHistories]:
+        """The users' items that the model knows, and the others, which are new."""
+        if self.eligibility.other_ids is None:
+            return histories, histories.only(np.zeros(len(histories.items), bool))
+        known = histories.items <= self._n_items
+        return histories.only(known), histories.only(~known)
+
     def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
         if self.nearest is None:
             return ranked
-        return replace(ranked, because=self.nearest(histories, ranked.item_index))
+        is_new = self.eligibility.is_new[ranked.item_index]  # without a trained embedding
+        listed = np.where(is_new, PAD, ranked.item_index)
+        return replace(ranked, because=self.nearest(histories, listed))
 
     def _lists(
-        self, histories: UserHistories, users: Integers, count: int, progress: Progress
+        self,
+        histories: UserHistories,
+        new_seen: Integers,
+        users: Integers,
+        count: int,
+        progress: Progress,
     ) -> Lists:
-        """The lists of some users, as far as so many candidates decide them."""
+        """The lists of some users, as far as so many candidates decide them.
+
+        Args:
+            histories: Those of all users of the part.
+            new_seen: (M, E) the items that these M users have seen and the model does not know.
+            users: (M,) the users, ascending.
+            count: The number of candidates.
+            progress: As for `__call__`.
+        """
         chosen = np.zeros(len(histories), bool)
         chosen[users] = True
         part = histories if chosen.all() else histories.filter(chosen)
         every = count == self._n_items
         found = Candidates.none(len(part), count, complete=every)
         slots = []
-        for each in self.eligibility.lists.promotions:
+        for each in self.eligibility.lists.promoted:
             width = len(each.items) if every else 2 * len(each.places) * count // self.top_k
             width = min(max(width, 1), max(len(each.items), 1))
             best = Candidates.none(len(part), width, complete=width >= len(each.items))
@@ -114,11 +141,12 @@ class ListScorer:
         for batch, (item_index, score, *embedding) in self._run(part, count):
             found.put(batch.rows, item_index, score)
             promotions = zip(
-                self.eligibility.lists.promotions, self.promoted_tables, slots, strict=True
+                self.eligibility.lists.promoted, self.promoted_tables, slots, strict=True
             )
+            exclude = np.hstack([batch.exclude, new_seen[batch.rows]])
             for each, table, slot in promotions:
                 best, width = slot.candidates, slot.candidates.item_index.shape[1]
-                ranked = each.ranked(embedding[0] @ table.T, batch.exclude, width)
+                ranked = each.ranked(each.scores(embedding[0], table), exclude, width)
                 best.put(batch.rows, ranked.item_index, ranked.score)
             progress(len(batch.rows))
         if self.eligibility.lists:
@@ -131,7 +159,7 @@ class ListScorer:
         recommender = self.recommender
         if self.eligibility.lists:
             recommender = recommender.giving(
-                count, embeddings=bool(self.eligibility.lists.promotions)
+                count, embeddings=bool(self.eligibility.lists.promoted)
             )
         prepared = batches(
             histories,
@@ -149,11 +177,18 @@ class ListScorer:
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         with ThreadPoolExecutor(recommender.at_once) as cores:
             for batch in prepared:
-                running.append((batch, cores.submit(recommender, batch)))
+                running.append((batch, cores.submit(recommender, self._for_the_model(batch))))
                 if len(running) > recommender.at_once:
                     yield _checked(*running.popleft())
             while running:
                 yield _checked(*running.popleft())
+
+    def _for_the_model(self, batch: ScoringBatch) -> ScoringBatch:
+        """A batch without excluded items that the model does not know."""
+        if self.eligibility.other_ids is None:
+            return batch
+        known = np.where(batch.exclude > self._n_items, PAD, batch.exclude)
+        return replace(batch, exclude=known)
 
     def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users of their own candidates; nobody else is looked at."""
@@ -184,10 +219,15 @@ class ListScorer:
             ranked.put(some, lists)
         return self._with_because(ranked, histories)
 
-    def _popular(self, histories: UserHistories) -> Ranked:
-        """The popular items for users without a known item, and PAD for the others."""
-        # A user without a known item has seen no eligible one, so one list suits all such users but
-        # those with excluded items of their own.
+    def _popular(self, histories: UserHistories, others: UserHistories) -> Ranked:
+        """The popular items for users without a known item, and PAD for the others.
+
+        Args:
+            histories: The items that the model knows.
+            others: The same users' new items.
+        """
+        # A user without a known item has seen no eligible one but new ones, so one list suits all
+        # such users but those with new or excluded items of their own.
         popular = histories.lengths == 0
         ranked = Ranked.of_nothing(histories.user_id, self.top_k, popular)
         if not popular.any():
@@ -195,9 +235,11 @@ class ListScorer:
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
         ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
         never, ends, widths = excluded_items(
-            histories.filter(popular), exclude_seen=False, listed=self.user_lists.exclude
+            others.filter(popular),
+            exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
         )
-        most = max([0, *(len(each.items) for each in self.eligibility.lists.promotions)])
+        most = max([0, *(len(each.items) for each in self.eligibility.lists.promoted)])
         order = np.argsort(-widths, kind="stable")
         order = order[widths[order] > 0]
         while len(order):

@@ -91,15 +91,17 @@ class RowFormat:
 
     Attributes:
         layout: `long` for one row per user and rank, `list` for one row per user.
-        item_ids: (V-1,) the ids of items 1..V-1.
+        item_ids: (V-1,) the ids of items 1..V-1, or more where others may be recommended.
         run_columns: The columns that are equal in every row.
         sources: In the list layout, whether each entry of a list has its own source.
+        is_new: (V,) bool, or more, which items are new ones; None for none.
     """
 
     layout: Literal["long", "list"]
     item_ids: pa.Array
     run_columns: RunColumns
     sources: bool = False
+    is_new: NDArray[np.bool_] | None = None
 
     def rows(self, ranked: Ranked) -> pa.Table:
         """The rows, with the columns of either layout in `schema`."""
@@ -132,7 +134,7 @@ class RowFormat:
         columns = [
             ranked.user_id,
             pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends])).cast("int32"), entries),
-            _source(ranked.popular, np.zeros(len(present), bool)),
+            _source(ranked.popular, *np.zeros((2, len(present)), bool)),
             *self.run_columns.columns(len(present)),
         ]
         schema = recommendation_lists_schema(
@@ -149,17 +151,25 @@ class RowFormat:
         values = {
             ITEM_ID: self._ids(ranked.item_index[present]),
             SCORE: pa.array(ranked.score[present]),
-            SOURCE: _source(popular, ranked.promoted[present]),
+            SOURCE: _source(
+                popular, ranked.promoted[present], self._new(ranked.item_index[present])
+            ),
         }
         if ranked.because is not None:
             values[BECAUSE] = self._ids(ranked.because[present])
         return values
+
+    def _new(self, items: Items) -> NDArray[np.bool_]:
+        return np.zeros(len(items), bool) if self.is_new is None else self.is_new[items]
 
     def _ids(self, items: Items) -> pa.Array:
         """The ids of items, null for PAD."""
         return self.item_ids.take(pa.array(items - 1, mask=items == PAD))
 
 
-def _source(popular: NDArray[np.bool_], promoted: NDArray[np.bool_]) -> pa.Array:
+def _source(
+    popular: NDArray[np.bool_], promoted: NDArray[np.bool_], new: NDArray[np.bool_]
+) -> pa.Array:
     by_model = pc.if_else(pa.array(promoted), "promoted", "model")
+    by_model = pc.if_else(pa.array(new), "new", by_model)
     return pc.if_else(pa.array(popular), "popular", by_model)

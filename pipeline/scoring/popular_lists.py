@@ -20,7 +20,7 @@ def popular_lists(eligibility: Eligibility, exclude: Integers, top_k: int) -> Li
     """
     count, rules = top_k, eligibility.lists
     while True:
-        slots = [Slots(each.places, each.popular(exclude, count)) for each in rules.promotions]
+        slots = [Slots(each.places, each.popular(exclude, count)) for each in rules.promoted]
         lists = fill_lists(_most_popular(eligibility, exclude, count), slots, rules.caps, top_k)
         if not lists.unsure.any():
             return lists
@@ -31,7 +31,7 @@ def _most_popular(eligibility: Eligibility, exclude: Integers, count: int) -> Ca
     """Each user's most popular items without the excluded ones."""
     popular = eligibility.popular
     width = min(count + exclude.shape[1], len(popular))  # as many are left as there are, or `count`
-    column = np.full(len(eligibility.item_bias), width)
+    column = np.full(len(eligibility.is_new), width)
     column[popular[:width]] = np.arange(width)
     gone = np.zeros((len(exclude), width + 1), bool)  # the last column is for all other items
     np.put_along_axis(gone, column[exclude], True, axis=1)

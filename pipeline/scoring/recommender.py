@@ -80,8 +80,8 @@ class Recommender:
             raise BundleError(
                 "the bundle is of a version before promotions and candidates",
                 expected=f"the output {USER_EMBEDDING} of the recommender",
-                remedy="Train and export the model again, or score without score.promotion and"
-                " score.candidates.",
+                remedy="Train and export the model again, or score without score.promotion,"
+                " score.new_items and score.candidates.",
             )
         other._make_buffers()
         return other

@@ -9,14 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
 from pipeline.dates import RunDay, days_before
-from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
@@ -25,6 +22,7 @@ from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_
 from pipeline.scoring.engine_choice import scoring_engine
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
+from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
@@ -37,8 +35,6 @@ from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 # Takes the number of users done, and of all users, or None where that is not known.
 Progress = Callable[[int, int | None], None]
 
-_CHUNK = 2**24  # floats
-
 
 def score(
     inputs: Sequence[str],
@@ -50,6 +46,7 @@ def score(
     run_date: date,
     time_zone: str,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -73,6 +70,7 @@ def score(
         time_zone: The IANA time zone of that day.
         items_table: What is known of the items: see `read_items_table`. It is read where a rule of
             `settings` needs it.
+        similar_by: Columns of that table by which items are similar, for `settings.new_items`.
         users: A file of user ids, the only ones to score.
         resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
@@ -104,6 +102,7 @@ def score(
         users=users,
         active_within_days=settings.active_within_days,
         seen_rule=settings.seen_rule,
+        recent_popularity=settings.popular_within_days is not None,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
@@ -127,6 +126,7 @@ def score(
         },
         retired_before=days_before(run_date, settings.retire_after_days, time_zone),
         items_table=items_table,
+        similar_by=similar_by,
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -156,6 +156,7 @@ def score_histories(
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -183,6 +184,7 @@ def score_histories(
             `settings` and `run_date` need not be among them.
         retired_before: Items that were last seen before this instant are not recommended.
         items_table: As for `score`.
+        similar_by: As for `score`.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -199,26 +201,34 @@ def score_histories(
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
-    attributes = needed_attributes(seen, settings, items_table)
+    attributes = needed_attributes(seen, settings, items_table, similar_by)
     run_day = RunDay(run_date, time_zone)
-    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
-    user_lists = read_user_lists(settings, source, items, resources)
+    since = days_before(run_date, settings.popular_within_days, time_zone)
+    recent = None if since is None else source.popularity_since(items, since)
+    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day, recent)
+    every_item = eligibility.with_others(items)
+    user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
     opener = partial(open_scorer, eligibility=eligibility, cache=cache, user_lists=user_lists)
     opening, provider = scoring_engine(opener, bundle, settings, engine)
     no_users = Ranked.of_nobody(source.types.user, settings.top_k, because=settings.because)
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
-    key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
+    more = {"similar_by": list(similar_by)} if settings.new_items else {}
+    key = _resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
     row_format = RowFormat(
-        settings.layout, items[ITEM_ID].combine_chunks(), run_columns, settings.marks_items
+        settings.layout,
+        every_item[ITEM_ID].combine_chunks(),
+        run_columns,
+        settings.marks_items,
+        eligibility.is_new,
     )
     before = out.done.n_users
     with (
         opening as workers,
         out.begin() as scratch,
-        source.open(items, scratch) as (total, histories),
+        source.open(every_item, scratch) as (total, histories),
     ):
         scoring, listed = time.perf_counter(), ListedUsers(user_lists)
         write_parts(
@@ -250,31 +260,14 @@ def score_histories(
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
+        new_items=eligibility.lists.new_counts,
+        n_recent=None if recent is None else int(recent.sum()),
         absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
         candidates=listed.counts.get("candidates"),
         exclude=listed.counts.get("exclude"),
     )
-
-
-def check_item_table(bundle: Bundle) -> None:
-    """Check the item table's size, and that its values are finite: a NaN sorts before any score.
-
-    Raises:
-        BundleError: it has another size, or holds a value that is not finite.
-    """
-    bundle.check_table_size()
-    table = np.memmap(bundle.item_table, np.float32, "r")
-    for begin in range(0, len(table), _CHUNK):
-        bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))
-        if len(bad):
-            row = int(begin + bad[0]) // (len(table) // bundle.n_items)
-            raise BundleError(
-                "the item table holds a value that is not finite",
-                f"{bundle.item_table} row {row}",
-                remedy="The training diverged: train and export the model again.",
-            )
 
 
 def _resume_key(

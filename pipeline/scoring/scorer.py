@@ -65,7 +65,7 @@ def open_scorer(
         recommender,
         eligibility,
         table,
-        tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
+        tuple(each.embeddings(table) for each in eligibility.lists.promoted),
         bundle.max_length,
         settings.top_k,
         bool(settings.exclude_seen),

@@ -91,6 +91,7 @@ class Train(Stage[Trained]):
                 settings.score,
                 retired_before,
                 settings.items.path,
+                settings.items.similar_by,
                 RunDay(locations.run_date, settings.time_zone),
                 settings.resources,
             )

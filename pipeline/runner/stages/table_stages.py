@@ -50,6 +50,7 @@ class Score(Stage[Scored]):
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
+    similar_by: tuple[str, ...]  # where a rule needs it
     items_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
     engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
@@ -66,6 +67,7 @@ class Score(Stage[Scored]):
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.time_zone,
             settings.engine,
@@ -86,6 +88,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
+            similar_by=self.similar_by,
             cache=self.locations.tensorrt,
             resources=self.locations.resources,
             engine=self.engine,
@@ -109,7 +112,7 @@ class Score(Stage[Scored]):
     def output_key(self, result: Scored) -> str:
         """See `Stage`; results of earlier versions know no rules and no items listed per user."""
         values = to_jsonable_python(result)
-        for name in ("rules", "candidates", "exclude", "absent_types"):
+        for name in ("rules", "new_items", "n_recent", "candidates", "exclude", "absent_types"):
             if not values[name]:
                 del values[name]
         return hash_of([cache_key(self), values])
@@ -134,6 +137,7 @@ class Publish(Stage[Published]):
     retired_before: datetime | None
     checks: CheckSettings
     locations: RunLocations
+    similar_by: tuple[str, ...]
     items_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
@@ -151,6 +155,7 @@ class Publish(Stage[Published]):
             _days_before(settings.score.retire_after_days, settings, locations),
             settings.checks,
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.time_zone,
         )
@@ -168,6 +173,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            self.similar_by,
             RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)

@@ -53,7 +53,7 @@ def histories(
 
 
 def brute_force(
-    lists: list[ListOf], owned: list[list[int]], *, exclude_seen: bool
+    lists: list[ListOf], owned: list[list[int]], *, exclude_seen: bool, n_new: int = 0
 ) -> dict[str, Any]:
     counts = dict.fromkeys(Findings.__dataclass_fields__, 0)
     known = {item(index): index for index in range(1, ITEMS + 1)}
@@ -61,6 +61,7 @@ def brute_force(
     for each, own in zip(lists, owned, strict=True):
         seen = set(own) if exclude_seen else set()
         left = [i for i in range(1, ITEMS + 1) if ELIGIBLE[i] and i not in seen]
+        left += [5] * (n_new > 0 and 5 not in seen)  # the one new item, for one place or more
         counts["n_users"] += 1
         counts["n_fallback"] += each.popular
         counts["n_short"] += len(left) < TOP_K
@@ -76,7 +77,8 @@ def brute_force(
             counts["unknown"] += one not in known
             if one in known:
                 recommended.add(known[one])
-                counts["ineligible"] += not ELIGIBLE[known[one]]
+                is_new = n_new > 0 and known[one] == 5
+                counts["ineligible"] += not ELIGIBLE[known[one]] and not is_new
                 counts["seen"] += known[one] in seen
     return counts | {"mismatch": "", "recommended": sorted(recommended)}
 
@@ -84,7 +86,7 @@ def brute_force(
 @pytest.mark.parametrize("layout", ["long", "list"])
 @given(
     users=users, batch=st.integers(1, 5), size=st.integers(1, 5), exclude_seen=st.booleans(),
-    shift=st.integers(0, 1), some_seen=st.booleans(),
+    shift=st.integers(0, 1), some_seen=st.booleans(), n_new=st.integers(0, 2),
 )  # fmt: skip
 @tuned(deadline=None, max_examples=25)
 def test_it_counts_what_brute_force_finds(
@@ -95,13 +97,22 @@ def test_it_counts_what_brute_force_finds(
     exclude_seen: bool,
     shift: int,
     some_seen: bool,
+    n_new: int,
 ) -> None:
     owned = [own for own, _ in users]
     seen = [[item for item in own if is_seen(item) or not some_seen] for own in owned]
-    rules = Rules(pa.array(map(item, range(1, ITEMS + 1))), ELIGIBLE, TOP_K, exclude_seen)
+    new = (np.arange(ITEMS + 1) == 5) & (n_new > 0)
+    rules = Rules(
+        pa.array(map(item, range(1, ITEMS + 1))),
+        ELIGIBLE,
+        TOP_K,
+        exclude_seen,
+        is_new=new,
+        n_new=n_new,
+    )
     lists = []
     for place, (own, (_, found)) in enumerate(zip(seen, users, strict=True)):
-        left = set(np.flatnonzero(ELIGIBLE)) - (set(own) if exclude_seen else set())
+        left = set(np.flatnonzero(ELIGIBLE | new)) - (set(own) if exclude_seen else set())
         if layout == "long" and (not left or not found):  # a user has rows where there are items
             found = [(1, 0.5)] if left else []
         ranks = [rank + shift * (layout == "long") for rank in range(1, len(found) + 1)]
@@ -114,7 +125,7 @@ def test_it_counts_what_brute_force_finds(
         given = open_parts(str(Path(folder) / "parts"))
         found_there = audit(given, histories(owned, batch, some_seen=some_seen), rules)
     counts = {**vars(found_there), "recommended": np.flatnonzero(found_there.recommended).tolist()}
-    assert counts == brute_force(lists, seen, exclude_seen=exclude_seen)
+    assert counts == brute_force(lists, seen, exclude_seen=exclude_seen, n_new=n_new)
 
 
 @pytest.mark.parametrize("layout", ["long", "list"])

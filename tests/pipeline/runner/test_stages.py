@@ -73,6 +73,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "logs.value": ("stars", ALL),
     "logs.keep": ("user_id IS NOT NULL", ALL),
     "items.path": ("items.parquet", NOTHING),
+    "items.similar_by": (("category",), NOTHING),  # it counts with `score.new_items`; see below
     "prepare.history_days": (30, PREPARE),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
     "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
@@ -131,6 +132,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.popular_within_days": (7, SCORE),
+    "score.new_items": ({"share": 0.1, "within_days": 14}, SCORE),
     "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
@@ -282,7 +285,7 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     given = Score.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), done)
     scored = Scored("f", "v", "CPU", "fp32", 1, 1, 1, 0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0)
     values = to_jsonable_python(scored)
-    for name in ("rules", "candidates", "exclude"):
+    for name in ("rules", "new_items", "n_recent", "candidates", "exclude"):
         assert values.pop(name) is None
     assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
