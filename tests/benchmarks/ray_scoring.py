@@ -121,17 +121,20 @@ def main() -> None:
             str(Path(sys.executable).with_name("fearec-score")), str(inputs), "--model",
             str(bundle.path), "--top-k", str(TOP_K), "--provider", "cpu", "--threads", "1",
         ]  # fmt: skip
+        found = {"local, one core": measure([*command, "--output", str(folder / "local")])}
         cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 2**30}
         )
         cluster.add_node(num_cpus=1, object_store_memory=2**30)
-        found = {"local, one core": measure([*command, "--output", str(folder / "local")])}
-        for count in (1, 2):
-            on_ray = ["--engine", "ray", "--set", f"engine.address={cluster.address}"]
-            on_ray += ["--set", f"engine.max_workers={count}", "--output", str(folder / f"{count}")]
-            found[f"Ray, {count} workers"] = measure([*command, *on_ray])
-            assert rows(folder / str(count)).equals(rows(folder / "local"))
-        cluster.shutdown()
+        try:
+            for count in (1, 2):
+                on_ray = ["--engine", "ray", "--set", f"engine.address={cluster.address}"]
+                on_ray += ["--set", f"engine.max_workers={count}"]
+                out = folder / f"{count}"
+                found[f"Ray, {count} workers"] = measure([*command, *on_ray, "--output", str(out)])
+                assert rows(out).equals(rows(folder / "local"))
+        finally:
+            cluster.shutdown()
     print(describe("fearec", "ray", "onnxruntime-gpu", "pyarrow"))
     print(f"{users:,} users, {arguments.items:,} items, top {TOP_K}; equal rows")
     for name, cost in found.items():
