@@ -75,6 +75,7 @@ def headlines(night: FinishedRun) -> list[str]:
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
+        *(f"{count:,} {fact}" for fact, count in scored.user_list_facts().items() if count),
         *(
             f"warning: no event is of the type {kind!r} of score.exclude_seen"
             for kind in scored.absent_types

@@ -20,6 +20,8 @@ _LATER_RULES = (
     "offset",
     "freshness",
     "because",
+    "candidates",
+    "exclude",
 )
 
 
@@ -83,6 +85,17 @@ class ScoreSettings(Frozen):
     )
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
+    candidates: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: each user gets only "
+        "items of their own rows, in the places of promotions too, of those that the other rules "
+        "let through; a user without a row gets no list",
+    )
+    exclude: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
+        "users never get, popular and promoted ones included",
+    )
     where: str | None = Field(
         None,
         description="recommend only items for which this DuckDB expression is true, over the "
@@ -113,7 +126,8 @@ class ScoreSettings(Frozen):
     )
     accept_unknown_deny: bool = Field(
         False,
-        description="go on although the model knows none of the ids in `score.deny`",
+        description="go on although none of the ids in `score.deny` is known, or no user or no "
+        "item of `score.exclude`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     because: bool = Field(
@@ -139,7 +153,7 @@ class ScoreSettings(Frozen):
         "retired",
     )
 
-    @field_validator("allow", "deny", mode="before")
+    @field_validator("allow", "deny", "candidates", "exclude", mode="before")
     @classmethod
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -182,6 +196,11 @@ class ScoreSettings(Frozen):
             twice = next(slot for slot in slots if slots.count(slot) > 1)
             raise ValueError(f"slot {twice} is promised twice by score.promotion")
         return self
+
+    @property
+    def user_lists(self) -> tuple[str, ...]:
+        """The paths of what is listed per user."""
+        return tuple(path for path in (self.candidates, self.exclude) if path is not None)
 
     @property
     def seen_rule(self) -> SeenRule | None:

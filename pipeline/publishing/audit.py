@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 from pipeline.publishing.parts import ScoredParts
 from pipeline.schema import ITEM_ID, PAD, SCORE, USER_ID
 from pipeline.scoring.user_histories import Integers, UserHistories, join_histories
+from pipeline.scoring.user_lists import (
+    NO_USER_LISTS,
+    UserLists,
+    among,
+    distinct,
+    items_left,
+    pair_keys,
+)
 from pipeline.warehouse.lists import list_columns
 
 
@@ -28,6 +36,7 @@ class Rules:
         top_k: K.
         exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
+        user_lists: The items listed per user.
     """
 
     item_ids: pa.Array
@@ -35,6 +44,7 @@ class Rules:
     top_k: int
     exclude_seen: bool
     capped: bool = False
+    user_lists: UserLists = NO_USER_LISTS
 
 
 @dataclass
@@ -55,6 +65,8 @@ class Findings:
         unknown: Rows with an item that the model does not know.
         ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
         seen: Rows with an item that the user has seen, where these are excluded.
+        excluded: Rows with an item that is excluded for its user.
+        not_candidates: Rows with an item that is none of its user's candidates, if there are any.
         recommended: (V,) bool, the items that are in some list.
     """
 
@@ -70,6 +82,22 @@ class Findings:
     unknown: int = 0
     ineligible: int = 0
     seen: int = 0
+    excluded: int = 0
+    not_candidates: int = 0
+
+
+@dataclass(frozen=True)
+class _UserPairs:
+    """The `pair_keys` of what the users of a part have seen, may not and may get."""
+
+    own: Integers  # empty where users may be recommended what they have seen
+    excluded: Integers
+    candidates: Integers | None
+
+    @property
+    def never(self) -> Integers:
+        """What users may not get."""
+        return distinct(np.append(self.own, self.excluded))
 
 
 @dataclass(frozen=True)
@@ -106,8 +134,9 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     sizes = [part.n_users for part in parts.manifest.parts.values()]
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
-        own = _pairs(users, rules)
-        lengths = _expected_lengths(len(users), own, rules)
+        pairs = _pairs(users, rules)
+        n_left = items_left(len(users), rules.eligible, pairs.never, pairs.candidates)
+        lengths = np.minimum(n_left, rules.top_k)
         place = np.arange(len(users))  # of the users who have rows
         if is_long:
             place = np.flatnonzero(lengths)
@@ -115,7 +144,7 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
         if findings.mismatch:
             return findings
         _count_users(lists, lengths, place, rules, findings)
-        _count_rows(lists, own, place, rules, findings)
+        _count_rows(lists, pairs, place, rules, findings)
     for left in histories:
         if len(left):
             findings.mismatch = f"none for {left.user_id[0]}"
@@ -190,25 +219,17 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
     return f"one for {found[place]} where that for {expected[place]} should be"
 
 
-def _pairs(users: UserHistories, rules: Rules) -> Integers:
-    """A user's place and an item that they have seen as one number, for all such pairs, in order.
-
-    Empty where users may be recommended what they have seen.
-    """
-    if not rules.exclude_seen:
-        return np.zeros(0, np.int64)
-    users = users.seen()
-    user = np.repeat(np.arange(len(users)), users.lengths)
-    # Not np.unique, which since numpy 2.3 hashes, ten times slower.
-    pairs = np.sort(user * len(rules.eligible) + users.items)
-    return pairs[np.diff(pairs, prepend=-1) > 0]
-
-
-def _expected_lengths(n_users: int, own: Integers, rules: Rules) -> Integers:
-    """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
-    user, item = np.divmod(own, len(rules.eligible))
-    n_seen = np.bincount(user[rules.eligible[item]], minlength=n_users)
-    return np.minimum(np.count_nonzero(rules.eligible) - n_seen, rules.top_k)
+def _pairs(users: UserHistories, rules: Rules) -> _UserPairs:
+    n_items, nothing, lists = len(rules.eligible), np.zeros(0, np.int64), rules.user_lists
+    own = excluded = nothing
+    if rules.exclude_seen:
+        seen = users.seen()
+        own = pair_keys(np.repeat(np.arange(len(seen)), seen.lengths), seen.items, n_items)
+    if lists.exclude is not None:
+        excluded = pair_keys(*lists.exclude.pairs(users.user_id), n_items)
+    if lists.candidates is None:
+        return _UserPairs(own, excluded, None)
+    return _UserPairs(own, excluded, pair_keys(*lists.candidates.pairs(users.user_id), n_items))
 
 
 def _count_users(
@@ -224,7 +245,7 @@ def _count_users(
 
 
 def _count_rows(
-    lists: _Lists, own: Integers, place: Integers, rules: Rules, findings: Findings
+    lists: _Lists, known_pairs: _UserPairs, place: Integers, rules: Rules, findings: Findings
 ) -> None:
     index = pc.index_in(lists.item_id, value_set=rules.item_ids)
     item = pc.add(index, 1).fill_null(PAD).to_numpy()
@@ -238,5 +259,7 @@ def _count_rows(
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
     findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
-    own = np.append(own, -1)
-    findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))
+    findings.seen += int(np.count_nonzero(among(pairs, known_pairs.own)))
+    findings.excluded += int(np.count_nonzero(among(pairs, known_pairs.excluded)))
+    if known_pairs.candidates is not None:
+        findings.not_candidates += int(np.count_nonzero(~among(pairs, known_pairs.candidates)))

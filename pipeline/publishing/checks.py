@@ -19,6 +19,7 @@ from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
@@ -90,6 +91,7 @@ def check_tables(
         served.score.top_k,
         bool(served.score.exclude_seen),
         bool(served.score.max_per),
+        read_user_lists(served.score, source, items, locations.resources),
     )
     with source.open(items, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
@@ -128,6 +130,11 @@ def _never(findings: Findings) -> tuple[Check, ...]:
             "items that are denied, not allowed, filtered, retired or untrained",
         ),
         "seen_items": (findings.seen, "items that their user has seen"),
+        "excluded_items": (findings.excluded, "items that score.exclude excludes for their user"),
+        "candidate_items": (
+            findings.not_candidates,
+            "items that are not among their user's rows in score.candidates",
+        ),
     }
     return tuple(
         Check(name, "held" if n else "passed", f"{what}: {n:,}", float(n), 1.0)

@@ -7,7 +7,7 @@ from pipeline.results.explained import Explained, Reason
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
-from pipeline.results.table_results import Published, RuleCounts, Scored
+from pipeline.results.table_results import PairCounts, Published, RuleCounts, Scored
 
 __all__ = [
     "AudienceFound",
@@ -23,6 +23,7 @@ __all__ = [
     "Forgotten",
     "Gated",
     "Ingested",
+    "PairCounts",
     "PairedDifference",
     "Prepared",
     "Published",

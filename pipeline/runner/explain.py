@@ -35,6 +35,8 @@ from pipeline.scoring.placement import Placement, place_item
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.scorer import open_scorer
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import UserLists
 from pipeline.storage.folders import open_folder
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.lookup import Id, as_id, last_event_with, recommended_to
@@ -127,10 +129,18 @@ class _Question:
         seen = self.score.exclude_seen and item in histories.seen().items
         if seen:
             yield self._seen()
-        if seen or left_out.rules_of(item):
+        lists = read_user_lists(
+            self.score,
+            PreparedHistories(self.prepared.folder, None),
+            items,
+            self.settings.resources,
+        )
+        unlisted = list(self._of_lists(lists, histories, item))
+        yield from unlisted
+        if seen or unlisted or left_out.rules_of(item):
             return
         eligibility = eligible_items(items, self.score, retired_before, attributes, self.run_day)
-        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0)
+        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists)
         placement = place_item(scorer, histories, item)
         column = None
         if placement.caps and attributes is not None:
@@ -176,6 +186,16 @@ class _Question:
                 yield Reason("unknown", f"{text} on any event with it", {})
             else:
                 yield Reason("filtered", texts[rule], {"rule": rule})
+
+    def _of_lists(self, lists: UserLists, histories: UserHistories, item: int) -> Iterator[Reason]:
+        """What is listed for this user that keeps the item away."""
+        user_id, candidates, exclude = histories.user_id, lists.candidates, lists.exclude
+        if candidates is not None and item not in candidates.pairs(user_id)[1]:
+            rule, text = "score.candidates", f"{self.score.candidates} does not list it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
+        if exclude is not None and item in exclude.pairs(user_id)[1]:
+            rule, text = "score.exclude", f"{self.score.exclude} lists it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
 
     def _seen(self) -> Reason:
         rule = self.score.seen_rule

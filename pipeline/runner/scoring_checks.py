@@ -16,8 +16,12 @@ from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEMS_FILE
+from pipeline.scoring.batches import excluded_items
 from pipeline.scoring.eligibility import Eligibility, eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import UserLists, items_left, pair_keys
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 
 def check_scoring(
@@ -27,6 +31,7 @@ def check_scoring(
     retired_before: datetime | None,
     items_table: str | None = None,
     run_day: RunDay | None = None,
+    resources: ResourceSettings = DEFAULT_RESOURCES,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
@@ -37,12 +42,14 @@ def check_scoring(
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
         run_day: The run date, for the rules that need it.
+        resources: The memory and the threads to sort the items listed per user with.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
             items are asked for than there are, none is left to recommend, to anybody, a condition
-            cannot be used with the items table, or no event is of a type that counts as seen.
-        InputError: a file of ids or the items table cannot be read.
+            cannot be used with the items table, no event is of a type that counts as seen, or
+            nothing in a file of users and items is known.
+        InputError: a file of ids, of users and items, or the items table cannot be read.
         SchemaError: its ids are of another kind than the items', or its columns cannot be used.
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
@@ -58,13 +65,15 @@ def check_scoring(
     attributes = needed_attributes(items, score, items_table)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
-    if score.exclude_seen and not _any_unseen(source, items, eligibility):
+    user_lists = read_user_lists(score, source, items, resources)
+    if not _any_left(source, items, eligibility, user_lists, exclude_seen=bool(score.exclude_seen)):
+        listed = ", ".join(["score.allow", "score.deny", "score.where", *score.user_lists])
         raise ConfigError(
-            "nothing is left to recommend: every user has seen every eligible item",
+            "nothing is left to recommend: every user has seen every eligible item"
+            + (", or may not get it" if user_lists else ""),
             str(prepared.folder),
             found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
-            remedy="Set score.exclude_seen = false, or check score.allow, score.deny, score.where"
-            " and the logs.",
+            remedy=f"Set score.exclude_seen = false, or check {listed} and the logs.",
         )
 
 
@@ -86,14 +95,28 @@ def _small_graph(folder: Path) -> Path:
     return path
 
 
-def _any_unseen(source: PreparedHistories, items: pa.Table, eligibility: Eligibility) -> bool:
-    """Whether some user has not seen some eligible item; the first batch nearly always answers."""
+def _any_left(
+    source: PreparedHistories,
+    items: pa.Table,
+    eligibility: Eligibility,
+    user_lists: UserLists,
+    *,
+    exclude_seen: bool,
+) -> bool:
+    """Whether some user may get some eligible item; the first batch nearly always answers."""
     eligible = eligibility.eligible
-    with source.open(items, source.folder) as (_, batches):
-        for histories in batches:
-            seen = histories.seen()
-            rows = np.repeat(np.arange(len(seen)), seen.lengths)
-            pairs = np.unique((rows * len(eligible) + seen.items)[eligible[seen.items]])
-            if (np.bincount(pairs // len(eligible), minlength=len(seen)) < eligible.sum()).any():
+    if not (exclude_seen or user_lists):
+        return True
+    with source.open(items, source.folder) as (_, histories):
+        for users in histories:
+            never, _, counts = excluded_items(
+                users, exclude_seen=exclude_seen, listed=user_lists.exclude
+            )
+            never += np.repeat(np.arange(len(users)), counts) * len(eligible)
+            candidates = None
+            if user_lists.candidates is not None:
+                pairs = user_lists.candidates.pairs(users.user_id)
+                candidates = pair_keys(*pairs, len(eligible))
+            if items_left(len(users), eligible, never, candidates).any():
                 return True
     return False

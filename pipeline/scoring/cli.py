@@ -79,6 +79,20 @@ def main(
     deny: Annotated[
         str | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
     ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recommend to each user only items of their rows (user_id, item_id) in FILE.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Never recommend to a user the items of their rows (user_id, item_id) in FILE.",
+        ),
+    ] = None,
     items: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Table of the items, for --where (CSV, Parquet, Delta)."),
@@ -128,6 +142,8 @@ def main(
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
+        "candidates": candidates,
+        "exclude": exclude,
         "where": where,
         "layout": layout,
     }
@@ -179,6 +195,7 @@ def summary(result: "Scored") -> list[str]:
         facts["items that score.where leaves out"] = rules.filtered_items
         facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
         facts["items of the bundle without a row in the items table"] = rules.missing_rows
+    facts |= result.user_list_facts()
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"

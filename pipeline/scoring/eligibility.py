@@ -18,6 +18,7 @@ from pipeline.rules.list_rules import ListRules, list_rules
 from pipeline.rules.offsets import item_offsets
 from pipeline.schema import PAD
 from pipeline.scoring.item_rules import WHERE, left_out_items
+from pipeline.scoring.user_list_reader import user_list_hash
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:
 
 
 def item_file_hashes(settings: ScoreSettings, items_table: str | None) -> dict[str, str]:
-    """The hashes of the content of `item_files`, by path.
+    """The hashes of the content of `item_files` and of what is listed per user, by path.
 
     Raises:
         InputError: one is missing or cannot be read.
@@ -122,4 +123,4 @@ def item_file_hashes(settings: ScoreSettings, items_table: str | None) -> dict[s
     hashes = {path: id_list_hash(path) for path in (settings.allow, settings.deny) if path}
     if settings.needs_attributes and items_table is not None:
         hashes[items_table] = items_table_hash(items_table)
-    return hashes
+    return hashes | {path: user_list_hash(path) for path in settings.user_lists}

@@ -145,19 +145,23 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
     return InputFiles(tuple(paths), files, columns, kinds[0], frozenset(skipped))
 
 
-def check_overlap(folder: Folder, inputs: InputFiles, lists: Sequence[str]) -> None:
+def check_overlap(
+    folder: Folder, inputs: InputFiles, lists: Sequence[str], user_lists: Sequence[str] = ()
+) -> None:
     """Check that the output folder neither holds an input nor lies in one.
 
     Args:
         folder: The output folder.
         inputs: The input files.
         lists: Paths of files of ids.
+        user_lists: Paths of files of users and items; these, like inputs, may be folders and globs.
 
     Raises:
         ConfigError: an input file or a file of ids lies in the folder, at any depth; or the folder
             lies in an input path, which would then include its parts.
     """
-    read = [(file.filesystem, file.path) for file in inputs.files]
+    files = [*inputs.files, *(file for path in user_lists for file in list_log_files(path))]
+    read = [(file.filesystem, file.path) for file in files]
     for filesystem, path in [*read, *map(open_filesystem, lists)]:
         if folder.holds(filesystem, path):
             raise ConfigError(
@@ -166,7 +170,7 @@ def check_overlap(folder: Folder, inputs: InputFiles, lists: Sequence[str]) -> N
                 found=path,
                 remedy="Give another folder.",
             )
-    for path in inputs.paths:
+    for path in (*inputs.paths, *user_lists):
         if would_list(path, folder.filesystem, folder.path("part-00000.parquet")):
             raise ConfigError(
                 "the output folder lies in an input, which would then include the output's parts",

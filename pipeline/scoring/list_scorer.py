@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
-from pipeline.scoring.batches import ScoringBatch, batches
+from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
 from pipeline.scoring.because import NearestHistory
+from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.popular_lists import popular_lists
 from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
+from pipeline.scoring.user_lists import NO_USER_LISTS, UserItems, UserLists
 
 _AHEAD = 1.5  # candidates per place of a list, at first
 _WIDER = 4  # and so many times more for users to whom they are not enough
@@ -32,21 +35,25 @@ class ListScorer:
     Attributes:
         recommender: The recommender in its session.
         eligibility: The items that may be recommended, and the rules on whole lists.
+        table: (V, D) float32, the items' embeddings.
         promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
         max_length: L.
         top_k: K.
         exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
+        user_lists: The items listed per user.
     """
 
     recommender: Recommender
     eligibility: Eligibility
+    table: NDArray[np.float32]
     promoted_tables: tuple[NDArray[np.float32], ...]
     max_length: int
     top_k: int
     exclude_seen: bool
     nearest: NearestHistory | None = None
+    user_lists: UserLists = NO_USER_LISTS
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -59,6 +66,8 @@ class ListScorer:
             BundleError: a score is NaN or infinite, or the rules need a newer bundle.
             ConfigError: the device fails.
         """
+        if self.user_lists.candidates is not None:
+            return self._among(self.user_lists.candidates, histories, progress)
         ranked = self._popular(histories)
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
@@ -137,7 +146,14 @@ class ListScorer:
             max_length=self.max_length,
             batch_size=recommender.batch_size,
             exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
         )
+        return self._results(recommender, prepared)
+
+    def _results(
+        self, recommender: Recommender, prepared: Iterator[ScoringBatch]
+    ) -> Iterator[tuple[ScoringBatch, TopItems]]:
+        """Batches, and what a recommender finds for them."""
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         with ThreadPoolExecutor(recommender.at_once) as cores:
             for batch in prepared:
@@ -147,33 +163,58 @@ class ListScorer:
             while running:
                 yield _checked(*running.popleft())
 
+    def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
+        """The lists of N users of their own candidates; nobody else is looked at."""
+        is_listed, is_known = candidates.lengths(histories.user_id) > 0, histories.lengths > 0
+        ranked = Ranked.of_nothing(histories.user_id, self.top_k, is_listed & ~is_known)
+        users = (is_listed & is_known).nonzero()[0]
+        progress(len(histories) - len(users))
+        user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
+        recommender = self.recommender.giving(1, embeddings=True)
+        prepared = batches(
+            histories.filter(is_listed & is_known),
+            max_length=self.max_length,
+            batch_size=recommender.batch_size,
+            exclude_seen=False,
+        )
+        for batch, (_, _, embedding) in self._results(recommender, prepared):
+            user_embedding[users[batch.rows]] = embedding
+            progress(len(batch.rows))
+        ranker = CandidateRanker(
+            candidates,
+            self.user_lists.exclude,
+            self.exclude_seen,
+            self.table,
+            self.eligibility,
+            self.top_k,
+        )
+        for some, lists in ranker.lists(histories, user_embedding):
+            ranked.put(some, lists)
+        return self._with_because(ranked, histories)
+
     def _popular(self, histories: UserHistories) -> Ranked:
         """The popular items for users without a known item, and PAD for the others."""
-        # A user without a known item has seen no eligible one, so these items suit all such users.
+        # A user without a known item has seen no eligible one, so one list suits all such users but
+        # those with excluded items of their own.
         popular = histories.lengths == 0
         ranked = Ranked.of_nothing(histories.user_id, self.top_k, popular)
-        if popular.any():
-            ranked.put(popular.nonzero()[0], self._popular_list())
+        if not popular.any():
+            return ranked
+        users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
+        ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
+        never, ends, widths = excluded_items(
+            histories.filter(popular), exclude_seen=False, listed=self.user_lists.exclude
+        )
+        most = max([0, *(len(each.items) for each in self.eligibility.lists.promotions)])
+        order = np.argsort(-widths, kind="stable")
+        order = order[widths[order] > 0]
+        while len(order):
+            width = int(widths[order[0]])
+            size = max(1, _CANDIDATES // (_WIDER * self.top_k + width + most))
+            some, order = order[:size], order[size:]
+            exclude = pad(never, ends[some], widths[some], width)
+            ranked.put(users[some], popular_lists(self.eligibility, exclude, self.top_k))
         return ranked
-
-    def _popular_list(self) -> Lists:
-        """The list of every user without a known item."""
-        count = self.top_k
-        while True:
-            every = count >= len(self.eligibility.popular)
-            best = Candidates(
-                self.eligibility.popular[None, :count],
-                self.eligibility.popular_score[None, :count],
-                every,
-            )
-            slots = [
-                Slots(each.places, each.popular(count))
-                for each in self.eligibility.lists.promotions
-            ]
-            lists = fill_lists(best, slots, self.eligibility.lists.caps, self.top_k)
-            if not lists.unsure.any():
-                return lists
-            count *= _WIDER
 
 
 def _counted_before(users: int) -> None:

@@ -26,6 +26,11 @@ _IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not
 class LogHistories(FileHistories):
     """A `HistorySource` over interaction logs; users come in the order of their ids."""
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return self.logs.user_id
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         files = self.files
         while True:
@@ -104,7 +109,7 @@ class LogHistories(FileHistories):
             conditions.append(f"coalesce({EVENT_TYPE} IN (FROM seen_types), false)")
         if self.seen.since is not None:
             conditions.append(f"{TIMESTAMP} >= TIMESTAMPTZ '{self.seen.since}'")
-        return f", {' AND '.join(conditions)} AS {_IS_SEEN}"
+        return f", {' AND '.join(conditions) or 'true'} AS {_IS_SEEN}"
 
     def _types_found(self, base: duckdb.DuckDBPyConnection) -> set[str]:
         """The types of the good rows, if types count as seen, of which the absent are noted."""

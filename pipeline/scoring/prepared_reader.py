@@ -72,6 +72,10 @@ class PreparedHistories:
         last_seen = prepared["last_seen"].take(place)
         return items.set_column(items.schema.get_field_index("last_seen"), "last_seen", last_seen)
 
+    def user_ids(self) -> Iterator[pa.Array]:
+        """See `HistorySource`."""
+        return (batch[USER_ID] for batch in read_sequences(self.folder, [USER_ID]))
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`.

@@ -32,6 +32,8 @@ from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import ListedUsers
 from pipeline.storage.folders import open_folder
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
@@ -78,7 +80,8 @@ def score(
         overwrite: Replace an earlier run's output.
         skip_bad_files: Leave out unreadable files instead of raising an error.
         cache: The folder of TensorRT's engines, which may be deleted at any time.
-        resources: The memory to sort logs in; the threads are those of `settings`.
+        resources: The memory to sort logs and listed items in; the threads of the logs' sort are
+            those of `settings`.
         progress: Is called after every batch, with the users done and all users.
 
     Raises:
@@ -105,7 +108,7 @@ def score(
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
     lists = [*item_files(settings, items_table), *([] if users is None else [os.fspath(users)])]
-    check_overlap(open_folder(output), opened, lists)
+    check_overlap(open_folder(output), opened, lists, settings.user_lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
         resume_inputs[os.fspath(users)] = id_list_hash(users)
@@ -127,6 +130,7 @@ def score(
         resume=resume,
         overwrite=overwrite,
         cache=cache,
+        resources=resources,
         progress=progress,
     )
     return replace(result, seconds=time.perf_counter() - begun)
@@ -154,6 +158,7 @@ def score_histories(
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
+    resources: ResourceSettings = DEFAULT_RESOURCES,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
@@ -170,7 +175,7 @@ def score_histories(
         run_date: The column `run_date` of the output, to whose end the ages of items are counted.
         time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
-            resumed only if they are equal. The allow and deny files and the items table need not
+            resumed only if they are equal. The files of `settings` and the items table need not
             be among them.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
@@ -179,6 +184,7 @@ def score_histories(
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
+        resources: The memory and the threads to sort the files of candidates and exclusions with.
         progress: As for `score`.
 
     Raises:
@@ -193,16 +199,18 @@ def score_histories(
     attributes = needed_attributes(seen, settings, items_table)
     run_day = RunDay(run_date, time_zone)
     eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
+    user_lists = read_user_lists(settings, source, items, resources)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
-    scorer = open_scorer(bundle, settings, eligibility, cache, 0)
+    opener = partial(open_scorer, bundle, user_lists=user_lists)
+    scorer = opener(settings, eligibility, cache, 0)
     provider = scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
     no_users = scorer.rank_no_users(source.types.user)
     if devices > 1:
         shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
-        engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
+        engine = ProcessPool(partial(opener, shared, eligibility, cache), devices)
         del scorer  # frees device 0 for one of the processes
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
     key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
@@ -213,9 +221,9 @@ def score_histories(
     )
     before = out.done.n_users
     with out.begin() as scratch, source.open(items, scratch) as (total, histories):
-        scoring = time.perf_counter()
+        scoring, listed = time.perf_counter(), ListedUsers(user_lists)
         write_parts(
-            histories,
+            listed.counted(histories),
             engine,
             settings.top_k,
             row_format,
@@ -246,6 +254,8 @@ def score_histories(
         absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
+        candidates=listed.counts.get("candidates"),
+        exclude=listed.counts.get("exclude"),
     )
 
 

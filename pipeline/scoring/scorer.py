@@ -20,6 +20,7 @@ from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked, RowFormat
 from pipeline.scoring.recommender import load_recommender
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
+from pipeline.scoring.user_lists import NO_USER_LISTS, UserLists
 
 _PART_ROWS = 4 * 2**20  # the largest number of recommendations in one part
 
@@ -30,6 +31,7 @@ def open_scorer(
     eligibility: Eligibility,
     cache: Path | None,
     device_id: int,
+    user_lists: UserLists = NO_USER_LISTS,
 ) -> ListScorer:
     """Open a bundle's recommender with the provider and precision of the settings.
 
@@ -39,6 +41,7 @@ def open_scorer(
         eligibility: The items that may be recommended.
         cache: The folder of TensorRT's engines, one subfolder per model.
         device_id: The index of the GPU.
+        user_lists: The items listed per user.
 
     Raises:
         ConfigError: the provider does not work here, or the bundle lacks the precision.
@@ -61,6 +64,7 @@ def open_scorer(
     return ListScorer(
         recommender,
         eligibility,
+        table,
         tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
         bundle.max_length,
         settings.top_k,
@@ -68,6 +72,7 @@ def open_scorer(
         NearestHistory.over(table, bundle.max_length, settings.threads)
         if settings.because
         else None,
+        user_lists,
     )
 
 

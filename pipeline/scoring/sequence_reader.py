@@ -85,6 +85,11 @@ class SequenceHistories(FileHistories):
     the histories. `dropped` is complete after the second reading.
     """
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return USER_ID
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         good = self._check_files(base)
         users = self._count_users(base)

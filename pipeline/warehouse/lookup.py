@@ -159,10 +159,9 @@ def last_event_with(
         name for name in (TIMESTAMP, EVENT_TYPE) if name in dataset_of(table).schema.names
     ]  # version 0.1 knew no types
     chosen = (ds.field(USER_ID) == user) & (ds.field(ITEM_ID) == item)
-    chosen &= ds.field(TIMESTAMP) < pa.scalar(until)
-    if event_types:
-        chosen &= ds.field(EVENT_TYPE).isin(event_types)
-    events = read_rows(table, columns, chosen)
+    if event_types and EVENT_TYPE in columns:
+        chosen &= ds.field(EVENT_TYPE).isin(list(event_types))
+    events = read_rows(table, columns, chosen & (ds.field(TIMESTAMP) < pa.scalar(until)))
     if not len(events):
         return None
     (last,) = events.sort_by([(TIMESTAMP, "descending")]).slice(0, 1).to_pylist()

@@ -44,7 +44,7 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    # Content hashes of the allow and deny files and, where a rule needs it, of the items table.
+    # Content hashes of the files of ids, of users and items and, where needed, of the items table.
     id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
@@ -84,6 +84,7 @@ class Score(Stage[Scored]):
             retired_before=self.retired_before,
             items_table=self.items_table,
             cache=self.locations.tensorrt,
+            resources=self.locations.resources,
         )
         with work_progress("scoring", "users") as progress:
             try:
@@ -102,12 +103,11 @@ class Score(Stage[Scored]):
         return manifest.complete and intact(manifest, folder) == manifest
 
     def output_key(self, result: Scored) -> str:
-        """See `Stage`; results of earlier versions know no rules."""
+        """See `Stage`; results of earlier versions know no rules and no items listed per user."""
         values = to_jsonable_python(result)
-        if result.rules is None:
-            del values["rules"]
-        if not result.absent_types:
-            del values["absent_types"]
+        for name in ("rules", "candidates", "exclude", "absent_types"):
+            if not values[name]:
+                del values[name]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:

@@ -53,6 +53,7 @@ def night(
     bundle = serve(
         tmp_path, make_bundle, HISTORIES,
         run_date=DAY, item_ids=ITEMS, popularity=POPULARITY, prepared_items=[*ITEMS, "other"],
+        kinds=[TYPES[: len(history)] for history in HISTORIES],
     )  # fmt: skip
     makers = ["m" if item in ("i5", "i6", "i7") else item for item in ITEMS]
     prices = [99 if item == "i8" else 5 for item in ITEMS]
@@ -142,6 +143,15 @@ def published(user: int) -> list[dict[str, Any]]:
     return sorted(
         (row for row in rows if row["user_id"] == user), key=lambda row: row.get("rank", 0)
     )
+
+
+def test_only_what_counts_as_seen_is_a_reason(night: Callable[..., None]) -> None:
+    night(exclude_seen=["purchase", "30 days"])
+    text = "the user has seen it, last on 2026-11-01 03:00:00 UTC, an event of type purchase"
+    assert reason(0, "i2")["text"] == f"{text} (score.exclude_seen = purchase, 30 days)"
+    assert reason(0, "i1")["name"] in ("listed", "outranked")
+    night(exclude_seen="1 days")
+    assert reason(0, "i2")["name"] in ("listed", "outranked")
 
 
 def test_what_the_user_has_seen_says_when_and_by_what(night: Callable[..., None]) -> None:

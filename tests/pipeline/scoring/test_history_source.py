@@ -34,6 +34,9 @@ class Encoded:
         items["item_id"].cast(self.types.item)  # not asked before the kinds were compared
         return items
 
+    def user_ids(self) -> Iterator[pa.Array]:
+        raise AssertionError("no user is listed")
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         assert scratch.is_dir()
