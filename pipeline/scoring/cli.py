@@ -68,6 +68,9 @@ def main(
     devices: Annotated[
         str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray for a Ray cluster. (default: local)")
+    ] = None,
     threads: Annotated[
         str | None, typer.Option(help="CPU threads, or auto. (default: auto, the usable cores)")
     ] = None,
@@ -157,6 +160,7 @@ def main(
         from pipeline.scoring import score
 
         given = as_overrides("score", flags) + as_overrides("items", {"path": items})
+        given += as_overrides("engine", {"kind": engine})
         settings = load_settings(config, [*(overrides or []), *given])
         day = _date(run_date) if run_date else settings.today()
         with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
@@ -176,6 +180,7 @@ def main(
                 skip_bad_files=skip_bad_files,
                 cache=settings.work_dir / "tensorrt",
                 resources=settings.resources,
+                engine=settings.engine,
                 progress=progress,
             )
         print_result(result, lambda: print_plain(*summary(result)), as_json)

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.engines.base import Progress
@@ -91,13 +90,6 @@ class ListScorer:
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
         return self._with_because(ranked, histories)
-
-    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
-        """The result for no users, with ids of a type."""
-        nobody = UserHistories(
-            pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
-        )
-        return self._with_because(self._popular(nobody, nobody), nobody)
 
     @property
     def _n_items(self) -> int:

@@ -1,6 +1,6 @@
 """Item indices and scores to rows of the recommendations table, in the long or list layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Literal
 
@@ -54,6 +54,12 @@ class Ranked:
             np.zeros(shape, bool),
             popular,
         )
+
+    @classmethod
+    def of_nobody(cls, user_type: pa.DataType, top_k: int, *, because: bool) -> "Ranked":
+        """The result for no users, with ids of a type, and perhaps with `because`."""
+        nothing = cls.of_nothing(pa.array([], user_type), top_k, np.zeros(0, np.bool_))
+        return replace(nothing, because=nothing.item_index) if because else nothing
 
     def put(self, users: NDArray[np.intp], lists: Lists) -> None:
         """Put the lists of some users in their rows."""

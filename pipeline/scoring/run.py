@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import count_devices
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
 from pipeline.dates import RunDay, days_before
-from pipeline.engines.base import Engine, SameProcess
-from pipeline.engines.process_pool import ProcessPool
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
 from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
+from pipeline.scoring.engine_choice import scoring_engine
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
 from pipeline.scoring.item_table import check_item_table
@@ -29,7 +27,6 @@ from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.scorer import open_scorer, write_parts
-from pipeline.scoring.user_histories import UserHistories
 from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.scoring.user_lists import ListedUsers
 from pipeline.storage.folders import open_folder
@@ -56,6 +53,7 @@ def score(
     skip_bad_files: bool = False,
     cache: Path | None = None,
     resources: ResourceSettings = DEFAULT_RESOURCES,
+    engine: EngineSettings = LOCAL,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Recommend `top_k` items to every user in logs or sequences.
@@ -80,11 +78,13 @@ def score(
         cache: The folder of TensorRT's engines, which may be deleted at any time.
         resources: The memory to sort logs and listed items in; the threads of the logs' sort are
             those of `settings`.
+        engine: Where users are scored; the rows are the same.
         progress: Is called after every batch, with the users done and all users.
 
     Raises:
         ConfigError: a setting contradicts the bundle or the input, the provider does not work,
-            or the output is a file, is not empty, holds an input or lies in one.
+            the output is a file, is not empty, holds an input or lies in one, or the engine cannot
+            be reached.
         ResumeError: there is no run of this bundle, input and settings to resume.
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
@@ -131,6 +131,7 @@ def score(
         overwrite=overwrite,
         cache=cache,
         resources=resources,
+        engine=engine,
         progress=progress,
     )
     return replace(result, seconds=time.perf_counter() - begun)
@@ -160,6 +161,7 @@ def score_histories(
     overwrite: bool = False,
     cache: Path | None = None,
     resources: ResourceSettings = DEFAULT_RESOURCES,
+    engine: EngineSettings = LOCAL,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
@@ -187,6 +189,7 @@ def score_histories(
         overwrite: As for `score`.
         cache: As for `score`.
         resources: The memory and the threads to sort the files of candidates and exclusions with.
+        engine: As for `score`.
         progress: As for `score`.
 
     Raises:
@@ -206,17 +209,9 @@ def score_histories(
     every_item = eligibility.with_others(items)
     user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
-    # Also for several processes, to raise errors before anything else.
-    opener = partial(open_scorer, bundle, user_lists=user_lists)
-    scorer = opener(settings, eligibility, cache, 0)
-    provider = scorer.recommender.provider
-    devices = count_devices(settings.devices, provider)
-    engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
-    no_users = scorer.rank_no_users(source.types.user)
-    if devices > 1:
-        shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
-        engine = ProcessPool(partial(opener, shared, eligibility, cache), devices)
-        del scorer  # frees device 0 for one of the processes
+    opener = partial(open_scorer, eligibility=eligibility, cache=cache, user_lists=user_lists)
+    opening, provider = scoring_engine(opener, bundle, settings, engine)
+    no_users = Ranked.of_nobody(source.types.user, settings.top_k, because=settings.because)
     inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
     more = {"similar_by": list(similar_by)} if settings.new_items else {}
     key = _resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
@@ -230,11 +225,15 @@ def score_histories(
         eligibility.is_new,
     )
     before = out.done.n_users
-    with out.begin() as scratch, source.open(every_item, scratch) as (total, histories):
+    with (
+        opening as workers,
+        out.begin() as scratch,
+        source.open(every_item, scratch) as (total, histories),
+    ):
         scoring, listed = time.perf_counter(), ListedUsers(user_lists)
         write_parts(
             listed.counted(histories),
-            engine,
+            workers,
             settings.top_k,
             row_format,
             out,
@@ -248,7 +247,7 @@ def score_histories(
         model_version=bundle.model_version,
         provider=provider,
         precision=settings.precision,
-        devices=devices,
+        devices=workers.count,
         n_users=out.done.n_users,
         n_rows=out.done.n_rows,
         n_fallback=out.done.n_fallback,

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
@@ -52,6 +53,7 @@ class Score(Stage[Scored]):
     similar_by: tuple[str, ...]  # where a rule needs it
     items_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -68,6 +70,7 @@ class Score(Stage[Scored]):
             settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.time_zone,
+            settings.engine,
         )
 
     def run(self) -> Scored:
@@ -88,6 +91,7 @@ class Score(Stage[Scored]):
             similar_by=self.similar_by,
             cache=self.locations.tensorrt,
             resources=self.locations.resources,
+            engine=self.engine,
         )
         with work_progress("scoring", "users") as progress:
             try:

@@ -227,6 +227,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         heavy = ("torch", "lightning", "prefect", "deltalake", "safetensors", "onnx", "flows")
+        heavy += ("ray",)
         if name.split(".")[0] in heavy:
             raise ImportError(f"{name} must not be imported by the scoring path")
 sys.meta_path.insert(0, Blocked())
