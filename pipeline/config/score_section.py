@@ -8,23 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
-
-
-class PromotedSlots(Frozen):
-    """Places of every list that are for some of the items."""
-
-    section = "score.promotion"
-
-    where: str = Field(description="which items: an expression as in `score.where`")
-    slots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=1, description="the places, from 1"
-    )
-
-    @field_validator("where")
-    @classmethod
-    def _is_condition(cls, where: str) -> str:
-        check_condition(where, columns=None)
-        return where
+from pipeline.config.rule_tables import PromotedSlots, SegmentSettings, check_slots
 
 
 class ScoreSettings(Frozen):
@@ -72,6 +56,11 @@ class ScoreSettings(Frozen):
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",
     )
+    segment: tuple[SegmentSettings, ...] = Field(
+        (),
+        description="`[[score.segment]]` with `name`, `users` and perhaps `where`, `top_k` and "
+        "`promotion`: other rules for some of the users; the first that a user is in counts",
+    )
     accept_unknown_deny: bool = Field(
         False,
         description="go on although the model knows none of the ids in `score.deny`",
@@ -116,25 +105,33 @@ class ScoreSettings(Frozen):
 
     @model_validator(mode="after")
     def _check_slots(self) -> Self:
-        slots = [slot for promotion in self.promotion for slot in promotion.slots]
-        if beyond := [slot for slot in slots if slot > self.top_k]:
-            raise ValueError(
-                f"slot {beyond[0]} of a promotion is beyond score.top_k = {self.top_k}"
-            )
-        if len(set(slots)) < len(slots):
-            twice = next(slot for slot in slots if slots.count(slot) > 1)
-            raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        check_slots(self.promotion, self.top_k, "score.promotion", "score.top_k")
+        names = [each.name for each in self.segment]
+        for each in self.segment:
+            if names.count(each.name) > 1:
+                raise ValueError(f"two segments have the name {each.name!r}")
+            own = f"segment {each.name!r}"
+            whose = "score.top_k" if each.top_k is None else f"top_k of {own}"
+            promotions = self.promotion if each.promotion is None else each.promotion
+            setting = "score.promotion" if each.promotion is None else f"promotion of {own}"
+            check_slots(promotions, each.top_k or self.top_k, setting, whose)
         return self
 
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
-        return bool(self.where or self.max_per or self.promotion)
+        own = any(segment.where or segment.promotion for segment in self.segment)
+        return bool(self.where or self.max_per or self.promotion or own)
+
+    @property
+    def most_items(self) -> int:
+        """The greatest number of recommendations that any user may get."""
+        return max([self.top_k, *(segment.top_k or 0 for segment in self.segment)])
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; earlier versions had none of these rules."""
         settings = super().result_settings()
-        for name in ("retire_after_days", "where", "max_per", "promotion"):
+        for name in ("retire_after_days", "where", "max_per", "promotion", "segment"):
             if not settings[name]:
                 del settings[name]
         return settings

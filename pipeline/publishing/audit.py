@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.publishing.parts import ScoredParts
+from pipeline.rules.user_segments import UserSegments
 from pipeline.schema import ITEM_ID, PAD, SCORE, USER_ID
 from pipeline.scoring.user_histories import Integers, UserHistories, join_histories
 from pipeline.warehouse.lists import list_columns
@@ -24,17 +25,24 @@ class Rules:
 
     Attributes:
         item_ids: (V-1,) the ids of the model's items 1..V-1.
-        eligible: (V,) bool, which items may be recommended at all.
-        top_k: K.
+        segments: Which of S segments each user is in.
+        eligible: (S+1, V) bool, which items may be recommended to users of no segment, and of each.
+        top_k: (S+1,) int64, likewise K.
         exclude_seen: Whether a user's own items may not be.
         capped: Whether lists may be shorter than there are items to recommend.
     """
 
     item_ids: pa.Array
+    segments: UserSegments
     eligible: NDArray[np.bool_]
-    top_k: int
+    top_k: Integers
     exclude_seen: bool
     capped: bool = False
+
+    @property
+    def n_items(self) -> int:
+        """V."""
+        return self.eligible.shape[1]
 
 
 @dataclass
@@ -46,14 +54,15 @@ class Findings:
             what comes after it was not looked at.
         n_users: Users with a list, or rightly without one.
         n_fallback: Those with popular items.
-        n_short: Those with fewer than K items.
+        n_short: Those with fewer than their K items.
         wrong_lengths: Users without exactly as many items as there were to recommend, at most K,
             or with more, where caps may make lists shorter.
         wrong_ranks: Rows whose rank is not their place in the list, from 1.
         repeated: Rows with an item that the list has before.
         not_finite: Rows with a score that is null, NaN or infinite.
         unknown: Rows with an item that the model does not know.
-        ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
+        ineligible: Rows with a known item that is denied, not allowed, or was never trained on, or
+            that is not for the user's segment.
         seen: Rows with an item of the user's own, where these are excluded.
         recommended: (V,) bool, the items that are in some list.
     """
@@ -95,7 +104,7 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     Raises:
         PublishError: a part is not as it was written.
     """
-    findings = Findings(np.zeros(len(rules.eligible), bool))
+    findings = Findings(np.zeros(rules.n_items, bool))
     is_long = "rank" in parts.dataset.schema.names
     columns = [
         USER_ID,
@@ -107,15 +116,16 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
         own = _pairs(users, rules)
-        lengths = _expected_lengths(len(users), own, rules)
+        segment = rules.segments.of(users.user_id)
+        lengths = _expected_lengths(segment, own, rules)
         place = np.arange(len(users))  # of the users who have rows
         if is_long:
             place = np.flatnonzero(lengths)
         findings.mismatch = _difference(users.user_id.take(pa.array(place)), lists.user_id)
         if findings.mismatch:
             return findings
-        _count_users(lists, lengths, place, rules, findings)
-        _count_rows(lists, own, place, rules, findings)
+        _count_users(lists, lengths, place, rules.top_k[segment], rules.capped, findings)
+        _count_rows(lists, own, place, segment, rules, findings)
     for left in histories:
         if len(left):
             findings.mismatch = f"none for {left.user_id[0]}"
@@ -198,43 +208,55 @@ def _pairs(users: UserHistories, rules: Rules) -> Integers:
         return np.zeros(0, np.int64)
     user = np.repeat(np.arange(len(users)), users.lengths)
     # Not np.unique, which since numpy 2.3 hashes, ten times slower.
-    pairs = np.sort(user * len(rules.eligible) + users.items)
+    pairs = np.sort(user * rules.n_items + users.items)
     return pairs[np.diff(pairs, prepend=-1) > 0]
 
 
-def _expected_lengths(n_users: int, own: Integers, rules: Rules) -> Integers:
+def _expected_lengths(segment: Integers, own: Integers, rules: Rules) -> Integers:
     """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
-    user, item = np.divmod(own, len(rules.eligible))
-    n_seen = np.bincount(user[rules.eligible[item]], minlength=n_users)
-    return np.minimum(np.count_nonzero(rules.eligible) - n_seen, rules.top_k)
+    user, item = np.divmod(own, rules.n_items)
+    n_seen = np.bincount(user[rules.eligible[segment[user], item]], minlength=len(segment))
+    n_eligible = np.count_nonzero(rules.eligible, axis=1)
+    return np.minimum(n_eligible[segment] - n_seen, rules.top_k[segment])
 
 
 def _count_users(
-    lists: _Lists, lengths: Integers, place: Integers, rules: Rules, findings: Findings
+    lists: _Lists,
+    lengths: Integers,
+    place: Integers,
+    top_k: Integers,
+    capped: bool,
+    findings: Findings,
 ) -> None:
     findings.n_users += len(lengths)
     findings.n_fallback += int(np.count_nonzero(lists.popular))
     expected = lengths[place]
-    wrong = lists.lengths > expected if rules.capped else lists.lengths != expected
-    n_full = np.count_nonzero((lists.lengths if rules.capped else lengths) >= rules.top_k)
-    findings.n_short += len(lengths) - int(n_full)
+    wrong = lists.lengths > expected if capped else lists.lengths != expected
+    full = lists.lengths >= top_k[place] if capped else lengths >= top_k
+    findings.n_short += len(lengths) - int(np.count_nonzero(full))
     findings.wrong_lengths += int(np.count_nonzero(wrong))
 
 
 def _count_rows(
-    lists: _Lists, own: Integers, place: Integers, rules: Rules, findings: Findings
+    lists: _Lists,
+    own: Integers,
+    place: Integers,
+    segment: Integers,
+    rules: Rules,
+    findings: Findings,
 ) -> None:
     index = pc.index_in(lists.item_id, value_set=rules.item_ids)
     item = pc.add(index, 1).fill_null(PAD).to_numpy()
     known = item != PAD
     user = np.repeat(place, lists.lengths)
-    pairs = np.sort((user * len(rules.eligible) + item)[known])
+    pairs = np.sort((user * rules.n_items + item)[known])
     finite = pc.is_finite(lists.score).fill_null(False)
     findings.recommended[item[known]] = True
     findings.wrong_ranks += int(np.count_nonzero(lists.rank != _places(lists.lengths)))
     findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
-    findings.ineligible += int(np.count_nonzero(~rules.eligible[item[known]]))
+    allowed = rules.eligible[segment[user[known]], item[known]]
+    findings.ineligible += int(np.count_nonzero(~allowed))
     own = np.append(own, -1)
     findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))

@@ -15,6 +15,7 @@ from pipeline.publishing.audit import Findings, Rules, audit
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Check, Prepared, Scored, held_by
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import user_segments
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
@@ -39,6 +40,7 @@ class Served:
         active_since: Only users with an event from then on have a list; None for all.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        users_table: What is known of the users, for the segments that need it.
     """
 
     prepared: Prepared
@@ -47,6 +49,7 @@ class Served:
     active_since: datetime | None
     retired_before: datetime | None = None
     items_table: str | None = None
+    users_table: str | None = None
 
 
 def check_tables(
@@ -77,11 +80,13 @@ def check_tables(
     items = source.with_last_seen(Bundle.load(served.bundle).items())
     attributes = needed_attributes(items, served.score, served.items_table)
     eligibility = eligible_items(items, served.score, served.retired_before, attributes)
+    segments = user_segments(served.score, served.users_table, source.types.user, source.where)
     eligible = eligibility.item_bias == 0
     rules = Rules(
         items[ITEM_ID].combine_chunks(),
-        eligible,
-        served.score.top_k,
+        segments,
+        np.array([eligible, *(each.eligible for each in eligibility.segments)]),
+        np.array([served.score.top_k, *(each.top_k for each in eligibility.segments)]),
         served.score.exclude_seen,
         bool(served.score.max_per),
     )

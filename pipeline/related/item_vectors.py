@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.related.running_top import Floats, Integers
-from pipeline.scoring.run import check_item_table
+from pipeline.scoring.item_table import check_item_table
 
 
 def item_vectors(bundle: Bundle) -> Floats:

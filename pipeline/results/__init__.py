@@ -6,7 +6,7 @@ from pipeline.results.evaluated import Evaluated, PairedDifference, headline_met
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
-from pipeline.results.table_results import Published, RuleCounts, Scored
+from pipeline.results.table_results import Published, RuleCounts, Scored, SegmentCounts
 
 __all__ = [
     "AudienceFound",
@@ -28,6 +28,7 @@ __all__ = [
     "RuleCounts",
     "RunSummary",
     "Scored",
+    "SegmentCounts",
     "Status",
     "Trained",
     "Unfit",

@@ -1,6 +1,6 @@
 """The promoted items of one promotion, ranked for users by the model among themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,16 @@ class Promoted:
     items: Items
     bias: Floats
     popularity: Floats
+
+    def within(self, eligible: NDArray[np.bool_]) -> "Promoted":
+        """Only the items that are true in (V,)."""
+        kept = eligible[self.items]
+        return replace(
+            self,
+            items=self.items[kept],
+            bias=self.bias[kept],
+            popularity=self.popularity[kept],
+        )
 
     def ranked(self, score: Floats, exclude: Items, count: int) -> Candidates:
         """Each user's best items, ties by the smaller index.

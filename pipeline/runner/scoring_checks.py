@@ -13,9 +13,10 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
-from pipeline.schema import ITEM_INDEX, ITEMS_FILE
+from pipeline.rules.user_segments import UserSegments, user_segments
+from pipeline.schema import ITEM_INDEX, ITEMS_FILE, USER_ID
 from pipeline.scoring.eligibility import Eligibility, eligible_items
-from pipeline.storage.prepared_folder import read_sequences
+from pipeline.storage.prepared_folder import id_types, read_sequences
 
 
 def check_scoring(
@@ -24,6 +25,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    users_table: str | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
@@ -33,13 +35,14 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        users_table: What is known of the users, for the segments that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
             items are asked for than there are, none is left to recommend, to anybody, or a
-            condition cannot be used with the items table.
-        InputError: a file of ids or the items table cannot be read.
-        SchemaError: its ids are of another kind than the items', or its columns cannot be used.
+            condition cannot be used with the items table or the users table.
+        InputError: a file of ids or one of these tables cannot be read.
+        SchemaError: its ids are of another kind than the logs', or its columns cannot be used.
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
         check_provider(_small_graph(Path(folder)), score.provider, score.devices)
@@ -53,7 +56,9 @@ def check_scoring(
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table)
     eligibility = eligible_items(items, score, retired_before, attributes)
-    if score.exclude_seen and not _any_unseen(prepared, eligibility):
+    user_type, _ = id_types(prepared.folder)
+    segments = user_segments(score, users_table, user_type, str(prepared.folder))
+    if score.exclude_seen and not _any_unseen(prepared, eligibility, segments):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
             str(prepared.folder),
@@ -81,14 +86,16 @@ def _small_graph(folder: Path) -> Path:
     return path
 
 
-def _any_unseen(prepared: Prepared, eligibility: Eligibility) -> bool:
+def _any_unseen(prepared: Prepared, eligibility: Eligibility, segments: UserSegments) -> bool:
     """Whether some user has not seen some eligible item; the first batch nearly always answers."""
-    eligible = eligibility.item_bias == 0
-    for batch in read_sequences(prepared.folder, [ITEM_INDEX], 1000):
-        lists = batch.column(0)
+    by_segment = [each.eligible for each in eligibility.segments]
+    eligible = np.array([eligibility.item_bias == 0, *by_segment])
+    n_items, n_eligible = eligible.shape[1], eligible.sum(axis=1)
+    for batch in read_sequences(prepared.folder, [USER_ID, ITEM_INDEX], 1000):
+        lists, segment = batch[ITEM_INDEX], segments.of(batch[USER_ID])
         items = lists.flatten().to_numpy()
         rows = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
-        seen = np.unique((rows * len(eligible) + items)[eligible[items]])
-        if (np.bincount(seen // len(eligible), minlength=len(lists)) < eligible.sum()).any():
+        seen = np.unique((rows * n_items + items)[eligible[segment[rows], items]])
+        if (np.bincount(seen // n_items, minlength=len(lists)) < n_eligible[segment]).any():
             return True
     return False

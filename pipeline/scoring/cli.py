@@ -148,6 +148,7 @@ def main(
                 run_date=day,
                 time_zone=settings.time_zone,
                 items_table=settings.items.path,
+                users_table=settings.users.path,
                 users=users,
                 resume=resume,
                 overwrite=overwrite,
@@ -177,6 +178,10 @@ def summary(result: "Scored") -> list[str]:
         facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
         facts["items of the bundle without a row in the items table"] = rules.missing_rows
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
+    lines += [
+        f"{each.n_users:,} users of segment {each.name}, of {each.listed:,} listed"
+        for each in result.segments
+    ]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"
     precision = "" if result.precision == "fp32" else f" in {result.precision}"

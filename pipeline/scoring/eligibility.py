@@ -1,6 +1,6 @@
 """The items that may be recommended at all, and the most popular of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.results import RuleCounts
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
 from pipeline.rules.list_rules import ListRules, list_rules
+from pipeline.rules.segment_rules import SegmentRules, segment_rules
 from pipeline.schema import ITEM_ID, PAD, TIME
 
 
@@ -30,6 +31,7 @@ class Eligibility:
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
         lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
+        segments: What is other for the users of each segment, in the order of the settings.
     """
 
     item_bias: NDArray[np.float32]
@@ -38,6 +40,21 @@ class Eligibility:
     n_unknown: int
     lists: ListRules
     rules: RuleCounts | None = None
+    segments: tuple[SegmentRules, ...] = ()
+
+    def of_segment(self, number: int) -> "Eligibility":
+        """What the users of a segment may get: its number from 1, or 0 for those of none."""
+        if number == 0:
+            return self
+        rules = self.segments[number - 1]
+        kept = rules.eligible[self.popular]
+        return replace(
+            self,
+            item_bias=np.where(rules.eligible, self.item_bias, -np.inf).astype(np.float32),
+            popular=self.popular[kept],
+            popular_score=self.popular_score[kept],
+            lists=self.lists.within(rules.eligible, rules.promotions),
+        )
 
 
 def eligible_items(
@@ -52,8 +69,8 @@ def eligible_items(
 
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
-        settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion` and
-            `top_k` are used.
+        settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion`,
+            `segment` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
 
@@ -70,6 +87,8 @@ def eligible_items(
             expected=f"at most {len(items)}",
             found=str(settings.top_k),
         )
+    if settings.needs_attributes and attributes is None:
+        attributes = item_attributes(items, None)
     ids = items[ITEM_ID]
     popularity = items["popularity"].to_numpy()
     eligible = popularity > 0
@@ -79,11 +98,10 @@ def eligible_items(
     listed, n_unknown = _listed(ids, settings)
     eligible &= listed
     rules = None
-    if settings.where is not None:
-        known = attributes or item_attributes(items, None)
-        chosen = items_that(settings.where, known, "score.where")
+    if settings.where is not None and attributes is not None:
+        chosen = items_that(settings.where, attributes, "score.where")
         n_filtered = int(np.count_nonzero(eligible & ~chosen))
-        rules = RuleCounts(n_filtered, known.n_unknown, known.n_missing)
+        rules = RuleCounts(n_filtered, attributes.n_unknown, attributes.n_missing)
         eligible &= chosen
     if not eligible.any():
         raise ConfigError(
@@ -100,7 +118,8 @@ def eligible_items(
     best = best[eligible[best]] + 1
     share = np.append(np.float32(0), (popularity / popularity.sum()).astype(np.float32))
     lists = list_rules(settings, attributes, item_bias, share)
-    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules)
+    segments = segment_rules(settings, attributes, item_bias, share)
+    return Eligibility(item_bias, best, share[best], n_unknown, lists, rules, segments)
 
 
 def _listed(ids: pa.ChunkedArray, settings: ScoreSettings) -> tuple[NDArray[np.bool_], int]:

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,7 @@ class ListScorer:
     def _run(self, histories: UserHistories, count: int) -> Iterator[tuple[ScoringBatch, TopItems]]:
         """Every batch of the users, and what the recommender finds for it."""
         recommender = self.recommender
-        if self.eligibility.lists:
+        if self.eligibility.lists or count != recommender.top_k:
             recommender = recommender.giving(
                 count, embeddings=bool(self.eligibility.lists.promotions)
             )
@@ -129,19 +129,23 @@ class ListScorer:
             exclude_seen=self.exclude_seen,
         )
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
-        with ThreadPoolExecutor(recommender.at_once) as cores:
+        try:
             for batch in prepared:
-                running.append((batch, cores.submit(recommender, batch)))
+                running.append((batch, recommender.cores.submit(recommender, batch)))
                 if len(running) > recommender.at_once:
                     yield _checked(*running.popleft())
             while running:
                 yield _checked(*running.popleft())
+        finally:
+            for _, left in running:  # after an error
+                left.cancel()
 
     def _popular(self, histories: UserHistories) -> Ranked:
         """The popular items for users without a known item, and PAD for the others."""
         # A user without a known item has seen no eligible one, so these items suit all such users.
         popular = histories.lengths == 0
-        ranked = Ranked.of_nothing(histories.user_id, self.top_k, popular)
+        wanted = np.full(len(histories), self.top_k)
+        ranked = Ranked.of_nothing(histories.user_id, wanted, popular)
         if popular.any():
             ranked.put(popular.nonzero()[0], self._popular_list())
         return ranked

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
@@ -19,26 +17,26 @@ from pipeline.config.sections import LogSettings
 from pipeline.dates import days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
-from pipeline.errors import BundleError
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import segment_file_hashes, segment_files, user_segments
 from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
+from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.scorer import open_scorer, write_parts
+from pipeline.scoring.segment_scorer import UsersPerSegment
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.folders import open_folder
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 # Takes the number of users done, and of all users, or None where that is not known.
 Progress = Callable[[int, int | None], None]
-
-_CHUNK = 2**24  # floats
 
 
 def score(
@@ -51,6 +49,7 @@ def score(
     run_date: date,
     time_zone: str,
     items_table: str | None = None,
+    users_table: str | None = None,
     users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -73,6 +72,8 @@ def score(
         time_zone: The IANA time zone of that day.
         items_table: What is known of the items: see `read_items_table`. It is read where a rule of
             `settings` needs it.
+        users_table: What is known of the users: see `read_users_table`. It is read where a segment
+            of `settings` needs it.
         users: A file of user ids, the only ones to score.
         resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
@@ -103,7 +104,8 @@ def score(
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
-    lists = [*item_files(settings, items_table), *([] if users is None else [os.fspath(users)])]
+    lists = [*item_files(settings, items_table), *segment_files(settings, users_table)]
+    lists += [] if users is None else [os.fspath(users)]
     check_overlap(open_folder(output), opened, lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
@@ -122,6 +124,7 @@ def score(
         },
         retired_before=days_before(run_date, settings.retire_after_days, time_zone),
         items_table=items_table,
+        users_table=users_table,
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -148,6 +151,7 @@ def score_histories(
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
     items_table: str | None = None,
+    users_table: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -166,11 +170,12 @@ def score_histories(
         run_date: The column `run_date` of the output.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
             resumed only if they are equal. The allow and deny files and the items table need not
-            be among them.
+            be among them, nor what segments are made from.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
         retired_before: Items that were last seen before this instant are not recommended.
         items_table: As for `score`.
+        users_table: As for `score`.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -187,29 +192,36 @@ def score_histories(
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table)
     eligibility = eligible_items(seen, settings, retired_before, attributes)
+    segments = user_segments(settings, users_table, source.types.user, source.where)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
-    scorer = open_scorer(bundle, settings, eligibility, cache, 0)
+    scorer = open_scorer(bundle, settings, eligibility, cache, 0, segments)
     provider = scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     engine: Engine[UserHistories, Ranked] = SameProcess(scorer)
     no_users = scorer.rank_no_users(source.types.user)
     if devices > 1:
         shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
-        engine = ProcessPool(partial(open_scorer, bundle, shared, eligibility, cache), devices)
+        opened = partial(open_scorer, bundle, shared, eligibility, cache, segments=segments)
+        engine = ProcessPool(opened, devices)
         del scorer  # frees device 0 for one of the processes
-    inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
+    inputs = {
+        **resume_inputs,
+        **item_file_hashes(settings, items_table),
+        **segment_file_hashes(settings, users_table),
+    }
     key = _resume_key(bundle, settings, run_date, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
     row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
     before = out.done.n_users
+    per_segment = UsersPerSegment(segments)
     with out.begin() as scratch, source.open(items, scratch) as (total, histories):
         scoring = time.perf_counter()
         write_parts(
-            histories,
+            per_segment.counted(histories),
             engine,
-            settings.top_k,
+            settings.most_items,
             row_format,
             out,
             lambda done: progress(done, total),
@@ -235,28 +247,10 @@ def score_histories(
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
+        segments=per_segment.counts,
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
-
-
-def check_item_table(bundle: Bundle) -> None:
-    """Check the item table's size, and that its values are finite: a NaN sorts before any score.
-
-    Raises:
-        BundleError: it has another size, or holds a value that is not finite.
-    """
-    bundle.check_table_size()
-    table = np.memmap(bundle.item_table, np.float32, "r")
-    for begin in range(0, len(table), _CHUNK):
-        bad = np.flatnonzero(~np.isfinite(table[begin : begin + _CHUNK]))
-        if len(bad):
-            row = int(begin + bad[0]) // (len(table) // bundle.n_items)
-            raise BundleError(
-                "the item table holds a value that is not finite",
-                f"{bundle.item_table} row {row}",
-                remedy="The training diverged: train and export the model again.",
-            )
 
 
 def _resume_key(

@@ -111,6 +111,13 @@ class UserHistories:
             np.concatenate([[0], np.cumsum(lengths[keep])]),
         )
 
+    def take(self, users: Integers) -> "UserHistories":
+        """The users at some positions, in their order."""
+        lengths = self.lengths[users]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
+        return UserHistories(self.user_id.take(pa.array(users)), self.items[places], offsets)
+
     @property
     def lengths(self) -> Integers:
         """(N,) the number of items per user."""

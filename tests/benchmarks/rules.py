@@ -3,7 +3,8 @@
     .venv/bin/python tests/benchmarks/rules.py [--users 1000000]
 
 100,000 items of 200 categories, top 20: a condition that leaves 70% of the items, at most 3 items
-of a category in a list, and two slots for 500 promoted items.
+of a category in a list, two slots for 500 promoted items, and 50 segments of equally many users,
+each with a condition of its own that leaves 50% to 99% of the items.
 """
 
 import argparse
@@ -23,12 +24,17 @@ from scoring import fearec_score, make_bundle
 
 from model.config import FEARecConfig
 
-CATEGORIES, ROUNDS = 200, 3
+CATEGORIES, ROUNDS, SEGMENTS = 200, 3, 50
+BY_SEGMENT = ", ".join(
+    f'{{name="{number}", users="grp = {number}", where="item_id % 100 >= {number}"}}'
+    for number in range(SEGMENTS)
+)
 RULES = {
     "none": [],
     "where": ["--where", "price < 70"],
     "max_per": ["--set", "score.max_per={category=3}"],
     "promotion": ["--set", 'score.promotion=[{where="price = 7 AND new", slots=[3, 7]}]'],
+    "segments": ["--set", f"score.segment=[{BY_SEGMENT}]"],
 }
 
 
@@ -41,6 +47,12 @@ def write_items(path: Path) -> None:
         "price": random.integers(0, 100, ITEMS),
         "new": random.random(ITEMS) < 0.5,
     }
+    pq.write_table(pa.table(columns), path)
+
+
+def write_users(path: Path, users: int) -> None:
+    """Groups of users."""
+    columns = {"user_id": np.arange(users), "grp": np.arange(users) % SEGMENTS}
     pq.write_table(pa.table(columns), path)
 
 
@@ -57,12 +69,14 @@ def main() -> None:
         bundle, _ = make_bundle(FEARecConfig.from_preset("paper", n_items=ITEMS + 1), folder)
         write_sequences(folder / "sequences.parquet", users)
         write_items(folder / "items.parquet")
+        write_users(folder / "users.parquet", users)
         for _ in range(ROUNDS):
             for side, flags in sides.items():
                 spent, peak, _ = fearec_score(
                     str(folder / "sequences.parquet"), "--model", str(bundle.path),
                     "--top-k", str(TOP_K), "--output", str(folder / "out"), "--overwrite",
-                    "--provider", "cpu", "--items", str(folder / "items.parquet"), *flags,
+                    "--provider", "cpu", "--items", str(folder / "items.parquet"),
+                    "--set", f"users.path={folder / 'users.parquet'}", *flags,
                 )  # fmt: skip
                 seconds[side].append(spent)
                 memory[side] = max(memory[side], peak)

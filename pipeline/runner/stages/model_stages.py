@@ -86,7 +86,12 @@ class Train(Stage[Trained]):
             days = settings.score.retire_after_days
             retired_before = days_before(locations.run_date, days, settings.time_zone)
             check_scoring(
-                prepared, settings.export, settings.score, retired_before, settings.items.path
+                prepared,
+                settings.export,
+                settings.score,
+                retired_before,
+                settings.items.path,
+                settings.users.path,
             )
 
     def run(self) -> Trained:

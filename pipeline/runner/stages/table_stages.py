@@ -21,6 +21,7 @@ from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
+from pipeline.rules.user_segments import segment_file_hashes
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, cache_key, hash_of
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.gate_stage import Gate
@@ -44,26 +45,30 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    # Content hashes of the allow and deny files and, where a rule needs it, of the items table.
+    # Content hashes of the allow and deny files, of the segments' files of ids and, where a rule
+    # needs it, of the tables of items and users.
     id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    users_table: str | None = field(metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
         hashes = item_file_hashes(settings.score, settings.items.path)
+        segments = segment_file_hashes(settings.score, settings.users.path)
         return cls(
             done[Prepare],
             done[Gate],
             settings.score,
-            tuple(hashes.values()),
+            (*hashes.values(), *segments.values()),
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.path,
+            settings.users.path,
         )
 
     def run(self) -> Scored:
@@ -79,6 +84,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
+            users_table=self.users_table,
             cache=self.locations.tensorrt,
         )
         with work_progress("scoring", "users") as progress:
@@ -98,10 +104,12 @@ class Score(Stage[Scored]):
         return manifest.complete and intact(manifest, folder) == manifest
 
     def output_key(self, result: Scored) -> str:
-        """See `Stage`; results of earlier versions know no rules."""
+        """See `Stage`; results of earlier versions know no rules and no segments."""
         values = to_jsonable_python(result)
         if result.rules is None:
             del values["rules"]
+        if not result.segments:
+            del values["segments"]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -125,6 +133,7 @@ class Publish(Stage[Published]):
     checks: CheckSettings
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    users_table: str | None = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -141,6 +150,7 @@ class Publish(Stage[Published]):
             settings.checks,
             locations,
             settings.items.path,
+            settings.users.path,
         )
 
     def run(self) -> Published:
@@ -156,6 +166,7 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
+            self.users_table,
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

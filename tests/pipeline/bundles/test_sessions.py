@@ -24,8 +24,8 @@ from pipeline.bundles.sessions import (
     CUDA,
     TENSORRT,
     Precision,
-    _codes_without,
     auto_batch_size,
+    codes_without,
     count_devices,
     open_session,
 )
@@ -212,5 +212,5 @@ def test_a_first_pass_without_what_is_not_eligible_finds_the_same(
     for values, right in zip(found, expected, strict=True):
         np.testing.assert_array_equal(values, right)
     codes = np.fromfile(tmp_path / INT8_TABLE, np.uint8)
-    without = _codes_without(tmp_path / INT8_TABLE, item_bias == -np.inf).numpy()
+    without = codes_without(graph, item_bias == -np.inf).numpy()
     assert (without != codes.reshape(without.shape)).any()
