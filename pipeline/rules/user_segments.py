@@ -41,8 +41,8 @@ class UserSegments:
             return np.zeros(0, np.int64)
         # Users mostly come in order, so that a few of the ids suffice.
         least, greatest = pc.min_max(user_id).as_py().values()
-        begin = bisect_left(self.user_id, least, key=pa.Scalar.as_py)
-        end = bisect_right(self.user_id, greatest, key=pa.Scalar.as_py)
+        begin = bisect_left(self.user_id, least, key=_value)
+        end = bisect_right(self.user_id, greatest, key=_value)
         place = pc.index_in(user_id, value_set=self.user_id[begin:end]).fill_null(end - begin)
         return np.append(self.number[begin:end], 0)[place.to_numpy()]
 
@@ -126,6 +126,11 @@ def _id_files(segments: Iterable[SegmentSettings]) -> list[str]:
 def _needed_table(settings: ScoreSettings, users_table: str | None) -> list[str]:
     is_needed = users_table is not None and _first_by_table(settings.segment) is not None
     return [users_table] if is_needed and users_table is not None else []
+
+
+def _value(user_id: pa.Scalar) -> int | str:
+    value: int | str = user_id.as_py()
+    return value
 
 
 def _setting(segment: SegmentSettings) -> str:
