@@ -75,6 +75,10 @@ def headlines(night: FinishedRun) -> list[str]:
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
+        *(
+            f"segment {each.name}: {each.n_users:,} users, of {each.listed:,} listed"
+            for each in scored.segments
+        ),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",

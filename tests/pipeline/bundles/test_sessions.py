@@ -15,8 +15,8 @@ import model.export.graphs
 from model.config import FEARecConfig
 from model.errors import ConfigError
 from model.export.files import INT8_TABLE, RECOMMENDER
-from model.export.quantize import CODES, TILE_ITEMS
 from model.export.graphs import export_both
+from model.export.quantize import CODES, TILE_ITEMS
 from model.network.fearec import FEARec
 from pipeline.bundles import sessions
 from pipeline.bundles.sessions import (

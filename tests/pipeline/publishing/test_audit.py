@@ -101,7 +101,8 @@ def test_it_counts_what_brute_force_finds(
     rules = rules_of(TOP_K, exclude_seen=exclude_seen)
     lists = []
     for place, (own, found) in enumerate(users):
-        left = set(np.flatnonzero(ELIGIBLE[int(place in (1, 4))])) - (set(own) if exclude_seen else set())
+        eligible = ELIGIBLE[int(place in (1, 4))]
+        left = set(np.flatnonzero(eligible)) - (set(own) if exclude_seen else set())
         if layout == "long" and (not left or not found):  # a user has rows where there are items
             found = [(1, 0.5)] if left else []
         ranks = [rank + shift * (layout == "long") for rank in range(1, len(found) + 1)]

@@ -13,7 +13,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
-from tests.helpers.scoring_cases import events, kill_after, rows, run, write_log
+from tests.helpers.scoring_cases import Killed, events, kill_after, rows, run, write_log
 from tests.pipeline.scoring.test_list_rules import HISTORIES, Values, attributes, by_hand
 from tests.pipeline.scoring.test_list_rules import log as log  # the fixture
 
@@ -158,7 +158,7 @@ def test_a_run_goes_on_only_with_the_users_that_it_began_with(
     whole = run_in(folder, log, tiny_bundle, "whole", segment=segment)
     with monkeypatch.context() as patch:
         kill_after(patch, 2, when="write")
-        with pytest.raises(BaseException, match="^$"):
+        with pytest.raises(Killed):
             run_in(folder, log, tiny_bundle, segment=segment)
     before = (folder / "vip.txt").read_text()
     for path, content in (("vip.txt", b"user002\n"), ("users.parquet", None)):
