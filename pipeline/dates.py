@@ -1,5 +1,6 @@
 """What the end of a run date is, and an instant some days before it."""
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -40,3 +41,21 @@ def days_before(run_date: date, days: int | None, time_zone: str) -> datetime | 
     if days is None:
         return None
     return run_end(date.fromordinal(max(1, run_date.toordinal() - days)), time_zone)
+
+
+@dataclass(frozen=True)
+class RunDay:
+    """A run date in its time zone.
+
+    Attributes:
+        run_date: The calendar day.
+        time_zone: The IANA time zone of the day.
+    """
+
+    run_date: date
+    time_zone: str
+
+    @property
+    def end(self) -> datetime:
+        """See `run_end`."""
+        return run_end(self.run_date, self.time_zone)

@@ -15,6 +15,9 @@ ITEM_INDEX = "item_index"
 RUN_DATE = "run_date"
 SCORE = "score"
 TIMESTAMPS = "timestamps"
+EVENT_TYPE_INDEX = "event_type_index"
+SOURCE = "source"
+BECAUSE = "because"
 
 # The Delta tables of the warehouse.
 INTERACTIONS = "interactions"
@@ -30,6 +33,7 @@ USER_EMBEDDINGS = "user_embeddings"
 # What a prepared folder holds.
 SEQUENCES = "sequences"  # a folder of one file per bucket of users
 ITEMS_FILE = "items.parquet"
+EVENT_TYPES_FILE = "event_types.parquet"  # only where `logs.event_type` is set
 
 # Every time inside the warehouse: microseconds, UTC.
 TIME = pa.timestamp("us", tz="UTC")
@@ -105,15 +109,16 @@ def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     return pa.schema([(USER_ID, user), (ITEM_IDS, pa.list_(item)), ("timestamps", pa.list_(TIME))])
 
 
-def prepared_schema(user: pa.DataType) -> pa.Schema:
+def prepared_schema(user: pa.DataType, *, event_types: bool = False) -> pa.Schema:
     """The files of `sequences/` of a run: whole histories of item indices, oldest first."""
-    return pa.schema(
-        [
-            (USER_ID, user),
-            (TIMESTAMPS, pa.list_(TIME)),
-            (ITEM_INDEX, pa.list_(pa.int32())),
-        ]
-    )
+    lists = [(TIMESTAMPS, TIME), (ITEM_INDEX, pa.int32())]
+    if event_types:  # of `event_types.parquet`; 0 for an event without a type
+        lists.append((EVENT_TYPE_INDEX, pa.int32()))
+    return pa.schema([(USER_ID, user), *((name, pa.list_(kind)) for name, kind in lists)])
+
+
+# `event_types.parquet` of a run: one row per type of event, in the order of its index, from 1.
+EVENT_TYPES_SCHEMA = pa.schema([(EVENT_TYPE, pa.string()), ("n_events", pa.int64())])
 
 
 def vocabulary_schema(item: pa.DataType) -> pa.Schema:
@@ -128,31 +133,56 @@ def vocabulary_schema(item: pa.DataType) -> pa.Schema:
     )
 
 
-def recommendations_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The long form of the output, one row per user and rank."""
+def recommendations_schema(
+    user: pa.DataType, item: pa.DataType, *, because: bool = False
+) -> pa.Schema:
+    """The long form of the output, one row per user and rank.
+
+    Args:
+        user: The type of user ids.
+        item: The type of item ids.
+        because: Whether it has the column of that name, the last one.
+    """
     return pa.schema(
         [
             (USER_ID, user),
             ("rank", pa.int32()),
             (ITEM_ID, item),
             (SCORE, pa.float32()),
-            ("source", pa.string()),
+            (SOURCE, pa.string()),
             *_RUN_COLUMNS,
+            *([(BECAUSE, item)] if because else []),
         ]
     )
 
 
-def recommendation_lists_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """The list form of the output, one row per user."""
-    entry = pa.struct([(ITEM_ID, item), (SCORE, pa.float32())])
+def recommendation_lists_schema(
+    user: pa.DataType, item: pa.DataType, *, sources: bool = False, because: bool = False
+) -> pa.Schema:
+    """The list form of the output, one row per user.
+
+    Args:
+        user: The type of user ids.
+        item: The type of item ids.
+        sources: Whether each entry of a list has its own `source`.
+        because: Whether each entry has the field of that name.
+    """
+    entry = [(ITEM_ID, item), (SCORE, pa.float32())]
+    entry += [(SOURCE, pa.string())] if sources else []
+    entry += [(BECAUSE, item)] if because else []
     return pa.schema(
         [
             (USER_ID, user),
-            ("recommendations", pa.list_(entry)),
-            ("source", pa.string()),
+            ("recommendations", pa.list_(pa.struct(entry))),
+            (SOURCE, pa.string()),
             *_RUN_COLUMNS,
         ]
     )
+
+
+# Of the two schemas above: what the rows of some runs lack, also those of version 0.1.
+OPTIONAL_COLUMNS = frozenset({BECAUSE})
+OPTIONAL_FIELDS = frozenset({SOURCE, BECAUSE})  # of the entries of lists
 
 
 def related_items_schema(item: pa.DataType) -> pa.Schema:

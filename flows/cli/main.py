@@ -173,15 +173,39 @@ def recommend(
     user_id: Annotated[str, typer.Argument(help="The user, as in the logs.", show_default=False)],
     config: Config = None,
     day: PublishedDay = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="ITEM", help="Say why this item is in the list, or is not."),
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Show a user's history and current recommendations."""
+    if explain is not None:
+        _explain(user_id, explain, config, day, overrides, as_json)
+        return
     from flows.console.user import find_user, print_user, user_result
     from pipeline.config.settings import load_settings
 
     found = find_user(load_settings(config, overrides or ()), user_id, as_date(day))
     print_result(user_result(found), partial(print_user, found), as_json)
+
+
+def _explain(
+    user_id: str,
+    item_id: str,
+    config: Path | None,
+    day: datetime | None,
+    overrides: list[str] | None,
+    as_json: bool,
+) -> None:
+    from flows.console.explain import print_explained
+    from pipeline.config.settings import load_settings
+    from pipeline.runner.explain import explain
+
+    settings = load_settings(config, overrides or ())
+    found = explain(settings, user_id, item_id, as_date(day))
+    print_result(found, partial(print_explained, settings, found), as_json)
 
 
 _TOOLS = (backfill, tune, related, embeddings, audience, status, report, clean, serve, automations)

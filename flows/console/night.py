@@ -79,6 +79,10 @@ def headlines(night: FinishedRun) -> list[str]:
             f"segment {each.name}: {each.n_users:,} users, of {each.listed:,} listed"
             for each in scored.segments
         ),
+        *(
+            f"warning: no event is of the type {kind!r} of score.exclude_seen"
+            for kind in scored.absent_types
+        ),
         f"bundle: {gated.bundle}",
         f"recommendations: {published.table}, {published.n_rows:,} rows "
         f"for {published.n_users:,} users",

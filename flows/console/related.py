@@ -8,10 +8,12 @@ from pipeline.terminal import Terminal, print_plain
 
 def print_related(written: RelatedItems) -> None:
     """Print one line: the table, its rows, the items, the model and the run date."""
+    count = written.n_not_offered
+    not_offered = f", rules leave out {count:,} of them as related items" if count else ""
     print_plain(
         f"{written.table}: {written.n_rows:,} rows for {written.n_items:,} items by"
-        f" {written.source}{_untrained(written.n_untrained)}; run date {written.run_date},"
-        f" model {written.model_version}"
+        f" {written.source}{_untrained(written.n_untrained)}{not_offered}; run date"
+        f" {written.run_date}, model {written.model_version}"
     )
 
 
@@ -37,10 +39,12 @@ def print_audience(found: AudienceFound) -> None:
             table.add_row(*map(str, cells))
         Terminal().print(table)
     unknown = f", {found.n_unknown:,} listed items are unknown" if found.n_unknown else ""
+    rules = ", ".join(f"{count:,} by {rule}" for rule, count in found.left_out.items())
+    left_out = f", others are left out: {rules}" if rules else ""
     print_plain(
         f"{found.output or 'audience'}: {found.n_rows:,} rows for {found.n_items:,} items, the best"
-        f" of {found.n_users:,} users{unknown}{_untrained(found.n_untrained)}; run date"
-        f" {found.run_date}, model {found.model_version}"
+        f" of {found.n_users:,} users{unknown}{_untrained(found.n_untrained)}{left_out};"
+        f" run date {found.run_date}, model {found.model_version}"
     )
 
 

@@ -1,6 +1,6 @@
 """One user's history and recommendations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -57,7 +57,9 @@ def find_user(settings: Settings, user_id: str, run_date: date | None) -> FoundU
     if not events and not found:
         raise InputError("no such user", "user_id", found=repr(user_id))
     shown = [event.item_id for event in events]
-    shown += [item for recommended in found for item, _ in recommended.items]
+    for recommended in found:
+        shown += [item for item, _ in recommended.items]
+        shown += [item for item in recommended.because if item is not None]
     path = settings.items.path
     titles = None if path is None else item_titles(path, shown)
     return FoundUser(user_id, events, found[0] if found else None, titles)
@@ -71,6 +73,12 @@ def user_result(found: FoundUser) -> dict[str, Any]:
         title = {} if found.titles is None else {"title": found.titles.get(item_id)}
         return {"item_id": item_id, **title}
 
+    def listed(recommended: Recommended) -> Iterator[dict[str, Any]]:
+        for place, (item_id, score) in enumerate(recommended.items):
+            why: dict[str, Any] = {"source": recommended.sources[place]}
+            why |= {"because": recommended.because[place]} if recommended.because else {}
+            yield {**item(item_id), "score": score, **why}
+
     return {
         "user_id": found.user_id,
         "history": [{**item(e.item_id), "timestamp": e.timestamp} for e in found.history],
@@ -79,7 +87,7 @@ def user_result(found: FoundUser) -> dict[str, Any]:
             "run_date": recommended.run_date,
             "model_version": recommended.model_version,
             "source": recommended.source,
-            "items": [{**item(item_id), "score": score} for item_id, score in recommended.items],
+            "items": list(listed(recommended)),
         },
     }
 
@@ -105,9 +113,18 @@ def _history(found: FoundUser) -> Table:
 
 def _ranks(found: Recommended, titles: Titles) -> Table:
     heading = Text(f"Recommended on {found.run_date} by {found.model_version} ({found.source})")
-    table = Table("rank", *_item_columns(titles), "score", title=heading, title_justify="left")
-    for rank, (item, score) in enumerate(found.items, start=1):
-        table.add_row(str(rank), *_item_cells(item, titles), f"{score:.4f}")
+    columns = ["rank", *_item_columns(titles), "score"]
+    more: list[Sequence[str | Text]] = []
+    if set(found.sources) - {found.source}:
+        columns.append("source")
+        more.append(found.sources)
+    if found.because:
+        columns.append("because")
+        more.append([_name(item, titles) for item in found.because])
+    table = Table(*columns, title=heading, title_justify="left")
+    for place, (item, score) in enumerate(found.items):
+        cells = *_item_cells(item, titles), f"{score:.4f}", *(column[place] for column in more)
+        table.add_row(str(place + 1), *cells)
     return table
 
 
@@ -118,3 +135,8 @@ def _item_columns(titles: Titles) -> list[str]:
 def _item_cells(item: Id, titles: Titles) -> list[Text]:
     """The item's id and, where there is an items table, its title."""
     return [Text(str(item))] if titles is None else [Text(str(item)), Text(titles.get(item, ""))]
+
+
+def _name(item: Id | None, titles: Titles) -> Text:
+    """An item's title, where it has one, or its id; empty for none."""
+    return Text("" if item is None else (titles or {}).get(item, str(item)))

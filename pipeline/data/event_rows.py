@@ -11,8 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.data.event_types import index_of_types
 from pipeline.errors import naming
-from pipeline.schema import ITEM_ID, ITEM_INDEX, TIME, TIMESTAMP, USER_ID
+from pipeline.schema import (
+    EVENT_TYPE,
+    EVENT_TYPE_INDEX,
+    ITEM_ID,
+    ITEM_INDEX,
+    TIME,
+    TIMESTAMP,
+    USER_ID,
+)
 from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.tables import dataset_of
 
@@ -41,8 +50,8 @@ class EventRows:
 
     @cached_property
     def dataset(self) -> ds.Dataset:
-        """All rows of the table; the name of a row's file is a dictionary's."""
-        return dataset_of(self.table, dictionary_columns=[_SOURCE_FILE])
+        """All rows of the table; file names and types of events are read as dictionaries."""
+        return dataset_of(self.table, dictionary_columns=[_SOURCE_FILE, EVENT_TYPE])
 
     @property
     def is_empty(self) -> bool:
@@ -54,20 +63,38 @@ class EventRows:
         """The type of a column."""
         return self.dataset.schema.field(column).type
 
-    def read(self, columns: Sequence[str], items: pa.Array | None = None) -> pa.RecordBatchReader:
+    def read(
+        self,
+        columns: Sequence[str],
+        items: pa.Array | None = None,
+        event_types: pa.Array | None = None,
+    ) -> pa.RecordBatchReader:
         """Some columns of the events; user ids that fit into int32 are of that type.
 
         Args:
             columns: Names of the table's columns, `ORDINAL`, or `ITEM_INDEX`: the place of an
-                event's item in `items`, from 1.
+                event's item in `items`, from 1; or `EVENT_TYPE_INDEX`: that of its type in
+                `event_types`, from 1, and 0 for none.
             items: The ids of all items.
+            event_types: All types of events.
         """
-        kinds = {ORDINAL: pa.int64(), ITEM_INDEX: pa.int32(), USER_ID: self._sorted_user_type}
+        kinds = {
+            ORDINAL: pa.int64(),
+            ITEM_INDEX: pa.int32(),
+            EVENT_TYPE_INDEX: pa.int32(),
+            USER_ID: self._sorted_user_type,
+        }
         schema = pa.schema([(name, kinds.get(name) or self.type_of(name)) for name in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(schema, items))
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema, items, event_types))
 
-    def _batches(self, schema: pa.Schema, items: pa.Array | None) -> Iterator[pa.RecordBatch]:
-        made_of = {ORDINAL: [_SOURCE_FILE, _SOURCE_ROW], ITEM_INDEX: [ITEM_ID]}
+    def _batches(
+        self, schema: pa.Schema, items: pa.Array | None, event_types: pa.Array | None
+    ) -> Iterator[pa.RecordBatch]:
+        made_of = {
+            ORDINAL: [_SOURCE_FILE, _SOURCE_ROW],
+            ITEM_INDEX: [ITEM_ID],
+            EVENT_TYPE_INDEX: [EVENT_TYPE],
+        }
         stored = {each for name in schema.names for each in made_of.get(name, [name])}
         for rows in _large(self._scan(stored, self._in_time)):
             columns = {name: rows[name] for name in schema.names if name not in made_of}
@@ -78,6 +105,8 @@ class EventRows:
             if ITEM_INDEX in schema.names:
                 # The table of hashes is made anew per batch, so the batches are large.
                 columns[ITEM_INDEX] = pc.add(pc.index_in(rows[ITEM_ID], value_set=items), 1)
+            if EVENT_TYPE_INDEX in schema.names:
+                columns[EVENT_TYPE_INDEX] = index_of_types(rows[EVENT_TYPE], event_types)
             yield pa.record_batch([columns[name] for name in schema.names], schema)
 
     def _ordinals(self, rows: pa.RecordBatch) -> pa.Array:

@@ -4,26 +4,26 @@ The events that came and went are found by the table's log, and merged into the 
 bucket by bucket. The result is, byte for byte, that of a prepare from the beginning.
 """
 
-import functools
 import logging
-import operator
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipeline.config.sections import PrepareSettings
+from pipeline.data.changed_groups import by_bucket, find_groups
 from pipeline.data.event_rows import EventRows
+from pipeline.data.event_types import EventTypes
 from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.merge_histories import BucketHistories, Events, parts
 from pipeline.data.sequence_files import BucketFile, Totals
 from pipeline.results import Prepared
 from pipeline.schema import (
+    EVENT_TYPE,
+    EVENT_TYPES_FILE,
     ITEM_ID,
     ITEM_INDEX,
     ITEMS_FILE,
@@ -37,8 +37,6 @@ from pipeline.schema import (
 )
 from pipeline.storage.locations import Warehouse
 from pipeline.storage.prepared_folder import (
-    BUCKET_SQL,
-    BUCKETS,
     PreparedFiles,
     open_prepared,
     read_sequences,
@@ -49,11 +47,8 @@ from pipeline.warehouse.changed_files import changed_files
 from pipeline.warehouse.tables import count_rows, open_table, table_id
 
 _EVENT = (USER_ID, ITEM_ID, TIMESTAMP, "source_file", "source_row")
-_EVENTS = ", ".join(_EVENT)
 _MOST_CHANGED = 0.2  # of the events; beyond it, a prepare from the beginning costs less
 _FEW = 100_000  # events that are merged in any case
-_MOST_DAYS = 31  # that are read one by one
-_DAY = 86_400_000_000  # microseconds
 
 
 logger = logging.getLogger(__name__)
@@ -88,6 +83,8 @@ def update_prepared(
     warehouse: Warehouse,
     folder: Path,
     db: duckdb.DuckDBPyConnection,
+    *,
+    event_types: bool,
 ) -> tuple[Vocabulary, Totals]:
     """Write a prepared folder by merging what changed since an earlier one.
 
@@ -97,6 +94,7 @@ def update_prepared(
         warehouse: With the vocabulary.
         folder: The new prepared folder, empty.
         db: A scratch database, empty.
+        event_types: Whether the histories have types of events.
 
     Returns:
         All items that have an index, and the totals of the histories.
@@ -110,13 +108,15 @@ def update_prepared(
     if known is None or table_id(known) != earlier.vocabulary_id or n_known < earlier.n_items - 1:
         raise NotIncrementalError("the vocabulary was made anew, or lost items")
     files = open_prepared(earlier.folder, earlier.content_hash)
-    columns = prepared_schema(rows.type_of(USER_ID))
+    columns = prepared_schema(rows.type_of(USER_ID), event_types=event_types)
     if files is None or files.columns != columns:
-        raise NotIncrementalError(f"{earlier.folder} is not what it was, or of other ids")
-    has_old = _find_changes(earlier, rows, db)
+        raise NotIncrementalError(f"{earlier.folder} is not what it was, or of other columns")
+    event = (*_EVENT, EVENT_TYPE) if event_types else _EVENT
+    has_old = _find_changes(earlier, rows, event, db)
     n_new, n_gone = (scalar(db, f"SELECT count(*) FROM {name}") for name in ("added", "gone"))
+    types, moved = _find_types(files, db)
     if has_old:
-        _find_groups(files, rows, db)
+        find_groups(files, rows, event, db)
     db.execute(
         f"""CREATE TABLE first_events AS
         SELECT {ITEM_ID}, min(row({TIMESTAMP}, source_file, source_row)) AS first_event
@@ -126,8 +126,8 @@ def update_prepared(
         warehouse.table(VOCABULARY), rows.type_of(ITEM_ID), "first_events", db
     )
     counts = ItemCounts.read(files.items(), len(vocabulary.ids))
-    added = list(_by_bucket("added", vocabulary.ids, db))
-    groups = list(_by_bucket("groups", None, db))
+    added = list(by_bucket("added", vocabulary.ids, types, db))
+    groups = list(by_bucket("groups", None, None, db))
 
     (folder / SEQUENCES).mkdir()
     totals = Totals()
@@ -135,7 +135,7 @@ def update_prepared(
     for number, path in enumerate(sequence_files(folder)):
         with BucketFile(path, columns, totals) as file:
             for histories, (new, replaced) in parts(
-                files.bucket(number), added[number], groups[number]
+                files.bucket(number), added[number], groups[number], moved=moved
             ):
                 gone = _gone(histories, replaced)
                 if gone is not None:
@@ -151,13 +151,19 @@ def update_prepared(
     if unsure.any():
         _see_again(folder, unsure, counts)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
+    if types is not None:
+        types.write(folder / EVENT_TYPES_FILE)
     message = "merged %d new events into the histories of %s; %d events went"
     logger.info(message, n_new, earlier.folder, n_gone)
     return vocabulary, totals
 
 
-def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnection) -> bool:
+def _find_changes(
+    earlier: Prepared, rows: EventRows, event: tuple[str, ...], db: duckdb.DuckDBPyConnection
+) -> bool:
     """Make the tables `added` and `gone` of events, and `late` of those in the past among `added`.
+
+    The events have the columns `event`.
 
     Returns:
         Whether there is any but newer events than all the earlier ones.
@@ -175,8 +181,8 @@ def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnect
         ("went", files.removed, time < end),
         ("later", rows.dataset, (time >= end) & (time < pa.scalar(rows.end, TIME))),
     ):
-        db.register("read", dataset.scanner(list(_EVENT), filter=chosen).to_reader())
-        db.execute(f"CREATE TABLE {name} AS SELECT {_EVENTS} FROM read")
+        db.register("read", dataset.scanner(list(event), filter=chosen).to_reader())
+        db.execute(f"CREATE TABLE {name} AS SELECT {', '.join(event)} FROM read")
     # Most of what comes and goes is the same rows in other files.
     db.execute("CREATE TABLE late AS FROM came EXCEPT ALL FROM went")
     db.execute("CREATE TABLE gone AS FROM went EXCEPT ALL FROM came")
@@ -188,66 +194,28 @@ def _find_changes(earlier: Prepared, rows: EventRows, db: duckdb.DuckDBPyConnect
     return has_old
 
 
-def _find_groups(files: PreparedFiles, rows: EventRows, db: duckdb.DuckDBPyConnection) -> None:
-    """Complete the table `groups`: users and times whose earlier events are all to be replaced.
+def _find_types(
+    files: PreparedFiles, db: duckdb.DuckDBPyConnection
+) -> tuple[EventTypes | None, NDArray[np.int32] | None]:
+    """The types of events after the changes, and where the index of each earlier one moved.
 
-    They are those that an event came to, as its place among them is known by the log files alone,
-    or that an event went from. `added` then holds all their events.
+    Returns:
+        None and None where the histories have no types; for the second, see
+        `EventTypes.moved_from`.
     """
-    for number, late in enumerate(_by_bucket("late", None, db)):
-        for histories, (events,) in parts(files.bucket(number), late):
-            first, last = histories.span(events)
-            tied = pa.array(first < last)
-            if pc.any(tied).as_py():
-                times = pa.array(events.times).cast(TIME)
-                users = events.users.filter(tied)
-                db.register("found", pa.table({USER_ID: users, TIMESTAMP: times.filter(tied)}))
-                db.execute("INSERT INTO groups FROM found EXCEPT FROM groups")
-    found = db.sql(f"SELECT DISTINCT epoch_us({TIMESTAMP}) // {_DAY} FROM groups ORDER BY 1")
-    days = [day for (day,) in found.fetchall()]
-    if not days:
-        return
-    near = _on_days(days) & (ds.field(TIMESTAMP) < pa.scalar(rows.end, TIME))
-    db.register("near", rows.dataset.scanner(list(_EVENT), filter=near).to_reader())
-    db.execute(
-        f"""CREATE TABLE added_now AS
-        SELECT {_EVENTS} FROM added ANTI JOIN groups USING ({USER_ID}, {TIMESTAMP})
-        UNION ALL
-        SELECT {_EVENTS} FROM near SEMI JOIN groups USING ({USER_ID}, {TIMESTAMP})"""
-    )
-    db.execute("DROP TABLE added")
-    db.execute("ALTER TABLE added_now RENAME TO added")
-
-
-def _on_days(days: list[int]) -> ds.Expression:
-    """The condition that an event is of one of these days since the epoch, ordered, or nearly."""
-    spans = [(days[0], days[-1])] if len(days) > _MOST_DAYS else [(day, day) for day in days]
-    time = ds.field(TIMESTAMP)
-    # Constants, so that Delta's statistics spare the files of other days.
-    return functools.reduce(
-        operator.or_,
-        (
-            (time >= pa.scalar(first * _DAY, TIME)) & (time < pa.scalar((last + 1) * _DAY, TIME))
-            for first, last in spans
-        ),
-    )
-
-
-def _by_bucket(
-    name: str, items: pa.Array | None, db: duckdb.DuckDBPyConnection
-) -> Iterator[Events]:
-    """The events of a table per bucket, in order; without the ids of all items, these are 0."""
-    item = f"0::INTEGER AS {ITEM_INDEX}" if items is None else ITEM_ID
-    place = "" if items is None else ", source_file, source_row"
-    rows = db.sql(
-        f"""SELECT {USER_ID}, {TIMESTAMP}, {item}, {BUCKET_SQL} AS bucket FROM {name}
-        ORDER BY bucket, {USER_ID}, {TIMESTAMP}{place}"""
+    if files.event_types is None:
+        return None, None
+    earlier = EventTypes.read(pa.BufferReader(files.event_types))
+    db.register("earlier_types", earlier.counts)
+    counts = db.sql(
+        f"""SELECT {EVENT_TYPE}, sum(n) AS n_events FROM (
+            SELECT {EVENT_TYPE}, n_events AS n FROM earlier_types
+            UNION ALL SELECT {EVENT_TYPE}, 1 FROM added
+            UNION ALL SELECT {EVENT_TYPE}, -1 FROM gone
+        ) GROUP BY {EVENT_TYPE}"""
     ).to_arrow_table()
-    if items is not None:
-        index = pc.index_in(rows[ITEM_ID].combine_chunks(), value_set=items)
-        rows = rows.append_column(ITEM_INDEX, pc.add(index, 1))
-    for bucket in BUCKETS:
-        yield Events.of(rows.filter(pc.equal(rows["bucket"], bucket)))
+    types = EventTypes.of(counts)
+    return types, types.moved_from(earlier)
 
 
 def _gone(histories: BucketHistories, groups: Events) -> NDArray[np.bool_] | None:

@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.schema import ITEM_INDEX, TIMESTAMP, TIMESTAMPS, USER_ID, prepared_schema
+from pipeline.schema import (
+    EVENT_TYPE_INDEX,
+    ITEM_INDEX,
+    TIMESTAMP,
+    TIMESTAMPS,
+    USER_ID,
+    prepared_schema,
+)
 
 Integers = NDArray[np.int64]
 
@@ -23,19 +30,23 @@ class Events:
         users: (K,) the user ids.
         times: (K,) int64, microseconds.
         items: (K,) int32, item indices.
+        types: (K,) int32, the indices of the types of events; None where they are not prepared.
     """
 
     users: pa.Array
     times: Integers
     items: NDArray[np.int32]
+    types: NDArray[np.int32] | None = None
 
     @classmethod
     def of(cls, rows: pa.Table) -> Self:
-        """Those of a table with user ids, times and item indices."""
+        """Those of a table with user ids, times and item indices, and perhaps types of events."""
         rows = rows.combine_chunks()
         times = rows[TIMESTAMP].cast(pa.int64()).to_numpy()
         users = rows[USER_ID].combine_chunks() if len(rows) else pa.array([], rows[USER_ID].type)
-        return cls(users, times, rows[ITEM_INDEX].to_numpy())
+        has_types = EVENT_TYPE_INDEX in rows.column_names
+        types = rows[EVENT_TYPE_INDEX].to_numpy() if has_types else None
+        return cls(users, times, rows[ITEM_INDEX].to_numpy(), types)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -46,7 +57,10 @@ class Events:
         bounds = [0, *np.searchsorted(there, first), len(self)]
         for begin, end in pairwise(bounds):
             yield Events(
-                self.users.slice(begin, end - begin), self.times[begin:end], self.items[begin:end]
+                self.users.slice(begin, end - begin),
+                self.times[begin:end],
+                self.items[begin:end],
+                None if self.types is None else self.types[begin:end],
             )
 
 
@@ -59,22 +73,34 @@ class BucketHistories:
         offsets: (U+1,) int64, where each user's events begin.
         times: (N,) int64, microseconds.
         items: (N,) int32, item indices.
+        types: (N,) int32, the indices of the types of events; None where they are not prepared.
     """
 
     users: pa.Array
     offsets: Integers
     times: Integers
     items: NDArray[np.int32]
+    types: NDArray[np.int32] | None = None
 
     @classmethod
-    def of(cls, batch: pa.RecordBatch) -> Self:
-        """Those of a record batch, not copied."""
+    def of(cls, batch: pa.RecordBatch, moved: NDArray[np.int32] | None = None) -> Self:
+        """Those of a record batch, not copied.
+
+        Args:
+            batch: Columns of `prepared_schema`.
+            moved: The new index of each type of event; None where they stay.
+        """
         lengths = batch[ITEM_INDEX].value_lengths().to_numpy()
+        types = None
+        if EVENT_TYPE_INDEX in batch.schema.names:
+            types = batch[EVENT_TYPE_INDEX].flatten().to_numpy()
+            types = types if moved is None else moved[types]
         return cls(
             batch[USER_ID],
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             batch[TIMESTAMPS].flatten().cast(pa.int64()).to_numpy(),
             batch[ITEM_INDEX].flatten().to_numpy(),
+            types,
         )
 
     def span(self, events: Events) -> tuple[Integers, Integers]:
@@ -114,28 +140,38 @@ class BucketHistories:
                 row + np.cumsum(is_first) - 1,
             )
         counts = counts + np.bincount(row, minlength=len(counts))
-        times, items = self.times, self.items
+        n_stay = len(self.times)
         if gone is not None:
             position = position - np.concatenate([[0], np.cumsum(gone)])[position]
-            times, items = times[~gone], items[~gone]
+            n_stay -= int(np.count_nonzero(gone))
         place = position + np.arange(len(added))
-        is_old = np.ones(len(times) + len(added), bool)
+        is_old = np.ones(n_stay + len(added), bool)
         is_old[place] = False
+
+        def together(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return _interleaved(old if gone is None else old[~gone], new, place, is_old)
+
+        types = self.types
+        if types is not None and added.types is not None:
+            types = together(types, added.types)
         if not counts.all():
             users, counts = users.filter(pa.array(counts > 0)), counts[counts > 0]
         return type(self)(
             users,
             np.concatenate([[0], np.cumsum(counts)]),
-            _interleaved(times, added.times, place, is_old),
-            _interleaved(items, added.items, place, is_old),
+            together(self.times, added.times),
+            together(self.items, added.items),
+            types,
         )
 
     def rows(self) -> pa.RecordBatch:
         """As a prepared folder has them."""
-        columns, offsets = prepared_schema(self.users.type), pa.array(self.offsets, pa.int32())
+        columns = prepared_schema(self.users.type, event_types=self.types is not None)
+        offsets = pa.array(self.offsets, pa.int32())
+        flat = [self.times, self.items] + ([] if self.types is None else [self.types])
         lists = [
             pa.ListArray.from_arrays(offsets, pa.array(values).cast(kind.value_type)).cast(kind)
-            for values, kind in zip((self.times, self.items), columns.types[1:], strict=True)
+            for values, kind in zip(flat, columns.types[1:], strict=True)
         ]
         return pa.record_batch([self.users, *lists], columns)
 
@@ -174,16 +210,18 @@ def _interleaved(
 
 
 def parts(
-    file: pa.ipc.RecordBatchFileReader, *events: Events
+    file: pa.ipc.RecordBatchFileReader, *events: Events, moved: NDArray[np.int32] | None = None
 ) -> Iterator[tuple[BucketHistories, tuple[Events, ...]]]:
     """The histories in a bucket's file, batch by batch, each with the events for it.
 
     Args:
         file: The file.
         events: Of the bucket; the users that it does not have come between those that it has.
+        moved: See `BucketHistories.of`.
     """
     batches = [file.get_batch(number) for number in range(file.num_record_batches)]
     batches = batches or [pa.RecordBatch.from_pylist([], file.schema)]
     first = pa.concat_arrays([batch[USER_ID].slice(0, 1) for batch in batches]).slice(1)
     parts_of_each = zip(*(each.cut(first) for each in events), strict=True)
-    yield from zip(map(BucketHistories.of, batches), parts_of_each, strict=True)
+    histories = (BucketHistories.of(batch, moved) for batch in batches)
+    yield from zip(histories, parts_of_each, strict=True)

@@ -10,6 +10,7 @@ import duckdb
 
 from pipeline.config.sections import PrepareSettings
 from pipeline.data.event_rows import ORDINAL, EventRows
+from pipeline.data.event_types import EventTypes
 from pipeline.data.incremental import NotIncrementalError, mergeable, update_prepared
 from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.k_core import Counts, filter_events
@@ -18,6 +19,9 @@ from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError, naming
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
+    EVENT_TYPE,
+    EVENT_TYPE_INDEX,
+    EVENT_TYPES_FILE,
     INTERACTIONS,
     ITEM_ID,
     ITEM_INDEX,
@@ -31,7 +35,7 @@ from pipeline.storage.atomic_files import fsync
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.storage.prepared_folder import prepared_hash, sequence_files
+from pipeline.storage.prepared_folder import prepared_files, prepared_hash
 from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.tables import open_table, table_id
 
@@ -46,6 +50,8 @@ def prepare(
     locations: RunLocations,
     time_zone: str,
     earlier: Prepared | None = None,
+    *,
+    event_types: bool = False,
 ) -> Prepared:
     """Write every user's history up to the end of the run date, and the items with an index.
 
@@ -59,12 +65,14 @@ def prepare(
         time_zone: The calendar that the run date belongs to.
         earlier: What was prepared before, perhaps, in which only what changed is to be merged. It
             changes nothing about the result.
+        event_types: Whether to write the types of the events too.
 
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
         ConflictError: other runs wrote to the vocabulary each time that it was tried.
     """
-    return until_committed(partial(_prepare, ingested, limits, locations, time_zone, earlier))
+    given = ingested, limits, locations, time_zone, earlier, event_types
+    return until_committed(partial(_prepare, *given))
 
 
 def _prepare(
@@ -73,6 +81,7 @@ def _prepare(
     locations: RunLocations,
     time_zone: str,
     earlier: Prepared | None,
+    event_types: bool,
 ) -> Prepared:
     version = ingested.interactions_version
     uri = locations.warehouse.table(INTERACTIONS)
@@ -95,14 +104,18 @@ def _prepare(
             base = mergeable(earlier, rows, limits)
             _make_empty(unfinished)
             with scratch_database(scratch, locations.resources) as db:
-                vocabulary, totals = update_prepared(base, rows, warehouse, unfinished, db)
+                vocabulary, totals = update_prepared(
+                    base, rows, warehouse, unfinished, db, event_types=event_types
+                )
             left_out = Counts(0, 0, 0)
         except NotIncrementalError as reason:
             logger.info("preparing from the beginning: %s", reason)
             _make_empty(unfinished)
             with scratch_database(scratch, locations.resources) as db:
-                vocabulary, totals, left_out = _write_all(rows, limits, warehouse, unfinished, db)
-    for path in (*sequence_files(unfinished), unfinished / SEQUENCES, unfinished / ITEMS_FILE):
+                vocabulary, totals, left_out = _write_all(
+                    rows, limits, warehouse, unfinished, db, event_types
+                )
+    for path in (*prepared_files(unfinished), unfinished / SEQUENCES):
         fsync(path)
     fsync(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,6 +151,7 @@ def _write_all(
     warehouse: Warehouse,
     folder: Path,
     db: duckdb.DuckDBPyConnection,
+    event_types: bool,
 ) -> tuple[Vocabulary, Totals, Counts]:
     """Write a prepared folder from all events; also counts what k-core filtering left out."""
     ids = [USER_ID, ITEM_ID]
@@ -157,13 +171,26 @@ def _write_all(
     counts = ItemCounts.of_seen(db.sql("FROM seen").to_arrow_table(), vocabulary.ids)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
     needed = [*(ids if left_out else [USER_ID]), TIMESTAMP, ORDINAL, ITEM_INDEX]
-    db.register("rows", rows.read(needed, vocabulary.ids))
+    names, kind = None, ""
+    if event_types:
+        types = _event_types(rows, ids if left_out else [], db)
+        types.write(folder / EVENT_TYPES_FILE)
+        names, kind = types.names, f", {EVENT_TYPE_INDEX}"
+        needed.append(EVENT_TYPE_INDEX)
+    db.register("rows", rows.read(needed, vocabulary.ids, names))
     # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
     # slower and must all fit in memory. A third key would double its time.
     ordered = db.sql(
-        f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}
+        f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}{kind}
         FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
     )
     events = ordered.to_arrow_reader(_BATCH_ROWS)
     totals = write_histories(folder, rows.type_of(USER_ID), events)
     return vocabulary, totals, left_out or Counts(0, 0, 0)
+
+
+def _event_types(rows: EventRows, ids: list[str], db: duckdb.DuckDBPyConnection) -> EventTypes:
+    """The types of the view `events`, which needs these ids."""
+    db.register("rows", rows.read([*ids, EVENT_TYPE]))
+    query = f"SELECT {EVENT_TYPE}, count(*) AS n_events FROM events GROUP BY {EVENT_TYPE}"
+    return EventTypes.of(db.sql(query).to_arrow_table())

@@ -1,6 +1,6 @@
 """Events in the order of users and times, written as a history per user into its bucket's file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 
 from pipeline.data.event_rows import ORDINAL
 from pipeline.errors import naming
-from pipeline.schema import ITEM_INDEX, SEQUENCES, TIMESTAMP, TIMESTAMPS, USER_ID, prepared_schema
+from pipeline.schema import (
+    EVENT_TYPE_INDEX,
+    ITEM_INDEX,
+    SEQUENCES,
+    TIMESTAMP,
+    TIMESTAMPS,
+    USER_ID,
+    prepared_schema,
+)
 from pipeline.storage.prepared_folder import BUCKET_SQL, BUCKETS, sequence_files
 
 _NO_FIRST, _NO_LAST = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
@@ -101,10 +109,12 @@ def write_histories(folder: Path, user: pa.DataType, events: pa.RecordBatchReade
     Args:
         folder: The prepared folder; `sequences/` is made in it.
         user: The type of the user ids in it.
-        events: Ordered by user and time; those of one user and time in any order.
+        events: Ordered by user and time; those of one user and time in any order. The types are
+            written where they have the column `event_type_index`.
     """
     (folder / SEQUENCES).mkdir()
-    columns, totals = prepared_schema(user), Totals()
+    has_types = EVENT_TYPE_INDEX in events.schema.names
+    columns, totals = prepared_schema(user, event_types=has_types), Totals()
     with ExitStack() as stack:
         # Of one thread: it gives the rows back in their order.
         hashes = stack.enter_context(duckdb.connect(config={"threads": 1}))
@@ -145,29 +155,32 @@ def _lists(events: pa.Table, bounds: np.ndarray, columns: pa.Schema) -> pa.Recor
     offsets = pa.array(bounds, pa.int32())
     events = events.slice(0, int(bounds[-1])).combine_chunks()
     times = events[TIMESTAMP].combine_chunks()
-    items = _in_order(events, times, bounds)
-    flat: Mapping[str, pa.Array] = {TIMESTAMPS: times, ITEM_INDEX: pa.array(items)}
+    names = columns.names[2:]
+    ordered = _in_order(events, times, bounds, names)
     lists = [
-        pa.ListArray.from_arrays(offsets, values).cast(columns.field(name).type)
-        for name, values in flat.items()
+        pa.ListArray.from_arrays(offsets, values).cast(kind)
+        for values, kind in zip([times, *map(pa.array, ordered)], columns.types[1:], strict=True)
     ]
     user = events[USER_ID].combine_chunks().take(offsets[:-1]).cast(columns.field(USER_ID).type)
     return pa.record_batch([user, *lists], columns)
 
 
-def _in_order(events: pa.Table, times: pa.Array, bounds: np.ndarray) -> np.ndarray:
-    """The items, those of one user and time in the order of the log files."""
-    items = events[ITEM_INDEX].to_numpy()
+def _in_order(
+    events: pa.Table, times: pa.Array, bounds: np.ndarray, names: list[str]
+) -> list[np.ndarray]:
+    """Some columns of numbers, those of one user and time in the order of the log files."""
+    columns = [events[name].to_numpy() for name in names]
     same = pc.equal(times[1:], times[:-1]).to_numpy(zero_copy_only=False)
     same[bounds[1:-1] - 1] = False  # of two users
     if not same.any():
-        return items
+        return columns
     tied = np.concatenate([same, [False]])
     first = tied & ~np.concatenate([[False], same])
     tied[1:] |= same
     place = np.flatnonzero(tied)
     group = np.cumsum(first)[place]
     order = np.lexsort((events[ORDINAL].to_numpy()[place], group))
-    items = items.copy()
-    items[place] = items[place[order]]
-    return items
+    columns = [column.copy() for column in columns]
+    for column in columns:
+        column[place] = column[place[order]]
+    return columns

@@ -28,7 +28,7 @@ class Rules:
         segments: Which of S segments each user is in.
         eligible: (S+1, V) bool, which items may be recommended to users of no segment, and of each.
         top_k: (S+1,) int64, likewise K.
-        exclude_seen: Whether a user's own items may not be.
+        exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
     """
 
@@ -63,7 +63,7 @@ class Findings:
         unknown: Rows with an item that the model does not know.
         ineligible: Rows with a known item that is denied, not allowed, or was never trained on, or
             that is not for the user's segment.
-        seen: Rows with an item of the user's own, where these are excluded.
+        seen: Rows with an item that the user has seen, where these are excluded.
         recommended: (V,) bool, the items that are in some list.
     """
 
@@ -163,7 +163,8 @@ def _long(table: pa.Table) -> _Lists:
 def _nested(table: pa.Table) -> _Lists:
     lists = table["recommendations"].combine_chunks()
     lengths = lists.value_lengths().fill_null(0).to_numpy()
-    item_id, score = lists.flatten().flatten()
+    entries = lists.flatten()
+    item_id, score = (pc.struct_field(entries, name) for name in (ITEM_ID, SCORE))
     return _Lists(
         table[USER_ID].combine_chunks(),
         lengths.astype(np.int64),
@@ -200,12 +201,13 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
 
 
 def _pairs(users: UserHistories, rules: Rules) -> Integers:
-    """A user's place and an item of theirs as one number, for all such pairs, in order.
+    """A user's place and an item that they have seen as one number, for all such pairs, in order.
 
     Empty where users may be recommended what they have seen.
     """
     if not rules.exclude_seen:
         return np.zeros(0, np.int64)
+    users = users.seen()
     user = np.repeat(np.arange(len(users)), users.lengths)
     # Not np.unique, which since numpy 2.3 hashes, ten times slower.
     pairs = np.sort(user * rules.n_items + users.items)

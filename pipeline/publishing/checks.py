@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import TableCheckError, naming
 from pipeline.limits import RUNS, Limits
 from pipeline.publishing.audit import Findings, Rules, audit
@@ -41,6 +42,7 @@ class Served:
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
         users_table: What is known of the users, for the segments that need it.
+        run_day: The run date, for the rules that need it.
     """
 
     prepared: Prepared
@@ -50,6 +52,7 @@ class Served:
     retired_before: datetime | None = None
     items_table: str | None = None
     users_table: str | None = None
+    run_day: RunDay | None = None
 
 
 def check_tables(
@@ -76,18 +79,21 @@ def check_tables(
     parts = open_parts(scored.folder)
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(settings, earlier, "table_checks")
-    source = PreparedHistories(served.prepared.folder, served.active_since)
+    seen = served.score.seen_on(served.run_day)
+    source = PreparedHistories(served.prepared.folder, served.active_since, seen)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
     attributes = needed_attributes(items, served.score, served.items_table)
-    eligibility = eligible_items(items, served.score, served.retired_before, attributes)
+    eligibility = eligible_items(
+        items, served.score, served.retired_before, attributes, served.run_day
+    )
     segments = user_segments(served.score, served.users_table, source.types.user, source.where)
-    eligible = eligibility.item_bias == 0
+    eligible = eligibility.eligible
     rules = Rules(
         items[ITEM_ID].combine_chunks(),
         segments,
         np.array([eligible, *(each.eligible for each in eligibility.segments)]),
         np.array([served.score.top_k, *(each.top_k for each in eligibility.segments)]),
-        served.score.exclude_seen,
+        bool(served.score.exclude_seen),
         bool(served.score.max_per),
     )
     with source.open(items, locations.scratch) as (_, histories):

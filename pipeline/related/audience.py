@@ -50,7 +50,7 @@ def find_audience(
         table: (V, D) float32 item embeddings, which may be mapped.
         items: (M,) distinct indices of the items, at least one.
         n: N.
-        exclude_seen: Leave out users whose history has the item.
+        exclude_seen: Leave out users who have seen the item.
         progress: Is called with the number of users done.
 
     Raises:
@@ -69,7 +69,7 @@ def find_audience(
             embedding = part.embedding[begin : begin + step]
             scores = _finite_products(vectors, embedding)
             if exclude_seen:
-                own = part.histories.slice(begin, begin + len(embedding))
+                own = part.histories.slice(begin, begin + len(embedding)).seen()
                 row, column = row_of[own.items], np.repeat(np.arange(len(own)), own.lengths)
                 scores[row[row >= 0], column[row >= 0]] = -np.inf
             position = part.position[begin : begin + step]

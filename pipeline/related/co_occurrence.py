@@ -40,6 +40,7 @@ def co_occurrence_neighbours(
     scratch: Path,
     resources: ResourceSettings,
     progress: Callable[[int], None] = lambda users: None,
+    offered: Integers | None = None,
 ) -> Neighbours:
     """The N items with the largest score to each item; ties: the smaller index first.
 
@@ -54,6 +55,7 @@ def co_occurrence_neighbours(
         scratch: An empty local folder for temporary files.
         resources: Memory and threads of the joins.
         progress: Is called with the number of users that were read.
+        offered: Those of the items that may be neighbours; default all.
 
     Raises:
         StorageError: the temporary files do not fit on the disk.
@@ -61,6 +63,7 @@ def co_occurrence_neighbours(
     place = np.full(n_items, -1)
     place[items] = np.arange(len(items))
     users_of = np.zeros(len(items), np.int64)
+    may_be = np.isin(items, items if offered is None else offered)
     top = RunningTop(len(items), n)
     with scratch_database(scratch, resources) as base:
         base.execute("CREATE TABLE taken (user_row BIGINT, item INTEGER)")
@@ -78,7 +81,8 @@ def co_occurrence_neighbours(
             product = users_of[one].astype(np.float64) * users_of[other]
             score = (users / np.sqrt(product)).astype(np.float32)
             for item, related in ((one, other), (other, one)):
-                top.take(item.astype(np.int64), related.astype(np.int64), score)
+                kept = may_be[related]
+                top.take(item[kept].astype(np.int64), related[kept].astype(np.int64), score[kept])
     return Neighbours.of(top, items, items)
 
 

@@ -3,6 +3,7 @@
 from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Forgotten, Ingested, Prepared, held_by
 from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
+from pipeline.results.explained import Explained, Reason
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
@@ -16,6 +17,7 @@ __all__ = [
     "CleanedTable",
     "Embedded",
     "Evaluated",
+    "Explained",
     "Exported",
     "Float16Check",
     "Forgotten",
@@ -24,6 +26,7 @@ __all__ = [
     "PairedDifference",
     "Prepared",
     "Published",
+    "Reason",
     "RelatedItems",
     "RuleCounts",
     "RunSummary",

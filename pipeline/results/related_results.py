@@ -1,6 +1,6 @@
 """The results of `fearec related`, `embeddings` and `audience`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 
@@ -16,6 +16,8 @@ class RelatedItems:
         n_items: Items that were compared.
         n_untrained: Items that were left out, as the model was not trained on them.
         n_rows: Rows of the partition.
+        n_not_offered: Compared items that are related to none, as rules of `[score]` leave them
+            out.
     """
 
     table: str
@@ -25,6 +27,7 @@ class RelatedItems:
     n_items: int
     n_untrained: int
     n_rows: int
+    n_not_offered: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class AudienceFound:
         n_unknown_users: Users who were left out, as the model knows none of their items.
         n_rows: Rows found.
         rows: The rows, where there is no `output`: item_id, rank, user_id, score.
+        left_out: Further listed items that rules of `[score]` leave out, by the rule; an item may
+            be left out by several.
     """
 
     output: str | None
@@ -81,3 +86,4 @@ class AudienceFound:
     n_unknown_users: int
     n_rows: int
     rows: tuple[dict[str, int | float | str], ...]
+    left_out: dict[str, int] = field(default_factory=dict)

@@ -61,6 +61,7 @@ class Scored:
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
         segments: The users of each segment.
+        absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
     folder: str
@@ -83,6 +84,7 @@ class Scored:
     filtered: int = 0
     rules: RuleCounts | None = None
     segments: tuple[SegmentCounts, ...] = ()
+    absent_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def list_rules(
     Args:
         settings: `max_per` and `promotion` are used.
         attributes: What is known of the items, as `needed_attributes` has it.
-        item_bias: (V,), -inf where an item is not eligible.
+        item_bias: (V,), what is added to the scores; -inf where an item is not eligible.
         popularity: (V,), the scores of users without history.
 
     Raises:

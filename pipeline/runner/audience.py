@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
 from pipeline.config.settings import Settings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError
 from pipeline.logs.id_lists import as_known, read_ids
 from pipeline.progress import work_progress
@@ -24,6 +25,7 @@ from pipeline.results import AudienceFound
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.runner.related import check_top_n
+from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
 from pipeline.storage.folders import open_folder, storage_errors
 from pipeline.storage.prepared_folder import read_sequences
@@ -41,8 +43,9 @@ def find_users(
     """Find the users with the highest score for each of some items.
 
     Args:
-        settings: Whose warehouse; `score.exclude_seen` decides whether users who have an item are
-            left out of its audience; `score.provider`, `batch_size` and `threads` are used.
+        settings: Whose warehouse; `score.exclude_seen` decides whether users who have seen an item
+            are left out of its audience, and the rules of `score` which items have none;
+            `score.provider`, `batch_size` and `threads` are used.
         items: A file of item ids.
         top_n: Users per item, at most.
         output: The Parquet file to write or replace, local or in an object store.
@@ -50,7 +53,8 @@ def find_users(
         model_version: Default the one that serves the run date.
 
     Raises:
-        ConfigError: `top_n` is impossible, or `output` is a folder.
+        ConfigError: `top_n` is impossible, `output` is a folder, or rules cannot be used or leave
+            out every listed item.
         InputError: the file cannot be read or holds no item of the model, there is no such model,
             or there are no histories.
         SchemaError: the file's ids are of another kind than the model's.
@@ -61,10 +65,17 @@ def find_users(
     with storage_failures(settings), _written(output) as target:
         run = served_run(settings, run_date, model_version)
         listed, n_unknown, n_untrained = _listed(run, items)
+        rules = left_out_on(run, settings)
+        left_out = {
+            rule: int(np.count_nonzero(mask[listed - 1])) for rule, mask in rules.by_rule.items()
+        }
+        listed = listed[rules.eligible[listed - 1]]
+        check_any_offered(listed, rules, items)
         vectors = item_vectors(run.bundle)
         encoder = UserEncoder.load(run.bundle, vectors.shape[1], settings.score)
+        seen = settings.score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
         n_known = 0
-        with run.prepared() as prepared, work_progress("scoring", "users") as progress:
+        with run.prepared(seen) as prepared, work_progress("scoring", "users") as progress:
 
             def parts() -> Iterator[EmbeddedUsers]:
                 nonlocal n_known
@@ -77,7 +88,7 @@ def find_users(
                 vectors,
                 listed,
                 min(top_n, prepared.n_users),
-                exclude_seen=settings.score.exclude_seen,
+                exclude_seen=bool(settings.score.exclude_seen),
                 progress=lambda done: progress(done, prepared.n_users),
             )
             rows = _rows(found, run.item_ids.take(pa.array(listed - 1)), prepared)
@@ -95,6 +106,7 @@ def find_users(
         prepared.n_users - n_known,
         len(rows),
         () if output else tuple(rows.to_pylist()),
+        {rule: count for rule, count in left_out.items() if count},
     )
 
 

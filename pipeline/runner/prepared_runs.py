@@ -16,6 +16,7 @@ from pipeline.bundles.registry import (
     read_registry,
 )
 from pipeline.bundles.versions import describe_version
+from pipeline.config.seen_rule import SeenEvents
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.logs.id_lists import check_same_kind
@@ -65,10 +66,14 @@ class ServedRun:
             yield scratch
 
     @contextmanager
-    def prepared(self) -> Iterator["PreparedRun"]:
+    def prepared(self, seen: SeenEvents | None = None) -> Iterator["PreparedRun"]:
         """Hold the run date, and give its prepared histories.
 
+        Args:
+            seen: Which events count as seen; None for all.
+
         Raises:
+            ConfigError: types of events count as seen, and the histories have none of them.
             InputError: they are not on this machine.
             BusyError: another run works on the run date.
             SchemaError: their item ids are numbers and the model's are not, or the reverse.
@@ -79,7 +84,7 @@ class ServedRun:
             record = read_record(self.locations.record(Prepare.name), Prepared)
             if record is None or not _is_whole(record.result):
                 raise self._absent()
-            source = PreparedHistories(record.result.folder, None)
+            source = PreparedHistories(record.result.folder, None, seen)
             model = f"bundle {self.bundle.path}"
             check_same_kind(source.types.item, source.where, self.item_ids.type, model)
             with source.open(self.items, scratch) as opened:

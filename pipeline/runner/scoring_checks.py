@@ -5,18 +5,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundles.sessions import check_provider
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.user_segments import UserSegments, user_segments
-from pipeline.schema import ITEM_INDEX, ITEMS_FILE, USER_ID
+from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.eligibility import Eligibility, eligible_items
-from pipeline.storage.prepared_folder import id_types, read_sequences
+from pipeline.scoring.prepared_reader import PreparedHistories
 
 
 def check_scoring(
@@ -25,6 +27,7 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    run_day: RunDay | None = None,
     users_table: str | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
@@ -35,12 +38,14 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        run_day: The run date, for the rules that need it.
         users_table: What is known of the users, for the segments that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
-            items are asked for than there are, none is left to recommend, to anybody, or a
-            condition cannot be used with the items table or the users table.
+            items are asked for than there are, none is left to recommend, to anybody, a condition
+            cannot be used with the items table or the users table, or no event is of a type that
+            counts as seen.
         InputError: a file of ids or one of these tables cannot be read.
         SchemaError: its ids are of another kind than the logs', or its columns cannot be used.
     """
@@ -55,10 +60,10 @@ def check_scoring(
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
     attributes = needed_attributes(items, score, items_table)
-    eligibility = eligible_items(items, score, retired_before, attributes)
-    user_type, _ = id_types(prepared.folder)
-    segments = user_segments(score, users_table, user_type, str(prepared.folder))
-    if score.exclude_seen and not _any_unseen(prepared, eligibility, segments):
+    eligibility = eligible_items(items, score, retired_before, attributes, run_day)
+    source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
+    segments = user_segments(score, users_table, source.types.user, source.where)
+    if score.exclude_seen and not _any_unseen(source, items, eligibility, segments):
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item",
             str(prepared.folder),
@@ -86,16 +91,18 @@ def _small_graph(folder: Path) -> Path:
     return path
 
 
-def _any_unseen(prepared: Prepared, eligibility: Eligibility, segments: UserSegments) -> bool:
+def _any_unseen(
+    source: PreparedHistories, items: pa.Table, eligibility: Eligibility, segments: UserSegments
+) -> bool:
     """Whether some user has not seen some eligible item; the first batch nearly always answers."""
-    by_segment = [each.eligible for each in eligibility.segments]
-    eligible = np.array([eligibility.item_bias == 0, *by_segment])
+    eligible = np.array([eligibility.eligible, *(each.eligible for each in eligibility.segments)])
     n_items, n_eligible = eligible.shape[1], eligible.sum(axis=1)
-    for batch in read_sequences(prepared.folder, [USER_ID, ITEM_INDEX], 1000):
-        lists, segment = batch[ITEM_INDEX], segments.of(batch[USER_ID])
-        items = lists.flatten().to_numpy()
-        rows = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
-        seen = np.unique((rows * n_items + items)[eligible[segment[rows], items]])
-        if (np.bincount(seen // n_items, minlength=len(lists)) < n_eligible[segment]).any():
-            return True
+    with source.open(items, source.folder) as (_, batches):
+        for histories in batches:
+            seen, segment = histories.seen(), segments.of(histories.user_id)
+            rows = np.repeat(np.arange(len(seen)), seen.lengths)
+            mine = eligible[segment[rows], seen.items]
+            pairs = np.unique((rows * n_items + seen.items)[mine])
+            if (np.bincount(pairs // n_items, minlength=len(seen)) < n_eligible[segment]).any():
+                return True
     return False

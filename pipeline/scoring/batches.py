@@ -40,12 +40,12 @@ def batches(
         histories: The histories of a part's users.
         max_length: L.
         batch_size: The largest B.
-        exclude_seen: Whether `exclude` holds the items of a user's whole history.
+        exclude_seen: Whether `exclude` holds the items that a user has seen in the whole history.
     """
     lengths = histories.lengths
     seen, ends, widths = histories.items, histories.offsets[1:], np.zeros_like(lengths)
     if exclude_seen:
-        seen, ends, widths = distinct_items(histories)
+        seen, ends, widths = distinct_items(histories.seen())
     order = np.argsort(-widths, kind="stable")
     order = order[lengths[order] > 0]
     begin = 0

@@ -163,6 +163,9 @@ def main(
 def summary(result: "Scored") -> list[str]:
     """The lines printed at the end: one per count that is not zero, the output and the speed."""
     lines = [f"dropped {count:,} rows: {reason}" for reason, count in result.dropped.items()]
+    lines += [
+        f"no event is of the type {kind!r} of score.exclude_seen" for kind in result.absent_types
+    ]
     facts = {
         "rows that logs.keep leaves out": result.filtered,
         "duplicate rows kept once": result.duplicates,

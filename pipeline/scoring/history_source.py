@@ -1,7 +1,7 @@
 """Where the histories of a scoring run come from: the interface, and its form for input files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,15 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
+from pipeline.config.seen_rule import SeenEvents
+from pipeline.errors import ConfigError
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes
 from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 from pipeline.storage.scratch_db import scratch_database
+
+_SHOWN = 10  # types of events in a message
 
 
 class OpenedHistories(NamedTuple):
@@ -70,6 +74,7 @@ class FileHistories(ABC):
         skip_bad_files: Whether to leave out files that turn out to be unreadable.
         dropped: See `HistorySource`.
         resources: Memory and CPU threads to sort the rows with.
+        seen: Which events count as seen; None for all.
     """
 
     where: str
@@ -80,6 +85,7 @@ class FileHistories(ABC):
     skip_bad_files: bool
     dropped: DroppedRows = field(default_factory=DroppedRows)
     resources: ResourceSettings = DEFAULT_RESOURCES
+    seen: SeenEvents | None = None
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         """See `HistorySource`: by the bundle's own events, as the files are not yet read."""
@@ -94,3 +100,25 @@ class FileHistories(ABC):
     @abstractmethod
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         """Begin to read, with an empty database that stays open while the histories are read."""
+
+
+def no_event_types(where: str) -> ConfigError:
+    """Types of events count as seen, where the input has no types."""
+    return ConfigError(
+        "score.exclude_seen names types of events, which this input does not have",
+        where,
+        expected="logs with the column that logs.event_type names",
+        remedy="Take logs and set logs.event_type, or leave the types out of score.exclude_seen.",
+    )
+
+
+def no_such_types(seen: SeenEvents, where: str, names: Sequence[str]) -> ConfigError:
+    """No event is of a type that counts as seen."""
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ConfigError(
+        "no event is of a type that score.exclude_seen names",
+        where,
+        expected=" or ".join(seen.event_types),
+        found=shown or "events without a type",
+        remedy="Check the spelling of the types, and logs.event_type.",
+    )

@@ -8,12 +8,14 @@ from datetime import date
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
+from pipeline.config.seen_rule import SeenRule
+from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
 from pipeline.logs.validation import IdTypes, check_columns, check_keep, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
-from pipeline.scoring.history_source import HistorySource
+from pipeline.scoring.history_source import HistorySource, no_event_types
 from pipeline.scoring.log_reader import LogHistories
 from pipeline.scoring.sequence_reader import SequenceHistories, check_sequence_columns
 from pipeline.scoring.user_histories import DroppedRows, UserFilter
@@ -47,6 +49,7 @@ class InputFiles:
         time_zone: str,
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
+        seen_rule: SeenRule | None,
         skip_bad_files: bool,
         resources: ResourceSettings,
     ) -> HistorySource:
@@ -58,21 +61,27 @@ class InputFiles:
             time_zone: As in `UserFilter`.
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
+            seen_rule: Which events count as seen; None for all.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
             resources: As in `FileHistories`.
 
         Raises:
             SchemaError: a column is missing or has a type that cannot be used.
-            ConfigError: only active users are to be scored, and sequences have no timestamps; or
-                `logs.keep` cannot be used with the ids of the logs.
+            ConfigError: active users or recent events are asked for, and sequences have no
+                timestamps; types of events are, and there are none; or `logs.keep` cannot be used
+                with the ids of the logs.
             InputError: the file of user ids cannot be read.
         """
-        times_needed = active_within_days is not None
+        needed_for = "active_within_days" if active_within_days is not None else None
+        if seen_rule and seen_rule.within_days is not None:
+            needed_for = needed_for or "exclude_seen"
+        if seen_rule and seen_rule.event_types and (self.are_sequences or not logs.event_type):
+            raise no_event_types(", ".join(self.paths))
         logs = logs.with_zone(time_zone)
 
         def id_types(file: LogFile, columns: pa.Schema) -> IdTypes:
             if self.are_sequences:
-                return check_sequence_columns(columns, file.path, times_needed=times_needed)
+                return check_sequence_columns(columns, file.path, times_needed_for=needed_for)
             return check_columns(columns, logs, file.path)
 
         pairs = zip(self.files, self.columns, strict=True)
@@ -90,6 +99,7 @@ class InputFiles:
             skip_bad_files=skip_bad_files,
             dropped=DroppedRows(skipped_files=set(self.skipped)),
             resources=resources,
+            seen=seen_rule.on(RunDay(run_date, time_zone)) if seen_rule else None,
         )
 
 

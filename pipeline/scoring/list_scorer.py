@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
 from pipeline.scoring.batches import ScoringBatch, batches
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.recommender import Recommender, TopItems
@@ -34,7 +35,9 @@ class ListScorer:
         promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
         max_length: L.
         top_k: K.
-        exclude_seen: Whether items of a user's whole history are never recommended.
+        exclude_seen: Whether items that a user has seen are never recommended.
+        nearest: Finds the item of the history that stands for each listed one; None where that
+            is not asked for.
     """
 
     recommender: Recommender
@@ -43,6 +46,7 @@ class ListScorer:
     max_length: int
     top_k: int
     exclude_seen: bool
+    nearest: NearestHistory | None = None
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -72,18 +76,25 @@ class ListScorer:
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
-        return ranked
+        return self.with_because(ranked, histories)
 
     def rank_no_users(self, user_type: pa.DataType) -> Ranked:
         """The result for no users, with ids of a type."""
-        return self._popular(
-            UserHistories(pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64))
+        nobody = UserHistories(
+            pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
         )
+        return self.with_because(self._popular(nobody), nobody)
 
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
+
+    def with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        """The same lists with `because`, where that is asked for."""
+        if self.nearest is None:
+            return ranked
+        return replace(ranked, because=self.nearest(histories, ranked.item_index))
 
     def _lists(
         self, histories: UserHistories, users: Integers, count: int, progress: Progress

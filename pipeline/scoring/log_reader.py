@@ -14,11 +14,12 @@ from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import log_rows
 from pipeline.logs.validation import FILTERED, keep_applied, reason_sql
 from pipeline.schema import EVENT_TYPE, ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
-from pipeline.scoring.history_source import FileHistories, OpenedHistories
+from pipeline.scoring.history_source import FileHistories, OpenedHistories, no_such_types
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.scratch_db import scalar
 
 _BATCH_ROWS = 2**20
+_IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not all do
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class LogHistories(FileHistories):
         base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
         users = self._encode_items(base)
         reader = base.sql(
-            f"SELECT {USER_ID}, {ITEM_INDEX} FROM encoded ORDER BY {USER_ID}, {TIMESTAMP}, place"
+            f"""SELECT {USER_ID}, {ITEM_INDEX}{self._is_seen} FROM encoded
+            ORDER BY {USER_ID}, {TIMESTAMP}, place"""
         ).to_arrow_reader(_BATCH_ROWS)
         return OpenedHistories(users, _grouped(reader))
 
@@ -67,9 +69,11 @@ class LogHistories(FileHistories):
         good = by_reason.pop(None, 0)
         self.dropped.filtered = filtered = by_reason.pop(FILTERED, 0)
         self.dropped.by_reason.update(by_reason)
+        is_seen = self._seen_sql(base)
         base.execute(f"""CREATE TABLE events AS
-            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place
+            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place{is_seen}
             FROM checked_rows WHERE reason IS NULL GROUP BY {self._event}""")
+        found = self._types_found(base)
         base.execute("DROP TABLE checked_rows")
         self.dropped.duplicates = good - scalar(base, "SELECT count(*) FROM events")
         if self.user_filter.users is not None:
@@ -87,6 +91,37 @@ class LogHistories(FileHistories):
                 )
                 or "no rows at all",
             )
+        elif self.seen and self.seen.event_types and not found.intersection(self.seen.event_types):
+            raise no_such_types(self.seen, self.where, sorted(found))
+
+    def _seen_sql(self, base: duckdb.DuckDBPyConnection) -> str:
+        """The column `is_seen` of a group of equal events in a query, or nothing if all count."""
+        if self.seen is None:
+            return ""
+        conditions = []
+        if self.seen.event_types:
+            base.register("seen_types", pa.table({EVENT_TYPE: self.seen.event_types}))
+            conditions.append(f"coalesce({EVENT_TYPE} IN (FROM seen_types), false)")
+        if self.seen.since is not None:
+            conditions.append(f"{TIMESTAMP} >= TIMESTAMPTZ '{self.seen.since}'")
+        return f", {' AND '.join(conditions)} AS {_IS_SEEN}"
+
+    def _types_found(self, base: duckdb.DuckDBPyConnection) -> set[str]:
+        """The types of the good rows, if types count as seen, of which the absent are noted."""
+        if self.seen is None or not self.seen.event_types:
+            return set()
+        rows = base.execute(
+            f"SELECT DISTINCT {EVENT_TYPE} FROM checked_rows"
+            f" WHERE reason IS NULL AND {EVENT_TYPE} IS NOT NULL"
+        ).fetchall()
+        found = {kind for (kind,) in rows}
+        self.dropped.absent_types.update(set(self.seen.event_types) - found)
+        return found
+
+    @property
+    def _is_seen(self) -> str:
+        """One more column of a query, or nothing if all events count as seen."""
+        return f", {_IS_SEEN}" if self.seen else ""
 
     @property
     def _event(self) -> str:
@@ -104,7 +139,7 @@ class LogHistories(FileHistories):
             ) USING ({USER_ID})"""
         base.execute(f"""CREATE VIEW encoded AS
             SELECT {USER_ID}, coalesce({ITEM_INDEX}, {PAD})::BIGINT AS {ITEM_INDEX}, {TIMESTAMP},
-                   place
+                   place{self._is_seen}
             FROM events LEFT JOIN vocabulary USING ({ITEM_ID}) {active}""")
         unknown = f"SELECT count(*) FROM encoded WHERE {ITEM_INDEX} = {PAD}"
         self.dropped.unknown_items = scalar(base, unknown)
@@ -119,13 +154,18 @@ def _grouped(reader: pa.RecordBatchReader) -> Iterator[UserHistories]:
         user_id, offsets = _runs(rows)
         whole = len(user_id) - 1  # the last user may continue in the next batch
         if whole > 0:
-            items = rows[ITEM_INDEX].slice(0, offsets[whole]).to_numpy()
-            yield UserHistories.without_pad(user_id[:whole], items, offsets[: whole + 1])
+            yield _histories(user_id[:whole], rows.slice(0, offsets[whole]), offsets[: whole + 1])
             rows = rows.slice(offsets[whole])
         rest = rows
     if rest.num_rows:
         user_id, offsets = _runs(rest)
-        yield UserHistories.without_pad(user_id, rest[ITEM_INDEX].to_numpy(), offsets)
+        yield _histories(user_id, rest, offsets)
+
+
+def _histories(user_id: pa.Array, rows: pa.Table, offsets: NDArray[np.int64]) -> UserHistories:
+    """The histories of some users, whose rows begin at the offsets."""
+    seen = rows[_IS_SEEN].to_numpy() if _IS_SEEN in rows.column_names else None
+    return UserHistories.without_pad(user_id, rows[ITEM_INDEX].to_numpy(), offsets, seen)
 
 
 def _runs(rows: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
-from pipeline.schema import ITEM_ID, SCORE
+from pipeline.schema import BECAUSE, ITEM_ID, SCORE, SOURCE
 from pipeline.scoring.manifest import (
     MANIFEST,
     FinishedPart,
@@ -206,4 +206,7 @@ def _check_own_files(folder: Folder, names: set[str], before: Manifest | None) -
 def _repeating(table: pa.Table) -> list[str]:
     """Parquet's names of the columns with repeated values: all but the scores."""
     names = [name for name in table.schema.names if name != SCORE]
-    return [*names, f"recommendations.list.element.{ITEM_ID}"]
+    return [
+        *names,
+        *(f"recommendations.list.element.{name}" for name in (ITEM_ID, SOURCE, BECAUSE)),
+    ]

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.rules.lists import Lists
+from pipeline.rules.lists import Items, Lists
 from pipeline.schema import (
+    BECAUSE,
     ITEM_ID,
     PAD,
     SCORE,
+    SOURCE,
     TIME,
     recommendation_lists_schema,
     recommendations_schema,
@@ -31,6 +33,8 @@ class Ranked:
         promoted: (N, K) bool, whether an item is in a slot of a promotion.
         popular: (N,) bool, whether a user got popular items because no item of theirs is known.
         wanted: (N,) int64, each user's K: how many items were asked for, at most the arrays' K.
+        because: (N, K) int64, the item of the user's history that stands for each item, PAD for
+            none; None where that is not asked for.
     """
 
     user_id: pa.Array
@@ -39,6 +43,7 @@ class Ranked:
     promoted: NDArray[np.bool_]
     popular: NDArray[np.bool_]
     wanted: NDArray[np.int64]
+    because: Items | None = None
 
     @classmethod
     def of_nothing(
@@ -88,49 +93,71 @@ class RowFormat:
         layout: `long` for one row per user and rank, `list` for one row per user.
         item_ids: (V-1,) the ids of items 1..V-1.
         run_columns: The columns that are equal in every row.
+        sources: In the list layout, whether each entry of a list has its own source.
     """
 
     layout: Literal["long", "list"]
     item_ids: pa.Array
     run_columns: RunColumns
+    sources: bool = False
 
     def rows(self, ranked: Ranked) -> pa.Table:
         """The rows, with the columns of either layout in `schema`."""
-        present = ranked.item_index != PAD
-        item_id = self.item_ids.take(pa.array(ranked.item_index[present] - 1))
-        score = pa.array(ranked.score[present])
-        return (self._long if self.layout == "long" else self._lists)(
-            ranked, present, item_id, score
-        )
+        return (self._long if self.layout == "long" else self._lists)(ranked)
 
-    def _long(
-        self, ranked: Ranked, present: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
-    ) -> pa.Table:
+    def _long(self, ranked: Ranked) -> pa.Table:
+        present = ranked.item_index != PAD
         user, rank = np.nonzero(present)
+        entries = self._entries(ranked, present)
+        because = entries.pop(BECAUSE, None)
         columns = [
             ranked.user_id.take(pa.array(user)),
             pa.array(rank.astype(np.int32) + 1),
-            item_id,
-            score,
-            _source(ranked.popular[user], ranked.promoted[present]),
+            *entries.values(),
             *self.run_columns.columns(len(user)),
+            *([] if because is None else [because]),
         ]
-        return pa.table(columns, schema=recommendations_schema(ranked.user_id.type, item_id.type))
+        schema = recommendations_schema(
+            ranked.user_id.type, self.item_ids.type, because=because is not None
+        )
+        return pa.table(columns, schema=schema)
 
-    def _lists(
-        self, ranked: Ranked, present: NDArray[np.bool_], item_id: pa.Array, score: pa.Array
-    ) -> pa.Table:
+    def _lists(self, ranked: Ranked) -> pa.Table:
+        present = ranked.item_index != PAD
         ends = np.cumsum(present.sum(axis=1), dtype=np.int32)
-        entries = pa.StructArray.from_arrays([item_id, score], names=[ITEM_ID, SCORE])
+        values = self._entries(ranked, present)
+        if not self.sources:
+            del values[SOURCE]
+        entries = pa.StructArray.from_arrays(list(values.values()), names=list(values))
         columns = [
             ranked.user_id,
             pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends])).cast("int32"), entries),
             _source(ranked.popular, np.zeros(len(present), bool)),
             *self.run_columns.columns(len(present)),
         ]
-        return pa.table(
-            columns, schema=recommendation_lists_schema(ranked.user_id.type, item_id.type)
+        schema = recommendation_lists_schema(
+            ranked.user_id.type,
+            self.item_ids.type,
+            sources=self.sources,
+            because=BECAUSE in values,
         )
+        return pa.table(columns, schema=schema)
+
+    def _entries(self, ranked: Ranked, present: NDArray[np.bool_]) -> dict[str, pa.Array]:
+        """The columns of listed items, one list after another: `because` only if it is there."""
+        popular = np.repeat(ranked.popular, present.sum(axis=1))
+        values = {
+            ITEM_ID: self._ids(ranked.item_index[present]),
+            SCORE: pa.array(ranked.score[present]),
+            SOURCE: _source(popular, ranked.promoted[present]),
+        }
+        if ranked.because is not None:
+            values[BECAUSE] = self._ids(ranked.because[present])
+        return values
+
+    def _ids(self, items: Items) -> pa.Array:
+        """The ids of items, null for PAD."""
+        return self.item_ids.take(pa.array(items - 1, mask=items == PAD))
 
 
 def _source(popular: NDArray[np.bool_], promoted: NDArray[np.bool_]) -> pa.Array:

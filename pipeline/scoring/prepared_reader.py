@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.config.seen_rule import SeenEvents
 from pipeline.logs.validation import IdTypes
 from pipeline.schema import (
+    EVENT_TYPE_INDEX,
     ITEM_ID,
     ITEM_INDEX,
     ITEMS_FILE,
@@ -25,9 +27,14 @@ from pipeline.schema import (
     TIMESTAMPS,
     USER_ID,
 )
-from pipeline.scoring.history_source import OpenedHistories
+from pipeline.scoring.history_source import OpenedHistories, no_event_types, no_such_types
 from pipeline.scoring.user_histories import DroppedRows, Integers, UserHistories
-from pipeline.storage.prepared_folder import count_users, id_types, read_sequences
+from pipeline.storage.prepared_folder import (
+    count_users,
+    event_type_names,
+    id_types,
+    read_sequences,
+)
 
 _BATCH_ROWS = 2**15
 
@@ -39,11 +46,13 @@ class PreparedHistories:
     Attributes:
         folder: The prepared folder.
         active_since: Only users with an event from this instant on; None for all users.
+        seen: Which events count as seen; None for all.
         dropped: See `HistorySource`; `prepare` has left out what is to be left out.
     """
 
     folder: Path
     active_since: datetime | None
+    seen: SeenEvents | None = None
     dropped: DroppedRows = field(default_factory=DroppedRows)
 
     @property
@@ -65,12 +74,33 @@ class PreparedHistories:
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
-        """See `HistorySource`."""
-        columns = [USER_ID, ITEM_INDEX] + ([TIMESTAMPS] if self.active_since else [])
+        """See `HistorySource`.
+
+        Raises:
+            ConfigError: types of events count as seen, and the folder has none of them, or none.
+        """
+        types = self._seen_types()
+        since = self.active_since or (self.seen and self.seen.since)
+        columns = [USER_ID, ITEM_INDEX] + ([TIMESTAMPS] if since else [])
+        columns += [] if types is None else [EVENT_TYPE_INDEX]
         users = None if self.active_since else count_users(self.folder)
         batches = read_sequences(self.folder, columns, _BATCH_ROWS)
         index_of = self._index_of(items)
-        yield OpenedHistories(users, (self._histories(each, index_of) for each in batches))
+        yield OpenedHistories(users, (self._histories(each, index_of, types) for each in batches))
+
+    def _seen_types(self) -> Integers | None:
+        """The indices of the types of events that count as seen; None for all."""
+        if self.seen is None or not self.seen.event_types:
+            return None
+        names = event_type_names(self.folder)
+        if names is None:
+            raise no_event_types(self.where)
+        wanted = pa.array(self.seen.event_types, names.type)
+        index = pc.index_in(wanted, value_set=names)
+        self.dropped.absent_types.update(wanted.filter(index.is_null()).to_pylist())
+        if index.null_count == len(index):
+            raise no_such_types(self.seen, self.where, names.to_pylist())
+        return index.drop_null().to_numpy().astype(np.int64) + 1
 
     def _index_of(self, items: pa.Table) -> Integers | None:
         """A bundle's index of each prepared index, or PAD; None where all are equal."""
@@ -83,24 +113,43 @@ class PreparedHistories:
         index = pc.index_in(prepared, value_set=known)
         return np.concatenate([[0], pc.add(index, 1).fill_null(0).to_numpy()]).astype(np.int64)
 
-    def _histories(self, batch: pa.RecordBatch, index_of: Integers | None) -> UserHistories:
+    def _histories(
+        self, batch: pa.RecordBatch, index_of: Integers | None, types: Integers | None
+    ) -> UserHistories:
         lists = batch[ITEM_INDEX]
         lengths = lists.value_lengths().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         items = lists.flatten().to_numpy().astype(np.int64)
+        seen = self._are_seen(batch, types)
         if index_of is None:
-            histories = UserHistories(batch[USER_ID], items, offsets)
+            histories = UserHistories(batch[USER_ID], items, offsets, seen)
         else:
-            histories = UserHistories.without_pad(batch[USER_ID], index_of[items], offsets)
+            histories = UserHistories.without_pad(batch[USER_ID], index_of[items], offsets, seen)
         self.dropped.unknown_items += len(items) - len(histories.items)
         if self.active_since is None:
             return histories
         return histories.filter(_any_since(self.active_since, batch[TIMESTAMPS], offsets))
 
+    def _are_seen(self, batch: pa.RecordBatch, types: Integers | None) -> NDArray[np.bool_] | None:
+        """Which events count as seen, bool (events,); None for all."""
+        of_type = None
+        if types is not None:
+            of_type = np.isin(batch[EVENT_TYPE_INDEX].flatten().to_numpy(), types)
+        if self.seen is None or self.seen.since is None:
+            return of_type
+        recent = _since(self.seen.since, batch[TIMESTAMPS])
+        return recent if of_type is None else recent & of_type
+
 
 def _any_since(instant: datetime, times: pa.Array, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which users have an event at an instant or later, bool (N,)."""
-    recent = pc.greater_equal(times.flatten(), pa.scalar(instant, TIME))
-    before = np.concatenate([[0], np.cumsum(recent.to_numpy(zero_copy_only=False))])
+    before = np.concatenate([[0], np.cumsum(_since(instant, times))])
     active: NDArray[np.bool_] = np.diff(before[offsets]) > 0
     return active
+
+
+def _since(instant: datetime, times: pa.Array) -> NDArray[np.bool_]:
+    """Which events are of an instant or later, bool (events,)."""
+    recent = pc.greater_equal(times.flatten(), pa.scalar(instant, TIME))
+    mask: NDArray[np.bool_] = recent.to_numpy(zero_copy_only=False)
+    return mask

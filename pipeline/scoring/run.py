@@ -14,7 +14,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.sessions import count_devices
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
@@ -101,6 +101,7 @@ def score(
         time_zone=time_zone,
         users=users,
         active_within_days=settings.active_within_days,
+        seen_rule=settings.seen_rule,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
@@ -116,6 +117,7 @@ def score(
         output,
         settings,
         run_date=run_date,
+        time_zone=time_zone,
         resume_inputs=resume_inputs,
         resume_settings={
             "logs": _resume_part(logs.with_zone(time_zone)),
@@ -147,6 +149,7 @@ def score_histories(
     settings: ScoreSettings,
     *,
     run_date: date,
+    time_zone: str = "UTC",
     resume_inputs: Mapping[str, str],
     resume_settings: Mapping[str, Any] | None = None,
     retired_before: datetime | None = None,
@@ -159,15 +162,17 @@ def score_histories(
 ) -> Scored:
     """Recommend `top_k` items to every user of a history source: `score` without the input files.
 
-    The source alone decides which users are scored and where their histories end:
-    `settings.active_within_days` is not applied here, nor is `settings.retire_after_days`.
+    The source alone decides which users are scored, where their histories end and which of their
+    events count as seen: `settings.active_within_days` and `settings.seen_rule` are not applied
+    here, nor is `settings.retire_after_days`.
 
     Args:
         source: The histories.
         bundle: The model.
         output: As for `score`; it must not hold or lie in the source's files.
         settings: What to recommend.
-        run_date: The column `run_date` of the output.
+        run_date: The column `run_date` of the output, to whose end the ages of items are counted.
+        time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
             resumed only if they are equal. The allow and deny files and the items table need not
             be among them, nor what segments are made from.
@@ -191,7 +196,8 @@ def score_histories(
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table)
-    eligibility = eligible_items(seen, settings, retired_before, attributes)
+    run_day = RunDay(run_date, time_zone)
+    eligibility = eligible_items(seen, settings, retired_before, attributes, run_day)
     segments = user_segments(settings, users_table, source.types.user, source.where)
     check_item_table(bundle)
     # Also for several processes, to raise errors before anything else.
@@ -210,10 +216,12 @@ def score_histories(
         **item_file_hashes(settings, items_table),
         **segment_file_hashes(settings, users_table),
     }
-    key = _resume_key(bundle, settings, run_date, inputs, resume_settings or {})
+    key = _resume_key(bundle, settings, run_day, inputs, resume_settings or {})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
-    row_format = RowFormat(settings.layout, items[ITEM_ID].combine_chunks(), run_columns)
+    row_format = RowFormat(
+        settings.layout, items[ITEM_ID].combine_chunks(), run_columns, settings.marks_items
+    )
     before = out.done.n_users
     per_segment = UsersPerSegment(segments)
     with out.begin() as scratch, source.open(items, scratch) as (total, histories):
@@ -248,6 +256,7 @@ def score_histories(
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
         segments=per_segment.counts,
+        absent_types=tuple(sorted(dropped.absent_types)),
         seconds=ended - begun,
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
     )
@@ -256,10 +265,12 @@ def score_histories(
 def _resume_key(
     bundle: Bundle,
     settings: ScoreSettings,
-    run_date: date,
+    run_day: RunDay,
     inputs: Mapping[str, str],
     more_settings: Mapping[str, Any],
 ) -> ResumeKey:
+    has_ages = settings.needs_ages or settings.seen_rule
+    ends = {"run_end": run_day.end.isoformat()} if has_ages else {}
     return ResumeKey(
         model_version=bundle.model_version,
         bundle=dict(bundle.description.files),
@@ -267,6 +278,7 @@ def _resume_key(
         settings={
             **settings.result_settings(),
             **more_settings,
-            "run_date": run_date.isoformat(),
+            **ends,
+            "run_date": run_day.run_date.isoformat(),
         },
     )

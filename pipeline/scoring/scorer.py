@@ -13,6 +13,7 @@ from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
 from pipeline.rules.user_segments import UserSegments
 from pipeline.schema import PAD
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.manifest import PartCounts
@@ -67,7 +68,10 @@ def open_scorer(
         tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
         bundle.max_length,
         settings.top_k,
-        settings.exclude_seen,
+        bool(settings.exclude_seen),
+        NearestHistory.over(table, bundle.max_length, settings.threads)
+        if settings.because
+        else None,
     )
     return SegmentScorer(scorer, table, segments) if segments and segments.names else scorer
 

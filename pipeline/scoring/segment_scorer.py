@@ -58,7 +58,7 @@ class SegmentScorer:
 
         def rank(segment: int) -> None:
             begin, end = ends[segment] - sizes[segment], ends[segment]
-            some = self._scorer(segment)(grouped.slice(begin, end), counted)
+            some = self.of_segment(segment)(grouped.slice(begin, end), counted)
             ranked.put(order[begin:end], some)
 
         largest_first = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
@@ -66,16 +66,16 @@ class SegmentScorer:
         with ThreadPoolExecutor(1 + -(-self.recommender.at_once // 4)) as several:
             for _ in several.map(rank, largest_first.tolist()):
                 pass
-        return ranked
+        return self.plain.with_because(ranked, histories)
 
     def rank_no_users(self, user_type: pa.DataType) -> Ranked:
         """The result for no users, with ids of a type."""
         return self.plain.rank_no_users(user_type)
 
-    def _scorer(self, segment: int) -> ListScorer:
-        """The scorer of a segment's users, or of those in none."""
+    def of_segment(self, segment: int) -> ListScorer:
+        """The scorer of a segment's users, or of those in none, without `because`."""
         if segment == 0:
-            return self.plain
+            return replace(self.plain, nearest=None)
         recommender, eligibility = self.recommender, self.plain.eligibility.of_segment(segment)
         if not np.array_equal(eligibility.item_bias, self.plain.eligibility.item_bias):
             recommender = recommender.with_bias(eligibility.item_bias)
@@ -86,6 +86,7 @@ class SegmentScorer:
             eligibility=eligibility,
             promoted_tables=tuple(self.item_table[each.items] for each in promotions),
             top_k=self.plain.eligibility.segments[segment - 1].top_k,
+            nearest=None,
         )
 
 

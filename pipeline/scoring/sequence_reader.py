@@ -39,13 +39,15 @@ _LISTS = (
 )
 
 
-def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool) -> IdTypes:
+def check_sequence_columns(
+    columns: pa.Schema, where: str, *, times_needed_for: str | None
+) -> IdTypes:
     """Check the columns of a file of sequences; return the id types.
 
     Args:
         columns: The file's Arrow schema.
         where: The file, for the error.
-        times_needed: Whether only active users are to be scored, which takes timestamps.
+        times_needed_for: The setting of `[score]` that takes timestamps; None for none.
 
     Raises:
         SchemaError: a column is missing or has a type that cannot be used.
@@ -65,9 +67,9 @@ def check_sequence_columns(columns: pa.Schema, where: str, *, times_needed: bool
     if user is None or item is None or not are_times:
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise SchemaError("not usable as sequences", where, expected=expected, found=found)
-    if times_needed and TIMESTAMPS not in kinds:
+    if times_needed_for and TIMESTAMPS not in kinds:
         raise ConfigError(
-            "active_within_days needs the time of each event",
+            f"{times_needed_for} needs the time of each event",
             where,
             expected=f"a column {TIMESTAMPS}: lists as long as {ITEM_IDS}",
             remedy="Score interaction logs instead, or leave the setting out.",
@@ -159,18 +161,23 @@ class SequenceHistories(FileHistories):
         offsets = _offsets(batch[ITEM_IDS])
         active = np.ones(len(user_id), np.bool_)
         late = np.zeros(len(items), np.bool_)
+        seen: NDArray[np.bool_] | None = None
         if TIMESTAMPS in batch.schema.names:
             times = batch[TIMESTAMPS].flatten()
             late = _not_before(times, self.user_filter.end)
             if self.user_filter.active_since is not None:
                 recent = _not_before(times, self.user_filter.active_since) & ~late
                 active = np.diff(np.concatenate([[0], np.cumsum(recent)])[offsets]) > 0
+            if self.seen is not None and self.seen.since is not None:
+                # What may have been seen of late, without a time, counts as seen.
+                unknown = times.is_null().to_numpy(zero_copy_only=False)
+                seen = _not_before(times, self.seen.since) | unknown
         null = ~late & listed.is_null().to_numpy(zero_copy_only=False)
         self.dropped.by_reason[AFTER_RUN_DATE] += int(late.sum())
         self.dropped.by_reason["null item_id"] += int(null.sum())
         self.dropped.unknown_items += int(((items == PAD) & ~late & ~null).sum())
         items[late] = PAD
-        return UserHistories.without_pad(user_id, items, offsets).filter(active)
+        return UserHistories.without_pad(user_id, items, offsets, seen).filter(active)
 
     def _batches(self, file: LogFile) -> Iterator[pa.RecordBatch]:
         """The rows of a file, with ids as in `types` and times in UTC; null lists are empty.

@@ -30,6 +30,7 @@ class DroppedRows:
     duplicates: int = 0  # exact repeats of an event
     unknown_items: int = 0  # events with items that the bundle does not know
     absent_users: int = 0  # users of the list of users who have no row
+    absent_types: set[str] = field(default_factory=set)  # of `score.exclude_seen`, without an event
     skipped_files: set[str] = field(default_factory=set)  # paths
 
 
@@ -86,29 +87,47 @@ class UserHistories:
         user_id: (N,) ids.
         items: (events,) item indices of all users, one user after another; never PAD.
         offsets: (N+1,) the positions in `items` where each user's items begin, and the end.
+        is_seen: (events,) which of them make an item one that its user has seen; None for all.
     """
 
     user_id: pa.Array
     items: Integers
     offsets: Integers
+    is_seen: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.user_id)
 
     @classmethod
-    def without_pad(cls, user_id: pa.Array, items: Integers, offsets: Integers) -> Self:
+    def without_pad(
+        cls,
+        user_id: pa.Array,
+        items: Integers,
+        offsets: Integers,
+        is_seen: NDArray[np.bool_] | None = None,
+    ) -> Self:
         """Histories without the PAD that stands for items unknown to the bundle."""
-        known = items != PAD
-        before = np.concatenate([[0], np.cumsum(known)])
-        return cls(user_id, items[known], before[offsets])
+        return cls(user_id, items, offsets, is_seen)._only(items != PAD)
+
+    def seen(self) -> Self:
+        """The same users' events that count as seen, alone."""
+        return self if self.is_seen is None else self._only(self.is_seen)
+
+    def _only(self, kept: NDArray[np.bool_]) -> Self:
+        """The same users with some of their events, (events,)."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        is_seen = None if self.is_seen is None else self.is_seen[kept]
+        return type(self)(self.user_id, self.items[kept], before[self.offsets], is_seen)
 
     def filter(self, keep: NDArray[np.bool_]) -> "UserHistories":
         """Only the users where the (N,) mask is true."""
         lengths = self.lengths
+        kept = np.repeat(keep, lengths)
         return UserHistories(
             self.user_id.filter(pa.array(keep)),
-            self.items[np.repeat(keep, lengths)],
+            self.items[kept],
             np.concatenate([[0], np.cumsum(lengths[keep])]),
+            None if self.is_seen is None else self.is_seen[kept],
         )
 
     def take(self, users: Integers) -> "UserHistories":
@@ -116,7 +135,12 @@ class UserHistories:
         lengths = self.lengths[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
-        return UserHistories(self.user_id.take(pa.array(users)), self.items[places], offsets)
+        return UserHistories(
+            self.user_id.take(pa.array(users)),
+            self.items[places],
+            offsets,
+            None if self.is_seen is None else self.is_seen[places],
+        )
 
     @property
     def lengths(self) -> Integers:
@@ -126,8 +150,12 @@ class UserHistories:
     def slice(self, begin: int, end: int) -> "UserHistories":
         """The users from `begin` up to, but without, `end`."""
         offsets = self.offsets[begin : end + 1]
+        events = slice(offsets[0], offsets[-1])
         return UserHistories(
-            self.user_id[begin:end], self.items[offsets[0] : offsets[-1]], offsets - offsets[0]
+            self.user_id[begin:end],
+            self.items[events],
+            offsets - offsets[0],
+            None if self.is_seen is None else self.is_seen[events],
         )
 
 
@@ -158,9 +186,10 @@ def split_parts(
 
 
 def join_histories(several: list[UserHistories]) -> UserHistories:
-    """Histories of users one after another, at least one."""
+    """Histories of users one after another, at least one; all or none with `is_seen`."""
     if len(several) == 1:
         return several[0]
+    masks = [each.is_seen for each in several if each.is_seen is not None]
     begins = np.cumsum([0, *(len(each.items) for each in several[:-1])])
     return UserHistories(
         pa.concat_arrays([each.user_id for each in several]),
@@ -168,6 +197,7 @@ def join_histories(several: list[UserHistories]) -> UserHistories:
         np.concatenate(
             [[0], *(each.offsets[1:] + begin for each, begin in zip(several, begins, strict=True))]
         ),
+        np.concatenate(masks) if masks else None,
     )
 
 

@@ -15,7 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import naming
-from pipeline.schema import ITEM_ID, ITEMS_FILE, SEQUENCES, USER_ID
+from pipeline.schema import (
+    EVENT_TYPE,
+    EVENT_TYPES_FILE,
+    ITEM_ID,
+    ITEMS_FILE,
+    SEQUENCES,
+    USER_ID,
+)
 from pipeline.storage.content_hash import content_hash
 
 BUCKETS = "0123456789abcdef"
@@ -61,10 +68,12 @@ class PreparedFiles:
     Attributes:
         sequences: The content per bucket.
         item_counts: That of `items.parquet`.
+        event_types: That of `event_types.parquet`, where it is there.
     """
 
     sequences: Sequence[pa.Buffer]
     item_counts: pa.Buffer
+    event_types: pa.Buffer | None = None
 
     @property
     def columns(self) -> pa.Schema:
@@ -83,11 +92,13 @@ class PreparedFiles:
 def open_prepared(folder: Path, expected_hash: str) -> PreparedFiles | None:
     """A prepared folder, if it has the content that it is known to have, or None."""
     try:
-        *sequences, items = (pa.memory_map(str(path)).read_buffer() for path in _files(folder))
+        contents = [pa.memory_map(str(path)).read_buffer() for path in prepared_files(folder)]
     except (OSError, pa.ArrowInvalid):
         return None
-    hashes = [hashlib.sha256(content).hexdigest() for content in (*sequences, items)]
-    return PreparedFiles(sequences, items) if _hash_of(hashes) == expected_hash else None
+    if _hash_of([hashlib.sha256(content).hexdigest() for content in contents]) != expected_hash:
+        return None
+    n = len(BUCKETS)
+    return PreparedFiles(contents[:n], *contents[n:])
 
 
 def count_users(folder: Path) -> int:
@@ -102,17 +113,31 @@ def id_types(folder: Path) -> tuple[pa.DataType, pa.DataType]:
     return users, pq.read_schema(folder / ITEMS_FILE).field(ITEM_ID).type
 
 
+def event_type_names(folder: Path) -> pa.Array | None:
+    """The types of events in a prepared folder, that of index 1 first.
+
+    None where the folder was prepared without them, as `logs.event_type` was not set.
+    """
+    path = folder / EVENT_TYPES_FILE
+    if not path.exists():
+        return None
+    return pq.read_table(path, columns=[EVENT_TYPE])[EVENT_TYPE].combine_chunks()
+
+
 def prepared_hash(folder: Path) -> str:
     """The `Prepared.content_hash` of a folder.
 
     Raises:
         OSError: a file is missing or cannot be read.
     """
-    return _hash_of([content_hash(path) for path in _files(folder)])
+    return _hash_of([content_hash(path) for path in prepared_files(folder)])
 
 
-def _files(folder: Path) -> list[Path]:
-    return [*sequence_files(folder), folder / ITEMS_FILE]
+def prepared_files(folder: Path) -> list[Path]:
+    """All files of a prepared folder."""
+    event_types = folder / EVENT_TYPES_FILE
+    optional = [event_types] if event_types.exists() else []
+    return [*sequence_files(folder), folder / ITEMS_FILE, *optional]
 
 
 def _hash_of(hashes: Sequence[str]) -> str:

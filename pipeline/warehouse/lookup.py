@@ -11,11 +11,14 @@ import pyarrow.dataset as ds
 
 from pipeline.errors import InputError, naming
 from pipeline.schema import (
+    BECAUSE,
+    EVENT_TYPE,
     INTERACTIONS,
     ITEM_ID,
     RECOMMENDATIONS,
     RUN_DATE,
     SCORE,
+    SOURCE,
     TIMESTAMP,
     USER_ID,
 )
@@ -31,13 +34,26 @@ Id = int | str
 
 @dataclass(frozen=True)
 class Recommended:
-    """One user's recommendations of one run date, best first."""
+    """One user's recommendations of one run date, best first.
+
+    Attributes:
+        user_id: The user.
+        run_date: Of the recommendations.
+        model_version: Of the model that made them.
+        source: Of the list: `popular` or `model`.
+        items: Item ids and scores.
+        sources: The source of each item.
+        because: The item of the user's history that stands for each; empty where the table says
+            none.
+    """
 
     user_id: Id
     run_date: date
     model_version: str
     source: str
-    items: tuple[tuple[Id, float], ...]  # item id and score
+    items: tuple[tuple[Id, float], ...]
+    sources: tuple[str, ...]
+    because: tuple[Id | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,32 @@ def histories_of(
     ]
 
 
+def last_event_with(
+    warehouse: Warehouse, user: Id, item: Id, until: datetime
+) -> tuple[datetime, str | None] | None:
+    """The time and, where known, the type of a user's last event with an item; None without one.
+
+    Args:
+        warehouse: Where the table is.
+        user: The id, as `as_id` has it.
+        item: The id, as `as_id` has it.
+        until: The first instant that does not count.
+
+    Raises:
+        InputError: there is no table yet.
+    """
+    table = _open(warehouse, INTERACTIONS)
+    columns = [
+        name for name in (TIMESTAMP, EVENT_TYPE) if name in dataset_of(table).schema.names
+    ]  # version 0.1 knew no types
+    chosen = (ds.field(USER_ID) == user) & (ds.field(ITEM_ID) == item)
+    events = read_rows(table, columns, chosen & (ds.field(TIMESTAMP) < pa.scalar(until)))
+    if not len(events):
+        return None
+    (last,) = events.sort_by([(TIMESTAMP, "descending")]).slice(0, 1).to_pylist()
+    return last[TIMESTAMP], last.get(EVENT_TYPE)
+
+
 def _open(warehouse: Warehouse, name: str) -> "DeltaTable":
     uri = warehouse.table(name)
     table = open_table(uri)
@@ -133,18 +175,23 @@ def _open(warehouse: Warehouse, name: str) -> "DeltaTable":
 
 def _ids_of(users: Sequence[Id], table: "DeltaTable") -> pa.Array:
     columns = dataset_of(table).schema
-    return pa.array([_as_id(user, columns) for user in users], columns.field(USER_ID).type)
-
-
-def _as_id(user: Id, columns: pa.Schema) -> Id:
     kind = columns.field(USER_ID).type
+    return pa.array([as_id(user, kind, USER_ID) for user in users], kind)
+
+
+def as_id(given: Id, kind: pa.DataType, column: str) -> Id:
+    """An id of a user or an item as a table has it; text is read as a number where ids are numbers.
+
+    Raises:
+        InputError: it cannot be an id of this type.
+    """
     number = pa.types.is_integer(kind)
     try:
-        wanted: Id = int(user) if number else str(user)
+        wanted: Id = int(given) if number else str(given)
         pa.scalar(wanted, kind)
     except (ValueError, OverflowError):  # no number, one that is too large, or broken text
         expected = f"a number ({kind})" if number else "text"
-        raise InputError("no such user", USER_ID, expected, repr(user)) from None
+        raise InputError(f"no such {column[:-3]}", column, expected, repr(given)) from None
     return wanted
 
 
@@ -153,10 +200,14 @@ def _recommended(rows: list[dict[str, Any]]) -> Recommended:
     entries = first.get("recommendations")  # in the list layout
     if entries is None:
         entries = sorted(rows, key=lambda row: row["rank"])
+    because = tuple(entry.get(BECAUSE) for entry in entries)
+    # Entries of the list layout have a source only where they may differ in it.
     return Recommended(
         first[USER_ID],
         first[RUN_DATE],
         first["model_version"],
-        "popular" if first["source"] == "popular" else "model",
+        "popular" if first[SOURCE] == "popular" else "model",
         tuple((entry[ITEM_ID], entry[SCORE]) for entry in entries),
+        tuple(entry.get(SOURCE) or first[SOURCE] for entry in entries),
+        because if any(item is not None for item in because) else (),
     )

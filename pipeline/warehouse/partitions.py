@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.errors import PublishError, raised_as
-from pipeline.schema import RUN_DATE
+from pipeline.schema import OPTIONAL_COLUMNS, OPTIONAL_FIELDS, RUN_DATE
 from pipeline.storage.folders import storage_errors
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.tables import all_rows, dataset_of, open_table, replace, replace_run_date
@@ -88,7 +88,8 @@ def _spool(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
 def fit_columns(table: "DeltaTable", rows: pa.Schema, uri: str, remedy: str) -> None:
     """Check that a table has the columns of new rows, and widen its integers that are narrower.
 
-    Only the latter rewrites the table.
+    Only the latter rewrites the table. Columns and fields that not every run writes may be missing
+    on either side: `replace_run_date` adds them to the table, and null where the rows have none.
 
     Args:
         table: Becomes the new version.
@@ -100,20 +101,23 @@ def fit_columns(table: "DeltaTable", rows: pa.Schema, uri: str, remedy: str) -> 
         PublishError: it has others; nothing was changed.
     """
     there = dataset_of(table).schema
-    for expected, found in zip(there, rows, strict=False):
-        if expected.name == found.name and _kind(expected.type) == _kind(found.type):
+    required, given = _required(there), _required(rows)
+    for name in dict.fromkeys([*required, *given]):
+        expected, found = required.get(name), given.get(name)
+        if expected and found and _kind(expected) == _kind(found):
             continue
         raise PublishError(
             "the table has other columns than the new rows",
             uri,
-            expected=f"{expected.name}: {expected.type}",
-            found=f"{found.name}: {found.type}",
+            expected=f"{name}: {expected}" if expected else f"no column {name}",
+            found=f"{name}: {found}" if found else "no such column",
             remedy=remedy,
         )
     columns = pa.unify_schemas([there, rows], promote_options="permissive")
     # Ids that grew, as in `interactions`; narrower ones are widened as they are written.
-    if _widths(there) != _widths(columns):
-        replace(table, all_rows(table).cast(columns))
+    wide = pa.schema([columns.field(name) for name in there.names])
+    if not _widths(there).items() <= _widths(wide).items():
+        replace(table, all_rows(table).cast(wide))
 
 
 @contextmanager
@@ -150,5 +154,20 @@ def _kind(kind: pa.DataType) -> str:
     return re.sub(r"\bint\d+", "int", plain)
 
 
-def _widths(columns: pa.Schema) -> list[str]:
-    return re.findall(r"\bint\d+", str(columns.types))
+def _widths(columns: pa.Schema) -> dict[str, str]:
+    """The integer types of all columns and fields that have one, by name."""
+    text = "\n".join(f"{column.name}: {column.type}" for column in columns)
+    return dict(re.findall(r"(\w+): (?:list<\w+: )?(int\d+)", text))
+
+
+def _required(columns: pa.Schema) -> dict[str, pa.DataType]:
+    """The types of what every run writes: without optional columns, and fields of structs."""
+    found = {}
+    for column in columns:
+        kind = column.type
+        if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+            fields = [field for field in kind.value_type if field.name not in OPTIONAL_FIELDS]
+            kind = pa.list_(kind.value_field.with_type(pa.struct(fields)))
+        if column.name not in OPTIONAL_COLUMNS:
+            found[column.name] = kind
+    return found

@@ -249,6 +249,7 @@ def replace_run_date(
         ConflictError: another run wrote to it meanwhile; nothing was changed.
     """
     options |= {"mode": "overwrite", "predicate": f"{RUN_DATE} = '{run_date}'"}
+    options["schema_mode"] = "merge"  # columns and fields that not every run writes
     if transaction is not None:
         write(table, rows, transaction, **options)
     elif not isinstance(table, str):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner, Result
 
 from pipeline.bundles.bundle import Bundle
@@ -43,7 +44,7 @@ from tests.helpers.scoring_cases import (
     write_log,
     write_sequences,
 )
-from tests.helpers.stages import locations, read_champion, table_uri
+from tests.helpers.stages import ingest, locations, read_champion, table_uri
 
 skip_without_server()
 
@@ -447,6 +448,31 @@ def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> 
     assert export.is_intact(exported)
     store(f"{models.where}/{exported.model_version}").remove(DESCRIPTION)
     assert not export.is_intact(exported)  # so it is done again
+
+
+def test_logs_may_be_text_or_a_delta_table_in_a_store(bucket: str, tmp_path: Path) -> None:
+    folder = store(f"{bucket}/text")
+    folder.put_text("a.csv", "user_id,item_id,timestamp\n1,x,2026-07-01T10:00:00Z\n1,,\n")
+    folder.put_text("b.jsonl", '{"user_id": 2, "item_id": "x", "timestamp": 1782900000}\n')
+    with folder.filesystem.open_output_stream(folder.path("c.csv.gz"), compression="gzip") as file:
+        file.write(b"user_id,item_id,timestamp\n1,x,2026-07-01T10:00:00Z\n3,x,1782900000\n")
+    result = ingest(settings_of(f"{bucket}/1", tmp_path, folder.where), DAY)
+    counts = result.files, result.rows, result.added, result.duplicates, result.quarantined
+    assert counts == (3, 5, 3, 1, 1)
+
+    table = f"{bucket}/table"
+    settings = settings_of(f"{bucket}/2", tmp_path, table)
+    for added, user in ((2, [1, 2]), (1, [3])):
+        rows = pa.table(
+            {"user_id": user, "item_id": ["x"] * added, "timestamp": [1782900000] * added}
+        )
+        write_deltalake(table, rows, mode="append")
+        result = ingest(settings, DAY)
+        assert (result.files, result.rows, result.added) == (1, added, added)
+    DeltaTable(table).delete("user_id = 2")
+    result = ingest(settings, DAY)
+    assert (result.added, result.withdrawn) == (0, 1)
+    assert ingest(settings, DAY).files == 0
 
 
 def test_of_two_writers_at_once_one_gets_an_error(bucket: str, tmp_path: Path) -> None:

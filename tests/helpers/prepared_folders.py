@@ -44,28 +44,40 @@ def write_prepared(
     histories: Sequence[Sequence[int | str]],
     times: Sequence[Sequence[datetime]] | None = None,
     items: Sequence[int | str] | None = None,
+    kinds: Sequence[Sequence[str | None]] | None = None,
 ) -> Prepared:
-    """Users 0, 1, ... with these item ids, oldest first; without times all are of one noon."""
+    """Users 0, 1, ... with these item ids, oldest first; without times all are of one noon.
+
+    With `kinds`, every event has a type, or None.
+    """
     folder.mkdir(parents=True)
     times = times or [[NOON] * len(history) for history in histories]
     items = items or sorted({item for history in histories for item in history})
     kind = pa.array(items).type
     index = {item: place for place, item in enumerate(items, start=1)}
-    table = pa.table(
-        [
-            pa.array(range(len(histories)), pa.int64()),
-            pa.array(times, pa.list_(schema.TIME)),
-            pa.array([[index[item] for item in history] for history in histories]),
-        ],
-        schema.prepared_schema(pa.int64()),
-    )
+    columns = [
+        list(range(len(histories))),
+        times,
+        [[index[item] for item in history] for history in histories],
+    ]
+    if kinds is not None:
+        names = sorted({kind for row in kinds for kind in row if kind})
+        place = {kind: number for number, kind in enumerate([None, *names])}
+        columns.append([[place[kind] for kind in row] for row in kinds])
+        counts = [sum(row.count(name) for row in kinds) for name in names]
+        pq.write_table(
+            pa.table([names, counts], schema.EVENT_TYPES_SCHEMA), folder / schema.EVENT_TYPES_FILE
+        )
+    given = schema.prepared_schema(pa.int64(), event_types=kinds is not None)
+    arrays = [pa.array(each, kind) for each, kind in zip(columns, given.types, strict=True)]
+    table = pa.table(arrays, given)
     write_histories(folder, table, 5)
-    columns = schema.vocabulary_schema(kind)
+    of_items = schema.vocabulary_schema(kind)
     vocabulary = pa.table(
         [range(1, len(items) + 1), items, [1] * len(items), [NOON] * len(items)],
-        names=columns.names,
+        names=of_items.names,
     )
-    pq.write_table(vocabulary.cast(columns), folder / ITEMS_FILE)
+    pq.write_table(vocabulary.cast(of_items), folder / ITEMS_FILE)
     every = [time for row in times for time in row]
     values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
     values |= {

@@ -57,7 +57,14 @@ def prepare(
     settings: Settings, run_date: date, ingested: Ingested, earlier: Prepared | None = None
 ) -> Prepared:
     given = locations(settings, run_date)
-    return prepare_stage(ingested, settings.prepare, given, settings.time_zone, earlier)
+    return prepare_stage(
+        ingested,
+        settings.prepare,
+        given,
+        settings.time_zone,
+        earlier,
+        event_types=settings.logs.event_type is not None,
+    )
 
 
 def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:

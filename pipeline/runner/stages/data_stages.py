@@ -12,7 +12,7 @@ from pipeline.limits import log_failures
 from pipeline.logs.log_files import LogFile
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of, read_record
-from pipeline.schema import INTERACTIONS, VOCABULARY
+from pipeline.schema import EVENT_TYPES_FILE, INTERACTIONS, VOCABULARY
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.log_table import list_logs
@@ -82,19 +82,34 @@ class Prepare(Stage[Prepared]):
     limits: PrepareSettings
     locations: RunLocations
     time_zone: str
+    # Whether the types of events are written. `logs.event_type` enters the key of ingest.
+    event_types: bool = field(default=False, metadata=NOT_IN_KEY)
     anew: bool = field(default=False, metadata=NOT_IN_KEY)  # not from earlier histories
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Prepare":
         """See `Stage`."""
-        return cls(done[Ingest], settings.prepare, locations, settings.time_zone)
+        return cls(
+            done[Ingest],
+            settings.prepare,
+            locations,
+            settings.time_zone,
+            settings.logs.event_type is not None,
+        )
 
     def run(self) -> Prepared:
         """See `Stage`."""
         from pipeline.data.prepare import prepare
 
         earlier = None if self.anew else _newest_prepared(self.locations)
-        return prepare(self.ingested.result, self.limits, self.locations, self.time_zone, earlier)
+        return prepare(
+            self.ingested.result,
+            self.limits,
+            self.locations,
+            self.time_zone,
+            earlier,
+            event_types=self.event_types,
+        )
 
     def forced(self) -> "Prepare":
         """See `Stage`: everything is read again."""
@@ -103,6 +118,9 @@ class Prepare(Stage[Prepared]):
     def is_intact(self, result: Prepared) -> bool:
         """See `Stage`."""
         vocabulary = self.locations.warehouse.table(VOCABULARY)
+        has_types = (result.folder / EVENT_TYPES_FILE).exists()
+        if has_types != self.event_types:
+            return False
         try:
             same_files = prepared_hash(result.folder) == result.content_hash
         except FileNotFoundError:

@@ -22,7 +22,7 @@ from pipeline.config.sections import (
 )
 from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.evaluation.protocol import check_topk
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
@@ -91,6 +91,7 @@ class Train(Stage[Trained]):
                 settings.score,
                 retired_before,
                 settings.items.path,
+                RunDay(locations.run_date, settings.time_zone),
                 settings.users.path,
             )
 

@@ -16,7 +16,7 @@ from pipeline.bundles.registry import RegisteredModel, read_registry, register_c
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
@@ -53,6 +53,7 @@ class Score(Stage[Scored]):
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
     users_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -69,18 +70,21 @@ class Score(Stage[Scored]):
             locations,
             settings.items.path,
             settings.users.path,
+            settings.time_zone,
         )
 
     def run(self) -> Scored:
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
+        seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since),
+            PreparedHistories(prepared.folder, self.active_since, seen),
             Bundle.load(self.gated.result.bundle),
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,
+            time_zone=self.time_zone,
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
@@ -110,6 +114,8 @@ class Score(Stage[Scored]):
             del values["rules"]
         if not result.segments:
             del values["segments"]
+        if not result.absent_types:
+            del values["absent_types"]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -134,6 +140,7 @@ class Publish(Stage[Published]):
     locations: RunLocations
     items_table: str | None = field(metadata=NOT_IN_KEY)
     users_table: str | None = field(metadata=NOT_IN_KEY)
+    time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
 
@@ -151,6 +158,7 @@ class Publish(Stage[Published]):
             locations,
             settings.items.path,
             settings.users.path,
+            settings.time_zone,
         )
 
     def run(self) -> Published:
@@ -167,6 +175,7 @@ class Publish(Stage[Published]):
             self.retired_before,
             self.items_table,
             self.users_table,
+            RunDay(self.locations.run_date, self.time_zone),
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

@@ -17,7 +17,7 @@ DAY = date(2026, 7, 1)
 
 def test_ids_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     user, item = "[/x]:smile:", "[red]x[/]\\"
-    found = Recommended(user, DAY, "v1", "model", ((item, 0.5),))
+    found = Recommended(user, DAY, "v1", "model", ((item, 0.5),), ("model",))
     event = Event(item, datetime(2026, 6, 30, tzinfo=UTC))
     monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
     monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
@@ -33,14 +33,17 @@ def test_titles_are_printed_as_they_are(
     title = "[red]x[/]:smile:\\"
     table = tmp_path / "items.parquet"
     pq.write_table(pa.table({"item_id": ["a"], "title": [title]}), table)
-    found = Recommended("u", DAY, "v1", "model", (("a", 0.5), ("b", 0.4)))
+    rows, sources = (("a", 0.5), ("b", 0.4)), ("promoted", "model")
+    found = Recommended("u", DAY, "v1", "model", rows, sources, ("a", "b"))
     event = Event("a", datetime(2026, 6, 30, tzinfo=UTC))
     monkeypatch.setattr("flows.console.user.history_of", lambda *args: [event])
     monkeypatch.setattr("flows.console.user.recommended_to", lambda *args: [found])
     user = find_user(Settings(items={"path": table}), "u", None)
     print_user(user)
-    assert capsys.readouterr().out.count(title) == 2
+    out = capsys.readouterr().out
+    assert out.count(title) == 3
+    assert out.count("promoted") == out.count("because") == 1
     assert user_result(user)["recommended"]["items"] == [
-        {"item_id": "a", "title": title, "score": 0.5},
-        {"item_id": "b", "title": None, "score": 0.4},
+        {"item_id": "a", "title": title, "score": 0.5, "source": "promoted", "because": "a"},
+        {"item_id": "b", "title": None, "score": 0.4, "source": "model", "because": "b"},
     ]

@@ -94,12 +94,17 @@ def test_the_result_is_that_of_a_stable_sort(form: str, data: st.DataObject) -> 
         )
         width = data.draw(st.sampled_from([0, 1, 40]), label="E")
         exclude = random.integers(0, n_items, (len(users), width))
-        bias = data.draw(st.sampled_from(["none", "few", "many", "shifted", "all"]), label="bias")
+        bias = data.draw(
+            st.sampled_from(["none", "few", "many", "shifted", "mixed", "all"]), label="bias"
+        )
         item_bias = {
             "none": np.zeros(n_items),
             "few": np.where(random.random(n_items) < 0.05, -np.inf, 0),
             "many": np.where(random.random(n_items) < 0.98, -np.inf, 0),
             "shifted": random.integers(-9, 10, n_items),
+            "mixed": np.where(
+                random.random(n_items) < 0.3, -np.inf, random.integers(-9, 10, n_items)
+            ),
             "all": np.full(n_items, -np.inf),
         }[bias].astype(np.float32)
         index, score = run(users, k, exclude, item_bias)
@@ -129,20 +134,27 @@ def test_real_scores_come_in_their_order(form: str, k: int) -> None:
     assert all(len(set(row)) == k for row in index.tolist())
 
 
+@pytest.mark.parametrize("offsets", ["none", "cancelling", "large"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_order_is_that_of_the_scores_the_graph_computes(form: str) -> None:
+def test_the_order_is_that_of_the_scores_the_graph_computes(form: str, offsets: str) -> None:
     """Asked for everything it tells every score; the first of a stable sort are its answer."""
     random = np.random.default_rng(5)
     table = random.standard_normal((3000, 64), np.float32)
     table[1::3] = table[1]  # also where a matrix product might round one copy otherwise
     users = random.standard_normal((9, 64), np.float32)
+    bias = {
+        "none": np.zeros(len(table), np.float32),
+        "cancelling": -(table @ users[0]),  # the first user's scores are all close to zero
+        "large": random.choice(np.array([0, 1e3, 1e6, -1e6], np.float32), len(table)),
+    }[offsets]
+    bias[5::7] = bias[5]
     run = retrieval(table, form)
-    every_index, every_score = run(users, len(table))
+    every_index, every_score = run(users, len(table), bias=bias)
     scores = np.empty_like(every_score)
     np.put_along_axis(scores, every_index, every_score, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     for k in (1, 9, 200, len(table)):
-        index, score = run(users, k)
+        index, score = run(users, k, bias=bias)
         kept = order[:, : min(k, len(table) - 1)]  # PAD comes last, as an empty place
         np.testing.assert_array_equal(index[:, : len(table) - 1], kept)
         np.testing.assert_array_equal(

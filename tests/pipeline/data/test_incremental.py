@@ -35,18 +35,18 @@ from tests.helpers.stages import ingest, prepare, table_uri
 FIRST = date(2026, 6, 1)
 DAY = timedelta(days=1)
 
-Row = tuple[int, int, datetime]
+Row = tuple[int, int, datetime, str | None]
 
 
 def noon(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
 
 
-def settings_in(folder: Path, **sections: Any) -> Settings:
+def settings_in(folder: Path, event_type: str | None = None, **sections: Any) -> Settings:
     return Settings(
         warehouse=str(folder / "warehouse"),
         work_dir=folder / "work",
-        logs={"path": str(folder / "logs")},
+        logs={"path": str(folder / "logs"), "event_type": event_type},
         **sections,
     )
 
@@ -58,12 +58,21 @@ class Shop:
     settings: Settings
     random: Random
     ids: Callable[[int], Any] = int
+    kinds: tuple[str | None, ...] = ()  # types of events: of day n the first n + 1, and none later
     files: dict[str, list[Row]] = field(default_factory=dict)
 
     def rows(self, count: int, day: date, n_users: int = 12) -> list[Row]:
         draw = self.random.randrange
+        last = max(1, (day - FIRST).days + 1)
+        kinds = self.kinds[max(0, last - 3) : last] or (None,)
         return [
-            (draw(n_users), draw(9), noon(day) + timedelta(hours=draw(3))) for _ in range(count)
+            (
+                draw(n_users),
+                draw(9),
+                noon(day) + timedelta(hours=draw(3)),
+                kinds[draw(len(kinds))],
+            )
+            for _ in range(count)
         ]
 
     def change(self, day: date) -> None:
@@ -87,10 +96,11 @@ class Shop:
         for name, rows in self.files.items():
             if not rows:  # ingest passes over files without rows
                 rows = self.rows(1, FIRST)
-            users, items, times = zip(*rows, strict=True)
+            users, items, times, kinds = zip(*rows, strict=True)
             ids = [pa.array([self.ids(each) for each in column]) for column in (users, items)]
-            names = [schema.USER_ID, schema.ITEM_ID, schema.TIMESTAMP]
-            table = pa.table([*ids, pa.array(times, schema.TIME)], names)
+            names = [schema.USER_ID, schema.ITEM_ID, schema.TIMESTAMP, schema.EVENT_TYPE]
+            arrays = [*ids, pa.array(times, schema.TIME), pa.array(kinds, pa.string())]
+            table = pa.table(arrays, names)
             if not (folder / name).exists() or not pq.read_table(folder / name).equals(table):
                 pq.write_table(table, folder / name)
 
@@ -99,7 +109,7 @@ def from_the_beginning(settings: Settings, day: date, ingested: Ingested, beside
     """The same night without earlier histories, in a copy of the warehouse."""
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(settings.warehouse, beside / "warehouse")
-    return prepare(settings_in(beside), day, ingested)
+    return prepare(settings_in(beside, settings.logs.event_type), day, ingested)
 
 
 def check_same(found: Prepared, expected: Prepared) -> None:
@@ -118,9 +128,15 @@ def never_anew(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(pipeline.data.prepare, "_write_all", fails)
 
 
-def replay(folder: Path, seed: int, ids: Callable[[int], Any], nights: int) -> None:
-    settings = settings_in(folder)
-    shop = Shop(settings, Random(seed), ids)
+def replay(
+    folder: Path,
+    seed: int,
+    ids: Callable[[int], Any],
+    nights: int,
+    kinds: tuple[str | None, ...] = (),
+) -> None:
+    settings = settings_in(folder, "event_type" if kinds else None)
+    shop = Shop(settings, Random(seed), ids, kinds)
     earlier = None
     for number in range(nights):
         day = FIRST + number * DAY
@@ -132,6 +148,7 @@ def replay(folder: Path, seed: int, ids: Callable[[int], Any], nights: int) -> N
                 patch.setattr(pipeline.data.prepare, "_write_all", None)
             earlier = prepare(settings, day, ingested, earlier)
         check_same(earlier, expected)
+        assert (earlier.folder / "event_types.parquet").exists() == bool(kinds)
 
 
 @pytest.mark.parametrize("ids", [int, "user-{}".format], ids=["integers", "strings"])
@@ -142,10 +159,22 @@ def test_every_night_of_a_replay_is_that_of_a_prepare_from_the_beginning(
     replay(tmp_path, 10, ids, nights=4)
 
 
+# In another order than that of their names, so that indices move as types come and go.
+KINDS = ("view", "buy", None, "add", "zoom", "cart", "like", "wish")
+
+
+def test_types_of_events_come_and_go_as_in_a_prepare_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.data.sequence_files, "_BATCH_EVENTS", 5)
+    replay(tmp_path, 10, int, nights=4, kinds=KINDS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_every_night_of_many_replays(tmp_path: Path, seed: int) -> None:
-    replay(tmp_path, seed, int if seed % 2 else "user-{}".format, nights=8)
+    ids = int if seed % 2 else "user-{}".format
+    replay(tmp_path, seed, ids, nights=8, kinds=KINDS if seed % 3 else ())
 
 
 def two_nights(tmp_path: Path) -> tuple[Shop, Prepared, Ingested]:
@@ -203,12 +232,16 @@ def test_users_and_items_whose_events_all_went(
     tmp_path: Path, never_anew: Callable[[], None]
 ) -> None:
     shop = Shop(settings_in(tmp_path), Random(0))
-    shop.files["a.parquet"] = [(1, 5, noon(FIRST)), (2, 6, noon(FIRST)), (3, 5, noon(FIRST))]
-    shop.files["b.parquet"] = [(4, 7, noon(FIRST) - DAY), (1, 5, noon(FIRST) - DAY)]
+    shop.files["a.parquet"] = [
+        (user, item, noon(FIRST), None) for user, item in ((1, 5), (2, 6), (3, 5))
+    ]
+    shop.files["b.parquet"] = [
+        (user, item, noon(FIRST) - DAY, None) for user, item in ((4, 7), (1, 5))
+    ]
     shop.write()
     earlier = prepare(shop.settings, FIRST, ingest(shop.settings, FIRST))
-    shop.files["a.parquet"] = [(1, 6, noon(FIRST) - 2 * DAY)]
-    shop.files["b.parquet"] = [(1, 5, noon(FIRST) - DAY)]
+    shop.files["a.parquet"] = [(1, 6, noon(FIRST) - 2 * DAY, None)]
+    shop.files["b.parquet"] = [(1, 5, noon(FIRST) - DAY, None)]
     shop.write()
     ingested = ingest(shop.settings, FIRST)
     expected = from_the_beginning(shop.settings, FIRST, ingested, tmp_path / "beside")

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.data.merge_histories import BucketHistories, Events
 
-# A user, a time and an item.
+# A user, a time and an item. The type of an event follows from all three.
 Event = tuple[int, int, int]
 events = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5), st.integers(1, 9)), max_size=30)
 
 
-def histories_of(ordered: list[Event], kind: pa.DataType) -> BucketHistories:
+def histories_of(ordered: list[Event], kind: pa.DataType, has_types: bool) -> BucketHistories:
     users = list(dict.fromkeys(user for user, _, _ in ordered))
     counts = [sum(user == each for each, _, _ in ordered) for user in users]
     return BucketHistories(
@@ -25,15 +25,21 @@ def histories_of(ordered: list[Event], kind: pa.DataType) -> BucketHistories:
         np.cumsum([0, *counts]),
         np.array([time for _, time, _ in ordered], np.int64),
         np.array([item for _, _, item in ordered], np.int32),
+        np.array(list(map(kind_of, ordered)), np.int32) if has_types else None,
     )
 
 
-def events_of(ordered: list[Event], kind: pa.DataType) -> Events:
+def events_of(ordered: list[Event], kind: pa.DataType, has_types: bool) -> Events:
     return Events(
         pa.array([as_id(user, kind) for user, _, _ in ordered], kind),
         np.array([time for _, time, _ in ordered], np.int64),
         np.array([item for _, _, item in ordered], np.int32),
+        np.array(list(map(kind_of, ordered)), np.int32) if has_types else None,
     )
+
+
+def kind_of(event: Event) -> int:
+    return sum(event) % 4
 
 
 def as_id(user: int, kind: pa.DataType) -> Any:
@@ -41,10 +47,19 @@ def as_id(user: int, kind: pa.DataType) -> Any:
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.large_string()], ids=str)
-@given(old=events, new=events, gone=st.sets(st.tuples(st.integers(0, 6), st.integers(0, 5))))
+@given(
+    old=events,
+    new=events,
+    gone=st.sets(st.tuples(st.integers(0, 6), st.integers(0, 5))),
+    has_types=st.booleans(),
+)
 @tuned(deadline=None, max_examples=60)
 def test_merging_is_sorting_them_together(
-    kind: pa.DataType, old: list[Event], new: list[Event], gone: set[tuple[int, int]]
+    kind: pa.DataType,
+    old: list[Event],
+    new: list[Event],
+    gone: set[tuple[int, int]],
+    has_types: bool,
 ) -> None:
     def by_user_and_time(each: list[Event]) -> list[Event]:
         return sorted(each, key=lambda event: event[:2])
@@ -56,8 +71,8 @@ def test_merging_is_sorting_them_together(
     expected = defaultdict(list)
     for user, time, item in by_user_and_time([*stay, *new]):
         expected[user].append((time, item))
-    before = histories_of(old, kind)
-    merged = before.merged(events_of(new, kind), is_gone)
+    before = histories_of(old, kind, has_types)
+    merged = before.merged(events_of(new, kind, has_types), is_gone)
     found = [
         (row["user_id"], [t.timestamp() * 1e6 for t in row["timestamps"]], row["item_index"])
         for row in merged.rows().to_pylist()
@@ -65,3 +80,10 @@ def test_merging_is_sorting_them_together(
     assert [(user, list(zip(times, items, strict=True))) for user, times, items in found] == [
         (as_id(user, kind), expected[user]) for user in sorted(expected)
     ]
+    types = [row.get("event_type_index") for row in merged.rows().to_pylist()]
+    if has_types:
+        assert types == [
+            [kind_of((user, *event)) for event in expected[user]] for user in sorted(expected)
+        ]
+    else:
+        assert not any(types)

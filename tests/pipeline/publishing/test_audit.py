@@ -38,13 +38,21 @@ def item(index: int) -> str:
     return f"item{index}"
 
 
-def histories(each: list[list[int]], batch: int) -> Iterator[UserHistories]:
+def is_seen(item: int) -> bool:
+    """Of the events that do not all count as seen, in `histories`."""
+    return item % 2 == 1
+
+
+def histories(
+    each: list[list[int]], batch: int, *, some_seen: bool = False
+) -> Iterator[UserHistories]:
     for begin in range(0, len(each), batch):
         some = each[begin : begin + batch]
         yield UserHistories(
             pa.array(range(begin, begin + len(some)), pa.int64()),
             np.array([item for own in some for item in own], np.int64),
             np.array([0, *accumulate(map(len, some))], np.int64),
+            np.array([is_seen(item) for own in some for item in own], bool) if some_seen else None,
         )
 
 
@@ -86,7 +94,7 @@ def brute_force(
 @pytest.mark.parametrize("layout", ["long", "list"])
 @given(
     users=users, batch=st.integers(1, 5), size=st.integers(1, 5), exclude_seen=st.booleans(),
-    shift=st.integers(0, 1),
+    shift=st.integers(0, 1), some_seen=st.booleans(),
 )  # fmt: skip
 @tuned(deadline=None, max_examples=25)
 def test_it_counts_what_brute_force_finds(
@@ -96,11 +104,13 @@ def test_it_counts_what_brute_force_finds(
     size: int,
     exclude_seen: bool,
     shift: int,
+    some_seen: bool,
 ) -> None:
     owned = [own for own, _ in users]
+    seen = [[item for item in own if is_seen(item) or not some_seen] for own in owned]
     rules = rules_of(TOP_K, exclude_seen=exclude_seen)
     lists = []
-    for place, (own, found) in enumerate(users):
+    for place, (own, (_, found)) in enumerate(zip(seen, users, strict=True)):
         eligible = ELIGIBLE[int(place in (1, 4))]
         left = set(np.flatnonzero(eligible)) - (set(own) if exclude_seen else set())
         if layout == "long" and (not left or not found):  # a user has rows where there are items
@@ -113,9 +123,9 @@ def test_it_counts_what_brute_force_finds(
     with TemporaryDirectory() as folder:
         write_parts(Path(folder) / "parts", lists, layout, size)
         given = open_parts(str(Path(folder) / "parts"))
-        found_there = audit(given, histories(owned, batch), rules)
+        found_there = audit(given, histories(owned, batch, some_seen=some_seen), rules)
     counts = {**vars(found_there), "recommended": np.flatnonzero(found_there.recommended).tolist()}
-    assert counts == brute_force(lists, owned, exclude_seen=exclude_seen)
+    assert counts == brute_force(lists, seen, exclude_seen=exclude_seen)
 
 
 @pytest.mark.parametrize("layout", ["long", "list"])

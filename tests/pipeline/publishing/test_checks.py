@@ -13,6 +13,7 @@ import pytest
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import PublishError, TableCheckError
 from pipeline.publishing import checks as checking
 from pipeline.publishing.checks import Served, check_tables
@@ -62,7 +63,9 @@ def locations(tmp_path: Path) -> RunLocations:
 def score(served: Served, folder: Path, patch: pytest.MonkeyPatch) -> Scored:
     patch.setattr("pipeline.scoring.scorer.PART_USERS", 8)
     return score_histories(
-        PreparedHistories(served.prepared.folder, served.active_since),
+        PreparedHistories(
+            served.prepared.folder, served.active_since, served.score.seen_on(served.run_day)
+        ),
         Bundle.load(served.bundle),
         folder,
         served.score,
@@ -106,6 +109,7 @@ def values(checks: Sequence[Check]) -> dict[str, float | None]:
         {"top_k": 38, "deny": None},
         {"allow": "few"},
         {"active_within_days": 3},
+        {"exclude_seen": "3 days"},
     ],
 )
 def test_what_scoring_writes_passes(
@@ -120,13 +124,17 @@ def test_what_scoring_writes_passes(
         (tmp_path / "few.txt").write_text("item5\nitem6\nitem7\nitem39\n")
     settings = ScoreSettings(**(served.score.model_dump() | change))
     since = NOON - timedelta(days=3) if settings.active_within_days else None
-    given = replace(served, score=settings, active_since=since)
+    day = RunDay(NOON.date(), "UTC")
+    given = replace(served, score=settings, active_since=since, run_day=day)
     scored = score(given, tmp_path / "parts", monkeypatch)
     found = check_tables(scored, given, CheckSettings(), locations)
     assert outcomes(found) == {}
     assert values(found)["fallback"] == scored.n_fallback / scored.n_users > 0
     assert values(found)["short_lists"] == scored.n_short / scored.n_users
     assert scored.n_users == (USERS - 1 if since else USERS)
+    if settings.seen_rule:  # by the rule that all is seen, the lists are wrong
+        with pytest.raises(TableCheckError, match="items that their user has seen"):
+            check_tables(scored, replace(given, score=served.score), CheckSettings(), locations)
 
 
 def changed(lists: Lists, place: int, **parts: Any) -> Lists:

@@ -226,6 +226,57 @@ def test_ids_of_another_width_are_published(
     assert rows_of(table, DAY) == earlier
 
 
+def with_reasons(folder: Path, schema: pa.Schema) -> None:
+    """Rewrite parts as a run with `because` and promotions writes them."""
+    manifest = read_without_checksum(folder)
+    for name in manifest["parts"]:
+        rows = pq.read_table(folder / name).to_pylist()
+        for row in rows:
+            for entry in row.get("recommendations", [row]):
+                entry |= {"because": "b", "source": "promoted"}
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / name)
+        manifest["parts"][name]["content_hash"] = content_hash(folder / name)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("layout", ["long", "list"])
+def test_runs_with_because_and_without_follow_each_other(
+    settings: Settings, tmp_path: Path, layout: str, first: bool
+) -> None:
+    ids = pa.int64(), pa.string()
+    plain, full = LONG, recommendations_schema(*ids, because=True)
+    if layout == "list":
+        plain, full = LISTS, recommendation_lists_schema(*ids, sources=True, because=True)
+    days = [DAY, NEXT, date(2026, 7, 3), date(2026, 7, 4)]
+    for place, day in enumerate(days):
+        parts = scored(tmp_path / str(day), day, schema=plain)
+        if (place % 2 == 0) == first:
+            with_reasons(tmp_path / str(day), full)
+        published = publish(settings, day, parts)
+        assert publish(settings, day, parts) == published
+    columns = DeltaTable(published.table).to_pyarrow_dataset().schema
+    assert set(columns.names) == set(full.names)
+    user = 2
+    for place, day in enumerate(days):
+        (found,) = recommended_to(Warehouse(settings.warehouse), [user], day)
+        assert len(found.items) == 2
+        if (place % 2 == 0) == first:
+            assert (found.sources, found.because) == (("promoted",) * 2, ("b",) * 2)
+        else:
+            source = "popular" if layout == "list" else "model"
+            assert (found.sources, found.because) == ((source,) * 2, ())
+
+
+def test_other_columns_are_still_refused(settings: Settings, tmp_path: Path) -> None:
+    table = publish(settings, DAY, scored(tmp_path / "parts")).table
+    parts = scored(tmp_path / "more", NEXT)
+    with_reasons(tmp_path / "more", LONG.append(pa.field("weight", pa.int64())))
+    with pytest.raises(PublishError, match="other columns"):
+        publish(settings, NEXT, parts)
+    assert len(rows_of(table)) == 16
+
+
 def scored_again(folder: Path) -> Scored:
     """What `scored` returned for parts that are there."""
     counts = json.loads((folder / MANIFEST).read_text())["parts"]["part-00000.parquet"]

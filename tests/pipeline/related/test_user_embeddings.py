@@ -129,6 +129,22 @@ def test_an_audience_is_the_sort_of_all_users(
     assert done[-1] == 250
 
 
+def test_only_what_counts_as_seen_leaves_a_user_out(tiny_bundle: Bundle) -> None:
+    lists = random_lists(60, 4)
+    histories = as_histories(lists)
+    seen = np.random.default_rng(0).random(len(histories.items)) < 0.5
+    users = encoder_of(tiny_bundle).parts([replace(histories, is_seen=seen)])
+    found = find_audience(users, item_vectors(tiny_bundle), np.array([7]), 60, exclude_seen=True)
+    bounds = zip(histories.offsets[:-1], histories.offsets[1:], strict=True)
+    expected = {
+        user
+        for user, (a, b) in enumerate(bounds)
+        if a < b and 7 not in histories.items[a:b][seen[a:b]]
+    }
+    assert {*found.position[found.position >= 0].tolist()} == expected
+    assert any(7 in lists[user] for user in expected)
+
+
 def test_nobody_may_be_left(tiny_bundle: Bundle) -> None:
     histories = UserHistories(
         pa.array([], pa.int64()), np.zeros(0, np.int64), np.zeros(1, np.int64)

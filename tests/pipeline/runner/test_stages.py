@@ -129,6 +129,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.max_per": ({"popularity": 2}, SCORE),
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.segment": ([{"name": "some", "users": "ids.txt"}], SCORE),
+    "score.offset": ("popularity", SCORE),
+    "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
@@ -291,6 +294,7 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     values = to_jsonable_python(scored)
     assert values.pop("rules") is None
     assert values.pop("segments") == []
+    assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
     ruled = replace(scored, rules=RuleCounts(1, 0, 0))
     assert given.output_key(ruled) != given.output_key(scored)

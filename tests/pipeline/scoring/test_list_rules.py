@@ -1,6 +1,7 @@
-"""Scoring with caps and promotions gives the lists of a plain loop over all items."""
+"""Scoring with caps, promotions and offsets gives the lists of a plain loop over all items."""
 
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
+from pipeline.dates import RunDay
 from pipeline.errors import BundleError, ConfigError
 from pipeline.scoring import list_scorer
+from pipeline.scoring.run import _resume_key
 from tests.helpers.scoring_cases import (
     brute_force,
     events,
@@ -27,15 +30,46 @@ from tests.helpers.scoring_cases import (
 
 ITEMS = [f"item{index}" for index in range(1, 41)]
 HISTORIES = {**random_histories(40, seed=5), "nobody": ["item77"]}
+# Of 1, 2 or 4 items each: means of embeddings of whole numbers are exact.
+WHOLE = {
+    f"user{user:03}": [
+        f"item{item}"
+        for item in np.random.default_rng(user).integers(1, 41, 2 ** int(user % 3)).tolist()
+    ]
+    for user in range(40)
+} | {"nobody": ["item77"]}
+END = datetime(2026, 11, 21, tzinfo=UTC)  # of the run date
+FRESHNESS = {"weight": 2.0, "half_life_days": 7.0}
 Values = dict[str, Any]
 
 
 def attributes(seed: int) -> pa.Table:
-    """Categories, of which one has a third of the items, prices, and nulls in both."""
+    """Categories, of which one has a third of the items, and others; nulls in all of them."""
     random = np.random.default_rng(seed)
     category = [None if x > 6 else "ABCDEEE"[x] for x in random.integers(0, 8, len(ITEMS))]
     price = [None if x > 90 else int(x) for x in random.integers(1, 100, len(ITEMS))]
-    return pa.table({"item_id": ITEMS, "category": category, "price": price})
+    bonus = [None if x > 9 else int(x) / 4 for x in random.integers(-9, 13, len(ITEMS))]
+    days = [None if x > 5 else 7 * int(x) for x in random.integers(-1, 8, len(ITEMS))]
+    created = [None if x is None else END - timedelta(days=x) for x in days]
+    times = pa.array(created, pa.timestamp("us", tz="UTC"))
+    return pa.table(
+        {
+            "item_id": ITEMS,
+            "category": category,
+            "price": price,
+            "bonus": bonus,
+            "created_at": times,
+        }
+    )
+
+
+def added_by_hand(row: Values, given: Values) -> float:
+    """What the settings add to an item's scores."""
+    offset = row["bonus"] if given["offset"] and row["bonus"] is not None else 0.0
+    if not given["freshness"] or row["created_at"] is None:
+        return offset
+    age = max(0.0, (END - row["created_at"]) / timedelta(days=1))
+    return offset + FRESHNESS["weight"] * 0.5 ** (age / FRESHNESS["half_life_days"])
 
 
 def by_hand(
@@ -51,6 +85,9 @@ def by_hand(
 
     allowed = {item for item in ITEMS if fulfils(item, given["below"])}
     ranked = brute_force(bundle, history, 40, given["exclude_seen"], allowed)
+    if any(item in known for item in history):  # others have the popular ones
+        ranked = [(item, score + added_by_hand(known[item], given)) for item, score in ranked]
+        ranked.sort(key=lambda pair: (-pair[1], int(pair[0].removeprefix("item"))))
     places: dict[int, tuple[str, float]] = {}
 
     def fits(item: str) -> bool:
@@ -78,11 +115,31 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("log") / "events.parquet", events(HISTORIES))
 
 
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "events.parquet", events(WHOLE))
+
+
+@pytest.fixture(scope="module")
+def whole_bundle(
+    make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """Embeddings of small whole numbers: many scores are equal, and all are exact."""
+    embedding = np.random.default_rng(7).integers(-2, 3, (41, 3)).astype(np.float32)
+    embedding[0] = 0
+    popularity = [*(index // 4 for index in range(41, 3, -1)), 0, 0]
+    folder = tmp_path_factory.mktemp("bundles") / "whole"
+    return make_bundle(folder, popularity=popularity, embedding=embedding)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_rules_together_give_the_lists_of_a_plain_loop(
-    tiny_bundle: Bundle, log: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+    tiny_bundle: Bundle, whole_bundle: Bundle, log: Path, whole_log: Path,
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject,
+) -> None:  # fmt: skip
+    is_whole = data.draw(st.booleans(), label="whole numbers")
+    bundle, histories = (whole_bundle, WHOLE) if is_whole else (tiny_bundle, HISTORIES)
     folder = tmp_path_factory.mktemp("rules")
     table = attributes(data.draw(st.integers(0, 9), label="attributes"))
     pq.write_table(table, folder / "items.parquet")
@@ -103,10 +160,12 @@ def test_any_rules_together_give_the_lists_of_a_plain_loop(
             for each in promised
             if each
         ],
+        "offset": data.draw(st.booleans(), label="offset"),
+        "freshness": data.draw(st.booleans(), label="freshness"),
     }
     run(
-        log,
-        tiny_bundle,
+        whole_log if is_whole else log,
+        bundle,
         folder / "out",
         items_table=str(folder / "items.parquet"),
         top_k=top_k,
@@ -116,10 +175,12 @@ def test_any_rules_together_give_the_lists_of_a_plain_loop(
         promotion=[
             {"where": f"price < {below}", "slots": each} for below, each in rules["promotions"]
         ],
+        offset="bonus" if rules["offset"] else None,
+        freshness=FRESHNESS if rules["freshness"] else None,
     )
     found = rows(folder / "out")
-    for user, history in HISTORIES.items():
-        expected = by_hand(tiny_bundle, history, table, rules)
+    for user, history in histories.items():
+        expected = by_hand(bundle, history, table, rules)
         mine = found.get(user, [])
         assert [item for item, _ in mine] == [item for item, _ in expected], user
         np.testing.assert_allclose(
@@ -146,6 +207,15 @@ def test_slots_are_marked_and_ranks_have_no_gaps(
         log, tiny_bundle, tmp_path / "list", items_table=items_table, promotion=promotion,
         layout="list",
     ).n_rows == len(HISTORIES)  # fmt: skip
+    entries = [
+        {**row, **entry, "rank": rank}
+        for row in pq.read_table(tmp_path / "list").to_pylist()
+        for rank, entry in enumerate(row.pop("recommendations"), start=1)
+    ]
+    same = ["user_id", "rank", "item_id", "score", "source"]
+    assert pa.Table.from_pylist(
+        entries, pq.read_schema(tmp_path / "out/part-00000.parquet")
+    ).select(same) == pq.read_table(tmp_path / "out", columns=same)
 
 
 def test_users_whose_candidates_do_not_suffice_get_more(
@@ -200,19 +270,69 @@ def test_a_bundle_of_an_earlier_version_is_capped_but_cannot_promote(
             "slot 2 is promised twice",
         ),
         ({"promotion": [{"where": "colour = 'red'", "slots": [1]}]}, "promotion.*colour"),
+        ({"offset": "colour"}, "score.offset: the items table has no column colour.*price"),
+        ({"offset": "category"}, "score.offset: the column category holds no numbers.*string"),
+        ({"offset": "weight"}, "score.offset: .* finite.*inf for item 'item2', and 2 more"),
+        ({"freshness": {"weight": 1}}, "freshness.half_life_days"),
+        ({"freshness": {"weight": 0, "half_life_days": 3}}, "freshness.weight"),
+        ({"freshness": FRESHNESS, "items_table": None}, "score.freshness: .* no column created_at"),
+        ({"freshness": FRESHNESS, "items_table": "text"}, "freshness: .* holds no times.*string"),
     ],
 )
 def test_rules_that_cannot_be_are_one_clear_line(
     tiny_bundle: Bundle, log: Path, items_table: str, tmp_path: Path, changes: Values, message: str
 ) -> None:
+    table = pq.read_table(items_table)
+    table = table.append_column("weight", pa.array([1.0, np.inf, np.nan, 1e300] * 10))
+    pq.write_table(table.slice(0, 4), items_table)
+    text = table["created_at"].cast(pa.string())
+    pq.write_table(
+        table.set_column(table.column_names.index("created_at"), "created_at", text),
+        tmp_path / "text.parquet",
+    )
+    given = {"items_table": items_table, **changes}
+    if given["items_table"] == "text":
+        given["items_table"] = str(tmp_path / "text.parquet")
     with pytest.raises(ConfigError, match=message) as raised:
-        run(log, tiny_bundle, tmp_path / "out", items_table=items_table, **changes)
+        run(log, tiny_bundle, tmp_path / "out", **given)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_of_earlier_versions_stay_as_they_were() -> None:
-    assert not {"max_per", "promotion", "where"} & ScoreSettings().result_settings().keys()
+    rules = {"max_per", "promotion", "where", "offset", "freshness"}
+    assert not rules & ScoreSettings().result_settings().keys()
     changed = ScoreSettings(max_per={"category": 2}, promotion=[{"where": "true", "slots": [1]}])
     assert changed.result_settings()["max_per"] == {"category": 2}
     assert changed.result_settings()["promotion"] == [{"where": "true", "slots": [1]}]
+
+
+def test_freshness_counts_to_the_end_of_the_run_date_in_its_time_zone(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A day created at midnight there is a whole day old in every zone; resuming knows the zone."""
+    logs = write_log(tmp_path / "logs" / "a.parquet", events({"one": ["item1"]}))
+    table = str(tmp_path / "items.parquet")
+    pq.write_table(pa.table({"item_id": ["item2"], "created_at": [date(2026, 11, 20)]}), table)
+    found = {}
+    for zone in ("UTC", "America/New_York", "Asia/Tokyo"):
+        options: Values = {"items_table": table, "time_zone": zone, "top_k": 38}
+        freshness = {"weight": 8.0, "half_life_days": 1.0}
+        run(logs, tiny_bundle, tmp_path / zone, **options)
+        without = dict(rows(tmp_path / zone)["one"])
+        run(logs, tiny_bundle, tmp_path / zone, overwrite=True, freshness=freshness, **options)
+        found[zone] = dict(rows(tmp_path / zone)["one"])
+        assert found[zone]["item2"] == pytest.approx(without["item2"] + 4)
+        assert found[zone]["item3"] == without["item3"]
+
+
+def test_a_resumed_run_goes_by_the_same_end_of_the_run_date(
+    tiny_bundle: Bundle,
+) -> None:
+    def key(zone: str, **settings: Any) -> Values:
+        day = RunDay(date(2026, 11, 20), zone)
+        return _resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
+
+    boosted = {"freshness": FRESHNESS}
+    assert key("UTC", **boosted) != key("Asia/Tokyo", **boosted)
+    assert key("UTC") == key("Asia/Tokyo")

@@ -63,6 +63,7 @@ def test_they_are_what_the_checked_reader_gives(
             time_zone="UTC",
             users=None,
             active_within_days=days,
+            seen_rule=None,
             skip_bad_files=False,
             resources=ResourceSettings(threads=1),
         )

@@ -1,0 +1,284 @@
+"""`fearec recommend USER --explain ITEM`: why an item is in a user's list, or is not.
+
+The answer is computed again, for one user, from what the run left: its model, its prepared
+histories, and the settings in the manifest of its scored parts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.score_section import ScoreSettings
+from pipeline.config.settings import Settings
+from pipeline.dates import RunDay, days_before, run_end
+from pipeline.errors import InputError, ResumeError
+from pipeline.results import Explained, Reason
+from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import segment_file_hashes, user_segments
+from pipeline.runner.failures import storage_failures
+from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
+from pipeline.schema import ITEM_ID, USER_ID
+from pipeline.scoring.batches import distinct_items
+from pipeline.scoring.eligibility import eligible_items, item_file_hashes
+from pipeline.scoring.item_rules import (
+    ALLOW,
+    DENY,
+    RETIRED,
+    UNTRAINED,
+    WHERE,
+    LeftOutItems,
+    left_out_items,
+)
+from pipeline.scoring.manifest import Manifest, read_manifest
+from pipeline.scoring.placement import Placement, place_item
+from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.scorer import open_scorer
+from pipeline.scoring.segment_scorer import SegmentScorer
+from pipeline.scoring.user_histories import UserHistories
+from pipeline.storage.folders import open_folder
+from pipeline.storage.prepared_folder import prepared_hash
+from pipeline.warehouse.lookup import Id, as_id, last_event_with, recommended_to
+
+
+def explain(
+    settings: Settings, user_id: str, item_id: str, run_date: date | None = None
+) -> Explained:
+    """Explain why an item is in a user's list of a run date, or is not.
+
+    Args:
+        settings: Whose warehouse and work folder; of `score` only `provider`, `batch_size` and
+            `threads` are used, the others are those of the run. The items table is `items.path`,
+            that of the users `users.path`.
+        user_id: As in the logs.
+        item_id: As in the logs.
+        run_date: Default the newest that a model serves.
+
+    Raises:
+        InputError: no model serves the run date, what its run left is not on this machine, or an
+            id is none.
+        BusyError: another run works on the run date.
+        FearecError: the model, the histories, the tables or the files of rules cannot be used.
+    """
+    with storage_failures(settings):
+        run = served_run(settings, run_date, None)
+        with run.prepared() as prepared:
+            manifest = _manifest(run)
+            user = as_id(user_id, prepared.user_type, USER_ID)
+            item = as_id(item_id, run.item_ids.type, ITEM_ID)
+            question = _Question(settings, run, prepared, _recorded(manifest, settings), user, item)
+            reasons = tuple(question.reasons())
+        changed = question.changed(manifest)
+    listed = any(reason.name == "listed" for reason in reasons)
+    day, version = run.locations.run_date, run.bundle.model_version
+    published = recommended_to(run.locations.warehouse, [user], day)
+    in_table = any(item == each for row in published for each, _ in row.items)
+    if listed != in_table:
+        has = "has" if in_table else "lacks"
+        changed += (f"the list of the table, which {has} the item",)
+    return Explained(user, item, day, version, listed, reasons, changed)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One user and one item.
+
+    Attributes:
+        settings: Of the command.
+        run: The run date, and its model.
+        prepared: Its histories, not yet read.
+        score: The settings of the run.
+        user: The user's id.
+        item: The item's id.
+    """
+
+    settings: Settings
+    run: ServedRun
+    prepared: PreparedRun
+    score: ScoreSettings
+    user: Id
+    item: Id
+
+    def reasons(self) -> Iterator[Reason]:
+        """All reasons."""
+        histories = _only(self.user, self.prepared.histories)
+        if histories is None:
+            text = "the user is unknown: no event up to this run date is theirs"
+            yield Reason("unknown_user", text, {})
+            return
+        since = self._days_before(self.score.active_within_days)
+        if since is not None and not self._is_active(since):
+            text = f"the user has no event since {_time(since)} (score.active_within_days ="
+            text += f" {self.score.active_within_days}), and so no list"
+            yield Reason("inactive_user", text, {"since": since})
+            return
+        item = pc.index(self.run.item_ids, pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
+        if item == 0:
+            text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
+            yield Reason("unknown", f"{text} no event with it", {})
+            return
+        items = PreparedHistories(self.prepared.folder, None).with_last_seen(self.run.items)
+        attributes = needed_attributes(items, self.score, self.settings.items.path)
+        retired_before = self._days_before(self.score.retire_after_days)
+        left_out = left_out_items(items, self.score, retired_before, attributes)
+        yield from self._of_rules(left_out, item, retired_before)
+        where = str(self.prepared.folder)
+        user_id = pa.array([self.user], self.prepared.user_type)
+        segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
+        number = int(segments.of(user_id)[0])
+        seen = self.score.exclude_seen and item in distinct_items(histories)[0]
+        if seen:
+            yield self._seen()
+        if seen or left_out.rules_of(item):
+            return
+        run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
+        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day)
+        score = self.score
+        if number:
+            segment = score.segment[number - 1]
+            if not eligibility.segments[number - 1].eligible[item]:
+                text = f"not true for it is where of the user's segment {segment.name!r}:"
+                yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})
+                return
+            if segment.promotion is not None:
+                score = score.model_copy(update={"promotion": segment.promotion})
+        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, segments)
+        if isinstance(scorer, SegmentScorer):
+            scorer = scorer.of_segment(number)
+        placement = place_item(scorer, histories, item)
+        column = None
+        if placement.caps and attributes is not None:
+            column = list(self.score.max_per)[placement.caps[0] - 1]
+            value = attributes.table[column][item - 1].as_py()
+            yield _capped(placement, column, value, self.score.max_per[column])
+        else:
+            yield _placed(placement, score)
+
+    def changed(self, manifest: Manifest) -> tuple[str, ...]:
+        """The inputs of the run that are no longer as they were."""
+        now = item_file_hashes(self.score, self.settings.items.path)
+        now |= segment_file_hashes(self.score, self.settings.users.path)
+        before = manifest.resume_key.inputs
+        changed = [path for path, content in now.items() if content not in before.values()]
+        if prepared_hash(self.prepared.folder) != before.get("prepared"):
+            changed.append("the prepared histories")
+        return tuple(changed)
+
+    def _days_before(self, days: int | None) -> datetime | None:
+        return days_before(self.run.locations.run_date, days, self.settings.time_zone)
+
+    def _is_active(self, since: datetime) -> bool:
+        source = PreparedHistories(self.prepared.folder, since)
+        with source.open(self.run.items, self.prepared.scratch) as opened:
+            return _only(self.user, opened.histories) is not None
+
+    def _of_rules(
+        self, left_out: LeftOutItems, item: int, retired_before: datetime | None
+    ) -> Iterator[Reason]:
+        texts = {
+            ALLOW: f"score.allow: {self.score.allow} does not list it",
+            DENY: f"score.deny: {self.score.deny} lists it",
+            WHERE: f"score.where is not true for it: {self.score.where}",
+        }
+        if retired_before is not None:
+            texts[RETIRED] = (
+                f"retired: no event with it since {_time(retired_before)}"
+                f" (score.retire_after_days = {self.score.retire_after_days})"
+            )
+        for rule in left_out.rules_of(item):
+            if rule == UNTRAINED:
+                text = f"model {self.run.bundle.model_version} knows the item, but was not trained"
+                yield Reason("unknown", f"{text} on any event with it", {})
+            else:
+                yield Reason("filtered", texts[rule], {"rule": rule})
+
+    def _seen(self) -> Reason:
+        end = run_end(self.run.locations.run_date, self.settings.time_zone)
+        last = last_event_with(self.run.locations.warehouse, self.user, self.item, end)
+        if last is None:  # its rows were withdrawn
+            return Reason("seen", "the user has seen it (score.exclude_seen)", {})
+        time, kind = last
+        of_type = f", an event of type {kind}" if kind else ""
+        text = f"the user has seen it, last on {_time(time)}{of_type} (score.exclude_seen)"
+        return Reason("seen", text, {"last": time, "event_type": kind})
+
+
+def _manifest(run: ServedRun) -> Manifest:
+    """The manifest of the run's scored parts.
+
+    Raises:
+        InputError: it is not on this machine, or is of a run with another model.
+    """
+    folder = open_folder(run.locations.parts)
+    try:
+        manifest = read_manifest(folder)
+    except (ResumeError, OSError):
+        manifest = None
+    if manifest is None or manifest.resume_key.model_version != run.bundle.model_version:
+        day = run.locations.run_date
+        raise InputError(
+            "the settings that the lists of this run date were made by are not on this machine",
+            folder.where,
+            found=f"those of model {manifest.resume_key.model_version}" if manifest else "none",
+            remedy=f"Run `fearec score --date {day}` here first, or give another --date.",
+        )
+    return manifest
+
+
+def _recorded(manifest: Manifest, settings: Settings) -> ScoreSettings:
+    """The settings of a run, but for those of this machine."""
+    recorded = manifest.resume_key.settings
+    values = {name: recorded[name] for name in ScoreSettings.model_fields if name in recorded}
+    here = {name: getattr(settings.score, name) for name in ("provider", "batch_size", "threads")}
+    return ScoreSettings(**{**values, **here, "accept_unknown_deny": True})
+
+
+def _only(user: Id, histories: Iterator[UserHistories]) -> UserHistories | None:
+    """The history of one user; None where there is none."""
+    for part in histories:
+        place = pc.index(part.user_id, pa.scalar(user, part.user_id.type)).as_py()
+        if place >= 0:
+            return part.slice(place, place + 1)
+    return None
+
+
+def _placed(found: Placement, score: ScoreSettings) -> Reason:
+    details = {
+        "rank": found.rank,
+        "n_ranked": found.n_ranked,
+        "score": found.score,
+        "place": found.place,
+        "promotion": found.promotion,
+        "n_listed": found.n_listed,
+        "last_score": found.last_score,
+    }
+    if found.rank is None:
+        return Reason("excluded", "this user may not get it", details)
+    if found.place is None:
+        text = f"outranked: {_ranked(found)}; the last of the {found.n_listed} listed items has"
+        return Reason("outranked", f"{text} {found.last_score:.4f}", details)
+    by = "popularity" if found.popular else "the model"
+    if found.promotion is not None:
+        where = score.promotion[found.promotion - 1].where
+        by = f"promotion {found.promotion} ({where})"
+    return Reason("listed", f"at place {found.place} by {by}: {_ranked(found)}", details)
+
+
+def _capped(found: Placement, column: str, value: object, most: int) -> Reason:
+    text = f"capped: the list has {most} items whose {column} is {value} before it"
+    text += f" (score.max_per); {_ranked(found)}"
+    details = {"column": column, "value": value, "most": most}
+    details |= {"rank": found.rank, "n_ranked": found.n_ranked, "score": found.score}
+    return Reason("capped", text, details)
+
+
+def _ranked(found: Placement) -> str:
+    by = "by popularity" if found.popular else "by the model"
+    rank = f"rank {found.rank:,} of {found.n_ranked:,} {by} among the items that the user may get"
+    return f"{rank}, with score {found.score:.4f}"
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S %Z}"

@@ -1,0 +1,100 @@
+"""Which items each rule of `[score]` leaves out for everybody."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.config.score_section import ScoreSettings
+from pipeline.errors import ConfigError
+from pipeline.logs.id_lists import as_known, read_ids
+from pipeline.rules.attributes import Attributes, item_attributes
+from pipeline.rules.conditions import items_that
+from pipeline.schema import ITEM_ID, TIME
+
+UNTRAINED = "untrained"
+RETIRED = "score.retire_after_days"
+ALLOW = "score.allow"
+DENY = "score.deny"
+WHERE = "score.where"
+
+
+@dataclass(frozen=True)
+class LeftOutItems:
+    """The items that may not be recommended, by the rule that leaves them out.
+
+    Attributes:
+        by_rule: (V-1,) masks in index order from 1, by the name of the rule.
+        n_unknown: The number of ids in the allow and deny files that the bundle does not know.
+    """
+
+    by_rule: Mapping[str, NDArray[np.bool_]]
+    n_unknown: int
+
+    @property
+    def eligible(self) -> NDArray[np.bool_]:
+        """(V-1,) which items no rule leaves out."""
+        return ~np.logical_or.reduce(list(self.by_rule.values()))
+
+    def alone(self, rule: str) -> int:
+        """The number of items that a rule leaves out and no other does."""
+        others = [mask for name, mask in self.by_rule.items() if name != rule]
+        return int(np.count_nonzero(self.by_rule[rule] & ~np.logical_or.reduce(others)))
+
+    def rules_of(self, item: int) -> list[str]:
+        """The rules that leave out the item of an index."""
+        return [name for name, mask in self.by_rule.items() if mask[item - 1]]
+
+
+def left_out_items(
+    items: pa.Table,
+    settings: ScoreSettings,
+    retired_before: datetime | None = None,
+    attributes: Attributes | None = None,
+) -> LeftOutItems:
+    """The items that were not trained on, are retired, or are left out by a file or a condition.
+
+    Args:
+        items: The bundle's items, V-1 rows in index order from 1.
+        settings: `allow`, `deny`, `accept_unknown_deny` and `where` are used.
+        retired_before: Items that were last seen before this instant are retired; None for none.
+        attributes: What is known of the items; by default the bundle's own columns.
+
+    Raises:
+        ConfigError: none of the denied items is known, or the condition cannot be used.
+        InputError: a file of ids cannot be read.
+        SchemaError: its ids are of another kind than the bundle's.
+    """
+    left_out = {UNTRAINED: items["popularity"].to_numpy() == 0}
+    if retired_before is not None:
+        seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
+        left_out[RETIRED] = ~seen.fill_null(False).to_numpy()
+    n_unknown = 0
+    ids = items[ITEM_ID]
+    for rule, path in ((ALLOW, settings.allow), (DENY, settings.deny)):
+        if path is None:
+            continue
+        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
+        n_unknown += known.null_count
+        if rule == DENY and not settings.accept_unknown_deny:
+            _check_deny_file(known, path)
+        left_out[rule] = pc.is_in(ids, value_set=known.drop_null()).to_numpy() == (rule == DENY)
+    if settings.where is not None:
+        attributes = attributes or item_attributes(items, None)
+        left_out[WHERE] = ~items_that(settings.where, attributes, WHERE)
+    return LeftOutItems(left_out, n_unknown)
+
+
+def _check_deny_file(known: pa.Array, path: str) -> None:
+    """Check that some denied id is known: otherwise it is another catalogue's list, or misread."""
+    if len(known) and known.null_count == len(known):
+        raise ConfigError(
+            "none of the ids in the deny file is an item of this model",
+            path,
+            found=f"{len(known)} other ids",
+            remedy="Check the file, or set score.accept_unknown_deny = true.",
+        )

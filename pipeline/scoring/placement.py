@@ -1,0 +1,137 @@
+"""Where an item that a user may get stands: among all such items, and in the user's list."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.rules.list_rules import ListRules
+from pipeline.schema import PAD
+from pipeline.scoring.list_scorer import ListScorer
+from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.user_histories import Integers, UserHistories
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an item stands for one user.
+
+    Attributes:
+        rank: Among all items that the user may get, from 1: by the model, or by popularity for
+            a user without a known item. Caps and promotions do not count. None where the user
+            may not get it.
+        n_ranked: The number of all these items.
+        score: The item's.
+        popular: Whether the ranking is by popularity.
+        place: In the list, from 1; None where it is not listed.
+        promotion: The number of the promotion that gave it a slot, from 1.
+        caps: The numbers of the caps that keep it out of the list, from 1.
+        n_listed: The length of the list.
+        last_score: Of the last item of the list; None for an empty one.
+    """
+
+    rank: int | None
+    n_ranked: int
+    score: float | None
+    popular: bool
+    place: int | None
+    promotion: int | None
+    caps: tuple[int, ...]
+    n_listed: int
+    last_score: float | None
+
+
+def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
+    """Find where an item stands for one user.
+
+    Args:
+        scorer: Of a run.
+        user: The history of one user.
+        item: The item's index.
+
+    Raises:
+        BundleError: a score is NaN or infinite.
+        ConfigError: the device fails.
+    """
+    scorer = replace(scorer, nearest=None)
+    ranked = _ranking(scorer)(user, _no_progress)
+    every = _row(ranked)
+    listed = scorer(user, _no_progress)
+    items = _row(listed)
+    rank, place = _position(every, item), _position(items, item)
+    promotion = None
+    if place is not None and listed.promoted[0, place - 1]:
+        promotion = _promotion(scorer, user, item)
+    return Placement(
+        rank,
+        len(every),
+        None if rank is None else float(ranked.score[0, rank - 1]),
+        bool(listed.popular[0]),
+        place,
+        promotion,
+        () if rank is None or place is not None else _caps(scorer, every, listed, item),
+        len(items),
+        float(listed.score[0, len(items) - 1]) if len(items) else None,
+    )
+
+
+def _ranking(scorer: ListScorer) -> ListScorer:
+    """The scorer of everything that a user may get, in the order of the scores."""
+    n_items = len(scorer.eligibility.item_bias) - 1
+    return replace(
+        scorer,
+        recommender=scorer.recommender.giving(n_items, embeddings=False),
+        eligibility=replace(scorer.eligibility, lists=ListRules((), ())),
+        promoted_tables=(),
+        top_k=n_items,
+    )
+
+
+def _promotion(scorer: ListScorer, user: UserHistories, item: int) -> int:
+    """The first promotion with which the item is promoted, if later ones are left out."""
+    rules = scorer.eligibility.lists
+    for number in range(1, len(rules.promotions)):
+        lists = replace(rules, promotions=rules.promotions[:number])
+        fewer = replace(
+            scorer,
+            eligibility=replace(scorer.eligibility, lists=lists),
+            promoted_tables=scorer.promoted_tables[:number],
+        )
+        ranked = fewer(user, _no_progress)
+        if ((ranked.item_index == item) & ranked.promoted).any():
+            return number
+    return len(rules.promotions)
+
+
+def _caps(scorer: ListScorer, every: Integers, listed: Ranked, item: int) -> tuple[int, ...]:
+    """The caps that the item met when its turn came; none if the list was full by then.
+
+    Its turn comes after the promoted items and after those that the ranking has before it.
+    """
+    items = _row(listed)
+    rank = np.full(len(scorer.eligibility.item_bias), len(every))
+    rank[every] = np.arange(len(every))
+    before = items[listed.promoted[0, : len(items)] | (rank[items] < rank[item])]
+    if len(before) == scorer.top_k:
+        return ()
+    caps = enumerate(scorer.eligibility.lists.caps, start=1)
+    return tuple(
+        number
+        for number, cap in caps
+        if cap.group[item] >= 0 and (cap.group[before] == cap.group[item]).sum() >= cap.most
+    )
+
+
+def _row(ranked: Ranked) -> Integers:
+    """The items of the only user."""
+    items = ranked.item_index[0]
+    return items[items != PAD]
+
+
+def _position(items: Integers, item: int) -> int | None:
+    """The place of an item from 1; None where it is absent."""
+    found = np.flatnonzero(items == item)
+    return int(found[0]) + 1 if len(found) else None
+
+
+def _no_progress(users: int) -> None:
+    """Nothing: there is one user."""
