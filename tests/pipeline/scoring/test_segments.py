@@ -14,8 +14,10 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
 from tests.helpers.scoring_cases import Killed, events, kill_after, rows, run, write_log
-from tests.pipeline.scoring.test_list_rules import HISTORIES, Values, attributes, by_hand
-from tests.pipeline.scoring.test_list_rules import log as log  # the fixture
+from tests.pipeline.scoring.test_list_rules import FRESHNESS, Values, attributes, by_hand
+from tests.pipeline.scoring.test_list_rules import WHOLE as HISTORIES
+from tests.pipeline.scoring.test_list_rules import whole_bundle as whole_bundle  # scores are exact
+from tests.pipeline.scoring.test_list_rules import whole_log as whole_log
 
 USERS = [*HISTORIES, "stranger"]
 TIERS = {user: ["gold", "silver", None][place % 3] for place, user in enumerate(USERS)}
@@ -68,13 +70,18 @@ def promotion(rules: Values) -> list[Values]:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
-    tiny_bundle: Bundle, log: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    whole_bundle: Bundle,
+    whole_log: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
 ) -> None:
     folder, seed = tmp_path_factory.mktemp("segments"), data.draw(st.integers(0, 9), label="seed")
     write_tables(folder, seed)
     common = {
         "exclude_seen": data.draw(st.booleans(), label="exclude_seen"),
         "max_per": data.draw(st.dictionaries(st.just("category"), st.integers(1, 3))),
+        "offset": data.draw(st.booleans(), label="offset"),
+        "freshness": data.draw(st.booleans(), label="freshness"),
     }
     plain = data.draw(list_rules(data.draw(st.integers(1, 12), label="top_k")), label="plain")
     by_user, segments = dict.fromkeys(HISTORIES, plain), []
@@ -114,15 +121,17 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         by_user |= {user: rules for user in first if user in HISTORIES}
         counts.append(SegmentCounts(f"segment {number}", len(first), len(first & {*HISTORIES})))
     result = run_in(
-        folder, log, tiny_bundle, **common, top_k=plain["top_k"], where=where(plain["below"]),
-        promotion=promotion(plain), segment=segments,
+        folder, whole_log, whole_bundle, exclude_seen=common["exclude_seen"],
+        max_per=common["max_per"], offset="bonus" if common["offset"] else None,
+        freshness=FRESHNESS if common["freshness"] else None, top_k=plain["top_k"],
+        where=where(plain["below"]), promotion=promotion(plain), segment=segments,
     )  # fmt: skip
     assert result.segments == tuple(counts)
     found = rows(folder / "out")
     short = 0
     for user, history in HISTORIES.items():
         rules = {**common, **by_user[user]}
-        expected = by_hand(tiny_bundle, history, attributes(seed), rules)
+        expected = by_hand(whole_bundle, history, attributes(seed), rules)
         mine = found.get(user, [])
         assert [item for item, _ in mine] == [item for item, _ in expected], user
         assert [score for _, score in mine] == pytest.approx(
@@ -132,14 +141,25 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
     assert result.n_short == short
 
 
+def test_a_segment_without_rules_changes_nothing(
+    whole_bundle: Bundle, whole_log: Path, folder: Path
+) -> None:
+    common = {"because": True, "exclude_seen": "18 days", "promotion": PROMOTION}
+    run_in(folder, whole_log, whole_bundle, "plain", **common)
+    run_in(folder, whole_log, whole_bundle, segment=[SEGMENT], **common)
+    plain, segmented = (pq.read_table(folder / name) for name in ("plain", "out"))
+    assert segmented.drop(["generated_at"]) == plain.drop(["generated_at"])
+    assert segmented["because"].null_count < len(segmented)
+
+
 def test_a_table_of_integers_and_users_of_several_batches(
-    tiny_bundle: Bundle, folder: Path
+    whole_bundle: Bundle, folder: Path
 ) -> None:
     histories = {user: [f"item{user % 40 + 1}"] for user in range(300)}
-    log = write_log(folder / "numbers.parquet", events(histories))
+    numbers = write_log(folder / "numbers.parquet", events(histories))
     (folder / "users.csv").write_text("user_id,age\n" + "".join(f"{x},{x}\n" for x in range(200)))
     result = run_in(
-        folder, log, tiny_bundle, users_table=str(folder / "users.csv"), batch_size=16,
+        folder, numbers, whole_bundle, users_table=str(folder / "users.csv"), batch_size=16,
         segment=[{"name": "old", "users": "age >= 150", "top_k": 2}], layout="list",
     )  # fmt: skip
     assert result.segments == (SegmentCounts("old", 50, 50),)
@@ -148,18 +168,18 @@ def test_a_table_of_integers_and_users_of_several_batches(
 
 
 def test_a_run_goes_on_only_with_the_users_that_it_began_with(
-    tiny_bundle: Bundle, log: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    whole_bundle: Bundle, whole_log: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 10)
     segment = [
         {"name": "vip", "users": str(folder / "vip.txt"), "top_k": 3},
         {"name": "gold", "users": "tier = 'gold'", "where": "price < 80"},
     ]
-    whole = run_in(folder, log, tiny_bundle, "whole", segment=segment)
+    whole = run_in(folder, whole_log, whole_bundle, "whole", segment=segment)
     with monkeypatch.context() as patch:
         kill_after(patch, 2, when="write")
         with pytest.raises(Killed):
-            run_in(folder, log, tiny_bundle, segment=segment)
+            run_in(folder, whole_log, whole_bundle, segment=segment)
     before = (folder / "vip.txt").read_text()
     for path, content in (("vip.txt", b"user002\n"), ("users.parquet", None)):
         kept = (folder / path).read_bytes()
@@ -168,15 +188,16 @@ def test_a_run_goes_on_only_with_the_users_that_it_began_with(
         else:
             (folder / path).write_bytes(content)
         with pytest.raises(ResumeError, match=path):
-            run_in(folder, log, tiny_bundle, segment=segment, resume=True)
+            run_in(folder, whole_log, whole_bundle, segment=segment, resume=True)
         (folder / path).write_bytes(kept)
     assert (folder / "vip.txt").read_text() == before
-    resumed = run_in(folder, log, tiny_bundle, segment=segment, resume=True)
+    resumed = run_in(folder, whole_log, whole_bundle, segment=segment, resume=True)
     assert resumed.segments == whole.segments
     assert rows(folder / "out") == rows(folder / "whole")
 
 
 SEGMENT: Values = {"name": "gold", "users": "tier = 'gold'"}
+PROMOTION = [{"where": "price < 50", "slots": [2]}]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +238,10 @@ SEGMENT: Values = {"name": "gold", "users": "tier = 'gold'"}
     ],
 )
 def test_segments_that_cannot_be_are_one_clear_line(
-    tiny_bundle: Bundle, log: Path, folder: Path, changes: Values, message: str
+    whole_bundle: Bundle, whole_log: Path, folder: Path, changes: Values, message: str
 ) -> None:
     with pytest.raises(FearecError, match=message) as raised:
-        run_in(folder, log, tiny_bundle, **changes)
+        run_in(folder, whole_log, whole_bundle, **changes)
     assert "\n" not in str(raised.value)
     assert not (folder / "out").exists()
 
@@ -234,28 +255,30 @@ def test_segments_that_cannot_be_are_one_clear_line(
     ],
 )
 def test_a_users_table_that_cannot_be_used_is_one_clear_line(
-    tiny_bundle: Bundle, log: Path, folder: Path, table: str, message: str
+    whole_bundle: Bundle, whole_log: Path, folder: Path, table: str, message: str
 ) -> None:
     path = folder / "users.csv"
     path.write_text(table)
     with pytest.raises(FearecError, match=message) as raised:
-        run_in(folder, log, tiny_bundle, users_table=str(path), segment=[SEGMENT])
+        run_in(folder, whole_log, whole_bundle, users_table=str(path), segment=[SEGMENT])
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
 
 
-def test_ids_of_another_kind_are_refused(tiny_bundle: Bundle, log: Path, folder: Path) -> None:
+def test_ids_of_another_kind_are_refused(
+    whole_bundle: Bundle, whole_log: Path, folder: Path
+) -> None:
     pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), folder / "users.parquet")
     with pytest.raises(FearecError, match="ids of another kind"):
-        run_in(folder, log, tiny_bundle, segment=[SEGMENT])
+        run_in(folder, whole_log, whole_bundle, segment=[SEGMENT])
 
 
 def test_a_segment_whose_users_are_all_unknown_is_a_count(
-    tiny_bundle: Bundle, log: Path, folder: Path
+    whole_bundle: Bundle, whole_log: Path, folder: Path
 ) -> None:
     (folder / "vip.txt").write_text("stranger\n")
     segment = [{"name": "vip", "users": str(folder / "vip.txt")}]
-    result = run_in(folder, log, tiny_bundle, users_table=None, segment=segment)
+    result = run_in(folder, whole_log, whole_bundle, users_table=None, segment=segment)
     assert result.segments == (SegmentCounts("vip", 1, 0),)
 
 
