@@ -1,11 +1,11 @@
-"""Write the sample: 30 days of 2,000 invented people in an invented shop, and its 800 items.
+"""Write the sample: 30 days of 2,000 invented people in an invented shop, and its 810 items.
 
 The shop sells series of numbered volumes. Everybody follows a few series at a time, one on each of
 the weekdays they come on; some weekdays alternate between two series from week to week. Who comes
 takes the next volume of the day's series. So the next item follows, not the one before, but the one
 of a week or a fortnight ago: a sequence model can learn that, a table of neighbours can not.
 Strays, skipped volumes, second looks, missed days and changing tastes are the noise. A few rows
-are spoilt, as in real logs.
+are spoilt, as in real logs. Ten volumes came out on the last day, and nobody has taken one yet.
 
     python sample_data/generate.py      # the same bytes every time, with the same libraries
 """
@@ -24,6 +24,7 @@ SEED = 20260601
 FIRST_DAY = datetime(2026, 6, 1, tzinfo=UTC)  # a Monday
 N_DAYS, N_USERS, N_SERIES, SERIES_LENGTH = 30, 2_000, 40, 20
 N_ITEMS = N_SERIES * SERIES_LENGTH
+N_NEW = 10  # series of which one more volume came out on the last day
 
 N_TASTES = 5  # series that a user follows at a time
 FORTNIGHTLY = 0.35  # chance of a weekday that its series is another every other week
@@ -39,6 +40,8 @@ N_LATE, LATE_SERIES = 4, 0.5  # the last volumes of some series appear after the
 # Rows spoilt, by kind.
 NULL_USERS, NULL_ITEMS, NULL_TIMES, ANCIENT, FUTURE, DUPLICATES = 12, 9, 7, 6, 5, 80
 
+Volume = tuple[str, str, str, float]  # title, category, series and price
+
 TIME = pa.timestamp("us", tz="UTC")
 LOG = pa.schema([("user_id", pa.int64()), ("item_id", pa.string()), ("timestamp", TIME)])
 ITEMS = pa.schema(
@@ -46,6 +49,7 @@ ITEMS = pa.schema(
         ("item_id", pa.string()),
         ("title", pa.string()),
         ("category", pa.string()),
+        ("series", pa.string()),
         ("price", pa.float64()),
         ("created_at", TIME),
     ]
@@ -88,10 +92,9 @@ def main(folder: Path) -> None:
 def items_table(rng: np.random.Generator, shop: Shop) -> pa.Table:
     """One row per item, ordered by id."""
     content = (Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8")
-    rows: list[tuple[str, str, float]] = []
+    rows: list[Volume] = []
     for category in tomllib.loads(content)["category"]:
         rows += volumes(rng, category)
-    titles, categories, prices = zip(*rows, strict=True)
 
     # A volume every few weeks, the last of the old ones shortly before the first day.
     series, volume = np.divmod(np.arange(N_ITEMS), SERIES_LENGTH)
@@ -99,21 +102,33 @@ def items_table(rng: np.random.Generator, shop: Shop) -> pa.Table:
     n_old = np.bincount(series[shop.release == 0])
     old_days = -latest[series] - rhythm[series] * (n_old[series] - 1 - volume)
     released = np.where(shop.release > 0, shop.release, old_days)
-    created = [FIRST_DAY + timedelta(days=int(day)) for day in released]
-    columns = [shop.item_ids, titles, categories, prices, pa.array(created, TIME)]
+    newest = new_volumes(rows)
+    ids = [*shop.item_ids, *(f"item-{N_ITEMS + number:04d}" for number in range(N_NEW))]
+    days = [*released, *[N_DAYS - 1] * N_NEW]
+    created = [FIRST_DAY + timedelta(days=int(day)) for day in days]
+    columns = [ids, *zip(*rows, *newest, strict=True), pa.array(created, TIME)]
     return pa.table(columns, schema=ITEMS).sort_by("item_id")
 
 
-def volumes(rng: np.random.Generator, category: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Title, category and price of every volume of a category's series, in order."""
+def volumes(rng: np.random.Generator, category: dict[str, Any]) -> list[Volume]:
+    """Every volume of a category's series, in order."""
     names = [f"{one} {other}" for one in category["adjectives"] for other in category["nouns"]]
     rows = []
     for place, name in enumerate(rng.permutation(names)):
-        series, volume = divmod(place, SERIES_LENGTH)
-        title = f"{category['series'][series]} {volume + 1}: {name}"
+        number, volume = divmod(place, SERIES_LENGTH)
+        series = category["series"][number]
         price = round(category["price"] + int(rng.integers(-3, 4)), 2)
-        rows.append((title, category["name"], price))
+        rows.append((f"{series} {volume + 1}: {name}", category["name"], series, price))
     return rows
+
+
+def new_volumes(rows: list[Volume]) -> list[Volume]:
+    """One more volume of every fourth series, as dear as its last one."""
+    step = N_SERIES // N_NEW * SERIES_LENGTH
+    return [
+        (f"{series} {SERIES_LENGTH + 1}: The Beginning", category, series, price)
+        for _, category, series, price in rows[step - 1 :: step]
+    ]
 
 
 def choices(rng: np.random.Generator, shop: Shop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """A bundle small enough to check by hand, made without PyTorch."""
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ def tiny_bundle(
     """40 items item1..item40, item1 the most popular, item39 and item40 never trained on."""
     popularity = [*range(38, 0, -1), 0, 0]
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny", popularity=popularity)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes with a core each, all on this machine; for slow tests only."""
+    pytest.importorskip("ray")
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("default")
+        patch.setenv("RAY_worker_niceness", "0")  # 15, on a busy machine, takes minutes
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        nodes.add_node(num_cpus=1)
+        yield nodes
+        nodes.shutdown()
 
 
 def _save(path: Path, embedding: np.ndarray[Any, Any], *, recommend: bool) -> None:

@@ -17,6 +17,7 @@ from flows.cli.operations import automations, backfill, serve
 from flows.cli.options import (
     Config,
     Day,
+    Engine,
     Force,
     ForcePublish,
     Json,
@@ -26,6 +27,7 @@ from flows.cli.options import (
     new_app,
     one_line_errors,
     print_result,
+    with_engine,
 )
 from flows.cli.related import audience, embeddings, related
 from flows.cli.tune import tune
@@ -61,6 +63,7 @@ def nightly(
     overrides: Overrides = None,
     force: Force = False,
     force_publish: ForcePublish = False,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """Run every stage, in order; what is done already is not done again."""
@@ -68,7 +71,7 @@ def nightly(
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import nightly as run_night
 
-    settings = load_settings(config, overrides or ())
+    settings = load_settings(config, with_engine(overrides, engine))
     run_date = as_date(day) or settings.today()
     night = run_night(settings, run_date, force=force, force_publish=force_publish)
     print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
@@ -162,7 +165,19 @@ def _evaluate(
     print_result(evaluated, partial(print_metrics, evaluated), as_json)
 
 
-_OTHERS = {"ingest": _ingest, "evaluate": _evaluate}
+@one_line_errors()
+def _score(
+    config: Config = None,
+    day: Day = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    engine: Engine = None,
+    as_json: Json = False,
+) -> None:
+    _run_stage("score", config, day, with_engine(overrides, engine), force, as_json)
+
+
+_OTHERS = {"ingest": _ingest, "evaluate": _evaluate, "score": _score}
 for _name, _help in STAGES.items():
     app.command(_name, help=_help)(_OTHERS.get(_name) or _stage_command(_name))
 

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Config, Force, Json, Overrides, one_line_errors, print_result
+from flows.cli.options import (
+    Config,
+    Engine,
+    Force,
+    Json,
+    Overrides,
+    one_line_errors,
+    print_result,
+    with_engine,
+)
 from pipeline.errors import ConfigError, FearecError, one_line
 
 _DATE = ["%Y-%m-%d"]
@@ -23,6 +32,7 @@ def backfill(
     config: Config = None,
     overrides: Overrides = None,
     force: Force = False,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """Run every date of a range, oldest first; what is done already is not done again."""
@@ -30,7 +40,7 @@ def backfill(
     from pipeline.config.settings import load_settings
     from pipeline.runner.backfill import backfill as run_backfill
 
-    settings = load_settings(config, overrides or ())
+    settings = load_settings(config, with_engine(overrides, engine))
     dates = []
     for done in run_backfill(settings, first.date(), last.date(), force=force):
         dates.append(done)

@@ -21,6 +21,7 @@ from pipeline.terminal import Json, print_error, print_json_error, print_result,
 __all__ = [
     "Config",
     "Day",
+    "Engine",
     "Force",
     "Json",
     "Overrides",
@@ -30,6 +31,7 @@ __all__ = [
     "new_app",
     "one_line_errors",
     "print_result",
+    "with_engine",
 ]
 
 Params = ParamSpec("Params")
@@ -65,6 +67,15 @@ ServedDay = Annotated[
         formats=["%Y-%m-%d"],
         metavar="YYYY-MM-DD",
         help="Run date. (default: the newest that a model serves)",
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="Where users are scored: local, or ray for a Ray cluster. (default: local)",
+        show_default=False,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
@@ -138,6 +149,13 @@ def _print_end(how: str, as_json: bool, exit_code: int) -> None:
 def new_app(**options: Any) -> typer.Typer:
     """A Typer application with plain tracebacks and without shell completion."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
+
+
+def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
+    """The overrides, and that of the option `Engine`."""
+    from pipeline.config.settings import as_overrides
+
+    return [*(overrides or ()), *as_overrides("engine", {"kind": engine})]
 
 
 def as_date(day: datetime | None) -> date | None:

@@ -7,13 +7,14 @@ from rich.table import Table
 
 from flows.console.figures import print_metrics
 from pipeline.config.settings import Settings
-from pipeline.results import Evaluated, RuleCounts
+from pipeline.results import Evaluated, NewItemCounts, RuleCounts
 from pipeline.runner.backfill import Backfilled
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun
 from pipeline.runner.stages import CheckData, Evaluate, Gate, Ingest, Publish, Score
 from pipeline.schema import INTERACTIONS, QUARANTINE, RECOMMENDATIONS, RUNS, VOCABULARY
+from pipeline.scoring.cli import NO_RECENT
 from pipeline.storage.locations import Warehouse
 from pipeline.terminal import Terminal, print_plain
 from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
@@ -75,6 +76,9 @@ def headlines(night: FinishedRun) -> list[str]:
         *(_metrics(evaluated.result) if evaluated else []),
         *([f"allow and deny files: {unknown:,} listed items unknown"] if unknown else []),
         *([_rules(scored.rules)] if scored.rules else []),
+        *([_new_items(scored.new_items)] if scored.new_items else []),
+        *([f"warning: {NO_RECENT}"] if scored.n_recent == 0 else []),
+        *(f"{count:,} {fact}" for fact, count in scored.user_list_facts().items() if count),
         *(
             f"segment {each.name}: {each.n_users:,} users, of {each.listed:,} listed"
             for each in scored.segments
@@ -104,6 +108,13 @@ def _rules(rules: RuleCounts) -> str:
     return (
         f"items: {rules.filtered_items:,} that score.where leaves out; of the items table "
         f"{rules.unknown_rows:,} rows unknown, {rules.missing_rows:,} missing"
+    )
+
+
+def _new_items(counts: NewItemCounts) -> str:
+    return (
+        f"new items: {counts.listed:,} that may be recommended, "
+        f"{counts.without_similar:,} without a similar one"
     )
 
 

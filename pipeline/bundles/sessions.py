@@ -22,7 +22,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
-_NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
 # Left to CUDA: these nodes choose items and delays, for any K and with CUDA's order of ties.
 _NOT_FOR_TENSORRT = "TopK,ScatterElements,ScatterND,GatherElements,Expand"
@@ -72,7 +72,7 @@ def open_session(
             return open_session(graph, "cuda", precision=precision, device_id=device_id)
         except ConfigError:
             return open_session(graph, "cpu", item_bias=item_bias)
-    name = _NAMES[provider]
+    name = NAMES[provider]
     if name not in onnxruntime.get_available_providers():
         raise _unusable(provider, f"{name} is not part of this onnxruntime")
     cpu_graph = graph.with_name(CPU_RECOMMENDER)
@@ -134,7 +134,7 @@ def check_provider(graph: Path, provider: Provider, devices: int | Literal["auto
     """
     if provider in ("auto", "cpu"):
         return
-    name = _NAMES[provider]
+    name = NAMES[provider]
     if name in onnxruntime.get_available_providers() and not _count_cuda_devices():
         raise _unusable(provider, "there is no CUDA device")
     open_session(graph, provider)

@@ -1,4 +1,4 @@
-"""The tables of rules inside `[score]` of `fearec.toml`: promotions and segments."""
+"""The tables of rules inside `[score]` of `fearec.toml`: promotions, new items, segments, more."""
 
 import os
 import re
@@ -28,6 +28,26 @@ class PromotedSlots(Frozen):
     def _is_condition(cls, where: str) -> str:
         check_condition(where, columns=None)
         return where
+
+
+class FreshnessBoost(Frozen):
+    """What is added to the scores of newer items."""
+
+    section = "score.freshness"
+
+    weight: float = Field(gt=0, description="what an item gets that was created just now")
+    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
+
+
+class NewItemQuota(Frozen):
+    """Places of every list that are for items without events."""
+
+    section = "score.new_items"
+
+    share: float = Field(gt=0, le=1, description="of the places of a list, rounded up")
+    within_days: int = Field(
+        ge=1, le=36_500, description="only items created in so many days up to the run date"
+    )
 
 
 class SegmentSettings(Frozen):
@@ -78,18 +98,21 @@ class SegmentSettings(Frozen):
 
 
 def check_slots(
-    promotions: tuple[PromotedSlots, ...], top_k: int, setting: str, length: str
+    promotions: tuple[PromotedSlots, ...], top_k: int, n_new: int, setting: str, length: str
 ) -> None:
     """Check that the slots of promotions are places of a list, each of one promotion.
+
+    They have to leave the places of new items.
 
     Args:
         promotions: The promotions of one list.
         top_k: K.
+        n_new: The number of places of new items.
         setting: The name of their setting, for errors.
         length: The name of the setting of K.
 
     Raises:
-        ValueError: a slot is beyond K, or promised twice.
+        ValueError: a slot is beyond K, or promised twice, or too few places are left.
     """
     slots = [slot for promotion in promotions for slot in promotion.slots]
     if beyond := [slot for slot in slots if slot > top_k]:
@@ -97,3 +120,9 @@ def check_slots(
     if len(set(slots)) < len(slots):
         twice = next(slot for slot in slots if slots.count(slot) > 1)
         raise ValueError(f"slot {twice} is promised twice by {setting}")
+    left = top_k - len(slots)
+    if n_new > left:
+        raise ValueError(
+            f"score.new_items is for {n_new} places, but {setting} leaves {left} of "
+            f"{length} = {top_k}"
+        )

@@ -1,6 +1,8 @@
 """The section `[score]` of `fearec.toml`."""
 
+import math
 import os
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -8,7 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
-from pipeline.config.rule_tables import PromotedSlots, SegmentSettings, check_slots
+from pipeline.config.rule_tables import (
+    FreshnessBoost,
+    NewItemQuota,
+    PromotedSlots,
+    SegmentSettings,
+    check_slots,
+)
 from pipeline.config.seen_rule import EXPECTED, SeenEvents, SeenRule
 from pipeline.dates import RunDay
 
@@ -21,17 +29,12 @@ _LATER_RULES = (
     "segment",
     "offset",
     "freshness",
+    "new_items",
+    "popular_within_days",
     "because",
+    "candidates",
+    "exclude",
 )
-
-
-class FreshnessBoost(Frozen):
-    """What is added to the scores of newer items."""
-
-    section = "score.freshness"
-
-    weight: float = Field(gt=0, description="what an item gets that was created just now")
-    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
 
 
 class ScoreSettings(Frozen):
@@ -68,6 +71,17 @@ class ScoreSettings(Frozen):
     )
     allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
     deny: str | None = Field(None, description="file of item ids never recommended")
+    candidates: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: each user gets only "
+        "items of their own rows, in the places of promotions too, of those that the other rules "
+        "let through; a user without a row gets no list",
+    )
+    exclude: str | None = Field(
+        None,
+        description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
+        "users never get, popular and promoted ones included",
+    )
     where: str | None = Field(
         None,
         description="recommend only items for which this DuckDB expression is true, over the "
@@ -101,9 +115,23 @@ class ScoreSettings(Frozen):
         "half_life_days)` to the model's scores, by the column `created_at` of the table "
         "`items.path`; nothing where it is null",
     )
+    new_items: NewItemQuota | None = Field(
+        None,
+        description="`{ share = 0.1, within_days = 14 }` gives places of every list to items "
+        "without events that were created so recently, by the column `created_at` of the table "
+        "`items.path`; they are ranked by the items that `items.similar_by` calls similar",
+    )
+    popular_within_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="users without a known item get what was popular in so many days up to the run "
+        "date; default what is popular in all events that the model was trained on",
+    )
     accept_unknown_deny: bool = Field(
         False,
-        description="go on although the model knows none of the ids in `score.deny`",
+        description="go on although none of the ids in `score.deny` is known, or no user or no "
+        "item of `score.exclude`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     because: bool = Field(
@@ -129,7 +157,7 @@ class ScoreSettings(Frozen):
         "retired",
     )
 
-    @field_validator("allow", "deny", mode="before")
+    @field_validator("allow", "deny", "candidates", "exclude", mode="before")
     @classmethod
     def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
         return os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -163,17 +191,51 @@ class ScoreSettings(Frozen):
 
     @model_validator(mode="after")
     def _check_slots(self) -> Self:
-        check_slots(self.promotion, self.top_k, "score.promotion", "score.top_k")
         names = [each.name for each in self.segment]
-        for each in self.segment:
-            if names.count(each.name) > 1:
-                raise ValueError(f"two segments have the name {each.name!r}")
-            own = f"segment {each.name!r}"
-            whose = "score.top_k" if each.top_k is None else f"top_k of {own}"
-            promotions = self.promotion if each.promotion is None else each.promotion
-            setting = "score.promotion" if each.promotion is None else f"promotion of {own}"
-            check_slots(promotions, each.top_k or self.top_k, setting, whose)
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two segments have the name {name!r}")
+        if self.new_items and self.candidates:
+            raise ValueError("score.new_items and score.candidates exclude each other")
+        for number, segment in enumerate((None, *self.segment)):
+            own = self.of_segment(number)
+            setting, length = "score.promotion", "score.top_k"
+            if segment is not None and segment.promotion is not None:
+                setting = f"promotion of segment {segment.name!r}"
+            if segment is not None and segment.top_k is not None:
+                length = f"top_k of segment {segment.name!r}"
+            check_slots(own.promotion, own.top_k, own._n_new_places, setting, length)
         return self
+
+    def of_segment(self, number: int) -> Self:
+        """The same with `top_k` and `promotion` of a segment: its number from 1, or 0 for none."""
+        if number == 0:
+            return self
+        segment = self.segment[number - 1]
+        own = {"top_k": segment.top_k, "promotion": segment.promotion}
+        given = {name: value for name, value in own.items() if value is not None}
+        return self.model_copy(update=given)
+
+    @property
+    def new_item_places(self) -> tuple[int, ...]:
+        """The places from 0 of new items: the last ones of equal stretches of the places left.
+
+        Those are the places that are no slots of promotions.
+        """
+        slots = {slot for promotion in self.promotion for slot in promotion.slots}
+        left = [place - 1 for place in range(1, self.top_k + 1) if place not in slots]
+        count = self._n_new_places
+        return tuple(left[stretch * len(left) // count - 1] for stretch in range(1, count + 1))
+
+    @property
+    def _n_new_places(self) -> int:
+        # Of the share as it is written: 0.07 * 100 is above 7 in floats.
+        return math.ceil(Fraction(str(self.new_items.share)) * self.top_k) if self.new_items else 0
+
+    @property
+    def user_lists(self) -> tuple[str, ...]:
+        """The paths of what is listed per user."""
+        return tuple(path for path in (self.candidates, self.exclude) if path is not None)
 
     @property
     def seen_rule(self) -> SeenRule | None:
@@ -191,8 +253,8 @@ class ScoreSettings(Frozen):
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
         own = any(segment.where or segment.promotion for segment in self.segment)
-        rules = self.where or self.max_per or self.promotion or self.offset or self.freshness
-        return bool(rules or own)
+        rules = self.where, self.max_per, self.promotion, self.offset, self.freshness
+        return any(rules) or own or self.new_items is not None
 
     @property
     def most_items(self) -> int:
@@ -201,13 +263,15 @@ class ScoreSettings(Frozen):
 
     @property
     def needs_ages(self) -> bool:
-        """Whether some rule is over the ages of items at the end of the run date."""
-        return self.freshness is not None
+        """Whether some rule is over ages, of items or events, at the end of the run date."""
+        rules = self.freshness, self.new_items, self.popular_within_days
+        return any(rule is not None for rule in rules)
 
     @property
     def marks_items(self) -> bool:
         """Whether the items of one list can differ in their source."""
-        return bool(self.promotion) or any(segment.promotion for segment in self.segment)
+        own = any(segment.promotion for segment in self.segment)
+        return bool(self.promotion) or own or self.new_items is not None
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""

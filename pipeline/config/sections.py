@@ -94,6 +94,13 @@ class ItemsSettings(Frozen):
         "`item_id`, for what is shown to people perhaps `title`, and any others for `score.where`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
+    similar_by: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="columns of that table, the most telling one first, such as "
+        '`["category", "brand"]`: items are similar that have equal values in all of them, or '
+        "else in all but the last, and so on",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
 
     @field_validator("path", mode="before")
     @classmethod

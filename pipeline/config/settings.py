@@ -22,6 +22,7 @@ from pydantic_settings import (
 from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.guard_sections import CheckSettings, GateSettings
 from pipeline.config.registry_section import RegistrySettings
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
+    engine: EngineSettings = LOCAL
     registry: RegistrySettings = RegistrySettings()
     retention: RetentionSettings = RetentionSettings()
     tune: TuneSettings = TuneSettings()

@@ -22,19 +22,31 @@ Worker = Callable[[Part, Progress], Result]
 
 
 class WorkerDiedError(Exception):
-    """A worker's process ended before it returned its result."""
+    """Workers ended before they returned the result of a part; the message says how, in one line.
+
+    It is raised where nobody else can compute the part.
+    """
 
 
 class Engine(Protocol[PartIn, ResultOut]):
-    """An ordered map of a worker over parts."""
+    """An ordered map of a worker over parts.
+
+    A worker is made once per place, a process or this one, when the first part arrives there.
+    """
+
+    @property
+    def count(self) -> int:
+        """The largest number of workers at a time."""
 
     def results(
         self, parts: Iterable[PartIn], progress: Progress
     ) -> Generator[ResultOut, None, None]:
         """The results in the order of the parts, which are read as workers become free.
 
+        Closing the generator ends all work: nothing goes on in other processes.
+
         Raises:
-            WorkerDiedError: a worker's process ended before its result came back.
+            WorkerDiedError: see there.
             Exception: whatever a worker or `parts` raises, where its result would have come.
         """
 
@@ -48,6 +60,11 @@ class SameProcess(Generic[Part, Result]):
     """
 
     worker: Worker[Part, Result]
+
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1
 
     def results(self, parts: Iterable[Part], progress: Progress) -> Generator[Result, None, None]:
         """See `Engine`."""

@@ -234,7 +234,7 @@ def _list(path: str) -> list[LogFile]:
         if top.is_file:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
         if top.type == pafs.FileType.NotFound:
-            raise InputError("no such file or folder", path, remedy="Check the path of the logs.")
+            raise InputError("no such file or folder", path, remedy="Check the path.")
         below = _files_below(filesystem, root)
     for file in below:
         if _TABLE.fullmatch(file.name):

@@ -16,6 +16,14 @@ from pipeline.publishing.parts import ScoredParts
 from pipeline.rules.user_segments import UserSegments
 from pipeline.schema import ITEM_ID, PAD, SCORE, USER_ID
 from pipeline.scoring.user_histories import Integers, UserHistories, join_histories
+from pipeline.scoring.user_lists import (
+    NO_USER_LISTS,
+    UserLists,
+    among,
+    distinct,
+    items_left,
+    pair_keys,
+)
 from pipeline.warehouse.lists import list_columns
 
 
@@ -24,12 +32,17 @@ class Rules:
     """What lists may hold.
 
     Attributes:
-        item_ids: (V-1,) the ids of the model's items 1..V-1.
+        item_ids: (V-1,) the ids of the items 1..V-1: the model's, and new ones that it lacks.
         segments: Which of S segments each user is in.
-        eligible: (S+1, V) bool, which items may be recommended to users of no segment, and of each.
+        eligible: (S+1, V) bool, which items may be recommended in any place to users of no segment,
+            and of each.
         top_k: (S+1,) int64, likewise K.
         exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
+        is_new: (S+1, V) bool, which items may be recommended in the places of new ones; None for
+            none.
+        n_new: (S+1,) int64, the number of these places; None for none.
+        user_lists: The items listed per user.
     """
 
     item_ids: pa.Array
@@ -38,6 +51,14 @@ class Rules:
     top_k: Integers
     exclude_seen: bool
     capped: bool = False
+    is_new: NDArray[np.bool_] | None = None
+    n_new: Integers | None = None
+    user_lists: UserLists = NO_USER_LISTS
+
+    @property
+    def new(self) -> NDArray[np.bool_]:
+        """(S+1, V) bool, which items are new."""
+        return np.zeros_like(self.eligible) if self.is_new is None else self.is_new
 
     @property
     def n_items(self) -> int:
@@ -64,6 +85,8 @@ class Findings:
         ineligible: Rows with a known item that is denied, not allowed, or was never trained on, or
             that is not for the user's segment.
         seen: Rows with an item that the user has seen, where these are excluded.
+        excluded: Rows with an item that is excluded for its user.
+        not_candidates: Rows with an item that is none of its user's candidates, if there are any.
         recommended: (V,) bool, the items that are in some list.
     """
 
@@ -79,6 +102,22 @@ class Findings:
     unknown: int = 0
     ineligible: int = 0
     seen: int = 0
+    excluded: int = 0
+    not_candidates: int = 0
+
+
+@dataclass(frozen=True)
+class _UserPairs:
+    """The `pair_keys` of what the users of a part have seen, may not and may get."""
+
+    own: Integers  # empty where users may be recommended what they have seen
+    excluded: Integers
+    candidates: Integers | None
+
+    @property
+    def never(self) -> Integers:
+        """What users may not get."""
+        return distinct(np.append(self.own, self.excluded))
 
 
 @dataclass(frozen=True)
@@ -115,9 +154,13 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     sizes = [part.n_users for part in parts.manifest.parts.values()]
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
-        own = _pairs(users, rules)
-        segment = rules.segments.of(users.user_id)
-        lengths = _expected_lengths(segment, own, rules)
+        segment, pairs = rules.segments.of(users.user_id), _pairs(users, rules)
+        n_left, n_new = (
+            items_left(segment, some, pairs.never, pairs.candidates)
+            for some in (rules.eligible, rules.new)
+        )
+        n_left += 0 if rules.n_new is None else np.minimum(n_new, rules.n_new[segment])
+        lengths = np.minimum(n_left, rules.top_k[segment])
         place = np.arange(len(users))  # of the users who have rows
         if is_long:
             place = np.flatnonzero(lengths)
@@ -125,7 +168,7 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
         if findings.mismatch:
             return findings
         _count_users(lists, lengths, place, rules.top_k[segment], rules.capped, findings)
-        _count_rows(lists, own, place, segment, rules, findings)
+        _count_rows(lists, pairs, place, segment, rules, findings)
     for left in histories:
         if len(left):
             findings.mismatch = f"none for {left.user_id[0]}"
@@ -200,26 +243,17 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
     return f"one for {found[place]} where that for {expected[place]} should be"
 
 
-def _pairs(users: UserHistories, rules: Rules) -> Integers:
-    """A user's place and an item that they have seen as one number, for all such pairs, in order.
-
-    Empty where users may be recommended what they have seen.
-    """
-    if not rules.exclude_seen:
-        return np.zeros(0, np.int64)
-    users = users.seen()
-    user = np.repeat(np.arange(len(users)), users.lengths)
-    # Not np.unique, which since numpy 2.3 hashes, ten times slower.
-    pairs = np.sort(user * rules.n_items + users.items)
-    return pairs[np.diff(pairs, prepend=-1) > 0]
-
-
-def _expected_lengths(segment: Integers, own: Integers, rules: Rules) -> Integers:
-    """(N,) how long each user's list must be: as there are items left to recommend, at most K."""
-    user, item = np.divmod(own, rules.n_items)
-    n_seen = np.bincount(user[rules.eligible[segment[user], item]], minlength=len(segment))
-    n_eligible = np.count_nonzero(rules.eligible, axis=1)
-    return np.minimum(n_eligible[segment] - n_seen, rules.top_k[segment])
+def _pairs(users: UserHistories, rules: Rules) -> _UserPairs:
+    n_items, nothing, lists = rules.n_items, np.zeros(0, np.int64), rules.user_lists
+    own = excluded = nothing
+    if rules.exclude_seen:
+        seen = users.seen()
+        own = pair_keys(np.repeat(np.arange(len(seen)), seen.lengths), seen.items, n_items)
+    if lists.exclude is not None:
+        excluded = pair_keys(*lists.exclude.pairs(users.user_id), n_items)
+    if lists.candidates is None:
+        return _UserPairs(own, excluded, None)
+    return _UserPairs(own, excluded, pair_keys(*lists.candidates.pairs(users.user_id), n_items))
 
 
 def _count_users(
@@ -241,7 +275,7 @@ def _count_users(
 
 def _count_rows(
     lists: _Lists,
-    own: Integers,
+    known_pairs: _UserPairs,
     place: Integers,
     segment: Integers,
     rules: Rules,
@@ -258,7 +292,9 @@ def _count_rows(
     findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
-    allowed = rules.eligible[segment[user[known]], item[known]]
+    allowed = (rules.eligible | rules.new)[segment[user[known]], item[known]]
     findings.ineligible += int(np.count_nonzero(~allowed))
-    own = np.append(own, -1)
-    findings.seen += int(np.count_nonzero(own[np.searchsorted(own[:-1], pairs)] == pairs))
+    findings.seen += int(np.count_nonzero(among(pairs, known_pairs.own)))
+    findings.excluded += int(np.count_nonzero(among(pairs, known_pairs.excluded)))
+    if known_pairs.candidates is not None:
+        findings.not_candidates += int(np.count_nonzero(~among(pairs, known_pairs.candidates)))

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.guard_sections import CheckSettings
@@ -20,6 +21,7 @@ from pipeline.rules.user_segments import user_segments
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
@@ -41,8 +43,9 @@ class Served:
         active_since: Only users with an event from then on have a list; None for all.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
-        users_table: What is known of the users, for the segments that need it.
+        similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
+        users_table: What is known of the users, for the segments that need it.
     """
 
     prepared: Prepared
@@ -51,8 +54,9 @@ class Served:
     active_since: datetime | None
     retired_before: datetime | None = None
     items_table: str | None = None
-    users_table: str | None = None
+    similar_by: tuple[str, ...] = ()
     run_day: RunDay | None = None
+    users_table: str | None = None
 
 
 def check_tables(
@@ -82,24 +86,29 @@ def check_tables(
     seen = served.score.seen_on(served.run_day)
     source = PreparedHistories(served.prepared.folder, served.active_since, seen)
     items = source.with_last_seen(Bundle.load(served.bundle).items())
-    attributes = needed_attributes(items, served.score, served.items_table)
+    attributes = needed_attributes(items, served.score, served.items_table, served.similar_by)
     eligibility = eligible_items(
         items, served.score, served.retired_before, attributes, served.run_day
     )
     segments = user_segments(served.score, served.users_table, source.types.user, source.where)
-    eligible = eligibility.eligible
+    every_item = eligibility.with_others(items)
+    eligible, is_new = eligibility.by_segment()
+    by_segment = [served.score.of_segment(number) for number in range(len(eligible))]
     rules = Rules(
-        items[ITEM_ID].combine_chunks(),
+        every_item[ITEM_ID].combine_chunks(),
         segments,
-        np.array([eligible, *(each.eligible for each in eligibility.segments)]),
-        np.array([served.score.top_k, *(each.top_k for each in eligibility.segments)]),
+        eligible,
+        np.array([score.top_k for score in by_segment]),
         bool(served.score.exclude_seen),
         bool(served.score.max_per),
+        is_new,
+        np.array([len(score.new_item_places) for score in by_segment]),
+        read_user_lists(served.score, source, every_item, locations.resources),
     )
-    with source.open(items, locations.scratch) as (_, histories):
+    with source.open(every_item, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
     never = _never(findings)
-    limited = _limited(findings, eligible.sum(), limits) + _beside_before(parts, limits, locations)
+    limited = _limited(findings, eligible[0], limits) + _beside_before(parts, limits, locations)
     if overrule:
         limited = tuple(check.overruled() for check in limited)
     checks = never + limited
@@ -133,6 +142,11 @@ def _never(findings: Findings) -> tuple[Check, ...]:
             "items that are denied, not allowed, filtered, retired or untrained",
         ),
         "seen_items": (findings.seen, "items that their user has seen"),
+        "excluded_items": (findings.excluded, "items that score.exclude excludes for their user"),
+        "candidate_items": (
+            findings.not_candidates,
+            "items that are not among their user's rows in score.candidates",
+        ),
     }
     return tuple(
         Check(name, "held" if n else "passed", f"{what}: {n:,}", float(n), 1.0)
@@ -140,9 +154,9 @@ def _never(findings: Findings) -> tuple[Check, ...]:
     )
 
 
-def _limited(findings: Findings, n_eligible: int, limits: Limits) -> tuple[Check, ...]:
+def _limited(findings: Findings, eligible: NDArray[np.bool_], limits: Limits) -> tuple[Check, ...]:
     n_users = max(1, findings.n_users)
-    coverage = float(np.count_nonzero(findings.recommended) / n_eligible)
+    coverage = float(np.count_nonzero(findings.recommended & eligible) / eligible.sum())
     return (
         limits.not_above_usual(
             "short_lists", findings.n_short / n_users, "share of lists below score.top_k"

@@ -7,7 +7,14 @@ from pipeline.results.explained import Explained, Reason
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
 from pipeline.results.status_results import RunSummary, Status
-from pipeline.results.table_results import Published, RuleCounts, Scored, SegmentCounts
+from pipeline.results.table_results import (
+    NewItemCounts,
+    PairCounts,
+    Published,
+    RuleCounts,
+    Scored,
+    SegmentCounts,
+)
 
 __all__ = [
     "AudienceFound",
@@ -23,6 +30,8 @@ __all__ = [
     "Forgotten",
     "Gated",
     "Ingested",
+    "NewItemCounts",
+    "PairCounts",
     "PairedDifference",
     "Prepared",
     "Published",

@@ -1,7 +1,7 @@
 """The results of the stages of the recommendations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.results.data_results import Check
 
@@ -37,6 +37,42 @@ class SegmentCounts:
 
 
 @dataclass(frozen=True)
+class NewItemCounts:
+    """The new items that `score.new_items` is about.
+
+    Attributes:
+        listed: Those that may be recommended.
+        without_similar: Those that may not, as no item of the model is similar.
+    """
+
+    listed: int
+    without_similar: int
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What a file of users and items holds, `score.candidates` or `score.exclude`.
+
+    Attributes:
+        null_rows: Rows without a user or without an item, left out.
+        repeated_rows: Rows that repeat another one's pair.
+        unknown_rows: Rows with an item that the bundle does not know, left out.
+        absent_users: Users with a row left who are not among those scored.
+        users_without: Users scored who have no row left.
+    """
+
+    null_rows: int = 0
+    repeated_rows: int = 0
+    unknown_rows: int = 0
+    absent_users: int = 0
+    users_without: int = 0
+
+    def beside(self, *, absent_users: int, users_without: int) -> "PairCounts":
+        """The same counts of rows, with these counts of users."""
+        return replace(self, absent_users=absent_users, users_without=users_without)
+
+
+@dataclass(frozen=True)
 class Scored:
     """The result of score: its output, and what was left out of its input.
 
@@ -61,6 +97,11 @@ class Scored:
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
         segments: The users of each segment.
+        new_items: The new items; None where they have no places.
+        n_recent: The events by which `score.popular_within_days` goes; where there are none, all
+            that the model was trained on count. None without that setting.
+        candidates: What `score.candidates` holds; None without it.
+        exclude: What `score.exclude` holds; None without it.
         absent_types: Types of events that `score.exclude_seen` names and no event has.
     """
 
@@ -84,7 +125,25 @@ class Scored:
     filtered: int = 0
     rules: RuleCounts | None = None
     segments: tuple[SegmentCounts, ...] = ()
+    new_items: NewItemCounts | None = None
+    n_recent: int | None = None
+    candidates: PairCounts | None = None
+    exclude: PairCounts | None = None
     absent_types: tuple[str, ...] = ()
+
+    def user_list_facts(self) -> dict[str, int]:
+        """What of the items listed per user has no effect, in words, and how often."""
+        facts = {}
+        given = {"score.candidates": self.candidates, "score.exclude": self.exclude}
+        for setting, counts in given.items():
+            if counts is not None:
+                facts[f"rows of {setting} without a user or an item"] = counts.null_rows
+                facts[f"rows of {setting} that repeat another one"] = counts.repeated_rows
+                facts[f"rows of {setting} with an item unknown to the bundle"] = counts.unknown_rows
+                facts[f"users of {setting} are not among those scored"] = counts.absent_users
+        if self.candidates is not None:
+            facts["users without a candidate get no list"] = self.candidates.users_without
+        return facts
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,13 @@ class Attributes:
         others: The rows of the items table whose id the bundle does not know, with the same
             columns; `item_id` is as the items table has it, `popularity` 0 and `last_seen` null.
         n_missing: The number of the bundle's items without a row.
+        similar_by: The columns by which items are similar, the most telling one first.
     """
 
     table: pa.Table
     others: pa.Table
     n_missing: int
+    similar_by: tuple[str, ...] = ()
 
     @property
     def n_unknown(self) -> int:
@@ -39,13 +41,15 @@ class Attributes:
 
 
 def needed_attributes(
-    items: pa.Table, settings: ScoreSettings, path: str | None
+    items: pa.Table, settings: ScoreSettings, path: str | None, similar_by: tuple[str, ...] = ()
 ) -> Attributes | None:
     """`item_attributes` where some rule of the settings needs them, otherwise None."""
-    return item_attributes(items, path) if settings.needs_attributes else None
+    return item_attributes(items, path, similar_by) if settings.needs_attributes else None
 
 
-def item_attributes(items: pa.Table, path: str | None) -> Attributes:
+def item_attributes(
+    items: pa.Table, path: str | None, similar_by: tuple[str, ...] = ()
+) -> Attributes:
     """Join a bundle's items with the items table.
 
     Ids are matched as those of allow and deny files are (see `as_known`). The ids of a CSV file
@@ -54,6 +58,7 @@ def item_attributes(items: pa.Table, path: str | None) -> Attributes:
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
         path: The items table; None where there is none, and the bundle's columns are all.
+        similar_by: See `Attributes`.
 
     Raises:
         InputError: the items table cannot be read.
@@ -63,7 +68,7 @@ def item_attributes(items: pa.Table, path: str | None) -> Attributes:
     """
     own = items.select(BUNDLE_COLUMNS)
     if path is None:
-        return Attributes(own, own.slice(0, 0), 0)
+        return Attributes(own, own.slice(0, 0), 0, similar_by)
     table = read_items_table(path)
     _check_names(table.column_names, path)
     found, known = _matched(table[ITEM_ID], own[ITEM_ID], path)
@@ -71,7 +76,8 @@ def item_attributes(items: pa.Table, path: str | None) -> Attributes:
     row = pc.index_in(known, value_set=found)
     unknown = table.filter(found.is_null())
     others = _with_columns(_without_events(unknown[ITEM_ID], own.schema), unknown)
-    return Attributes(_with_columns(own, table.take(row)), others, row.null_count)
+    known_rows = _with_columns(own, table.take(row))
+    return Attributes(known_rows, others, row.null_count, similar_by)
 
 
 def _check_names(names: list[str], path: str) -> None:

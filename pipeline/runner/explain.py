@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
-from pipeline.dates import RunDay, days_before, run_end
+from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.user_segments import segment_file_hashes, user_segments
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.placement_reasons import capped_reason, placed_reason
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.scoring.batches import distinct_items
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes
 from pipeline.scoring.item_rules import (
     ALLOW,
@@ -33,11 +33,13 @@ from pipeline.scoring.item_rules import (
     left_out_items,
 )
 from pipeline.scoring.manifest import Manifest, read_manifest
-from pipeline.scoring.placement import Placement, place_item
+from pipeline.scoring.placement import place_item
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.scorer import open_scorer
 from pipeline.scoring.segment_scorer import SegmentScorer
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import UserLists
 from pipeline.storage.folders import open_folder
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.lookup import Id, as_id, last_event_with, recommended_to
@@ -64,11 +66,13 @@ def explain(
     """
     with storage_failures(settings):
         run = served_run(settings, run_date, None)
-        with run.prepared() as prepared:
-            manifest = _manifest(run)
+        manifest = _manifest(run)
+        score = _recorded(manifest, settings)
+        run_day = RunDay(run.locations.run_date, settings.time_zone)
+        with run.prepared(score.seen_on(run_day)) as prepared:
             user = as_id(user_id, prepared.user_type, USER_ID)
             item = as_id(item_id, run.item_ids.type, ITEM_ID)
-            question = _Question(settings, run, prepared, _recorded(manifest, settings), user, item)
+            question = _Question(settings, run, prepared, score, run_day, user, item)
             reasons = tuple(question.reasons())
         changed = question.changed(manifest)
     listed = any(reason.name == "listed" for reason in reasons)
@@ -90,6 +94,7 @@ class _Question:
         run: The run date, and its model.
         prepared: Its histories, not yet read.
         score: The settings of the run.
+        run_day: The run date.
         user: The user's id.
         item: The item's id.
     """
@@ -98,6 +103,7 @@ class _Question:
     run: ServedRun
     prepared: PreparedRun
     score: ScoreSettings
+    run_day: RunDay
     user: Id
     item: Id
 
@@ -117,10 +123,12 @@ class _Question:
         item = pc.index(self.run.item_ids, pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
         if item == 0:
             text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
-            yield Reason("unknown", f"{text} no event with it", {})
+            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
             return
-        items = PreparedHistories(self.prepared.folder, None).with_last_seen(self.run.items)
-        attributes = needed_attributes(items, self.score, self.settings.items.path)
+        source = PreparedHistories(self.prepared.folder, None)
+        items = source.with_last_seen(self.run.items)
+        known = self.settings.items
+        attributes = needed_attributes(items, self.score, known.path, known.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
         left_out = left_out_items(items, self.score, retired_before, attributes)
         yield from self._of_rules(left_out, item, retired_before)
@@ -128,23 +136,25 @@ class _Question:
         user_id = pa.array([self.user], self.prepared.user_type)
         segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
         number = int(segments.of(user_id)[0])
-        seen = self.score.exclude_seen and item in distinct_items(histories)[0]
+        seen = self.score.exclude_seen and item in histories.seen().items
         if seen:
             yield self._seen()
-        if seen or left_out.rules_of(item):
+        lists = read_user_lists(self.score, source, items, self.settings.resources)
+        unlisted = list(self._of_lists(lists, histories, item))
+        yield from unlisted
+        if seen or unlisted or left_out.rules_of(item):
             return
-        run_day = RunDay(self.run.locations.run_date, self.settings.time_zone)
-        eligibility = eligible_items(items, self.score, retired_before, attributes, run_day)
-        score = self.score
-        if number:
-            segment = score.segment[number - 1]
-            if not eligibility.segments[number - 1].eligible[item]:
-                text = f"not true for it is where of the user's segment {segment.name!r}:"
-                yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})
-                return
-            if segment.promotion is not None:
-                score = score.model_copy(update={"promotion": segment.promotion})
-        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, segments)
+        since = self._days_before(self.score.popular_within_days)
+        recent = None if since is None else source.popularity_since(items, since)
+        eligibility = eligible_items(
+            items, self.score, retired_before, attributes, self.run_day, recent
+        )
+        if not eligibility.of_segment(number).eligible[item]:
+            segment = self.score.segment[number - 1]
+            text = f"not true for it is where of the user's segment {segment.name!r}:"
+            yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})
+            return
+        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists, segments)
         if isinstance(scorer, SegmentScorer):
             scorer = scorer.of_segment(number)
         placement = place_item(scorer, histories, item)
@@ -152,9 +162,9 @@ class _Question:
         if placement.caps and attributes is not None:
             column = list(self.score.max_per)[placement.caps[0] - 1]
             value = attributes.table[column][item - 1].as_py()
-            yield _capped(placement, column, value, self.score.max_per[column])
+            yield capped_reason(placement, column, value, self.score.max_per[column])
         else:
-            yield _placed(placement, score)
+            yield placed_reason(placement, self.score.of_segment(number))
 
     def changed(self, manifest: Manifest) -> tuple[str, ...]:
         """The inputs of the run that are no longer as they were."""
@@ -165,6 +175,10 @@ class _Question:
         if prepared_hash(self.prepared.folder) != before.get("prepared"):
             changed.append("the prepared histories")
         return tuple(changed)
+
+    @property
+    def _perhaps_new(self) -> str:
+        return "; only score.new_items can list it" if self.score.new_items else ""
 
     def _days_before(self, days: int | None) -> datetime | None:
         return days_before(self.run.locations.run_date, days, self.settings.time_zone)
@@ -190,18 +204,35 @@ class _Question:
         for rule in left_out.rules_of(item):
             if rule == UNTRAINED:
                 text = f"model {self.run.bundle.model_version} knows the item, but was not trained"
-                yield Reason("unknown", f"{text} on any event with it", {})
+                yield Reason("unknown", f"{text} on any event with it{self._perhaps_new}", {})
             else:
                 yield Reason("filtered", texts[rule], {"rule": rule})
 
+    def _of_lists(self, lists: UserLists, histories: UserHistories, item: int) -> Iterator[Reason]:
+        """What is listed for this user that keeps the item away."""
+        user_id, candidates, exclude = histories.user_id, lists.candidates, lists.exclude
+        if candidates is not None and item not in candidates.pairs(user_id)[1]:
+            rule, text = "score.candidates", f"{self.score.candidates} does not list it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
+        if exclude is not None and item in exclude.pairs(user_id)[1]:
+            rule, text = "score.exclude", f"{self.score.exclude} lists it"
+            yield Reason("filtered", f"{rule}: {text} for this user", {"rule": rule})
+
     def _seen(self) -> Reason:
-        end = run_end(self.run.locations.run_date, self.settings.time_zone)
-        last = last_event_with(self.run.locations.warehouse, self.user, self.item, end)
+        rule = self.score.seen_rule
+        last = last_event_with(
+            self.run.locations.warehouse,
+            self.user,
+            self.item,
+            self.run_day.end,
+            rule.event_types if rule else (),
+        )
+        setting = f"score.exclude_seen = {', '.join(rule.words) if rule else 'true'}"
         if last is None:  # its rows were withdrawn
-            return Reason("seen", "the user has seen it (score.exclude_seen)", {})
+            return Reason("seen", f"the user has seen it ({setting})", {})
         time, kind = last
         of_type = f", an event of type {kind}" if kind else ""
-        text = f"the user has seen it, last on {_time(time)}{of_type} (score.exclude_seen)"
+        text = f"the user has seen it, last on {_time(time)}{of_type} ({setting})"
         return Reason("seen", text, {"last": time, "event_type": kind})
 
 
@@ -242,42 +273,6 @@ def _only(user: Id, histories: Iterator[UserHistories]) -> UserHistories | None:
         if place >= 0:
             return part.slice(place, place + 1)
     return None
-
-
-def _placed(found: Placement, score: ScoreSettings) -> Reason:
-    details = {
-        "rank": found.rank,
-        "n_ranked": found.n_ranked,
-        "score": found.score,
-        "place": found.place,
-        "promotion": found.promotion,
-        "n_listed": found.n_listed,
-        "last_score": found.last_score,
-    }
-    if found.rank is None:
-        return Reason("excluded", "this user may not get it", details)
-    if found.place is None:
-        text = f"outranked: {_ranked(found)}; the last of the {found.n_listed} listed items has"
-        return Reason("outranked", f"{text} {found.last_score:.4f}", details)
-    by = "popularity" if found.popular else "the model"
-    if found.promotion is not None:
-        where = score.promotion[found.promotion - 1].where
-        by = f"promotion {found.promotion} ({where})"
-    return Reason("listed", f"at place {found.place} by {by}: {_ranked(found)}", details)
-
-
-def _capped(found: Placement, column: str, value: object, most: int) -> Reason:
-    text = f"capped: the list has {most} items whose {column} is {value} before it"
-    text += f" (score.max_per); {_ranked(found)}"
-    details = {"column": column, "value": value, "most": most}
-    details |= {"rank": found.rank, "n_ranked": found.n_ranked, "score": found.score}
-    return Reason("capped", text, details)
-
-
-def _ranked(found: Placement) -> str:
-    by = "by popularity" if found.popular else "by the model"
-    rank = f"rank {found.rank:,} of {found.n_ranked:,} {by} among the items that the user may get"
-    return f"{rank}, with score {found.score:.4f}"
 
 
 def _time(time: datetime) -> str:

@@ -17,8 +17,12 @@ from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.user_segments import UserSegments, user_segments
 from pipeline.schema import ITEMS_FILE
+from pipeline.scoring.batches import excluded_items
 from pipeline.scoring.eligibility import Eligibility, eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.user_list_reader import read_user_lists
+from pipeline.scoring.user_lists import UserLists, items_left, pair_keys
+from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 
 def check_scoring(
@@ -27,7 +31,9 @@ def check_scoring(
     score: ScoreSettings,
     retired_before: datetime | None,
     items_table: str | None = None,
+    similar_by: tuple[str, ...] = (),
     run_day: RunDay | None = None,
+    resources: ResourceSettings = DEFAULT_RESOURCES,
     users_table: str | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
@@ -38,15 +44,17 @@ def check_scoring(
         score: What is asked for.
         retired_before: Items without an event from then on are not recommended; None for all.
         items_table: What is known of the items, for the rules that need it.
+        similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
+        resources: The memory and the threads to sort the items listed per user with.
         users_table: What is known of the users, for the segments that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
             items are asked for than there are, none is left to recommend, to anybody, a condition
-            cannot be used with the items table or the users table, or no event is of a type that
-            counts as seen.
-        InputError: a file of ids or one of these tables cannot be read.
+            cannot be used with the items table or the users table, no event is of a type that
+            counts as seen, or nothing in a file of users and items is known.
+        InputError: a file of ids, of users and items, or one of these tables cannot be read.
         SchemaError: its ids are of another kind than the logs', or its columns cannot be used.
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
@@ -59,17 +67,20 @@ def check_scoring(
             found="fp16",
         )
     items = pq.read_table(prepared.folder / ITEMS_FILE)
-    attributes = needed_attributes(items, score, items_table)
+    attributes = needed_attributes(items, score, items_table, similar_by)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
     segments = user_segments(score, users_table, source.types.user, source.where)
-    if score.exclude_seen and not _any_unseen(source, items, eligibility, segments):
+    user_lists = read_user_lists(score, source, items, resources)
+    exclude_seen = bool(score.exclude_seen)
+    if not _any_left(source, items, eligibility, segments, user_lists, exclude_seen=exclude_seen):
+        listed = ", ".join(["score.allow", "score.deny", "score.where", *score.user_lists])
         raise ConfigError(
-            "nothing is left to recommend: every user has seen every eligible item",
+            "nothing is left to recommend: every user has seen every eligible item"
+            + (", or may not get it" if user_lists else ""),
             str(prepared.folder),
             found=f"{prepared.n_users} users, {prepared.n_items - 1} items",
-            remedy="Set score.exclude_seen = false, or check score.allow, score.deny, score.where"
-            " and the logs.",
+            remedy=f"Set score.exclude_seen = false, or check {listed} and the logs.",
         )
 
 
@@ -91,18 +102,31 @@ def _small_graph(folder: Path) -> Path:
     return path
 
 
-def _any_unseen(
-    source: PreparedHistories, items: pa.Table, eligibility: Eligibility, segments: UserSegments
+def _any_left(
+    source: PreparedHistories,
+    items: pa.Table,
+    eligibility: Eligibility,
+    segments: UserSegments,
+    user_lists: UserLists,
+    *,
+    exclude_seen: bool,
 ) -> bool:
-    """Whether some user has not seen some eligible item; the first batch nearly always answers."""
-    eligible = np.array([eligibility.eligible, *(each.eligible for each in eligibility.segments)])
-    n_items, n_eligible = eligible.shape[1], eligible.sum(axis=1)
-    with source.open(items, source.folder) as (_, batches):
-        for histories in batches:
-            seen, segment = histories.seen(), segments.of(histories.user_id)
-            rows = np.repeat(np.arange(len(seen)), seen.lengths)
-            mine = eligible[segment[rows], seen.items]
-            pairs = np.unique((rows * n_items + seen.items)[mine])
-            if (np.bincount(pairs // n_items, minlength=len(seen)) < n_eligible[segment]).any():
+    """Whether some user may get some eligible item; the first batch nearly always answers."""
+    if not (exclude_seen or user_lists):
+        return True
+    eligible, _ = eligibility.by_segment()
+    n_items = eligible.shape[1]
+    with source.open(items, source.folder) as (_, histories):
+        for users in histories:
+            never, _, counts = excluded_items(
+                users, exclude_seen=exclude_seen, listed=user_lists.exclude
+            )
+            never += np.repeat(np.arange(len(users)), counts) * n_items
+            candidates = None
+            if user_lists.candidates is not None:
+                pairs = user_lists.candidates.pairs(users.user_id)
+                candidates = pair_keys(*pairs, n_items)
+            segment = segments.of(users.user_id)
+            if items_left(segment, eligible, never, candidates).any():
                 return True
     return False

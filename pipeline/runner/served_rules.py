@@ -29,12 +29,13 @@ def left_out_on(run: ServedRun, settings: Settings) -> LeftOutItems:
         InputError: a file of ids or the items table cannot be read.
         SchemaError: its ids are of another kind than the model's, or its columns cannot be used.
     """
-    items = _seen_by_then(run)
+    score = settings.score
+    items = _seen_by_then(run) if score.where or score.retire_after_days else run.items
     return left_out_items(
         items,
-        settings.score,
-        days_before(run.locations.run_date, settings.score.retire_after_days, settings.time_zone),
-        needed_attributes(items, settings.score, settings.items.path),
+        score,
+        days_before(run.locations.run_date, score.retire_after_days, settings.time_zone),
+        needed_attributes(items, score, settings.items.path),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.scoring.user_histories import Integers, UserHistories
+from pipeline.scoring.user_lists import UserItems, pair_keys
 
 # The largest size of one batch's `exclude`; a user with 50,000 items makes the batch smaller.
 _EXCLUDE_ENTRIES = 4 * 2**20
@@ -29,11 +30,16 @@ class ScoringBatch:
 
 
 def batches(
-    histories: UserHistories, *, max_length: int, batch_size: int, exclude_seen: bool
+    histories: UserHistories,
+    *,
+    max_length: int,
+    batch_size: int,
+    exclude_seen: bool,
+    listed: UserItems | None = None,
 ) -> Iterator[ScoringBatch]:
     """Batches of all users with an item.
 
-    Users come in descending order of their number of distinct items, so that few batches have a
+    Users come in descending order of their number of items to exclude, so that few batches have a
     wide `exclude`.
 
     Args:
@@ -41,11 +47,10 @@ def batches(
         max_length: L.
         batch_size: The largest B.
         exclude_seen: Whether `exclude` holds the items that a user has seen in the whole history.
+        listed: Items that `exclude` holds besides; None for none.
     """
     lengths = histories.lengths
-    seen, ends, widths = histories.items, histories.offsets[1:], np.zeros_like(lengths)
-    if exclude_seen:
-        seen, ends, widths = distinct_items(histories.seen())
+    never, ends, widths = excluded_items(histories, exclude_seen=exclude_seen, listed=listed)
     order = np.argsort(-widths, kind="stable")
     order = order[lengths[order] > 0]
     begin = 0
@@ -58,7 +63,7 @@ def batches(
             rows,
             pad(histories.items, histories.offsets[1:][rows], last, max_length),
             last,
-            pad(seen, ends[rows], widths[rows], width),
+            pad(never, ends[rows], widths[rows], width),
         )
         begin += size
 
@@ -79,14 +84,36 @@ def pad(items: Integers, ends: Integers, lengths: Integers, width: int) -> Integ
     return padded
 
 
+def excluded_items(
+    histories: UserHistories, *, exclude_seen: bool, listed: UserItems | None
+) -> tuple[Integers, Integers, Integers]:
+    """The distinct items that each user may not get: as `distinct_items`.
+
+    Args:
+        histories: The histories of N users.
+        exclude_seen: Whether these are the items that a user has seen in the whole history.
+        listed: Items that a user may not get besides; None for none.
+    """
+    user, item = (np.zeros(0, np.int64),) * 2
+    if listed is not None:
+        user, item = listed.pairs(histories.user_id)
+    if exclude_seen:
+        seen = histories.seen()
+        user = np.append(user, np.repeat(np.arange(len(seen)), seen.lengths))
+        item = np.append(item, seen.items)
+    return _distinct(user, item, len(histories))
+
+
 def distinct_items(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
-    """Each user's distinct items: flat items, ends (N,), counts (N,)."""
-    span = int(histories.items.max(initial=0)) + 1
+    """Each user's distinct items: flat items, ascending per user, ends (N,), counts (N,)."""
     user = np.repeat(np.arange(len(histories)), histories.lengths)
-    # Sort (user, item) pairs as single integers. Users are in order already, so `user` still fits.
-    pairs = np.sort(user * span + histories.items)
-    first = np.diff(pairs, prepend=-1) > 0
-    user = user[first]
-    items = pairs[first] - user * span
-    counts = np.bincount(user, minlength=len(histories))
-    return items, np.cumsum(counts), counts
+    return _distinct(user, histories.items, len(histories))
+
+
+def _distinct(user: Integers, item: Integers, users: int) -> tuple[Integers, Integers, Integers]:
+    # As single integers the pairs are sorted fast. Users are counted from 0, so `user` fits.
+    span = int(item.max(initial=0)) + 1
+    keys = pair_keys(user, item, span)
+    user = keys // span
+    counts = np.bincount(user, minlength=users)
+    return keys - user * span, np.cumsum(counts), counts

@@ -19,6 +19,11 @@ from pipeline.version import Version
 if TYPE_CHECKING:
     from pipeline.results import Scored
 
+NO_RECENT = (
+    "no event within score.popular_within_days: users without a known item have what is popular in "
+    "all events"
+)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -63,6 +68,9 @@ def main(
     devices: Annotated[
         str | None, typer.Option(help="GPUs, one process each, or auto for all. (default: 1)")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray for a Ray cluster. (default: local)")
+    ] = None,
     threads: Annotated[
         str | None, typer.Option(help="CPU threads, or auto. (default: auto, the usable cores)")
     ] = None,
@@ -78,6 +86,20 @@ def main(
     ] = None,
     deny: Annotated[
         str | None, typer.Option(metavar="FILE", help="Never recommend the item ids in FILE.")
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recommend to each user only items of their rows (user_id, item_id) in FILE.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Never recommend to a user the items of their rows (user_id, item_id) in FILE.",
+        ),
     ] = None,
     items: Annotated[
         str | None,
@@ -128,6 +150,8 @@ def main(
         "exclude_seen": exclude_seen,
         "allow": allow,
         "deny": deny,
+        "candidates": candidates,
+        "exclude": exclude,
         "where": where,
         "layout": layout,
     }
@@ -136,6 +160,7 @@ def main(
         from pipeline.scoring import score
 
         given = as_overrides("score", flags) + as_overrides("items", {"path": items})
+        given += as_overrides("engine", {"kind": engine})
         settings = load_settings(config, [*(overrides or []), *given])
         day = _date(run_date) if run_date else settings.today()
         with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
@@ -149,12 +174,14 @@ def main(
                 time_zone=settings.time_zone,
                 items_table=settings.items.path,
                 users_table=settings.users.path,
+                similar_by=settings.items.similar_by,
                 users=users,
                 resume=resume,
                 overwrite=overwrite,
                 skip_bad_files=skip_bad_files,
                 cache=settings.work_dir / "tensorrt",
                 resources=settings.resources,
+                engine=settings.engine,
                 progress=progress,
             )
         print_result(result, lambda: print_plain(*summary(result)), as_json)
@@ -180,6 +207,12 @@ def summary(result: "Scored") -> list[str]:
         facts["items that score.where leaves out"] = rules.filtered_items
         facts["rows of the items table with an id unknown to the bundle"] = rules.unknown_rows
         facts["items of the bundle without a row in the items table"] = rules.missing_rows
+    if new := result.new_items:
+        facts["new items that may be recommended"] = new.listed
+        facts["new items without a similar one in the bundle"] = new.without_similar
+    if result.n_recent == 0:
+        lines.append(NO_RECENT)
+    facts |= result.user_list_facts()
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
     lines += [
         f"{each.n_users:,} users of segment {each.name}, of {each.listed:,} listed"

@@ -4,21 +4,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenEvents
-from pipeline.errors import ConfigError
-from pipeline.logs.log_files import LogFile
+from pipeline.errors import ConfigError, UnreadableFileError
+from pipeline.logs.conversion import plain_ids
+from pipeline.logs.log_files import LogFile, read_batches, readable
 from pipeline.logs.validation import IdTypes
 from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 from pipeline.storage.scratch_db import scratch_database
 
+_BATCH_ROWS = 2**18
 _SHOWN = 10  # types of events in a message
 
 
@@ -46,6 +51,19 @@ class HistorySource(Protocol):
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         """A bundle's items with `last_seen` by all events that the source knows of."""
+
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """(V-1,) the events with each of a bundle's items from an instant to the run date's end.
+
+        Those of all users of the input count, also of users who are not to be scored.
+
+        Raises:
+            InputError: as for `open`.
+            StorageError: as for `open`.
+        """
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        """The ids of the users of the input, some at a time, perhaps repeated or null."""
 
     def open(self, items: pa.Table, scratch: Path) -> AbstractContextManager[OpenedHistories]:
         """Begin to read; the histories are read inside the ``with`` block.
@@ -91,11 +109,31 @@ class FileHistories(ABC):
         """See `HistorySource`: by the bundle's own events, as the files are not yet read."""
         return items
 
+    def user_ids(self) -> Iterator[pa.Array]:
+        """See `HistorySource`."""
+        for file in self.files:
+            try:
+                with readable(file):
+                    for batch in read_batches(file, [self.user_column], _BATCH_ROWS):
+                        yield plain_ids(batch[self.user_column], self.types.user, file.path)
+            except UnreadableFileError:
+                if not self.skip_bad_files:
+                    raise
+
+    @property
+    @abstractmethod
+    def user_column(self) -> str:
+        """The name of the files' column of user ids."""
+
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:
         """See `HistorySource`."""
         with scratch_database(scratch, self.resources) as base:
             yield self._open(base, items)
+
+    @abstractmethod
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """See `HistorySource`; the files are read once more for it."""
 
     @abstractmethod
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:

@@ -50,6 +50,7 @@ class InputFiles:
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
         seen_rule: SeenRule | None,
+        recent_popularity: bool = False,
         skip_bad_files: bool,
         resources: ResourceSettings,
     ) -> HistorySource:
@@ -62,6 +63,7 @@ class InputFiles:
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
             seen_rule: Which events count as seen; None for all.
+            recent_popularity: Whether `popularity_since` will be asked for.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
             resources: As in `FileHistories`.
 
@@ -72,7 +74,8 @@ class InputFiles:
                 with the ids of the logs.
             InputError: the file of user ids cannot be read.
         """
-        needed_for = "active_within_days" if active_within_days is not None else None
+        needed_for = "popular_within_days" if recent_popularity else None
+        needed_for = "active_within_days" if active_within_days is not None else needed_for
         if seen_rule and seen_rule.within_days is not None:
             needed_for = needed_for or "exclude_seen"
         if seen_rule and seen_rule.event_types and (self.are_sequences or not logs.event_type):
@@ -145,19 +148,23 @@ def open_inputs(paths: Sequence[str], *, skip_bad_files: bool) -> InputFiles:
     return InputFiles(tuple(paths), files, columns, kinds[0], frozenset(skipped))
 
 
-def check_overlap(folder: Folder, inputs: InputFiles, lists: Sequence[str]) -> None:
+def check_overlap(
+    folder: Folder, inputs: InputFiles, lists: Sequence[str], user_lists: Sequence[str] = ()
+) -> None:
     """Check that the output folder neither holds an input nor lies in one.
 
     Args:
         folder: The output folder.
         inputs: The input files.
         lists: Paths of files of ids.
+        user_lists: Paths of files of users and items; these, like inputs, may be folders and globs.
 
     Raises:
         ConfigError: an input file or a file of ids lies in the folder, at any depth; or the folder
             lies in an input path, which would then include its parts.
     """
-    read = [(file.filesystem, file.path) for file in inputs.files]
+    files = [*inputs.files, *(file for path in user_lists for file in list_log_files(path))]
+    read = [(file.filesystem, file.path) for file in files]
     for filesystem, path in [*read, *map(open_filesystem, lists)]:
         if folder.holds(filesystem, path):
             raise ConfigError(
@@ -166,7 +173,7 @@ def check_overlap(folder: Folder, inputs: InputFiles, lists: Sequence[str]) -> N
                 found=path,
                 remedy="Give another folder.",
             )
-    for path in inputs.paths:
+    for path in (*inputs.paths, *user_lists):
         if would_list(path, folder.filesystem, folder.path("part-00000.parquet")):
             raise ConfigError(
                 "the output folder lies in an input, which would then include the output's parts",

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.logs.id_lists import as_known, read_ids
 from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.conditions import items_that
+from pipeline.rules.new_items import NewItems
 from pipeline.schema import ITEM_ID, TIME
 
 UNTRAINED = "untrained"
@@ -29,11 +30,14 @@ class LeftOutItems:
 
     Attributes:
         by_rule: (V-1,) masks in index order from 1, by the name of the rule.
-        n_unknown: The number of ids in the allow and deny files that the bundle does not know.
+        n_unknown: The number of ids in the allow and deny files that the bundle does not know, nor
+            are they of new items.
+        new: The new items that files and condition let through.
     """
 
     by_rule: Mapping[str, NDArray[np.bool_]]
     n_unknown: int
+    new: NewItems | None = None
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -55,6 +59,7 @@ def left_out_items(
     settings: ScoreSettings,
     retired_before: datetime | None = None,
     attributes: Attributes | None = None,
+    new: NewItems | None = None,
 ) -> LeftOutItems:
     """The items that were not trained on, are retired, or are left out by a file or a condition.
 
@@ -63,6 +68,7 @@ def left_out_items(
         settings: `allow`, `deny`, `accept_unknown_deny` and `where` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
+        new: The new items.
 
     Raises:
         ConfigError: none of the denied items is known, or the condition cannot be used.
@@ -74,19 +80,26 @@ def left_out_items(
         seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
         left_out[RETIRED] = ~seen.fill_null(False).to_numpy()
     n_unknown = 0
-    ids = items[ITEM_ID]
+    ids = items[ITEM_ID].combine_chunks()
+    every = ids if new is None else pa.concat_arrays([ids, new.others[ITEM_ID].combine_chunks()])
     for rule, path in ((ALLOW, settings.allow), (DENY, settings.deny)):
         if path is None:
             continue
-        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), ids.combine_chunks())
+        known = as_known(read_ids(path, ITEM_ID, ids.type, "the bundle"), every)
         n_unknown += known.null_count
         if rule == DENY and not settings.accept_unknown_deny:
             _check_deny_file(known, path)
-        left_out[rule] = pc.is_in(ids, value_set=known.drop_null()).to_numpy() == (rule == DENY)
+        listed = pc.is_in(every, value_set=known.drop_null()).to_numpy(zero_copy_only=False)
+        left_out[rule] = listed[: len(ids)] == (rule == DENY)
+        if new is not None:
+            new = new.filter(listed[new.index - 1] != (rule == DENY))
     if settings.where is not None:
         attributes = attributes or item_attributes(items, None)
         left_out[WHERE] = ~items_that(settings.where, attributes, WHERE)
-    return LeftOutItems(left_out, n_unknown)
+        if new is not None:
+            of_new = Attributes(new.table, attributes.others, 0)
+            new = new.filter(items_that(settings.where, of_new, WHERE))
+    return LeftOutItems(left_out, n_unknown, new)
 
 
 def _check_deny_file(known: pa.Array, path: str) -> None:

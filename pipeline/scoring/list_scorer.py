@@ -7,18 +7,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.engines.base import Progress
 from pipeline.errors import BundleError
 from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
-from pipeline.scoring.batches import ScoringBatch, batches
+from pipeline.schema import PAD
+from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
 from pipeline.scoring.because import NearestHistory
+from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.popular_lists import popular_lists
 from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
+from pipeline.scoring.user_lists import NO_USER_LISTS, UserItems, UserLists
 
 _AHEAD = 1.5  # candidates per place of a list, at first
 _WIDER = 4  # and so many times more for users to whom they are not enough
@@ -32,34 +35,44 @@ class ListScorer:
     Attributes:
         recommender: The recommender in its session.
         eligibility: The items that may be recommended, and the rules on whole lists.
-        promoted_tables: Each promotion's (P, D) float32 embeddings of its items.
+        table: (V, D) float32, the items' embeddings.
+        promoted_tables: The `embeddings` of each of `lists.promoted`.
         max_length: L.
         top_k: K.
         exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
+        user_lists: The items listed per user.
     """
 
     recommender: Recommender
     eligibility: Eligibility
+    table: NDArray[np.float32]
     promoted_tables: tuple[NDArray[np.float32], ...]
     max_length: int
     top_k: int
     exclude_seen: bool
     nearest: NearestHistory | None = None
+    user_lists: UserLists = NO_USER_LISTS
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
 
         Args:
-            histories: The histories of N users.
+            histories: The histories of N users, perhaps with new items that the model does not
+                know.
             progress: Is called with the number of users of every finished batch.
 
         Raises:
             BundleError: a score is NaN or infinite, or the rules need a newer bundle.
             ConfigError: the device fails.
         """
-        ranked = self._popular(histories)
+        if self.user_lists.candidates is not None:
+            return self._among(self.user_lists.candidates, histories, progress)
+        histories, others = self._known_to_the_model(histories)
+        ranked = self._popular(histories, others)
+        never, ends, widths = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
+        new_seen = pad(never, ends, widths, int(widths.max(initial=0)))
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
         count = (
@@ -71,42 +84,62 @@ class ListScorer:
             unsure = []
             size = max(1, _CANDIDATES // count)
             for some in np.split(users, range(size, len(users), size)):
-                lists = self._lists(histories, some, count, progress)
+                lists = self._lists(histories, new_seen[some], some, count, progress)
                 unsure.append(some[lists.unsure])
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
         return self.with_because(ranked, histories)
 
-    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
-        """The result for no users, with ids of a type."""
-        nobody = UserHistories(
-            pa.array([], user_type), np.zeros(0, np.int64), np.zeros(1, np.int64)
-        )
-        return self.with_because(self._popular(nobody), nobody)
-
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
 
+    def _wanted(self, histories: UserHistories) -> Integers:
+        """(N,) K, for each of N users."""
+        return np.full(len(histories), self.top_k)
+
+    def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, UserHistories]:
+        """The users' items that the model knows, and the others, which are new."""
+        if self.eligibility.other_ids is None:
+            return histories, histories.only(np.zeros(len(histories.items), bool))
+        known = histories.items <= self._n_items
+        return histories.only(known), histories.only(~known)
+
     def with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
         """The same lists with `because`, where that is asked for."""
         if self.nearest is None:
             return ranked
-        return replace(ranked, because=self.nearest(histories, ranked.item_index))
+        is_new = self.eligibility.is_new[ranked.item_index]  # without a trained embedding
+        listed = np.where(is_new, PAD, ranked.item_index)
+        known, _ = self._known_to_the_model(histories)
+        return replace(ranked, because=self.nearest(known, listed))
 
     def _lists(
-        self, histories: UserHistories, users: Integers, count: int, progress: Progress
+        self,
+        histories: UserHistories,
+        new_seen: Integers,
+        users: Integers,
+        count: int,
+        progress: Progress,
     ) -> Lists:
-        """The lists of some users, as far as so many candidates decide them."""
+        """The lists of some users, as far as so many candidates decide them.
+
+        Args:
+            histories: Those of all users of the part.
+            new_seen: (M, E) the items that these M users have seen and the model does not know.
+            users: (M,) the users, ascending.
+            count: The number of candidates.
+            progress: As for `__call__`.
+        """
         chosen = np.zeros(len(histories), bool)
         chosen[users] = True
         part = histories if chosen.all() else histories.filter(chosen)
         every = count == self._n_items
         found = Candidates.none(len(part), count, complete=every)
         slots = []
-        for each in self.eligibility.lists.promotions:
+        for each in self.eligibility.lists.promoted:
             width = len(each.items) if every else 2 * len(each.places) * count // self.top_k
             width = min(max(width, 1), max(len(each.items), 1))
             best = Candidates.none(len(part), width, complete=width >= len(each.items))
@@ -114,11 +147,12 @@ class ListScorer:
         for batch, (item_index, score, *embedding) in self._run(part, count):
             found.put(batch.rows, item_index, score)
             promotions = zip(
-                self.eligibility.lists.promotions, self.promoted_tables, slots, strict=True
+                self.eligibility.lists.promoted, self.promoted_tables, slots, strict=True
             )
+            exclude = np.hstack([batch.exclude, new_seen[batch.rows]])
             for each, table, slot in promotions:
                 best, width = slot.candidates, slot.candidates.item_index.shape[1]
-                ranked = each.ranked(embedding[0] @ table.T, batch.exclude, width)
+                ranked = each.ranked(each.scores(embedding[0], table), exclude, width)
                 best.put(batch.rows, ranked.item_index, ranked.score)
             progress(len(batch.rows))
         if self.eligibility.lists:
@@ -131,18 +165,26 @@ class ListScorer:
         recommender = self.recommender
         if self.eligibility.lists or count != recommender.top_k:
             recommender = recommender.giving(
-                count, embeddings=bool(self.eligibility.lists.promotions)
+                count, embeddings=bool(self.eligibility.lists.promoted)
             )
         prepared = batches(
             histories,
             max_length=self.max_length,
             batch_size=recommender.batch_size,
             exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
         )
+        return self._results(recommender, prepared)
+
+    def _results(
+        self, recommender: Recommender, prepared: Iterator[ScoringBatch]
+    ) -> Iterator[tuple[ScoringBatch, TopItems]]:
+        """Batches, and what a recommender finds for them."""
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         try:
             for batch in prepared:
-                running.append((batch, recommender.cores.submit(recommender, batch)))
+                run = recommender.cores.submit(recommender, self._for_the_model(batch))
+                running.append((batch, run))
                 if len(running) > recommender.at_once:
                     yield _checked(*running.popleft())
             while running:
@@ -151,34 +193,74 @@ class ListScorer:
             for _, left in running:  # after an error
                 left.cancel()
 
-    def _popular(self, histories: UserHistories) -> Ranked:
-        """The popular items for users without a known item, and PAD for the others."""
-        # A user without a known item has seen no eligible one, so these items suit all such users.
-        popular = histories.lengths == 0
-        wanted = np.full(len(histories), self.top_k)
-        ranked = Ranked.of_nothing(histories.user_id, wanted, popular)
-        if popular.any():
-            ranked.put(popular.nonzero()[0], self._popular_list())
-        return ranked
+    def _for_the_model(self, batch: ScoringBatch) -> ScoringBatch:
+        """A batch without excluded items that the model does not know."""
+        if self.eligibility.other_ids is None:
+            return batch
+        known = np.where(batch.exclude > self._n_items, PAD, batch.exclude)
+        return replace(batch, exclude=known)
 
-    def _popular_list(self) -> Lists:
-        """The list of every user without a known item."""
-        count = self.top_k
-        while True:
-            every = count >= len(self.eligibility.popular)
-            best = Candidates(
-                self.eligibility.popular[None, :count],
-                self.eligibility.popular_score[None, :count],
-                every,
-            )
-            slots = [
-                Slots(each.places, each.popular(count))
-                for each in self.eligibility.lists.promotions
-            ]
-            lists = fill_lists(best, slots, self.eligibility.lists.caps, self.top_k)
-            if not lists.unsure.any():
-                return lists
-            count *= _WIDER
+    def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
+        """The lists of N users of their own candidates; nobody else is looked at."""
+        is_listed, is_known = candidates.lengths(histories.user_id) > 0, histories.lengths > 0
+        ranked = Ranked.of_nothing(
+            histories.user_id, self._wanted(histories), is_listed & ~is_known
+        )
+        users = (is_listed & is_known).nonzero()[0]
+        progress(len(histories) - len(users))
+        user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
+        recommender = self.recommender.giving(1, embeddings=True)
+        prepared = batches(
+            histories.filter(is_listed & is_known),
+            max_length=self.max_length,
+            batch_size=recommender.batch_size,
+            exclude_seen=False,
+        )
+        for batch, (_, _, embedding) in self._results(recommender, prepared):
+            user_embedding[users[batch.rows]] = embedding
+            progress(len(batch.rows))
+        ranker = CandidateRanker(
+            candidates,
+            self.user_lists.exclude,
+            self.exclude_seen,
+            self.table,
+            self.eligibility,
+            self.top_k,
+        )
+        for some, lists in ranker.lists(histories, user_embedding):
+            ranked.put(some, lists)
+        return self.with_because(ranked, histories)
+
+    def _popular(self, histories: UserHistories, others: UserHistories) -> Ranked:
+        """The popular items for users without a known item, and PAD for the others.
+
+        Args:
+            histories: The items that the model knows.
+            others: The same users' new items.
+        """
+        # A user without a known item has seen no eligible one but new ones, so one list suits all
+        # such users but those with new or excluded items of their own.
+        popular = histories.lengths == 0
+        ranked = Ranked.of_nothing(histories.user_id, self._wanted(histories), popular)
+        if not popular.any():
+            return ranked
+        users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
+        ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
+        never, ends, widths = excluded_items(
+            others.filter(popular),
+            exclude_seen=self.exclude_seen,
+            listed=self.user_lists.exclude,
+        )
+        most = max([0, *(len(each.items) for each in self.eligibility.lists.promoted)])
+        order = np.argsort(-widths, kind="stable")
+        order = order[widths[order] > 0]
+        while len(order):
+            width = int(widths[order[0]])
+            size = max(1, _CANDIDATES // (_WIDER * self.top_k + width + most))
+            some, order = order[:size], order[size:]
+            exclude = pad(never, ends[some], widths[some], width)
+            ranked.put(users[some], popular_lists(self.eligibility, exclude, self.top_k))
+        return ranked
 
 
 def _counted_before(users: int) -> None:

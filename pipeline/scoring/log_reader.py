@@ -1,7 +1,12 @@
 """Interaction logs to histories: validated, sorted and grouped by DuckDB, on disk if necessary."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -16,9 +21,11 @@ from pipeline.logs.validation import FILTERED, keep_applied, reason_sql
 from pipeline.schema import EVENT_TYPE, ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories, no_such_types
 from pipeline.scoring.user_histories import UserHistories
-from pipeline.storage.scratch_db import scalar
+from pipeline.storage.scratch_db import scalar, scratch_database
 
 _BATCH_ROWS = 2**20
+
+_Result = TypeVar("_Result")
 _IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not all do
 
 
@@ -26,17 +33,13 @@ _IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not
 class LogHistories(FileHistories):
     """A `HistorySource` over interaction logs; users come in the order of their ids."""
 
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return self.logs.user_id
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
-        files = self.files
-        while True:
-            try:
-                self._load_rows(base, files)
-                break
-            except UnreadableFileError as error:
-                if not self.skip_bad_files:
-                    raise
-                files = tuple(file for file in files if file.path != error.where)
-                self.dropped.skipped_files.add(error.where)
+        self._from_readable(partial(self._load_rows, base))
         self._select_events(base)
         base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
         users = self._encode_items(base)
@@ -45,6 +48,43 @@ class LogHistories(FileHistories):
             ORDER BY {USER_ID}, {TIMESTAMP}, place"""
         ).to_arrow_reader(_BATCH_ROWS)
         return OpenedHistories(users, _grouped(reader))
+
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """See `HistorySource`; an exact repeat of an event counts once."""
+        counts = np.zeros(len(items) + 1, np.int64)
+        with (
+            TemporaryDirectory(prefix="fearec-", dir=self.resources.scratch_dir) as folder,
+            scratch_database(Path(folder), self.resources) as base,
+        ):
+            base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
+            found = self._from_readable(partial(self._count_since, base, since))
+        counts[found[ITEM_INDEX].to_numpy()] = found["n"].to_numpy()
+        return counts[PAD + 1 :]
+
+    def _count_since(
+        self, base: duckdb.DuckDBPyConnection, since: datetime, files: Sequence[LogFile]
+    ) -> pa.Table:
+        reason = reason_sql(self.user_filter.end, self.logs.keep)
+        with keep_applied(self.logs, base), log_rows(files, self.logs, self.types) as rows:
+            base.register("rows", rows)
+            return base.sql(f"""SELECT {ITEM_INDEX}, count(*) AS n
+                FROM (
+                    SELECT DISTINCT {self._event} FROM rows
+                    WHERE {reason} IS NULL AND {TIMESTAMP} >= TIMESTAMPTZ '{since}'
+                ) JOIN vocabulary USING ({ITEM_ID})
+                GROUP BY ALL""").to_arrow_table()
+
+    def _from_readable(self, use: Callable[[Sequence[LogFile]], _Result]) -> _Result:
+        """What is made of the files: of the readable ones where others are to be left out."""
+        files = self.files
+        while True:
+            try:
+                return use(files)
+            except UnreadableFileError as error:
+                if not self.skip_bad_files:
+                    raise
+                files = tuple(file for file in files if file.path != error.where)
+                self.dropped.skipped_files.add(error.where)
 
     def _load_rows(self, base: duckdb.DuckDBPyConnection, files: Sequence[LogFile]) -> None:
         """Make the table `checked_rows`: the rows of the users to score, each with its fault."""
@@ -104,7 +144,7 @@ class LogHistories(FileHistories):
             conditions.append(f"coalesce({EVENT_TYPE} IN (FROM seen_types), false)")
         if self.seen.since is not None:
             conditions.append(f"{TIMESTAMP} >= TIMESTAMPTZ '{self.seen.since}'")
-        return f", {' AND '.join(conditions)} AS {_IS_SEEN}"
+        return f", {' AND '.join(conditions) or 'true'} AS {_IS_SEEN}"
 
     def _types_found(self, base: duckdb.DuckDBPyConnection) -> set[str]:
         """The types of the good rows, if types count as seen, of which the absent are noted."""

@@ -1,6 +1,6 @@
 """Item indices and scores to rows of the recommendations table, in the long or list layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Literal
 
@@ -60,6 +60,13 @@ class Ranked:
             wanted,
         )
 
+    @classmethod
+    def of_nobody(cls, user_type: pa.DataType, *, because: bool) -> "Ranked":
+        """The result for no users, with ids of a type, and perhaps with `because`."""
+        nobody = pa.array([], user_type)
+        nothing = cls.of_nothing(nobody, np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        return replace(nothing, because=nothing.item_index) if because else nothing
+
     def put(self, users: NDArray[np.intp], lists: "Lists | Ranked") -> None:
         """Put the lists of some users, perhaps shorter ones, in their rows."""
         places = slice(lists.item_index.shape[1])
@@ -91,15 +98,17 @@ class RowFormat:
 
     Attributes:
         layout: `long` for one row per user and rank, `list` for one row per user.
-        item_ids: (V-1,) the ids of items 1..V-1.
+        item_ids: (V-1,) the ids of items 1..V-1, or more where others may be recommended.
         run_columns: The columns that are equal in every row.
         sources: In the list layout, whether each entry of a list has its own source.
+        is_new: (V,) bool, or more, which items are new ones; None for none.
     """
 
     layout: Literal["long", "list"]
     item_ids: pa.Array
     run_columns: RunColumns
     sources: bool = False
+    is_new: NDArray[np.bool_] | None = None
 
     def rows(self, ranked: Ranked) -> pa.Table:
         """The rows, with the columns of either layout in `schema`."""
@@ -132,7 +141,7 @@ class RowFormat:
         columns = [
             ranked.user_id,
             pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends])).cast("int32"), entries),
-            _source(ranked.popular, np.zeros(len(present), bool)),
+            _source(ranked.popular, *np.zeros((2, len(present)), bool)),
             *self.run_columns.columns(len(present)),
         ]
         schema = recommendation_lists_schema(
@@ -149,17 +158,25 @@ class RowFormat:
         values = {
             ITEM_ID: self._ids(ranked.item_index[present]),
             SCORE: pa.array(ranked.score[present]),
-            SOURCE: _source(popular, ranked.promoted[present]),
+            SOURCE: _source(
+                popular, ranked.promoted[present], self._new(ranked.item_index[present])
+            ),
         }
         if ranked.because is not None:
             values[BECAUSE] = self._ids(ranked.because[present])
         return values
+
+    def _new(self, items: Items) -> NDArray[np.bool_]:
+        return np.zeros(len(items), bool) if self.is_new is None else self.is_new[items]
 
     def _ids(self, items: Items) -> pa.Array:
         """The ids of items, null for PAD."""
         return self.item_ids.take(pa.array(items - 1, mask=items == PAD))
 
 
-def _source(popular: NDArray[np.bool_], promoted: NDArray[np.bool_]) -> pa.Array:
+def _source(
+    popular: NDArray[np.bool_], promoted: NDArray[np.bool_], new: NDArray[np.bool_]
+) -> pa.Array:
     by_model = pc.if_else(pa.array(promoted), "promoted", "model")
+    by_model = pc.if_else(pa.array(new), "new", by_model)
     return pc.if_else(pa.array(popular), "popular", by_model)

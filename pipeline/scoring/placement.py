@@ -90,7 +90,7 @@ def _promotion(scorer: ListScorer, user: UserHistories, item: int) -> int:
     """The first promotion with which the item is promoted, if later ones are left out."""
     rules = scorer.eligibility.lists
     for number in range(1, len(rules.promotions)):
-        lists = replace(rules, promotions=rules.promotions[:number])
+        lists = replace(rules, promotions=rules.promotions[:number], new=None)
         fewer = replace(
             scorer,
             eligibility=replace(scorer.eligibility, lists=lists),
@@ -108,7 +108,7 @@ def _caps(scorer: ListScorer, every: Integers, listed: Ranked, item: int) -> tup
     Its turn comes after the promoted items and after those that the ranking has before it.
     """
     items = _row(listed)
-    rank = np.full(len(scorer.eligibility.item_bias), len(every))
+    rank = np.full(len(scorer.eligibility.is_new), len(every))
     rank[every] = np.arange(len(every))
     before = items[listed.promoted[0, : len(items)] | (rank[items] < rank[item])]
     if len(before) == scorer.top_k:

@@ -23,6 +23,7 @@ from pipeline.schema import (
     ITEM_ID,
     ITEM_INDEX,
     ITEMS_FILE,
+    PAD,
     TIME,
     TIMESTAMPS,
     USER_ID,
@@ -71,6 +72,20 @@ class PreparedHistories:
         place = pc.index_in(items[ITEM_ID].cast(prepared[ITEM_ID].type), prepared[ITEM_ID])
         last_seen = prepared["last_seen"].take(place)
         return items.set_column(items.schema.get_field_index("last_seen"), "last_seen", last_seen)
+
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """See `HistorySource`."""
+        index_of = self._index_of(items)
+        counts = np.zeros(len(items) + 1, np.int64)
+        for batch in read_sequences(self.folder, [ITEM_INDEX, TIMESTAMPS], _BATCH_ROWS):
+            recent = batch[ITEM_INDEX].flatten().to_numpy()[_since(since, batch[TIMESTAMPS])]
+            index = recent if index_of is None else index_of[recent]
+            counts += np.bincount(index, minlength=len(counts))
+        return counts[PAD + 1 :]
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        """See `HistorySource`."""
+        return (batch[USER_ID] for batch in read_sequences(self.folder, [USER_ID]))
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:

@@ -20,8 +20,9 @@ from pipeline.scoring.manifest import PartCounts
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked, RowFormat
 from pipeline.scoring.recommender import load_recommender
-from pipeline.scoring.segment_scorer import SegmentScorer
+from pipeline.scoring.segment_scorer import PartScorer, SegmentScorer
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
+from pipeline.scoring.user_lists import NO_USER_LISTS, UserLists
 
 _PART_ROWS = 4 * 2**20  # the largest number of recommendations in one part
 
@@ -32,8 +33,9 @@ def open_scorer(
     eligibility: Eligibility,
     cache: Path | None,
     device_id: int,
+    user_lists: UserLists = NO_USER_LISTS,
     segments: UserSegments | None = None,
-) -> ListScorer | SegmentScorer:
+) -> PartScorer:
     """Open a bundle's recommender with the provider and precision of the settings.
 
     Args:
@@ -42,6 +44,7 @@ def open_scorer(
         eligibility: The items that may be recommended.
         cache: The folder of TensorRT's engines, one subfolder per model.
         device_id: The index of the GPU.
+        user_lists: The items listed per user.
         segments: Which segment each user is in; None where there are no segments.
 
     Raises:
@@ -65,15 +68,17 @@ def open_scorer(
     scorer = ListScorer(
         recommender,
         eligibility,
-        tuple(np.array(table[each.items]) for each in eligibility.lists.promotions),
+        table,
+        tuple(each.embeddings(table) for each in eligibility.lists.promoted),
         bundle.max_length,
         settings.top_k,
         bool(settings.exclude_seen),
         NearestHistory.over(table, bundle.max_length, settings.threads)
         if settings.because
         else None,
+        user_lists,
     )
-    return SegmentScorer(scorer, table, segments) if segments and segments.names else scorer
+    return SegmentScorer(scorer, segments) if segments and segments.names else scorer
 
 
 def write_parts(

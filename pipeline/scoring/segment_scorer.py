@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipeline.engines.base import Progress
 from pipeline.results import SegmentCounts
@@ -27,12 +25,10 @@ class SegmentScorer:
 
     Attributes:
         plain: The scorer of users in no segment.
-        item_table: (V, D) float32.
         segments: Which segment each user is in.
     """
 
     plain: ListScorer
-    item_table: NDArray[np.float32]
     segments: UserSegments
 
     @property
@@ -48,7 +44,7 @@ class SegmentScorer:
         sizes = np.bincount(number)
         ends = np.cumsum(sizes)
         lengths = [self.plain.top_k, *(each.top_k for each in self.plain.eligibility.segments)]
-        popular = histories.lengths == 0
+        popular = np.zeros(len(histories), bool)
         ranked = Ranked.of_nothing(histories.user_id, np.array(lengths)[number], popular)
         counting = Lock()
 
@@ -60,6 +56,7 @@ class SegmentScorer:
             begin, end = ends[segment] - sizes[segment], ends[segment]
             some = self.of_segment(segment)(grouped.slice(begin, end), counted)
             ranked.put(order[begin:end], some)
+            popular[order[begin:end]] = some.popular
 
         largest_first = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
         # Several at a time: the last batches of one alone would not keep all cores busy.
@@ -68,10 +65,6 @@ class SegmentScorer:
                 pass
         return self.plain.with_because(ranked, histories)
 
-    def rank_no_users(self, user_type: pa.DataType) -> Ranked:
-        """The result for no users, with ids of a type."""
-        return self.plain.rank_no_users(user_type)
-
     def of_segment(self, segment: int) -> ListScorer:
         """The scorer of a segment's users, or of those in none, without `because`."""
         if segment == 0:
@@ -79,15 +72,18 @@ class SegmentScorer:
         recommender, eligibility = self.recommender, self.plain.eligibility.of_segment(segment)
         if not np.array_equal(eligibility.item_bias, self.plain.eligibility.item_bias):
             recommender = recommender.with_bias(eligibility.item_bias)
-        promotions = eligibility.lists.promotions
+        promoted = eligibility.lists.promoted
         return replace(
             self.plain,
             recommender=recommender,
             eligibility=eligibility,
-            promoted_tables=tuple(self.item_table[each.items] for each in promotions),
+            promoted_tables=tuple(each.embeddings(self.plain.table) for each in promoted),
             top_k=self.plain.eligibility.segments[segment - 1].top_k,
             nearest=None,
         )
+
+
+PartScorer = ListScorer | SegmentScorer
 
 
 class UsersPerSegment:

@@ -85,6 +85,40 @@ class SequenceHistories(FileHistories):
     the histories. `dropped` is complete after the second reading.
     """
 
+    def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
+        """See `HistorySource`."""
+        ids = items[ITEM_ID].combine_chunks()
+        counts = np.zeros(len(ids) + 1, np.int64)
+        for file in self.files:
+            of_file = np.zeros_like(counts)
+            try:
+                for batch in self._batches(file):
+                    _check_lengths(batch, file.path)
+                    of_file += self._count_since(
+                        batch.filter(batch[USER_ID].is_valid()), ids, since
+                    )
+            except UnreadableFileError:
+                if not self.skip_bad_files:
+                    raise
+                self.dropped.skipped_files.add(file.path)
+            else:
+                counts += of_file
+        return counts[PAD + 1 :]
+
+    def _count_since(
+        self, batch: pa.RecordBatch, ids: pa.Array, since: datetime
+    ) -> NDArray[np.int64]:
+        """(V,) the events of one batch with each item, PAD for unknown ones."""
+        times = batch[TIMESTAMPS].flatten()
+        recent = _not_before(times, since) & ~_not_before(times, self.user_filter.end)
+        index = _index_of(batch[ITEM_IDS].flatten(), ids)
+        return np.bincount(index[recent], minlength=len(ids) + 1)
+
+    @property
+    def user_column(self) -> str:
+        """See `FileHistories`."""
+        return USER_ID
+
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         good = self._check_files(base)
         users = self._count_users(base)
@@ -156,8 +190,7 @@ class SequenceHistories(FileHistories):
         batch = batch.filter(keep)
         user_id = user_id.filter(keep)
         listed = batch[ITEM_IDS].flatten()
-        index = pc.fill_null(pc.add(pc.index_in(listed, value_set=ids), 1), PAD)
-        items = index.to_numpy(zero_copy_only=False).astype(np.int64)
+        items = _index_of(listed, ids)
         offsets = _offsets(batch[ITEM_IDS])
         active = np.ones(len(user_id), np.bool_)
         late = np.zeros(len(items), np.bool_)
@@ -210,6 +243,13 @@ def _offsets(lists: pa.Array) -> NDArray[np.int64]:
     """The positions where each list begins in the flattened lists, and the end; null is empty."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _index_of(listed: pa.Array, ids: pa.Array) -> NDArray[np.int64]:
+    """The indices of listed ids, PAD for those that are not known."""
+    index = pc.fill_null(pc.add(pc.index_in(listed, value_set=ids), 1), PAD)
+    items: NDArray[np.int64] = index.to_numpy(zero_copy_only=False).astype(np.int64)
+    return items
 
 
 def _check_lengths(batch: pa.RecordBatch, where: str) -> None:

@@ -107,13 +107,13 @@ class UserHistories:
         is_seen: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Histories without the PAD that stands for items unknown to the bundle."""
-        return cls(user_id, items, offsets, is_seen)._only(items != PAD)
+        return cls(user_id, items, offsets, is_seen).only(items != PAD)
 
     def seen(self) -> Self:
         """The same users' events that count as seen, alone."""
-        return self if self.is_seen is None else self._only(self.is_seen)
+        return self if self.is_seen is None else self.only(self.is_seen)
 
-    def _only(self, kept: NDArray[np.bool_]) -> Self:
+    def only(self, kept: NDArray[np.bool_]) -> Self:
         """The same users with some of their events, (events,)."""
         before = np.concatenate([[0], np.cumsum(kept)])
         is_seen = None if self.is_seen is None else self.is_seen[kept]

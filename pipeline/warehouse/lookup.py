@@ -140,7 +140,7 @@ def histories_of(
 
 
 def last_event_with(
-    warehouse: Warehouse, user: Id, item: Id, until: datetime
+    warehouse: Warehouse, user: Id, item: Id, until: datetime, event_types: Sequence[str] = ()
 ) -> tuple[datetime, str | None] | None:
     """The time and, where known, the type of a user's last event with an item; None without one.
 
@@ -149,6 +149,7 @@ def last_event_with(
         user: The id, as `as_id` has it.
         item: The id, as `as_id` has it.
         until: The first instant that does not count.
+        event_types: Only events of one of these types; empty for all.
 
     Raises:
         InputError: there is no table yet.
@@ -158,6 +159,8 @@ def last_event_with(
         name for name in (TIMESTAMP, EVENT_TYPE) if name in dataset_of(table).schema.names
     ]  # version 0.1 knew no types
     chosen = (ds.field(USER_ID) == user) & (ds.field(ITEM_ID) == item)
+    if event_types and EVENT_TYPE in columns:
+        chosen &= ds.field(EVENT_TYPE).isin(list(event_types))
     events = read_rows(table, columns, chosen & (ds.field(TIMESTAMP) < pa.scalar(until)))
     if not len(events):
         return None

@@ -1,10 +1,11 @@
 """Scoring with rules on items and lists beside scoring without: time and memory, one core.
 
-    .venv/bin/python tests/benchmarks/rules.py [--users 1000000]
+    .venv/bin/python tests/benchmarks/rules.py [--users 1000000] [--rounds 3] [--only SIDE ...]
 
 100,000 items of 200 categories, top 20: a condition that leaves 70% of the items, at most 3 items
 of a category in a list, two slots for 500 promoted items, and 50 segments of equally many users,
-each with a condition of its own that leaves 50% to 99% of the items.
+each with a condition of its own that leaves 50% to 99% of the items. Apart from these, 100 items
+listed per user that the user never gets, or that are all that the user may get.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from scoring import fearec_score, make_bundle
 
 from model.config import FEARecConfig
 
-CATEGORIES, ROUNDS, SEGMENTS = 200, 3, 50
+CATEGORIES, LISTED, SEGMENTS = 200, 100, 50
 BY_SEGMENT = ", ".join(
     f'{{name="{number}", users="grp = {number}", where="item_id % 100 >= {number}"}}'
     for number in range(SEGMENTS)
 )
+_PAIRS = "pairs.parquet"
 RULES = {
     "none": [],
     "where": ["--where", "price < 70"],
@@ -36,6 +38,16 @@ RULES = {
     "promotion": ["--set", 'score.promotion=[{where="price = 7 AND new", slots=[3, 7]}]'],
     "segments": ["--set", f"score.segment=[{BY_SEGMENT}]"],
 }
+
+
+def write_pairs(path: Path, users: int) -> None:
+    """Some items listed per user, the users in random order."""
+    random = np.random.default_rng(2)
+    schema = pa.schema([("user_id", pa.int64()), ("item_id", pa.int64())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for some in np.array_split(random.permutation(users), max(1, users // 10_000)):
+            items = random.integers(1, ITEMS + 1, len(some) * LISTED)
+            writer.write_table(pa.table([np.repeat(some, LISTED), items], schema=schema))
 
 
 def write_items(path: Path) -> None:
@@ -59,8 +71,13 @@ def write_users(path: Path, users: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=1_000_000)
-    users = parser.parse_args().users
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="sides besides none; all by default")
+    given = parser.parse_args()
+    users = given.users
     sides = {**RULES, "all": [flag for flags in RULES.values() for flag in flags]}
+    sides |= {side: [f"--{side}", _PAIRS] for side in ("exclude", "candidates")}
+    sides = {side: sides[side] for side in ["none", *(given.only or list(sides)[1:])]}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory = dict.fromkeys(sides, 0.0)
     print(describe("fearec", "onnxruntime-gpu"))
@@ -70,17 +87,19 @@ def main() -> None:
         write_sequences(folder / "sequences.parquet", users)
         write_items(folder / "items.parquet")
         write_users(folder / "users.parquet", users)
-        for _ in range(ROUNDS):
+        write_pairs(folder / _PAIRS, users)
+        for _ in range(given.rounds):
             for side, flags in sides.items():
                 spent, peak, _ = fearec_score(
                     str(folder / "sequences.parquet"), "--model", str(bundle.path),
                     "--top-k", str(TOP_K), "--output", str(folder / "out"), "--overwrite",
                     "--provider", "cpu", "--items", str(folder / "items.parquet"),
-                    "--set", f"users.path={folder / 'users.parquet'}", *flags,
+                    "--set", f"users.path={folder / 'users.parquet'}",
+                    *(str(folder / flag) if flag == _PAIRS else flag for flag in flags),
                 )  # fmt: skip
                 seconds[side].append(spent)
                 memory[side] = max(memory[side], peak)
-    print(f"{users} users, {ITEMS} items, top {TOP_K}; CPU seconds, median of {ROUNDS}")
+    print(f"{users} users, {ITEMS} items, top {TOP_K}; CPU seconds, median of {given.rounds}")
     for side, spent in seconds.items():
         ratio = median(x / y for x, y in zip(spent, seconds["none"], strict=True))
         print(f"{side:10s} {median(spent):8.1f}  {ratio:.2f}x  {memory[side]:.2f} GiB at most")

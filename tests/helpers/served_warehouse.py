@@ -24,6 +24,7 @@ def serve(
     run_date: date = DAY,
     model_version: str = VERSION,
     prepared_items: Sequence[int | str] | None = None,
+    kinds: Sequence[Sequence[str | None]] | None = None,
     **bundle: Any,
 ) -> Bundle:
     """A bundle that serves a run date whose histories are those of users 0, 1, ...
@@ -35,7 +36,7 @@ def serve(
     made = make_bundle(path, model_version=model_version, **bundle)
     model = RegisteredModel(run_date=run_date, model_version=model_version, path=model_version)
     register_champion(locations, model)
-    prepared = write_prepared(locations.prepared, histories, items=prepared_items)
+    prepared = write_prepared(locations.prepared, histories, items=prepared_items, kinds=kinds)
     prepared = replace(
         prepared,
         content_hash=prepared_hash(locations.prepared),

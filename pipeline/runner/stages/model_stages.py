@@ -77,7 +77,7 @@ class Train(Stage[Trained]):
         Raises:
             ConfigError: they ask for more items than there are, none is left to recommend, a
                 condition on items cannot be used, or the provider of scoring cannot work here.
-            InputError: a file of ids or the items table cannot be read.
+            InputError: a file that decides what is recommended cannot be read.
             SchemaError: its ids are of another kind than the items', or its columns cannot be used.
         """
         prepared = done[Prepare].result
@@ -91,7 +91,9 @@ class Train(Stage[Trained]):
                 settings.score,
                 retired_before,
                 settings.items.path,
+                settings.items.similar_by,
                 RunDay(locations.run_date, settings.time_zone),
+                settings.resources,
                 settings.users.path,
             )
 

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.registry import RegisteredModel, read_registry, register_champion
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
@@ -34,6 +35,17 @@ from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import has_table
 
+# Counts in `Scored` that results of earlier versions lack: left out of keys where there are none.
+_LATER_COUNTS = (
+    "rules",
+    "segments",
+    "new_items",
+    "n_recent",
+    "candidates",
+    "exclude",
+    "absent_types",
+)
+
 
 @dataclass(frozen=True)
 class Score(Stage[Scored]):
@@ -45,15 +57,17 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    # Content hashes of the allow and deny files, of the segments' files of ids and, where a rule
-    # needs it, of the tables of items and users.
+    # Content hashes of the files of ids, also those of segments, of users and items and, where
+    # needed, of the tables of items and users.
     id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
+    similar_by: tuple[str, ...]  # where a rule needs it
     items_table: str | None = field(metadata=NOT_IN_KEY)
     users_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
@@ -68,9 +82,11 @@ class Score(Stage[Scored]):
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.users.path,
             settings.time_zone,
+            settings.engine,
         )
 
     def run(self) -> Scored:
@@ -89,7 +105,10 @@ class Score(Stage[Scored]):
             retired_before=self.retired_before,
             items_table=self.items_table,
             users_table=self.users_table,
+            similar_by=self.similar_by,
             cache=self.locations.tensorrt,
+            resources=self.locations.resources,
+            engine=self.engine,
         )
         with work_progress("scoring", "users") as progress:
             try:
@@ -108,14 +127,11 @@ class Score(Stage[Scored]):
         return manifest.complete and intact(manifest, folder) == manifest
 
     def output_key(self, result: Scored) -> str:
-        """See `Stage`; results of earlier versions know no rules and no segments."""
+        """See `Stage`; results of earlier versions know fewer rules."""
         values = to_jsonable_python(result)
-        if result.rules is None:
-            del values["rules"]
-        if not result.segments:
-            del values["segments"]
-        if not result.absent_types:
-            del values["absent_types"]
+        for name in _LATER_COUNTS:
+            if not values[name]:
+                del values[name]
         return hash_of([cache_key(self), values])
 
     def scratch(self) -> Path:
@@ -138,6 +154,7 @@ class Publish(Stage[Published]):
     retired_before: datetime | None
     checks: CheckSettings
     locations: RunLocations
+    similar_by: tuple[str, ...]
     items_table: str | None = field(metadata=NOT_IN_KEY)
     users_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)
@@ -156,6 +173,7 @@ class Publish(Stage[Published]):
             _days_before(settings.score.retire_after_days, settings, locations),
             settings.checks,
             locations,
+            settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
             settings.users.path,
             settings.time_zone,
@@ -174,8 +192,9 @@ class Publish(Stage[Published]):
             self.active_since,
             self.retired_before,
             self.items_table,
-            self.users_table,
+            self.similar_by,
             RunDay(self.locations.run_date, self.time_zone),
+            self.users_table,
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

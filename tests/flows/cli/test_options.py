@@ -2,12 +2,15 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from flows.cli.options import one_line_errors
+from flows.cli import main
+from flows.cli.options import one_line_errors, with_engine
 
 
 @pytest.mark.parametrize("lightning", [False, True])
@@ -43,3 +46,17 @@ def test_another_exit_is_left_alone() -> None:
     with pytest.raises(SystemExit) as ended:
         one_line_errors()(sys.exit)(3)
     assert ended.value.code == 3
+
+
+@pytest.mark.parametrize(
+    "command", [["nightly"], ["score"], ["backfill", "--from=2026-06-30", "--to=2026-07-01"]]
+)
+def test_where_users_are_scored_is_an_override(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main.app, [*command, "--engine=spark"])
+    assert done.exit_code == 2
+    assert "engine.kind" in done.stderr
+    assert with_engine(["a.b=1"], "ray") == ["a.b=1", 'engine.kind="ray"']
+    assert with_engine(None, None) == []

@@ -101,7 +101,7 @@ def test_related_items_by_cosine_are_a_partition(bundle: Bundle) -> None:
     result = json.loads(shown("related", "--top-n", "2", "--json"))
     assert result == {
         "table": str(table), "model_version": VERSION, "run_date": "2026-07-01",
-        "source": "cosine", "n_items": 11, "n_untrained": 1, "n_rows": 22,
+        "source": "cosine", "n_items": 11, "n_untrained": 1, "n_rows": 22, "n_not_offered": 0,
     }  # fmt: skip
     assert best() == cosines(bundle, 2)
     assert DeltaTable(str(table)).metadata().partition_columns == ["run_date"]
@@ -319,3 +319,49 @@ def test_a_bundle_of_version_0_1_has_related_items(
     done = CliRunner().invoke(app, ["related", "--by", "co-occurrence"])
     assert done.exit_code == 2
     assert "there are no prepared histories of this run date" in done.stderr
+
+
+RULES = ["--set", "items.path=items.csv", "--set", "score.where=price < 50",
+         "--set", "score.deny=deny.txt", "--set", "score.retire_after_days=60"]  # fmt: skip
+
+
+@pytest.fixture
+def allowed(bundle: Bundle) -> list[str]:
+    """The items that `RULES` leave; the bundle's events are of November, after the run date."""
+    dear, denied = ("i2", "i7"), ("i3", "i7")
+    prices = (f"{item},{90 if item in dear else 5}\n" for item in ITEMS)
+    Path("items.csv").write_text("item_id,price\n" + "".join(prices))
+    Path("deny.txt").write_text("\n".join(denied))
+    return [item for item in ITEMS if item not in (*dear, *denied, UNTRAINED)]
+
+
+@pytest.mark.parametrize("by", ["cosine", "co-occurrence"])
+def test_related_items_follow_the_rules(by: str, allowed: list[str]) -> None:
+    shown("related", "--by", by)
+    every = best()
+    out = shown("related", "--by", by, "--top-n", "4", *RULES)
+    assert ", rules leave out 3 of them as related items; run date" in out
+    expected = {
+        item: [(i, score) for i, score in related if i in allowed][:4]
+        for item, related in every.items()
+    }
+    assert best() == {item: related for item, related in expected.items() if related}
+    nothing = call("related", "--by", by, "--set", "score.where=popularity > 99")
+    assert nothing.exit_code == 2
+    assert "no item is left: rules of [score] leave out all of them" in nothing.stderr
+    assert "found untrained, score.where" in nothing.stderr
+
+
+def test_items_that_rules_leave_out_have_no_audience(allowed: list[str]) -> None:
+    Path("ids.txt").write_text("i3\ni7\ni1\ni2\ni4\n")
+    every = json.loads(shown("audience", "--items", "ids.txt", "--json"))
+    out = shown("audience", "--items", "ids.txt", *RULES)
+    assert ", others are left out: 2 by score.deny, 2 by score.where; run date" in out
+    some = json.loads(shown("audience", "--items", "ids.txt", "--json", *RULES))
+    assert some["rows"] == [row for row in every["rows"] if row["item_id"] in allowed]
+    assert some["left_out"] == {"score.deny": 2, "score.where": 2}
+    assert some["n_items"] == 2
+    Path("ids.txt").write_text("i3\ni7\n")
+    nothing = call("audience", "--items", "ids.txt", *RULES)
+    assert nothing.exit_code == 2
+    assert "ids.txt: no item is left: rules of [score] leave out all of them" in nothing.stderr

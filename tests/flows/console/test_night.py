@@ -15,6 +15,7 @@ from pipeline.results import (
     Evaluated,
     Gated,
     Ingested,
+    PairCounts,
     Published,
     RuleCounts,
     Scored,
@@ -34,8 +35,12 @@ def lines(
     report: Report | None = None,
     filtered: int = 0,
     rules: RuleCounts | None = None,
+    absent_types: tuple[str, ...] = (),
+    candidates: PairCounts | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
+    counts |= {"candidates": candidates, "exclude": None}
+    of_scored = {"unknown_listed": unknown_listed, "rules": rules, "absent_types": absent_types}
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),
         "check": Checked(checks),
@@ -49,7 +54,7 @@ def lines(
             champion=champion or {},
         ),
         "gate": gated or Gated("first", (), "v1", Path("bundle"), "v1", None),
-        "score": Scored(**{**counts, "unknown_listed": unknown_listed, "rules": rules}),
+        "score": Scored(**{**counts, **of_scored}),
         "publish": Published("table", "id", 1, 8, 4, table_checks),
     }
     records = [StageRecord(name, "", "", 0.0, result) for name, result in results.items()]
@@ -77,6 +82,20 @@ def test_what_the_rules_on_items_did_is_counted_where_there_are_any() -> None:
     line = "items: 1,500 that score.where leaves out; of the items table 3 rows unknown, 0 missing"
     assert line in lines(rules=RuleCounts(1500, 3, 0))
     assert not any("score.where" in line for line in lines())
+
+
+def test_types_that_no_event_has_are_named() -> None:
+    line = "warning: no event is of the type 'gift' of score.exclude_seen"
+    assert line in lines(absent_types=("gift",))
+    assert not any("score.exclude_seen" in line for line in lines())
+
+
+def test_what_of_the_items_listed_per_user_has_no_effect_is_counted() -> None:
+    printed = lines(candidates=PairCounts(0, 0, 2, 0, 1500))
+    assert "2 rows of score.candidates with an item unknown to the bundle" in printed
+    assert "1,500 users without a candidate get no list" in printed
+    assert sum("candidate" in line for line in printed) == 2
+    assert not any("candidate" in line for line in lines())
 
 
 def test_the_champion_stands_beside_the_model() -> None:

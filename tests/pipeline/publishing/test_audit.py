@@ -56,13 +56,16 @@ def histories(
         )
 
 
-def rules_of(top_k: int, *, exclude_seen: bool) -> Rules:
+def rules_of(top_k: int, *, exclude_seen: bool, n_new: int = 0) -> Rules:
     ids = pa.array(map(item, range(1, ITEMS + 1)))
-    return Rules(ids, SEGMENTS, ELIGIBLE, np.array([top_k, SEGMENT_K]), exclude_seen)
+    is_new = np.zeros_like(ELIGIBLE)
+    is_new[0, 5] = n_new > 0  # not for the segment
+    k, places = np.array([top_k, SEGMENT_K]), np.array([n_new, n_new])
+    return Rules(ids, SEGMENTS, ELIGIBLE, k, exclude_seen, is_new=is_new, n_new=places)
 
 
 def brute_force(
-    lists: list[ListOf], owned: list[list[int]], *, exclude_seen: bool
+    lists: list[ListOf], owned: list[list[int]], *, exclude_seen: bool, n_new: int = 0
 ) -> dict[str, Any]:
     counts = dict.fromkeys(Findings.__dataclass_fields__, 0)
     known = {item(index): index for index in range(1, ITEMS + 1)}
@@ -70,7 +73,9 @@ def brute_force(
     for user, (each, own) in enumerate(zip(lists, owned, strict=True)):
         seen = set(own) if exclude_seen else set()
         eligible, top_k = (ELIGIBLE[1], SEGMENT_K) if user in (1, 4) else (ELIGIBLE[0], TOP_K)
+        new = n_new > 0 and user not in (1, 4)  # the one new item, for one place or more
         left = [i for i in range(1, ITEMS + 1) if eligible[i] and i not in seen]
+        left += [5] * (new and 5 not in seen)
         counts["n_users"] += 1
         counts["n_fallback"] += each.popular
         counts["n_short"] += len(left) < top_k
@@ -86,7 +91,7 @@ def brute_force(
             counts["unknown"] += one not in known
             if one in known:
                 recommended.add(known[one])
-                counts["ineligible"] += not eligible[known[one]]
+                counts["ineligible"] += not (eligible[known[one]] or (new and known[one] == 5))
                 counts["seen"] += known[one] in seen
     return counts | {"mismatch": "", "recommended": sorted(recommended)}
 
@@ -94,7 +99,7 @@ def brute_force(
 @pytest.mark.parametrize("layout", ["long", "list"])
 @given(
     users=users, batch=st.integers(1, 5), size=st.integers(1, 5), exclude_seen=st.booleans(),
-    shift=st.integers(0, 1), some_seen=st.booleans(),
+    shift=st.integers(0, 1), some_seen=st.booleans(), n_new=st.integers(0, 2),
 )  # fmt: skip
 @tuned(deadline=None, max_examples=25)
 def test_it_counts_what_brute_force_finds(
@@ -105,13 +110,14 @@ def test_it_counts_what_brute_force_finds(
     exclude_seen: bool,
     shift: int,
     some_seen: bool,
+    n_new: int,
 ) -> None:
     owned = [own for own, _ in users]
     seen = [[item for item in own if is_seen(item) or not some_seen] for own in owned]
-    rules = rules_of(TOP_K, exclude_seen=exclude_seen)
+    rules = rules_of(TOP_K, exclude_seen=exclude_seen, n_new=n_new)
     lists = []
     for place, (own, (_, found)) in enumerate(zip(seen, users, strict=True)):
-        eligible = ELIGIBLE[int(place in (1, 4))]
+        eligible = (ELIGIBLE | rules.new)[int(place in (1, 4))]
         left = set(np.flatnonzero(eligible)) - (set(own) if exclude_seen else set())
         if layout == "long" and (not left or not found):  # a user has rows where there are items
             found = [(1, 0.5)] if left else []
@@ -125,7 +131,7 @@ def test_it_counts_what_brute_force_finds(
         given = open_parts(str(Path(folder) / "parts"))
         found_there = audit(given, histories(owned, batch, some_seen=some_seen), rules)
     counts = {**vars(found_there), "recommended": np.flatnonzero(found_there.recommended).tolist()}
-    assert counts == brute_force(lists, seen, exclude_seen=exclude_seen)
+    assert counts == brute_force(lists, seen, exclude_seen=exclude_seen, n_new=n_new)
 
 
 @pytest.mark.parametrize("layout", ["long", "list"])

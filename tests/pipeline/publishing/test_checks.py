@@ -33,6 +33,14 @@ NOBODY, ALL_SEEN, FEW_LEFT = 7, 11, 12  # users of no known item, of every item,
 
 Lists = list[ListOf]
 
+# Of every third user nothing is listed; of the others some items.
+PAIRS = [
+    (user, f"item{item}")
+    for user in range(USERS)
+    for item in range(user % 3 * 5, 42, 4)
+    if user % 3
+]
+
 
 @pytest.fixture(scope="module")
 def served(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Served:
@@ -92,6 +100,11 @@ def good(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Lists:
     return list(lists.values())
 
 
+def pairs_file(path: Path, pairs: Sequence[tuple[int, str]]) -> str:
+    path.write_text("user_id,item_id\n" + "\n".join(f"{user},{item}" for user, item in pairs))
+    return str(path)
+
+
 def outcomes(checks: Sequence[Check]) -> dict[str, str]:
     return {check.name: check.outcome for check in checks if check.outcome != "passed"}
 
@@ -109,6 +122,10 @@ def values(checks: Sequence[Check]) -> dict[str, float | None]:
         {"top_k": 38, "deny": None},
         {"allow": "few"},
         {"active_within_days": 3},
+        {"exclude": PAIRS},
+        {"exclude": PAIRS, "exclude_seen": False, "layout": "list"},
+        {"candidates": PAIRS},
+        {"candidates": PAIRS, "exclude": PAIRS[::3], "layout": "list", "deny": None},
         {"exclude_seen": "3 days"},
     ],
 )
@@ -122,6 +139,8 @@ def test_what_scoring_writes_passes(
     if "allow" in change:
         change["allow"] = str(tmp_path / "few.txt")
         (tmp_path / "few.txt").write_text("item5\nitem6\nitem7\nitem39\n")
+    for name in {"candidates", "exclude"} & change.keys():
+        change[name] = pairs_file(tmp_path / f"{name}.csv", change[name])
     settings = ScoreSettings(**(served.score.model_dump() | change))
     since = NOON - timedelta(days=3) if settings.active_within_days else None
     day = RunDay(NOON.date(), "UTC")
@@ -246,6 +265,26 @@ def test_an_own_item_is_found_where_it_is_excluded(
     with pytest.raises(TableCheckError) as caught:  # then, nobody's list may be short
         check_tables(scored, with_seen, CheckSettings(), locations)
     assert outcomes(caught.value.checks) == {"list_lengths": "held"}
+
+
+@pytest.mark.parametrize("name", ["candidates", "exclude"])
+def test_an_item_that_is_not_for_its_user_is_found(
+    name: str, good: Lists, served: Served, locations: RunLocations, tmp_path: Path
+) -> None:
+    served = without_all_seen(served, good)
+    listed = [(each.user, item) for each in good for item in each.items]
+    first = listed.index((good[4].user, good[4].items[0]))
+    # That one item is excluded; or all listed ones are candidates, but for it.
+    pairs = listed[first : first + 1] if name == "exclude" else listed[:first] + listed[first + 1 :]
+    path = pairs_file(tmp_path / "pairs.csv", pairs)
+    score = ScoreSettings(**(served.score.model_dump() | {name: path}))
+    scored = write_parts(tmp_path / "parts", good, "long", 10)
+    with pytest.raises(TableCheckError) as caught:
+        check_tables(scored, replace(served, score=score), CheckSettings(), locations)
+    if name == "exclude":
+        assert outcomes(caught.value.checks) == {"excluded_items": "held"}
+    else:
+        assert outcomes(caught.value.checks) == {"candidate_items": "held", "list_lengths": "held"}
 
 
 def test_a_list_that_is_too_long_is_found(

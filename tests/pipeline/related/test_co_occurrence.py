@@ -49,10 +49,12 @@ def test_it_is_the_count_of_users_who_have_both(
     lists = [np.minimum(rng.geometric(0.12, rng.integers(0, 12)), 29).tolist() for _ in range(120)]
     untrained = {3, 8, 30}
     items = [i for i in range(1, 31) if i not in untrained]
+    offered = items if seed % 2 else [i for i in items if rng.random() < 0.4]
     done: list[int] = []
     found = co_occurrence_neighbours(
         [as_histories(lists[begin : begin + 50]) for begin in range(0, 120, 50)],
         np.array(items), 31, n, tmp_path, ResourceSettings(memory="100MB", threads=1), done.append,
+        np.array(offered),
     )  # fmt: skip
     assert found.item_index.tolist() == items
     rows = zip(items, found.related_index.tolist(), found.score.tolist(), strict=True)
@@ -60,7 +62,10 @@ def test_it_is_the_count_of_users_who_have_both(
         item: [(i, s) for i, s in zip(related, score, strict=True) if i]
         for item, related, score in rows
     }
-    assert pairs == brute(lists, items, n)
+    every = brute(lists, items, len(items))
+    assert pairs == {
+        item: [(i, s) for i, s in related if i in offered][:n] for item, related in every.items()
+    }
     assert done == [50, 100, 120]
 
 

@@ -20,7 +20,9 @@ def joined(parts: list[Neighbours]) -> dict[int, list[tuple[int, float]]]:
     }
 
 
-def brute(table: np.ndarray, items: list[int], n: int) -> dict[int, list[tuple[int, float]]]:
+def brute(
+    table: np.ndarray, items: list[int], n: int, offered: list[int]
+) -> dict[int, list[tuple[int, float]]]:
     vectors = {i: table[i].astype(np.float64) for i in items if table[i].any()}
     norm = {i: math.sqrt(float((v * v).sum())) for i, v in vectors.items()}
     found = {}
@@ -28,7 +30,7 @@ def brute(table: np.ndarray, items: list[int], n: int) -> dict[int, list[tuple[i
         scores = [
             (float(np.float32(float((one * other).sum()) / (norm[item] * norm[i]))), i)
             for i, other in vectors.items()
-            if i != item
+            if i != item and i in offered
         ]
         found[item] = [(i, s) for s, i in sorted(scores, key=lambda pair: (-pair[0], pair[1]))[:n]]
     return found
@@ -36,8 +38,9 @@ def brute(table: np.ndarray, items: list[int], n: int) -> dict[int, list[tuple[i
 
 @pytest.mark.parametrize(("rows", "tile"), [(256, 2**21), (7, 7 * 13), (16, 16 * 640)])
 @pytest.mark.parametrize("n", [1, 6, 200])
-def test_it_is_the_sort_of_all(
-    rows: int, tile: int, n: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("share", [None, 0.4, 0.0])
+def test_it_is_the_sort_of_all_that_are_offered(
+    rows: int, tile: int, n: int, share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cosine, "_ROWS", rows)
     monkeypatch.setattr(cosine, "TILE", tile)
@@ -48,8 +51,10 @@ def test_it_is_the_sort_of_all(
     table[17] = 0
     untrained = {0, 5, 99, 149}
     items = [i for i in range(150) if i not in untrained]
-    found = joined(list(cosine_neighbours(table, np.array(items), n)))
-    expected = brute(table, items, n)
+    offered = items if share is None else [i for i in items if rng.random() < share]
+    given = None if share is None else np.array(offered, np.int64)
+    found = joined(list(cosine_neighbours(table, np.array(items), n, given)))
+    expected = brute(table, items, n, offered)
     assert found == expected
     assert 17 not in found
     assert not any(item == i for item, related in found.items() for i, _ in related)

@@ -34,7 +34,7 @@ def test_the_best_come_first_and_excluded_ones_never(data: st.DataObject) -> Non
         assert listed == expected
         assert found.score[user, : len(listed)].tolist() == [scores[item] for item in listed]
         assert found.item_index.shape[1] == max(1, min(count, len(items)))
-    (popular,) = promoted.popular(count).item_index
+    (popular,) = promoted.popular(np.zeros((1, 0), np.int64), count).item_index
     by_count = dict(zip(items.tolist(), popularity.tolist(), strict=True))
     expected = sorted(by_count, key=lambda item: (-by_count[item], item))[:count]
     assert [item for item in popular if item != PAD] == expected

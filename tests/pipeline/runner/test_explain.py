@@ -18,7 +18,7 @@ from flows.cli.main import app
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import load_settings
-from pipeline.dates import days_before
+from pipeline.dates import RunDay, days_before
 from pipeline.publishing.publish import publish
 from pipeline.results import Prepared
 from pipeline.runner.cache import read_record, write_record
@@ -53,6 +53,7 @@ def night(
     bundle = serve(
         tmp_path, make_bundle, HISTORIES,
         run_date=DAY, item_ids=ITEMS, popularity=POPULARITY, prepared_items=[*ITEMS, "other"],
+        kinds=[TYPES[: len(history)] for history in HISTORIES],
     )  # fmt: skip
     makers = ["m" if item in ("i5", "i6", "i7") else item for item in ITEMS]
     prices = [99 if item == "i8" else 5 for item in ITEMS]
@@ -77,7 +78,9 @@ def night(
         settings = ScoreSettings(**{"provider": "cpu", **RULES, **score})
         scored = score_histories(
             PreparedHistories(
-                locations.prepared, days_before(DAY, settings.active_within_days, "UTC")
+                locations.prepared,
+                days_before(DAY, settings.active_within_days, "UTC"),
+                settings.seen_on(RunDay(DAY, "UTC")),
             ),
             bundle,
             locations.parts,
@@ -142,13 +145,26 @@ def published(user: int) -> list[dict[str, Any]]:
     )
 
 
+def test_only_what_counts_as_seen_is_a_reason(night: Callable[..., None]) -> None:
+    night(exclude_seen=["purchase", "30 days"])
+    text = "the user has seen it, last on 2026-11-01 03:00:00 UTC, an event of type purchase"
+    assert reason(0, "i2")["text"] == f"{text} (score.exclude_seen = purchase, 30 days)"
+    assert reason(0, "i1")["name"] in ("listed", "outranked")
+    night(exclude_seen="1 days")
+    assert reason(0, "i2")["name"] in ("listed", "outranked")
+
+
 def test_what_the_user_has_seen_says_when_and_by_what(night: Callable[..., None]) -> None:
     night()
     seen = "the user has seen it, last on 2026-11-01"
-    assert reason(0, "i1")["text"] == f"{seen} 04:00:00 UTC (score.exclude_seen)"
-    by_type = f"{seen} 03:00:00 UTC, an event of type purchase (score.exclude_seen)"
+    assert reason(0, "i1")["text"] == f"{seen} 04:00:00 UTC (score.exclude_seen = true)"
+    by_type = f"{seen} 03:00:00 UTC, an event of type purchase (score.exclude_seen = true)"
     assert reason(0, "i2")["text"] == by_type
     assert reason(0, "i2")["details"]["event_type"] == "purchase"
+    night(exclude_seen="30 days")
+    assert reason(0, "i1")["text"].endswith("04:00:00 UTC (score.exclude_seen = 30 days)")
+    night(exclude_seen="1 day")
+    assert reason(0, "i1")["name"] in ("listed", "outranked")
 
 
 def test_what_rules_leave_out_names_each_of_them(night: Callable[..., None]) -> None:
@@ -238,7 +254,7 @@ def test_every_place_and_rank_is_that_of_the_list(night: Callable[..., None], la
 def test_what_is_gone_is_one_clear_line(night: Callable[..., None]) -> None:
     night()
     given = ["recommend", "0", "--explain", "i1", *settings_of(Path.cwd())]
-    shutil.rmtree("work")
+    shutil.rmtree(RunLocations(Warehouse("warehouse"), Path("work"), DAY).prepared)
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 2
     assert "no prepared histories of this run date" in done.stderr

@@ -493,7 +493,7 @@ def test_a_provider_that_runs_the_smallest_graph_is_accepted_before_the_training
     settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "_count_cuda_devices", lambda: 1)
-    monkeypatch.setitem(sessions._NAMES, "cuda", sessions.CPU)  # so the graph really runs
+    monkeypatch.setitem(sessions.NAMES, "cuda", sessions.CPU)  # so the graph really runs
     with_it = settings.model_copy(update={"score": ScoreSettings(top_k=5, provider="cuda")})
     nightly(with_it, DAY)
     assert "train" in stages.calls

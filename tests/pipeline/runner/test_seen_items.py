@@ -1,83 +1,86 @@
-"""A night whose lists leave out what was bought of late, and nothing else."""
+"""The stages of a night, with rules on what counts as seen; nothing is trained."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from pipeline.bundles.bundle import Bundle
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
-from pipeline.config.settings import load_settings
+from pipeline.config.settings import Settings
 from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
-from pipeline.runner.nightly import FinishedRun, nightly
+from pipeline.results import Gated
+from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.scoring_checks import check_scoring
-from pipeline.runner.stages import Score
-from pipeline.schema import TIME
+from pipeline.runner.stages import Publish, Score
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.prepared_folders import write_prepared
-from tests.helpers.stages import table_uri
-from tests.helpers.tiny_night import write_settings
 
 DAY = date(2026, 7, 1)
 USERS, ITEMS, EVENTS = 20, 12, 8
 
-# The user, the item, the days before the end of the run date, and whether it was bought.
-ROWS = [
-    (user, (user + step) % ITEMS, EVENTS - 1 - step, step % 2 == 0)
+# The item, the days before the end of the run date, and the type of each user's events.
+HISTORIES = [
+    [((user + n) % ITEMS, EVENTS - 1 - n, "view" if n % 2 else "buy") for n in range(EVENTS)]
     for user in range(USERS)
-    for step in range(EVENTS)
 ]
 
 
-def write_logs(folder: Path) -> None:
-    folder.mkdir()
-    users, items, days, bought = zip(*ROWS, strict=True)
-    noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
-    table = {
-        "user_id": users,
-        "item_id": items,
-        "timestamp": pa.array([noon - timedelta(days=each) for each in days], TIME),
-        "kind": ["buy" if each else "view" for each in bought],
-    }
-    pq.write_table(pa.table(table), folder / "a.parquet")
-
-
-def test_a_night_lists_again_what_does_not_count_as_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("exclude", "days", "types", "absent"),
+    [
+        (["buy", "gift", "5 days"], 5, {"buy"}, ("gift",)),
+        ("3 days", 3, {"buy", "view"}, ()),
+    ],
+)
+def test_lists_of_a_night_leave_out_what_counts_as_seen_and_pass_their_checks(
+    exclude: Any,
+    days: int,
+    types: set[str],
+    absent: tuple[str, ...],
+    make_bundle: Callable[..., Bundle],
+    tmp_path: Path,
 ) -> None:
-    for name in ("page_of_run", "index_of_run"):
-        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
-    write_logs(tmp_path / "logs")
-    config = write_settings(tmp_path)
-
-    def night_with(exclude: str) -> FinishedRun:
-        rule = f"score.exclude_seen={exclude}"
-        given = ["logs.event_type=kind", f"score.top_k={ITEMS}", rule]
-        return nightly(load_settings(config, given), DAY)
-
-    def listed() -> dict[int, set[int]]:
-        table = open_table(table_uri(load_settings(config), "recommendations"))
-        assert table is not None
-        found: dict[int, set[int]] = {user: set() for user in range(USERS)}
-        for row in dataset_of(table).to_table(["user_id", "item_id"]).to_pylist():
-            found[row["user_id"]].add(row["item_id"])
-        return found
-
-    night = night_with('["buy", "gift", "5 days"]')
-    assert night.results[Score].result.absent_types == ("gift",)
-    late = {(user, item) for user, item, days, bought in ROWS if bought and days < 5}
-    assert listed() == {
-        user: {item for item in range(ITEMS) if (user, item) not in late} for user in range(USERS)
-    }
-    again = night_with("3 days")
-    redone = [record.stage for record in again.results.records if not record.reused]
-    assert redone == ["score", "publish"]
-    late = {(user, item) for user, item, days, _ in ROWS if days < 3}
-    assert listed() == {
-        user: {item for item in range(ITEMS) if (user, item) not in late} for user in range(USERS)
+    locations = RunLocations(Warehouse(str(tmp_path / "warehouse")), tmp_path / "work", DAY)
+    path = tmp_path / "warehouse" / "models" / "v1"
+    bundle = make_bundle(path, list(range(ITEMS)), model_version="v1")
+    # The last hour of the run date in its zone is of the next day in UTC.
+    late = datetime(2026, 7, 2, 2, tzinfo=UTC)
+    prepared = write_prepared(
+        locations.prepared,
+        [[item for item, _, _ in each] for each in HISTORIES],
+        [[late - timedelta(days=ago) for _, ago, _ in each] for each in HISTORIES],
+        list(range(ITEMS)),
+        [[kind for _, _, kind in each] for each in HISTORIES],
+    )
+    settings = Settings(
+        warehouse=locations.warehouse.root,
+        work_dir=locations.work_dir,
+        time_zone="America/New_York",
+        score={"exclude_seen": exclude, "top_k": ITEMS, "provider": "cpu"},
+    )
+    done = RunResults(
+        StageRecord("prepare", "", "", 0.0, prepared),
+        StageRecord("gate", "", "", 0.0, Gated("first", (), "v1", path, "v1", None)),
+    )
+    scored = Score.of(settings, locations, done).run()
+    assert scored.absent_types == absent
+    done = done.with_record(StageRecord("score", "", "", 0.0, scored))
+    published = Publish.of(settings, locations, done).run()
+    table = open_table(published.table)
+    assert table is not None
+    found: dict[int, set[int]] = {user: set() for user in range(USERS)}
+    for row in dataset_of(table).to_table(["user_id", "item_id"]).to_pylist():
+        found[row["user_id"]].add(row["item_id"])
+    eligible = {row["item_id"] for row in bundle.items().to_pylist() if row["popularity"]}
+    assert found == {
+        user: eligible - {item for item, ago, kind in each if ago < days and kind in types}
+        for user, each in enumerate(HISTORIES)
     }
 
 

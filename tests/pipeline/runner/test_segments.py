@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -43,8 +44,8 @@ def write_users(path: Path, abroad: range) -> None:
 
 def overlooking(items: pa.Table, settings: ScoreSettings, *given: Any) -> Eligibility:
     eligible = eligible_items(items, settings, *given)
-    everything = eligible.item_bias == 0
-    segments = tuple(replace(each, eligible=everything) for each in eligible.segments)
+    everything = np.ones(len(eligible.is_new), bool)
+    segments = tuple(replace(each, chosen=everything) for each in eligible.segments)
     return replace(eligible, segments=segments)
 
 

@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from model.config import FEARecConfig
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.settings import Settings
-from pipeline.results import Checked, Gated, Ingested, Prepared, RuleCounts, Scored
+from pipeline.results import Checked, Gated, Ingested, PairCounts, Prepared, RuleCounts, Scored
 from pipeline.runner.cache import RunResults, StageRecord, cache_key, hash_of
 from pipeline.runner.stages import STAGES, Score
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -74,6 +74,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "logs.keep": ("user_id IS NOT NULL", ALL),
     "items.path": ("items.parquet", NOTHING),
     "users.path": ("users.parquet", NOTHING),
+    "items.similar_by": (("category",), NOTHING),  # it counts with `score.new_items`; see below
     "prepare.history_days": (30, PREPARE),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
     "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
@@ -125,17 +126,27 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.exclude_seen": (False, SCORE),
     "score.allow": ("ids.txt", SCORE),
     "score.deny": ("ids.txt", SCORE),
+    "score.candidates": ("pairs.csv", SCORE),
+    "score.exclude": ("pairs.csv", SCORE),
     "score.where": ("popularity > 3", SCORE),
     "score.max_per": ({"popularity": 2}, SCORE),
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
     "score.segment": ([{"name": "some", "users": "ids.txt"}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
+    "score.popular_within_days": (7, SCORE),
+    "score.new_items": ({"share": 0.1, "within_days": 14}, SCORE),
     "score.because": (True, SCORE),
     "score.accept_unknown_deny": (True, NOTHING),
     "score.layout": ("list", SCORE),
     "score.active_within_days": (3, SCORE),
     "score.retire_after_days": (3, SCORE),
+    "engine.kind": ("ray", NOTHING),
+    "engine.address": ("10.0.0.5:6379", NOTHING),
+    "engine.num_cpus": (2, NOTHING),
+    "engine.num_gpus": (1, NOTHING),
+    "engine.min_workers": (2, NOTHING),
+    "engine.max_workers": (3, NOTHING),
     "registry.mlflow_tracking_uri": ("sqlite:///mlflow.db", NOTHING),
     "registry.mlflow_name": ("other", NOTHING),
     "retention.after_runs": (False, NOTHING),
@@ -177,6 +188,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).mkdir()
         pq.write_table(pa.table({"user_id": [1]}), f"{name}/a.parquet")
     Path("ids.txt").write_text("a\n")
+    Path("pairs.csv").write_text("user_id,item_id\nu,a\n")
     models = Path("warehouse/models")
     models.mkdir(parents=True)
     crowned = {"run_date": "2026-06-30", "model_version": "v0", "path": "v0"}
@@ -245,11 +257,15 @@ def test_another_champion_trains_again() -> None:
     assert keys_of(without)["train"] not in (before["train"], after["train"])
 
 
-def test_the_content_of_a_list_of_ids_counts() -> None:
-    denied = settings_with(**{"score.deny": "ids.txt"})
-    before = keys_of(denied)
-    Path("ids.txt").write_text("b\n")
-    after = keys_of(denied)
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("deny", "ids.txt"), ("candidates", "pairs.csv"), ("exclude", "pairs.csv")],
+)
+def test_the_content_of_a_list_of_ids_counts(name: str, path: str) -> None:
+    listed = settings_with(**{f"score.{name}": path})
+    before = keys_of(listed)
+    Path(path).write_text("user_id,item_id\nu,b\n")
+    after = keys_of(listed)
     assert [name for name in EVERY if before[name] != after[name]] == ["score", "publish"]
 
 
@@ -292,12 +308,15 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     given = Score.of(Settings(), RunLocations(Warehouse("w"), Path("work"), DAY), done)
     scored = Scored("f", "v", "CPU", "fp32", 1, 1, 1, 0, 0, {}, 0, 0, 0, 0, (), 1.0, 1.0)
     values = to_jsonable_python(scored)
-    assert values.pop("rules") is None
+    for name in ("rules", "new_items", "n_recent", "candidates", "exclude"):
+        assert values.pop(name) is None
     assert values.pop("segments") == []
     assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
     ruled = replace(scored, rules=RuleCounts(1, 0, 0))
     assert given.output_key(ruled) != given.output_key(scored)
+    listed = replace(scored, exclude=PairCounts())
+    assert given.output_key(listed) != given.output_key(scored)
 
 
 def test_log_files_without_news_do_not_count() -> None:

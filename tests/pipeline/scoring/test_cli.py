@@ -102,6 +102,34 @@ def test_seen_items_are_excluded_unless_included(
         assert ({"item1", "item2"} <= mine) == (out == "with")
 
 
+def test_items_listed_per_user_reach_the_run_and_are_counted(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "own.csv").write_text(
+        "user_id,item_id\nu,item3\nu,item9\nu,item1\nw,item5\nw,item4\nx,item1\nw,\nu,item9\nu,no\n"
+    )
+    (tmp_path / "never.csv").write_text("user_id,item_id\nw,item4\nu,item3\nv,item5\n")
+
+    result = call("--candidates", "own.csv", "--exclude", "never.csv", "--layout", "list")
+
+    assert result.exit_code == 0, result.output
+    lists = {
+        row["user_id"]: [each["item_id"] for each in row["recommendations"]]
+        for row in pq.read_table(tmp_path / "out").to_pylist()
+    }
+    assert lists == {"u": ["item9"], "v": [], "w": ["item5"]}
+    lines = result.stdout.splitlines()
+    assert "1 rows of score.candidates without a user or an item" in lines
+    assert "1 rows of score.candidates that repeat another one" in lines
+    assert "1 rows of score.candidates with an item unknown to the bundle" in lines
+    assert "1 users of score.candidates are not among those scored" in lines
+    assert "1 users without a candidate get no list" in lines
+    assert "1 users without a known item were given popular ones" in lines
+    assert not any("score.exclude" in line for line in lines)
+    refused = call("--exclude", "gone.csv", out="other")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+
+
 def test_files_of_ids_and_resuming_reach_the_run(
     call: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -199,6 +227,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         heavy = ("torch", "lightning", "prefect", "deltalake", "safetensors", "onnx", "flows")
+        heavy += ("ray",)
         if name.split(".")[0] in heavy:
             raise ImportError(f"{name} must not be imported by the scoring path")
 sys.meta_path.insert(0, Blocked())

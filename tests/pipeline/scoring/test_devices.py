@@ -82,7 +82,7 @@ def test_processes_share_the_threads(
             shares.append((count, make_worker(0).recommender.at_once))
             super().__init__(make_worker, count)
 
-    monkeypatch.setattr("pipeline.scoring.run.ProcessPool", Watched)
+    monkeypatch.setattr("pipeline.scoring.engine_choice.ProcessPool", Watched)
     inputs = write_sequences(tmp_path / "s.parquet", 20)
     run(inputs, tiny_bundle, tmp_path / "out", devices=2, threads=7)
     assert shares == [(2, 3)]

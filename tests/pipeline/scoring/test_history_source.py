@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,12 @@ class Encoded:
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         items["item_id"].cast(self.types.item)  # not asked before the kinds were compared
         return items
+
+    def popularity_since(self, items: pa.Table, since: datetime) -> np.ndarray:
+        raise NotImplementedError
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        raise AssertionError("no user is listed")
 
     @contextmanager
     def open(self, items: pa.Table, scratch: Path) -> Iterator[OpenedHistories]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import BundleError, ConfigError
 from pipeline.scoring import list_scorer
-from pipeline.scoring.run import _resume_key
+from pipeline.scoring.resume_keys import resume_key
 from tests.helpers.scoring_cases import (
     brute_force,
     events,
@@ -29,7 +31,14 @@ from tests.helpers.scoring_cases import (
 )
 
 ITEMS = [f"item{index}" for index in range(1, 41)]
-HISTORIES = {**random_histories(40, seed=5), "nobody": ["item77"]}
+HISTORIES = {
+    **random_histories(40, seed=5),
+    **{f"user{user:03}": [f"item{user}", f"new{user}", "new3", "item8"] for user in range(1, 6)},
+    "nobody": ["item77"],
+    "newcomer": ["new3"],
+    "neighbour": ["new1", "new3", "new1"],
+}
+NEW = [f"new{index}" for index in range(1, 9)]  # which the bundle does not know
 # Of 1, 2 or 4 items each: means of embeddings of whole numbers are exact.
 WHOLE = {
     f"user{user:03}": [
@@ -39,6 +48,7 @@ WHOLE = {
     for user in range(40)
 } | {"nobody": ["item77"]}
 END = datetime(2026, 11, 21, tzinfo=UTC)  # of the run date
+SINCE = END - timedelta(days=21)
 FRESHNESS = {"weight": 2.0, "half_life_days": 7.0}
 Values = dict[str, Any]
 
@@ -46,16 +56,19 @@ Values = dict[str, Any]
 def attributes(seed: int) -> pa.Table:
     """Categories, of which one has a third of the items, and others; nulls in all of them."""
     random = np.random.default_rng(seed)
-    category = [None if x > 6 else "ABCDEEE"[x] for x in random.integers(0, 8, len(ITEMS))]
-    price = [None if x > 90 else int(x) for x in random.integers(1, 100, len(ITEMS))]
-    bonus = [None if x > 9 else int(x) / 4 for x in random.integers(-9, 13, len(ITEMS))]
-    days = [None if x > 5 else 7 * int(x) for x in random.integers(-1, 8, len(ITEMS))]
+    ids = [*ITEMS[:20], *NEW, *ITEMS[20:]]
+    category = [None if x > 6 else "ABCDEEE"[x] for x in random.integers(0, 8, len(ids))]
+    brand = [None if x > 6 else int(x) for x in random.integers(0, 8, len(ids))]
+    price = [None if x > 90 else int(x) for x in random.integers(1, 100, len(ids))]
+    bonus = [None if x > 9 else int(x) / 4 for x in random.integers(-9, 13, len(ids))]
+    days = [None if x > 5 else 7 * int(x) for x in random.integers(-1, 8, len(ids))]
     created = [None if x is None else END - timedelta(days=x) for x in days]
     times = pa.array(created, pa.timestamp("us", tz="UTC"))
     return pa.table(
         {
-            "item_id": ITEMS,
+            "item_id": ids,
             "category": category,
+            "brand": brand,
             "price": price,
             "bonus": bonus,
             "created_at": times,
@@ -85,7 +98,7 @@ def by_hand(
 
     allowed = {item for item in ITEMS if fulfils(item, given["below"])}
     ranked = brute_force(bundle, history, 40, given["exclude_seen"], allowed)
-    if any(item in known for item in history):  # others have the popular ones
+    if any(item in ITEMS for item in history):  # others have the popular ones
         ranked = [(item, score + added_by_hand(known[item], given)) for item, score in ranked]
         ranked.sort(key=lambda pair: (-pair[1], int(pair[0].removeprefix("item"))))
     places: dict[int, tuple[str, float]] = {}
@@ -103,11 +116,59 @@ def by_hand(
         for item, score in ranked:
             if left and fulfils(item, below) and fits(item):
                 places[left.pop(0)] = item, score
+    if given["share"]:
+        count = ceil(Fraction(str(given["share"])) * top_k)
+        slots = [slot for _, promised in given["promotions"] for slot in promised]
+        free = [place for place in range(top_k) if place + 1 not in slots]
+        left = [free[(stretch + 1) * len(free) // count - 1] for stretch in range(count)]
+        for item, score in new_by_hand(bundle, history, table, given):
+            if left and fulfils(item, given["below"]) and fits(item):
+                places[left.pop(0)] = item, score
     for item, score in ranked:
         free = [place for place in range(top_k) if place not in places]
         if free and fits(item):
             places[free[0]] = item, score
     return [places[place] for place in sorted(places)]
+
+
+def new_by_hand(
+    bundle: Bundle, history: list[str], table: pa.Table, given: Values
+) -> list[tuple[str, float]]:
+    """The new items in one user's order."""
+    rows_of = table.to_pylist()
+    popularity = {row["item_id"]: row["popularity"] for row in bundle.items().to_pylist()}
+    embeddings = np.fromfile(bundle.item_table, np.float32).reshape(bundle.n_items, -1)
+    known = [ITEMS.index(item) + 1 for item in history if item in ITEMS]
+    found = []
+    for row in rows_of:
+        item, created = row["item_id"], row["created_at"]
+        if popularity.get(item, 0) or created is None or not SINCE <= created < END:
+            continue
+        if given["exclude_seen"] and item in history:
+            continue
+        for depth in range(len(given["similar_by"]), 0, -1):
+            wanted = [row[column] for column in given["similar_by"][:depth]]
+            similar = [
+                ITEMS.index(other["item_id"]) + 1
+                for other in rows_of
+                if popularity.get(other["item_id"], 0)
+                and None not in wanted
+                and [other[column] for column in given["similar_by"][:depth]] == wanted
+            ]
+            if similar:
+                break
+        else:
+            continue
+        if known:
+            user = embeddings[known[-bundle.max_length :]].mean(0)
+            mean = embeddings[similar].mean(0, dtype=np.float64).astype(np.float32)
+            score = float(mean @ user) + added_by_hand(row, given)
+        else:
+            total = sum(popularity.values())
+            score = sum(popularity[ITEMS[each - 1]] for each in similar) / len(similar) / total
+        found.append((item, score))
+    order = [*ITEMS, *NEW]
+    return sorted(found, key=lambda pair: (-pair[1], order.index(pair[0])))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +223,15 @@ def test_any_rules_together_give_the_lists_of_a_plain_loop(
         ],
         "offset": data.draw(st.booleans(), label="offset"),
         "freshness": data.draw(st.booleans(), label="freshness"),
+        "similar_by": data.draw(
+            st.sampled_from([("category",), ("category", "brand"), ("brand", "category")]),
+            label="similar_by",
+        ),
+        "share": None,
     }
+    # Means of whole numbers are not whole: what is equal by hand may not be so in floats.
+    if not is_whole and top_k > len(slots[: border + second]) + top_k // 4:
+        rules["share"] = data.draw(st.sampled_from([None, 0.01, 0.25]), label="share of new items")
     run(
         whole_log if is_whole else log,
         bundle,
@@ -177,6 +246,8 @@ def test_any_rules_together_give_the_lists_of_a_plain_loop(
         ],
         offset="bonus" if rules["offset"] else None,
         freshness=FRESHNESS if rules["freshness"] else None,
+        new_items=rules["share"] and {"share": rules["share"], "within_days": 21},
+        similar_by=rules["similar_by"],
     )
     found = rows(folder / "out")
     for user, history in histories.items():
@@ -300,7 +371,8 @@ def test_rules_that_cannot_be_are_one_clear_line(
 
 
 def test_settings_of_earlier_versions_stay_as_they_were() -> None:
-    rules = {"max_per", "promotion", "where", "offset", "freshness"}
+    rules = {"max_per", "promotion", "where", "offset", "freshness", "new_items"}
+    rules.add("popular_within_days")
     assert not rules & ScoreSettings().result_settings().keys()
     changed = ScoreSettings(max_per={"category": 2}, promotion=[{"where": "true", "slots": [1]}])
     assert changed.result_settings()["max_per"] == {"category": 2}
@@ -331,7 +403,7 @@ def test_a_resumed_run_goes_by_the_same_end_of_the_run_date(
 ) -> None:
     def key(zone: str, **settings: Any) -> Values:
         day = RunDay(date(2026, 11, 20), zone)
-        return _resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
+        return resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
 
     boosted = {"freshness": FRESHNESS}
     assert key("UTC", **boosted) != key("Asia/Tokyo", **boosted)

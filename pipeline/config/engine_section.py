@@ -1,0 +1,69 @@
+"""The section `[engine]` of `fearec.toml`: where parts of the work are computed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+
+
+class EngineSettings(Frozen):
+    """Where users are scored: on this machine, or on a Ray cluster."""
+
+    section = "engine"
+
+    kind: Literal["local", "ray"] = Field(
+        "local",
+        description="where users are scored: `local`, this machine, or `ray`, a Ray cluster; needs "
+        "the extra `ray`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    address: str = Field(
+        "auto",
+        description="of the Ray cluster's head, `host:port`; the command runs on one of its nodes. "
+        "`auto`: the cluster that this machine belongs to, or `RAY_ADDRESS`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    num_cpus: int = Field(
+        1,
+        ge=1,
+        description="cores per Ray worker, which are its threads too where `score.threads` is "
+        "`auto`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    num_gpus: int = Field(
+        0,
+        ge=0,
+        le=1,
+        description="GPUs per Ray worker; with 1, `score.provider = auto` means cuda, else cpu",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    min_workers: int = Field(
+        1,
+        ge=1,
+        description="Ray workers that must have started before the first part is scored",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+    max_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Ray workers at most, for which a cluster that can grow gets nodes; `auto`: as "
+        "many as it has room for when the run begins",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if address != "auto" and not (host and port.isdecimal() and "/" not in host):
+            raise ValueError("must be auto, or the head's host:port, such as 10.0.0.5:6379")
+        return address
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "EngineSettings":
+        if self.max_workers != "auto" and self.max_workers < self.min_workers:
+            raise ValueError("max_workers is below min_workers")
+        return self
+
+
+LOCAL = EngineSettings()

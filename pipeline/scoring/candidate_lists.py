@@ -1,0 +1,135 @@
+"""The lists of users who may get items of `score.candidates` alone: no other item is scored."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import BundleError
+from pipeline.rules.lists import Lists, Slots, fill_lists
+from pipeline.rules.promoted import best_of
+from pipeline.scoring.batches import excluded_items
+from pipeline.scoring.eligibility import Eligibility
+from pipeline.scoring.user_histories import Integers, UserHistories
+from pipeline.scoring.user_lists import UserItems, among
+
+_AHEAD = 1.5  # items per place of a list, at first
+_WIDER = 4  # and so many times more for users to whom they are not enough
+_PAIRS = 2**22  # in memory at a time
+_FLOATS = 2**22  # of the embeddings that are multiplied at a time
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CandidateRanker:
+    """Ranks each user's own candidates.
+
+    A score is the product of two embeddings in float32, added up in the same order for all items,
+    so that items of equal embeddings have equal scores; ties go to the smaller index, as elsewhere.
+
+    Attributes:
+        candidates: The only items that each user may get.
+        exclude: Items that a user may not get even so; None for none.
+        exclude_seen: Whether items of a user's whole history are among those.
+        table: (V, D) float32, the items' embeddings.
+        eligibility: The items that may be recommended, and the rules on whole lists.
+        top_k: K.
+    """
+
+    candidates: UserItems
+    exclude: UserItems | None
+    exclude_seen: bool
+    table: Floats
+    eligibility: Eligibility
+    top_k: int
+
+    def lists(
+        self, histories: UserHistories, user_embedding: Floats
+    ) -> Iterator[tuple[Integers, Lists]]:
+        """The positions of some users, and their lists; users may come again with longer ones.
+
+        Users come in descending order of their number of candidates, as many at a time as fit.
+
+        Args:
+            histories: The histories of N users; candidates of those without a known item are
+                ranked by popularity.
+            user_embedding: (N, D) float32; ignored for users without a known item.
+
+        Raises:
+            BundleError: a score is NaN or infinite.
+        """
+        lengths = self.candidates.lengths(histories.user_id)
+        order = np.argsort(-lengths, kind="stable")
+        order = order[lengths[order] > 0]
+        while len(order):
+            size = max(1, _PAIRS // int(lengths[order[0]]))
+            chosen = np.zeros(len(histories), bool)
+            chosen[order[:size]] = True
+            users = chosen.nonzero()[0]
+            for some, lists in self._filled(histories.filter(chosen), user_embedding[users]):
+                yield users[some], lists
+            order = order[size:]
+
+    def _filled(
+        self, histories: UserHistories, user_embedding: Floats
+    ) -> Iterator[tuple[Integers, Lists]]:
+        item, score = self._scored(histories, user_embedding)
+        rules, users = self.eligibility.lists, np.arange(len(histories))
+        promoted = []
+        for each in rules.promotions:
+            is_promoted = np.zeros(len(self.table), bool)
+            is_promoted[each.items] = True
+            promoted.append((each.places, is_promoted))
+        count = math.ceil(_AHEAD * self.top_k) if rules else self.top_k
+        while len(users):
+            slots = []
+            for places, is_promoted in promoted:
+                own = np.where(is_promoted[item], score, np.float32(-np.inf))
+                slots.append(Slots(places, best_of(item, own, count)))
+            lists = fill_lists(best_of(item, score, count), slots, rules.caps, self.top_k)
+            yield users, lists
+            users, item, score = users[lists.unsure], item[lists.unsure], score[lists.unsure]
+            count *= _WIDER
+
+    def _scored(self, histories: UserHistories, user_embedding: Floats) -> tuple[Integers, Floats]:
+        """Each user's candidates, ascending, and their scores: (N, C) each.
+
+        The score is -inf where a user may not get the item, and beside PAD.
+        """
+        n_items = len(self.table)
+        user, item = self.candidates.pairs(histories.user_id)
+        score = self._products(user, item, user_embedding)
+        if not (score < np.inf).all():  # false for NaN too
+            raise BundleError(
+                "the model computes scores that are NaN or infinite",
+                remedy="The training diverged: train and export the model again.",
+            )
+        popularity = np.full(n_items, -np.inf, np.float32)
+        popularity[self.eligibility.popular] = self.eligibility.popular_score
+        score += self.eligibility.item_bias[item]
+        score = np.where(histories.lengths[user] > 0, score, popularity[item])
+        never, _, counts = excluded_items(
+            histories, exclude_seen=self.exclude_seen, listed=self.exclude
+        )
+        never += np.repeat(np.arange(len(histories)), counts) * n_items
+        keys = user * n_items + item
+        score[np.searchsorted(keys, never[among(never, keys)])] = -np.inf
+        lengths = np.bincount(user, minlength=len(histories))
+        inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        padded = np.zeros(inside.shape, np.int64), np.full(inside.shape, -np.inf, np.float32)
+        padded[0][inside], padded[1][inside] = item, score
+        return padded
+
+    def _products(self, user: Integers, item: Integers, user_embedding: Floats) -> Floats:
+        """(P,) float32, the products of users' and items' embeddings."""
+        score = np.zeros(len(user), np.float32)
+        step = max(1, _FLOATS // self.table.shape[1])
+        for begin in range(0, len(user), step):
+            some = slice(begin, begin + step)
+            np.einsum(
+                "pd,pd->p", user_embedding[user[some]], self.table[item[some]], out=score[some]
+            )
+        return score

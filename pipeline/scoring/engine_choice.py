@@ -1,0 +1,88 @@
+"""The engine of a scoring run: this process, a process per device, or a Ray cluster."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+from model.cores import thread_count
+from pipeline.bundles.bundle import Bundle
+from pipeline.bundles.copies import CopiedRecommender
+from pipeline.bundles.sessions import NAMES, count_devices
+from pipeline.config.engine_section import EngineSettings
+from pipeline.config.score_section import ScoreSettings
+from pipeline.engines.base import Engine, SameProcess
+from pipeline.engines.process_pool import ProcessPool
+from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.segment_scorer import PartScorer
+from pipeline.scoring.user_histories import UserHistories
+
+ScoringEngine = Engine[UserHistories, Ranked]
+
+
+class OpenScorer(Protocol):
+    """`open_scorer`, given all but these arguments; it must pickle."""
+
+    def __call__(self, bundle: Bundle, settings: ScoreSettings, *, device_id: int) -> PartScorer:
+        """See `open_scorer`."""
+
+
+def scoring_engine(
+    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
+) -> tuple[AbstractContextManager[ScoringEngine], str]:
+    """The engine of the settings, and ONNX Runtime's name of its provider.
+
+    Args:
+        open_scorer: Opens a worker.
+        bundle: The model.
+        settings: What to recommend, with which provider, devices and threads.
+        engine: Where.
+
+    Returns:
+        The engine, for a ``with`` statement, and the provider.
+
+    Raises:
+        ConfigError: the provider does not work here.
+        BundleError: the graph cannot be loaded.
+    """
+    if engine.kind == "ray":
+        return _on_ray(open_scorer, bundle, settings, engine)
+    # Also for several processes, to raise errors before anything else.
+    scorer = open_scorer(bundle, settings, device_id=0)
+    provider = scorer.recommender.provider
+    devices = count_devices(settings.devices, provider)
+    if devices == 1:
+        return nullcontext(SameProcess(scorer)), provider
+    del scorer  # frees device 0 for one of the processes
+    shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
+    return nullcontext(
+        ProcessPool(partial(_opened, open_scorer, bundle, shared), devices)
+    ), provider
+
+
+def _on_ray(
+    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
+) -> tuple[AbstractContextManager[ScoringEngine], str]:
+    from pipeline.engines.ray_engine import opened_ray_engine
+
+    chosen: dict[str, Any] = {}
+    if settings.provider == "auto":  # the same on every node, or rows would depend on it
+        chosen["provider"] = "cuda" if engine.num_gpus else "cpu"
+    if settings.threads == "auto":
+        chosen["threads"] = engine.num_cpus
+    settings = settings.model_copy(update=chosen)
+    copied = CopiedRecommender.of(bundle, float16=settings.precision == "fp16")
+    make_worker = partial(_opened_copy, open_scorer, copied, settings)
+    return opened_ray_engine(make_worker, engine), NAMES[settings.provider]
+
+
+def _opened(
+    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, index: int
+) -> PartScorer:
+    return open_scorer(bundle, settings, device_id=index)
+
+
+def _opened_copy(
+    open_scorer: OpenScorer, copied: CopiedRecommender, settings: ScoreSettings, index: int
+) -> PartScorer:
+    with copied.unpacked() as bundle:
+        return open_scorer(bundle, settings, device_id=index)

@@ -1,0 +1,44 @@
+"""The lists of users without a known item: the most popular items that each may get."""
+
+import numpy as np
+
+from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
+from pipeline.schema import PAD
+from pipeline.scoring.eligibility import Eligibility
+from pipeline.scoring.user_histories import Integers
+
+_WIDER = 4  # so many times more candidates where they are not enough
+
+
+def popular_lists(eligibility: Eligibility, exclude: Integers, top_k: int) -> Lists:
+    """The lists of N users by popularity.
+
+    Args:
+        eligibility: The items that may be recommended, and the rules on whole lists.
+        exclude: (N, E) int64, the items that each user may not get, padded with PAD.
+        top_k: K.
+    """
+    count, rules = top_k, eligibility.lists
+    while True:
+        slots = [Slots(each.places, each.popular(exclude, count)) for each in rules.promoted]
+        lists = fill_lists(_most_popular(eligibility, exclude, count), slots, rules.caps, top_k)
+        if not lists.unsure.any():
+            return lists
+        count *= _WIDER
+
+
+def _most_popular(eligibility: Eligibility, exclude: Integers, count: int) -> Candidates:
+    """Each user's most popular items without the excluded ones."""
+    popular = eligibility.popular
+    width = min(count + exclude.shape[1], len(popular))  # as many are left as there are, or `count`
+    column = np.full(len(eligibility.is_new), width)
+    column[popular[:width]] = np.arange(width)
+    gone = np.zeros((len(exclude), width + 1), bool)  # the last column is for all other items
+    np.put_along_axis(gone, column[exclude], True, axis=1)
+    order = np.argsort(gone[:, :width], axis=1, kind="stable")[:, :count]
+    gone = np.take_along_axis(gone, order, axis=1)
+    return Candidates(
+        np.where(gone, PAD, popular[order]),
+        np.where(gone, np.float32(-np.inf), eligibility.popular_score[order]),
+        complete=count >= len(popular),
+    )
