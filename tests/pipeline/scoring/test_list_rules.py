@@ -20,7 +20,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import BundleError, ConfigError
 from pipeline.scoring import list_scorer
-from pipeline.scoring.run import _resume_key
+from pipeline.scoring.resume_keys import resume_key
 from tests.helpers.scoring_cases import (
     brute_force,
     events,
@@ -404,7 +404,7 @@ def test_a_resumed_run_goes_by_the_same_end_of_the_run_date(
 ) -> None:
     def key(zone: str, **settings: Any) -> Values:
         day = RunDay(date(2026, 11, 20), zone)
-        return _resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
+        return resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
 
     boosted = {"freshness": FRESHNESS}
     assert key("UTC", **boosted) != key("Asia/Tokyo", **boosted)
