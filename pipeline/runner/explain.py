@@ -19,7 +19,7 @@ from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.user_segments import segment_file_hashes, user_segments
 from pipeline.runner.failures import storage_failures
-from pipeline.runner.placement_reasons import capped_reason, placed_reason
+from pipeline.runner.placement_reasons import capped_reason, new_reason, placed_reason
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes
@@ -120,36 +120,43 @@ class _Question:
             text += f" {self.score.active_within_days}), and so no list"
             yield Reason("inactive_user", text, {"since": since})
             return
-        item = pc.index(self.run.item_ids, pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
-        if item == 0:
-            text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
-            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
-            return
         source = PreparedHistories(self.prepared.folder, None)
         items = source.with_last_seen(self.run.items)
         known = self.settings.items
         attributes = needed_attributes(items, self.score, known.path, known.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
-        left_out = left_out_items(items, self.score, retired_before, attributes)
-        yield from self._of_rules(left_out, item, retired_before)
-        where = str(self.prepared.folder)
-        user_id = pa.array([self.user], self.prepared.user_type)
-        segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
-        number = int(segments.of(user_id)[0])
-        seen = self.score.exclude_seen and item in histories.seen().items
-        if seen:
-            yield self._seen()
-        lists = read_user_lists(self.score, source, items, self.settings.resources)
-        unlisted = list(self._of_lists(lists, histories, item))
-        yield from unlisted
-        if seen or unlisted or left_out.rules_of(item):
-            return
         since = self._days_before(self.score.popular_within_days)
         recent = None if since is None else source.popularity_since(items, since)
         eligibility = eligible_items(
             items, self.score, retired_before, attributes, self.run_day, recent
         )
-        if not eligibility.of_segment(number).eligible[item]:
+        every_item = eligibility.with_others(items)
+        item = (
+            pc.index(every_item[ITEM_ID], pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
+        )
+        if item == 0:
+            text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
+            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
+            return
+        where = str(self.prepared.folder)
+        user_id = pa.array([self.user], self.prepared.user_type)
+        segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
+        number = int(segments.of(user_id)[0])
+        own = eligibility.of_segment(number)
+        is_left_out = False
+        if not eligibility.is_new[item]:
+            left_out = left_out_items(items, self.score, retired_before, attributes)
+            yield from self._of_rules(left_out, item, retired_before)
+            is_left_out = bool(left_out.rules_of(item))
+        seen = self.score.exclude_seen and item in histories.seen().items
+        if seen:
+            yield self._seen()
+        lists = read_user_lists(self.score, source, every_item, self.settings.resources)
+        unlisted = list(self._of_lists(lists, histories, item))
+        yield from unlisted
+        if seen or unlisted or is_left_out:
+            return
+        if not (own.is_new[item] or own.eligible[item]):
             segment = self.score.segment[number - 1]
             text = f"not true for it is where of the user's segment {segment.name!r}:"
             yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})
@@ -158,8 +165,9 @@ class _Question:
         if isinstance(scorer, SegmentScorer):
             scorer = scorer.of_segment(number)
         placement = place_item(scorer, histories, item)
-        column = None
-        if placement.caps and attributes is not None:
+        if own.is_new[item]:
+            yield new_reason(placement)
+        elif placement.caps and attributes is not None:
             column = list(self.score.max_per)[placement.caps[0] - 1]
             value = attributes.table[column][item - 1].as_py()
             yield capped_reason(placement, column, value, self.score.max_per[column])

@@ -18,19 +18,35 @@ def placed_reason(found: Placement, score: ScoreSettings) -> Reason:
         "score": found.score,
         "place": found.place,
         "promotion": found.promotion,
-        "n_listed": found.n_listed,
+        "n_by_rank": found.n_by_rank,
         "last_score": found.last_score,
     }
     if found.rank is None:
         return Reason("excluded", "this user may not get it", details)
     if found.place is None:
-        text = f"outranked: {_ranked(found)}; the last of the {found.n_listed} listed items has"
-        return Reason("outranked", f"{text} {found.last_score:.4f}", details)
+        text = f"outranked: {_ranked(found)}"
+        if found.last_score is not None:
+            text += f"; the last of the {found.n_by_rank} items listed by rank has"
+            text += f" {found.last_score:.4f}"
+        return Reason("outranked", text, details)
     by = "popularity" if found.popular else "the model"
     if found.promotion is not None:
         where = score.promotion[found.promotion - 1].where
         by = f"promotion {found.promotion} ({where})"
     return Reason("listed", f"at place {found.place} by {by}: {_ranked(found)}", details)
+
+
+def new_reason(found: Placement) -> Reason:
+    """Why a new item is at its place, or has none.
+
+    Args:
+        found: Where it stands.
+    """
+    details = {"place": found.place}
+    if found.place is None:
+        text = "outranked: it is a new item, and others have the places of score.new_items"
+        return Reason("outranked", text, details)
+    return Reason("listed", f"at place {found.place} as a new item (score.new_items)", details)
 
 
 def capped_reason(found: Placement, column: str, value: object, most: int) -> Reason:
