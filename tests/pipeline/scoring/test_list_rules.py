@@ -96,7 +96,11 @@ def by_hand(
         price = known[item]["price"]
         return below is None or (price is not None and price < below)
 
-    allowed = {item for item in ITEMS if fulfils(item, given["below"])}
+    def may_get(item: str) -> bool:
+        only = given.get("only")
+        return fulfils(item, given["below"]) and (only is None or item in only)
+
+    allowed = {item for item in ITEMS if may_get(item)}
     ranked = brute_force(bundle, history, 40, given["exclude_seen"], allowed)
     if any(item in ITEMS for item in history):  # others have the popular ones
         ranked = [(item, score + added_by_hand(known[item], given)) for item, score in ranked]
@@ -122,7 +126,7 @@ def by_hand(
         free = [place for place in range(top_k) if place + 1 not in slots]
         left = [free[(stretch + 1) * len(free) // count - 1] for stretch in range(count)]
         for item, score in new_by_hand(bundle, history, table, given):
-            if left and fulfils(item, given["below"]) and fits(item):
+            if left and may_get(item) and fits(item):
                 places[left.pop(0)] = item, score
     for item, score in ranked:
         free = [place for place in range(top_k) if place not in places]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +15,21 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
 from tests.helpers.scoring_cases import Killed, events, kill_after, rows, run, write_log
-from tests.pipeline.scoring.test_list_rules import FRESHNESS, Values, attributes, by_hand
-from tests.pipeline.scoring.test_list_rules import WHOLE as HISTORIES
+from tests.pipeline.scoring.test_list_rules import (
+    FRESHNESS,
+    HISTORIES,
+    ITEMS,
+    NEW,
+    WHOLE,
+    Values,
+    attributes,
+    by_hand,
+)
+from tests.pipeline.scoring.test_list_rules import log as log
 from tests.pipeline.scoring.test_list_rules import whole_bundle as whole_bundle  # scores are exact
 from tests.pipeline.scoring.test_list_rules import whole_log as whole_log
 
-USERS = [*HISTORIES, "stranger"]
+USERS = [*{**WHOLE, **HISTORIES}, "stranger"]
 TIERS = {user: ["gold", "silver", None][place % 3] for place, user in enumerate(USERS)}
 
 
@@ -59,6 +69,31 @@ def list_rules(draw: st.DrawFn, top_k: int) -> Values:
     }
 
 
+@st.composite
+def user_lists(draw: st.DrawFn) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of `score.exclude` and perhaps `score.candidates`: of few items, so that they meet."""
+    pairs = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from([*ITEMS[:12], "new3"])))
+    random = np.random.default_rng(draw(st.integers(0, 9)))
+    own = [(user, item) for user in USERS for item in ITEMS if random.random() < 0.3]
+    return {"exclude": draw(pairs)} | ({"candidates": own} if draw(st.booleans()) else {})
+
+
+def write_pairs(folder: Path, lists: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
+    """The settings of files of users and items, without those that hold nothing."""
+    paths = {}
+    for name, pairs in lists.items():
+        if pairs:
+            paths[name] = str(folder / f"{name}.csv")
+            lines = "".join(f"{user},{item}\n" for user, item in pairs)
+            Path(paths[name]).write_text(f"user_id,item_id\n{lines}")
+    return paths
+
+
+def places_left(rules: Values) -> int:
+    """The number of places that are no slots of promotions."""
+    return int(rules["top_k"]) - sum(len(slots) for _, slots in rules["promotions"])
+
+
 def where(below: int | None) -> str | None:
     return None if below is None else f"price < {below}"
 
@@ -70,7 +105,9 @@ def promotion(rules: Values) -> list[Values]:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
+    tiny_bundle: Bundle,
     whole_bundle: Bundle,
+    log: Path,
     whole_log: Path,
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
@@ -82,10 +119,12 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         "max_per": data.draw(st.dictionaries(st.just("category"), st.integers(1, 3))),
         "offset": data.draw(st.booleans(), label="offset"),
         "freshness": data.draw(st.booleans(), label="freshness"),
+        "similar_by": ("category", "brand"),
     }
+    lists = data.draw(user_lists(), label="user lists")
     plain = data.draw(list_rules(data.draw(st.integers(1, 12), label="top_k")), label="plain")
-    by_user, segments = dict.fromkeys(HISTORIES, plain), []
-    counts = []
+    by_user, segments, sizes = dict.fromkeys(USERS, plain), [], []
+    every_rules, share = [plain], None
     taken: set[str] = set()
     for number in range(data.draw(st.integers(1, 3), label="segments")):
         top_k = data.draw(st.none() | st.integers(1, 12), label="own top_k")
@@ -118,20 +157,36 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         }
         first = members - taken
         taken |= members
-        by_user |= {user: rules for user in first if user in HISTORIES}
-        counts.append(SegmentCounts(f"segment {number}", len(first), len(first & {*HISTORIES})))
+        by_user |= dict.fromkeys(first, rules)
+        every_rules.append(rules)
+        sizes.append(first)
+    if "candidates" not in lists and all(places_left(each) >= 1 for each in every_rules):
+        most = min(places_left(each) / each["top_k"] for each in every_rules)
+        shares = [each for each in (0.01, 0.25, 0.5) if each == 0.01 or each <= most]
+        share = data.draw(st.none() | st.sampled_from(shares), label="share of new items")
+    # Means of whole numbers are not whole: new items are looked at with another bundle.
+    bundle, histories = (tiny_bundle, HISTORIES) if share else (whole_bundle, WHOLE)
     result = run_in(
-        folder, whole_log, whole_bundle, exclude_seen=common["exclude_seen"],
+        folder, log if share else whole_log, bundle, exclude_seen=common["exclude_seen"],
         max_per=common["max_per"], offset="bonus" if common["offset"] else None,
         freshness=FRESHNESS if common["freshness"] else None, top_k=plain["top_k"],
         where=where(plain["below"]), promotion=promotion(plain), segment=segments,
+        new_items=share and {"share": share, "within_days": 21},
+        similar_by=common["similar_by"], **write_pairs(folder, lists),
     )  # fmt: skip
-    assert result.segments == tuple(counts)
+    assert result.segments == tuple(
+        SegmentCounts(f"segment {number}", len(each), len(each & {*histories}))
+        for number, each in enumerate(sizes)
+    )
     found = rows(folder / "out")
     short = 0
-    for user, history in HISTORIES.items():
-        rules = {**common, **by_user[user]}
-        expected = by_hand(whole_bundle, history, attributes(seed), rules)
+    for user, history in histories.items():
+        never = {item for each, item in lists["exclude"] if each == user}
+        only = {*ITEMS, *NEW}
+        if "candidates" in lists:
+            only = {item for each, item in lists["candidates"] if each == user}
+        rules = {**common, **by_user[user], "only": only - never, "share": share}
+        expected = by_hand(bundle, history, attributes(seed), rules)
         mine = found.get(user, [])
         assert [item for item, _ in mine] == [item for item, _ in expected], user
         assert [score for _, score in mine] == pytest.approx(
@@ -198,6 +253,7 @@ def test_a_run_goes_on_only_with_the_users_that_it_began_with(
 
 SEGMENT: Values = {"name": "gold", "users": "tier = 'gold'"}
 PROMOTION = [{"where": "price < 50", "slots": [2]}]
+PROMOTED_FIRST = [{"where": "true", "slots": [1]}]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +286,14 @@ PROMOTION = [{"where": "price < 50", "slots": [2]}]
                 "promotion": [{"where": "true", "slots": [3]}],
             },
             "slot 3 of a promotion is beyond top_k of segment 'gold' = 2",
+        ),
+        (
+            {
+                "segment": [{**SEGMENT, "top_k": 1, "promotion": PROMOTED_FIRST}],
+                "new_items": {"share": 0.2, "within_days": 14},
+            },
+            r"score\.new_items is for 1 places, but promotion of segment 'gold' leaves 0 of top_k "
+            "of segment 'gold' = 1",
         ),
         (
             {"segment": [{**SEGMENT, "promotion": [{"where": "colour = 1", "slots": [1]}]}]},
