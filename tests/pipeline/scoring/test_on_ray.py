@@ -58,13 +58,16 @@ def test_the_rows_are_those_of_the_local_engine(
     cluster: Any, inputs: Path, local: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path,
     layout: str, because: bool,
 ) -> None:  # fmt: skip
-    asked = {"layout": layout, "because": because}
+    asked: dict[str, Any] = {"layout": layout, "because": because}
     if layout == "list":
+        (tmp_path / "few.txt").write_text("user003\nuser050\n")
+        asked["segment"] = [{"name": "few", "users": str(tmp_path / "few.txt"), "top_k": 2}]
         run(inputs, tiny_bundle, tmp_path / "lists", **asked)
         local = parts(tmp_path / "lists")
     done = run(inputs, tiny_bundle, tmp_path / "out", engine=on(cluster), **asked)
     assert (done.devices, done.provider, done.n_users) == (2, "CPUExecutionProvider", 95)
     assert parts(tmp_path / "out") == local
+    assert [each.n_users for each in done.segments] == [2] * (layout == "list")
     again = run(inputs, tiny_bundle, tmp_path / "out", resume=True, **asked)
     assert again.n_users == 95
 
