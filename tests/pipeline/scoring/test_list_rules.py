@@ -301,9 +301,9 @@ def test_users_whose_candidates_do_not_suffice_get_more(
     asked: list[int] = []
     lists = list_scorer.ListScorer._lists
 
-    def counted(self: Any, histories: Any, users: Any, count: int, progress: Any) -> Any:
-        asked.append(count)
-        return lists(self, histories, users, count, progress)
+    def counted(self: Any, *given: Any) -> Any:
+        asked.append(given[-2])
+        return lists(self, *given)
 
     monkeypatch.setattr(list_scorer.ListScorer, "_lists", counted)
     done: list[int] = []
