@@ -64,13 +64,13 @@ class Shop:
     def rows(self, count: int, day: date, n_users: int = 12) -> list[Row]:
         draw = self.random.randrange
         last = max(1, (day - FIRST).days + 1)
-        kinds = self.kinds[max(0, last - 3) : last] or (None,)
+        kinds = self.kinds[max(0, last - 3) : last]
         return [
             (
                 draw(n_users),
                 draw(9),
                 noon(day) + timedelta(hours=draw(3)),
-                kinds[draw(len(kinds))],
+                kinds[draw(len(kinds))] if kinds else None,
             )
             for _ in range(count)
         ]

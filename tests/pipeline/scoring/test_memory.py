@@ -29,7 +29,7 @@ PLACES = [
     "pipeline.bundles.bundle.read_description",
     "pipeline.bundles.bundle.pq.read_table",
     "pipeline.scoring.inputs.read_footer",
-    "pipeline.scoring.eligibility.read_ids",
+    "pipeline.scoring.item_rules.read_ids",
     "pipeline.scoring.eligibility.id_list_hash",
     "onnxruntime.InferenceSession",
     "pipeline.storage.folders.LocalFolder.scratch",
