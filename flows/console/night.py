@@ -80,6 +80,10 @@ def headlines(night: FinishedRun) -> list[str]:
         *([f"warning: {NO_RECENT}"] if scored.n_recent == 0 else []),
         *(f"{count:,} {fact}" for fact, count in scored.user_list_facts().items() if count),
         *(
+            f"segment {each.name}: {each.n_users:,} users, of {each.listed:,} listed"
+            for each in scored.segments
+        ),
+        *(
             f"warning: no event is of the type {kind!r} of score.exclude_seen"
             for kind in scored.absent_types
         ),

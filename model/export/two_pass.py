@@ -58,6 +58,8 @@ def add_two_pass(graph: onnx.GraphProto, n_items: int, items: QuantizedItems) ->
     tiles, _, dimensions = items.code.shape
     for name, values in (("codes", items.code), ("scales", items.scale), ("errors", items.error)):
         graph.initializer.append(numpy_helper.from_array(values, f"retrieval.{name}"))
+    # An input too, so that a batch can have codes without the items that its bias leaves out.
+    graph.input.append(_value(CODES, TensorProto.UINT8, items.code.shape))
     zero, first, second, third = (add.constant(value) for value in (0, [0], [1], [2]))
     never = add.constant(-np.inf, np.float32)
 

@@ -59,6 +59,8 @@ def open_session(
         cache: The folder of TensorRT's engines for this very graph: TensorRT distinguishes graphs
             by their structure, not by their weights.
         item_bias: (V,), that of every run; where it is -inf, a CPU's first pass need not look.
+            A run whose bias leaves out more items is faster with codes of its own, where the
+            session takes such (`takes_codes`).
 
     Raises:
         ConfigError: the provider does not work on this machine.
@@ -86,7 +88,7 @@ def open_session(
             onnxruntime.preload_dlls()
         try:
             if graph.name == CPU_RECOMMENDER and item_bias is not None:
-                codes = _codes_without(graph.with_name(INT8_TABLE), item_bias == -np.inf)
+                codes = codes_without(graph, item_bias == -np.inf)
                 options.add_external_initializers([CODES], [codes])
             session = onnxruntime.InferenceSession(
                 str(graph),
@@ -169,8 +171,19 @@ def count_devices(requested: int | Literal["auto"], provider: str) -> int:
     return requested
 
 
-def _codes_without(path: Path, left_out: NDArray[np.bool_]) -> onnxruntime.OrtValue:
-    """The 8-bit item table without some items."""
+def takes_codes(session: onnxruntime.InferenceSession) -> bool:
+    """Whether runs of a session can be given codes; those of earlier versions cannot."""
+    return CODES in {value.name for value in session.get_overridable_initializers()}
+
+
+def codes_without(graph: Path, left_out: NDArray[np.bool_]) -> onnxruntime.OrtValue:
+    """The 8-bit item table of a CPU's first pass without some items.
+
+    Args:
+        graph: The file of a recommender, beside that of the table.
+        left_out: (V,).
+    """
+    path = graph.with_name(INT8_TABLE)
     tiles = -(-len(left_out) // TILE_ITEMS)
     code = np.fromfile(path, np.uint8).reshape(tiles, TILE_ITEMS, -1)
     without_items(code, left_out)

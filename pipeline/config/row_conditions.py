@@ -1,7 +1,9 @@
 """Conditions on rows, as settings hold them: Boolean expressions of DuckDB over named columns."""
 
+import atexit
 import json
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -67,14 +69,10 @@ def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]] | No
     Raises:
         ValueError: it is not; the message is one line.
     """
-    import duckdb
-
-    config: dict[str, Any] = {"enable_external_access": False, "threads": 1}
-    with duckdb.connect(config=config) as db:
-        db.execute("SET lock_configuration = true")
+    with sealed_database() as db:
         tree = _parsed(text, db)
         for node in _nodes(tree):
-            _check_node(node, columns, db)
+            _check_node(node, columns)
         if columns is None:
             return
         types = [(kind,) if isinstance(kind, str) else kind for kind in columns.values()]
@@ -89,6 +87,28 @@ def check_condition(text: str, columns: Mapping[str, str | tuple[str, ...]] | No
 def as_condition(text: str) -> str:
     """A checked expression in parentheses, to be used in a query."""
     return f"({text}\n)"  # it may end with a comment
+
+
+def sealed_database() -> "duckdb.DuckDBPyConnection":
+    """A connection to an empty database that sees no file, for expressions of others.
+
+    What one connection registers or makes in `temp` is gone when it is closed, and is hidden from
+    the others. Times without a zone are in UTC. No setting can be changed.
+    """
+    return _database().cursor()
+
+
+@cache
+def _database() -> "duckdb.DuckDBPyConnection":
+    # Kept: opening one takes ten times longer than most expressions, of which there may be many.
+    import duckdb
+
+    config: dict[str, Any] = {"enable_external_access": False, "threads": 1}
+    db = duckdb.connect(config=config)
+    db.execute("SET GLOBAL TimeZone = 'UTC'")
+    db.execute("SET lock_configuration = true")
+    atexit.register(_database.cache_clear)  # DuckDB complains of objects that live longer
+    return db
 
 
 def _parsed(text: str, db: "duckdb.DuckDBPyConnection") -> Any:
@@ -137,16 +157,14 @@ def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
             yield from _nodes(part)
 
 
-def _check_node(
-    node: Mapping[str, Any], columns: Mapping[str, Any] | None, db: "duckdb.DuckDBPyConnection"
-) -> None:
+def _check_node(node: Mapping[str, Any], columns: Mapping[str, Any] | None) -> None:
     kind = node["class"]
     if kind not in _ALLOWED:
         raise ValueError(f"{_NAMES.get(kind, kind)} cannot be used in a condition on rows")
     if kind == "COLUMN_REF" and columns is not None:
         _check_column(node["column_names"], columns)
     if kind == "FUNCTION":
-        _check_function(node["function_name"].lower(), db)
+        _check_function(node["function_name"].lower())
 
 
 def _check_column(path: list[str], columns: Mapping[str, Any]) -> None:
@@ -156,15 +174,25 @@ def _check_column(path: list[str], columns: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown column {'.'.join(path)}; there are {', '.join(columns)}")
 
 
-def _check_function(name: str, db: "duckdb.DuckDBPyConnection") -> None:
-    found = db.execute(
-        "SELECT DISTINCT function_type, stability FROM duckdb_functions() WHERE function_name = ?",
-        [name],
-    ).fetchall()
+def _check_function(name: str) -> None:
+    found = _functions().get(name)
     if not found:
         raise ValueError(f"unknown function {name}")
-    if name not in _MACROS and set(found) != {("scalar", "CONSISTENT")}:
+    if name not in _MACROS and found != {("scalar", "CONSISTENT")}:
         raise ValueError(f"the function {name} cannot be used: its value must follow from the row")
+
+
+@cache
+def _functions() -> dict[str, set[tuple[str, str]]]:
+    """The kinds and stabilities of all functions of a name."""
+    kinds: dict[str, set[tuple[str, str]]] = {}
+    with sealed_database() as db:
+        rows = db.execute(
+            "SELECT DISTINCT function_name, function_type, stability FROM duckdb_functions()"
+        ).fetchall()
+    for name, kind, stability in rows:
+        kinds.setdefault(name, set()).add((kind, stability))
+    return kinds
 
 
 def _failure(text: str, columns: Mapping[str, str], db: "duckdb.DuckDBPyConnection") -> str | None:
@@ -172,7 +200,7 @@ def _failure(text: str, columns: Mapping[str, str], db: "duckdb.DuckDBPyConnecti
     import duckdb
 
     row = ", ".join(f"CAST(NULL AS {kind}) AS {_quoted(name)}" for name, kind in columns.items())
-    db.execute(f"CREATE OR REPLACE TABLE one_row AS SELECT {row}")
+    db.execute(f"CREATE OR REPLACE TEMP TABLE one_row AS SELECT {row}")
     query = f"SELECT {as_condition(text)} FROM one_row"
     try:
         kind = db.execute(f"DESCRIBE {query}").fetchall()[0][1]

@@ -10,6 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.row_conditions import check_condition
+from pipeline.config.rule_tables import (
+    FreshnessBoost,
+    NewItemQuota,
+    PromotedSlots,
+    SegmentSettings,
+    check_slots,
+)
 from pipeline.config.seen_rule import EXPECTED, SeenEvents, SeenRule
 from pipeline.dates import RunDay
 
@@ -19,6 +26,7 @@ _LATER_RULES = (
     "where",
     "max_per",
     "promotion",
+    "segment",
     "offset",
     "freshness",
     "new_items",
@@ -27,43 +35,6 @@ _LATER_RULES = (
     "candidates",
     "exclude",
 )
-
-
-class PromotedSlots(Frozen):
-    """Places of every list that are for some of the items."""
-
-    section = "score.promotion"
-
-    where: str = Field(description="which items: an expression as in `score.where`")
-    slots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=1, description="the places, from 1"
-    )
-
-    @field_validator("where")
-    @classmethod
-    def _is_condition(cls, where: str) -> str:
-        check_condition(where, columns=None)
-        return where
-
-
-class FreshnessBoost(Frozen):
-    """What is added to the scores of newer items."""
-
-    section = "score.freshness"
-
-    weight: float = Field(gt=0, description="what an item gets that was created just now")
-    half_life_days: float = Field(gt=0, description="the age at which it is half of that")
-
-
-class NewItemQuota(Frozen):
-    """Places of every list that are for items without events."""
-
-    section = "score.new_items"
-
-    share: float = Field(gt=0, le=1, description="of the places of a list, rounded up")
-    within_days: int = Field(
-        ge=1, le=36_500, description="only items created in so many days up to the run date"
-    )
 
 
 class ScoreSettings(Frozen):
@@ -126,6 +97,11 @@ class ScoreSettings(Frozen):
         (),
         description="`[[score.promotion]]` with `where` and `slots`: these places of every list "
         "are for the best items for which the expression is true, earlier promotions first",
+    )
+    segment: tuple[SegmentSettings, ...] = Field(
+        (),
+        description="`[[score.segment]]` with `name`, `users` and perhaps `where`, `top_k` and "
+        "`promotion`: other rules for some of the users; the first that a user is in counts",
     )
     offset: str | None = Field(
         None,
@@ -215,23 +191,30 @@ class ScoreSettings(Frozen):
 
     @model_validator(mode="after")
     def _check_slots(self) -> Self:
-        slots = [slot for promotion in self.promotion for slot in promotion.slots]
-        if beyond := [slot for slot in slots if slot > self.top_k]:
-            raise ValueError(
-                f"slot {beyond[0]} of a promotion is beyond score.top_k = {self.top_k}"
-            )
-        if len(set(slots)) < len(slots):
-            twice = next(slot for slot in slots if slots.count(slot) > 1)
-            raise ValueError(f"slot {twice} is promised twice by score.promotion")
+        names = [each.name for each in self.segment]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two segments have the name {name!r}")
         if self.new_items and self.candidates:
             raise ValueError("score.new_items and score.candidates exclude each other")
-        left = self.top_k - len(slots)
-        if self._n_new_places > left:
-            raise ValueError(
-                f"score.new_items is for {self._n_new_places} places, but score.promotion leaves "
-                f"{left} of score.top_k = {self.top_k}"
-            )
+        for number, segment in enumerate((None, *self.segment)):
+            own = self.of_segment(number)
+            setting, length = "score.promotion", "score.top_k"
+            if segment is not None and segment.promotion is not None:
+                setting = f"promotion of segment {segment.name!r}"
+            if segment is not None and segment.top_k is not None:
+                length = f"top_k of segment {segment.name!r}"
+            check_slots(own.promotion, own.top_k, own._n_new_places, setting, length)
         return self
+
+    def of_segment(self, number: int) -> Self:
+        """The same with `top_k` and `promotion` of a segment: its number from 1, or 0 for none."""
+        if number == 0:
+            return self
+        segment = self.segment[number - 1]
+        own = {"top_k": segment.top_k, "promotion": segment.promotion}
+        given = {name: value for name, value in own.items() if value is not None}
+        return self.model_copy(update=given)
 
     @property
     def new_item_places(self) -> tuple[int, ...]:
@@ -269,8 +252,14 @@ class ScoreSettings(Frozen):
     @property
     def needs_attributes(self) -> bool:
         """Whether some rule is over the columns of the items table."""
+        own = any(segment.where or segment.promotion for segment in self.segment)
         rules = self.where, self.max_per, self.promotion, self.offset, self.freshness
-        return any(rules) or self.new_items is not None
+        return any(rules) or own or self.new_items is not None
+
+    @property
+    def most_items(self) -> int:
+        """The greatest number of recommendations that any user may get."""
+        return max([self.top_k, *(segment.top_k or 0 for segment in self.segment)])
 
     @property
     def needs_ages(self) -> bool:
@@ -281,7 +270,8 @@ class ScoreSettings(Frozen):
     @property
     def marks_items(self) -> bool:
         """Whether the items of one list can differ in their source."""
-        return bool(self.promotion) or self.new_items is not None
+        own = any(segment.promotion for segment in self.segment)
+        return bool(self.promotion) or own or self.new_items is not None
 
     def result_settings(self) -> dict[str, Any]:
         """See `Frozen.result_settings`; `_LATER_RULES` only where they are set."""

@@ -108,6 +108,24 @@ class ItemsSettings(Frozen):
         return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
+class UsersSettings(Frozen):
+    """What is known of the users: attributes, for segments."""
+
+    section = "users"
+
+    path: str | None = Field(
+        None,
+        description="table of the users: a Parquet or CSV file or a Delta table with a column "
+        "`user_id` and any others, for `score.segment`",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
+        return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
 class PrepareSettings(Frozen):
     """Which events the model is trained on and scores from.
 

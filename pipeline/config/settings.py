@@ -35,6 +35,7 @@ from pipeline.config.sections import (
     ModelSettings,
     PrepareSettings,
     TimeZone,
+    UsersSettings,
 )
 from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     resources: ResourceSettings = ResourceSettings()
     logs: LogSettings = LogSettings()
     items: ItemsSettings = ItemsSettings()
+    users: UsersSettings = UsersSettings()
     prepare: PrepareSettings = PrepareSettings()
     model: ModelSettings = ModelSettings()
     train: TrainingConfig = TrainingConfig()

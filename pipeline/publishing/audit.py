@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.publishing.parts import ScoredParts
+from pipeline.rules.user_segments import UserSegments
 from pipeline.schema import ITEM_ID, PAD, SCORE, USER_ID
 from pipeline.scoring.user_histories import Integers, UserHistories, join_histories
 from pipeline.scoring.user_lists import (
@@ -32,28 +33,37 @@ class Rules:
 
     Attributes:
         item_ids: (V-1,) the ids of the items 1..V-1: the model's, and new ones that it lacks.
-        eligible: (V,) bool, which items may be recommended in any place.
-        top_k: K.
+        segments: Which of S segments each user is in.
+        eligible: (S+1, V) bool, which items may be recommended in any place to users of no segment,
+            and of each.
+        top_k: (S+1,) int64, likewise K.
         exclude_seen: Whether what a user has seen may not be.
         capped: Whether lists may be shorter than there are items to recommend.
-        is_new: (V,) bool, which items may be recommended in the places of new ones; None for none.
-        n_new: The number of these places.
+        is_new: (S+1, V) bool, which items may be recommended in the places of new ones; None for
+            none.
+        n_new: (S+1,) int64, the number of these places; None for none.
         user_lists: The items listed per user.
     """
 
     item_ids: pa.Array
+    segments: UserSegments
     eligible: NDArray[np.bool_]
-    top_k: int
+    top_k: Integers
     exclude_seen: bool
     capped: bool = False
     is_new: NDArray[np.bool_] | None = None
-    n_new: int = 0
+    n_new: Integers | None = None
     user_lists: UserLists = NO_USER_LISTS
 
     @property
     def new(self) -> NDArray[np.bool_]:
-        """(V,) bool, which items are new."""
-        return np.zeros(len(self.eligible), bool) if self.is_new is None else self.is_new
+        """(S+1, V) bool, which items are new."""
+        return np.zeros_like(self.eligible) if self.is_new is None else self.is_new
+
+    @property
+    def n_items(self) -> int:
+        """V."""
+        return self.eligible.shape[1]
 
 
 @dataclass
@@ -65,14 +75,15 @@ class Findings:
             what comes after it was not looked at.
         n_users: Users with a list, or rightly without one.
         n_fallback: Those with popular items.
-        n_short: Those with fewer than K items.
+        n_short: Those with fewer than their K items.
         wrong_lengths: Users without exactly as many items as there were to recommend, at most K,
             or with more, where caps may make lists shorter.
         wrong_ranks: Rows whose rank is not their place in the list, from 1.
         repeated: Rows with an item that the list has before.
         not_finite: Rows with a score that is null, NaN or infinite.
         unknown: Rows with an item that the model does not know.
-        ineligible: Rows with a known item that is denied, not allowed, or was never trained on.
+        ineligible: Rows with a known item that is denied, not allowed, or was never trained on, or
+            that is not for the user's segment.
         seen: Rows with an item that the user has seen, where these are excluded.
         excluded: Rows with an item that is excluded for its user.
         not_candidates: Rows with an item that is none of its user's candidates, if there are any.
@@ -132,7 +143,7 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     Raises:
         PublishError: a part is not as it was written.
     """
-    findings = Findings(np.zeros(len(rules.eligible), bool))
+    findings = Findings(np.zeros(rules.n_items, bool))
     is_long = "rank" in parts.dataset.schema.names
     columns = [
         USER_ID,
@@ -143,20 +154,21 @@ def audit(parts: ScoredParts, histories: Iterator[UserHistories], rules: Rules) 
     sizes = [part.n_users for part in parts.manifest.parts.values()]
     for table, users in zip(parts.tables(columns), _cut(histories, sizes), strict=False):
         lists = _long(table) if is_long else _nested(table)
-        pairs = _pairs(users, rules)
+        segment, pairs = rules.segments.of(users.user_id), _pairs(users, rules)
         n_left, n_new = (
-            items_left(len(users), some, pairs.never, pairs.candidates)
+            items_left(segment, some, pairs.never, pairs.candidates)
             for some in (rules.eligible, rules.new)
         )
-        lengths = np.minimum(n_left + np.minimum(n_new, rules.n_new), rules.top_k)
+        n_left += 0 if rules.n_new is None else np.minimum(n_new, rules.n_new[segment])
+        lengths = np.minimum(n_left, rules.top_k[segment])
         place = np.arange(len(users))  # of the users who have rows
         if is_long:
             place = np.flatnonzero(lengths)
         findings.mismatch = _difference(users.user_id.take(pa.array(place)), lists.user_id)
         if findings.mismatch:
             return findings
-        _count_users(lists, lengths, place, rules, findings)
-        _count_rows(lists, pairs, place, rules, findings)
+        _count_users(lists, lengths, place, rules.top_k[segment], rules.capped, findings)
+        _count_rows(lists, pairs, place, segment, rules, findings)
     for left in histories:
         if len(left):
             findings.mismatch = f"none for {left.user_id[0]}"
@@ -232,7 +244,7 @@ def _difference(expected: pa.Array, found: pa.Array) -> str:
 
 
 def _pairs(users: UserHistories, rules: Rules) -> _UserPairs:
-    n_items, nothing, lists = len(rules.eligible), np.zeros(0, np.int64), rules.user_lists
+    n_items, nothing, lists = rules.n_items, np.zeros(0, np.int64), rules.user_lists
     own = excluded = nothing
     if rules.exclude_seen:
         seen = users.seen()
@@ -245,32 +257,43 @@ def _pairs(users: UserHistories, rules: Rules) -> _UserPairs:
 
 
 def _count_users(
-    lists: _Lists, lengths: Integers, place: Integers, rules: Rules, findings: Findings
+    lists: _Lists,
+    lengths: Integers,
+    place: Integers,
+    top_k: Integers,
+    capped: bool,
+    findings: Findings,
 ) -> None:
     findings.n_users += len(lengths)
     findings.n_fallback += int(np.count_nonzero(lists.popular))
     expected = lengths[place]
-    wrong = lists.lengths > expected if rules.capped else lists.lengths != expected
-    n_full = np.count_nonzero((lists.lengths if rules.capped else lengths) >= rules.top_k)
-    findings.n_short += len(lengths) - int(n_full)
+    wrong = lists.lengths > expected if capped else lists.lengths != expected
+    full = lists.lengths >= top_k[place] if capped else lengths >= top_k
+    findings.n_short += len(lengths) - int(np.count_nonzero(full))
     findings.wrong_lengths += int(np.count_nonzero(wrong))
 
 
 def _count_rows(
-    lists: _Lists, known_pairs: _UserPairs, place: Integers, rules: Rules, findings: Findings
+    lists: _Lists,
+    known_pairs: _UserPairs,
+    place: Integers,
+    segment: Integers,
+    rules: Rules,
+    findings: Findings,
 ) -> None:
     index = pc.index_in(lists.item_id, value_set=rules.item_ids)
     item = pc.add(index, 1).fill_null(PAD).to_numpy()
     known = item != PAD
     user = np.repeat(place, lists.lengths)
-    pairs = np.sort((user * len(rules.eligible) + item)[known])
+    pairs = np.sort((user * rules.n_items + item)[known])
     finite = pc.is_finite(lists.score).fill_null(False)
     findings.recommended[item[known]] = True
     findings.wrong_ranks += int(np.count_nonzero(lists.rank != _places(lists.lengths)))
     findings.repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     findings.not_finite += len(finite) - int(pc.sum(finite).as_py() or 0)
     findings.unknown += int(np.count_nonzero(~known))
-    findings.ineligible += int(np.count_nonzero(~(rules.eligible | rules.new)[item[known]]))
+    allowed = (rules.eligible | rules.new)[segment[user[known]], item[known]]
+    findings.ineligible += int(np.count_nonzero(~allowed))
     findings.seen += int(np.count_nonzero(among(pairs, known_pairs.own)))
     findings.excluded += int(np.count_nonzero(among(pairs, known_pairs.excluded)))
     if known_pairs.candidates is not None:

@@ -17,6 +17,7 @@ from pipeline.publishing.audit import Findings, Rules, audit
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Check, Prepared, Scored, held_by
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import user_segments
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
@@ -44,6 +45,7 @@ class Served:
         items_table: What is known of the items, for the rules that need it.
         similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
+        users_table: What is known of the users, for the segments that need it.
     """
 
     prepared: Prepared
@@ -54,6 +56,7 @@ class Served:
     items_table: str | None = None
     similar_by: tuple[str, ...] = ()
     run_day: RunDay | None = None
+    users_table: str | None = None
 
 
 def check_tables(
@@ -87,23 +90,25 @@ def check_tables(
     eligibility = eligible_items(
         items, served.score, served.retired_before, attributes, served.run_day
     )
-    every_item, is_new = eligibility.with_others(items), eligibility.is_new
-    eligible = np.zeros(len(is_new), bool)
-    eligible[: len(eligibility.eligible)] = eligibility.eligible
+    segments = user_segments(served.score, served.users_table, source.types.user, source.where)
+    every_item = eligibility.with_others(items)
+    eligible, is_new = eligibility.by_segment()
+    by_segment = [served.score.of_segment(number) for number in range(len(eligible))]
     rules = Rules(
         every_item[ITEM_ID].combine_chunks(),
+        segments,
         eligible,
-        served.score.top_k,
+        np.array([score.top_k for score in by_segment]),
         bool(served.score.exclude_seen),
         bool(served.score.max_per),
         is_new,
-        len(served.score.new_item_places),
+        np.array([len(score.new_item_places) for score in by_segment]),
         read_user_lists(served.score, source, every_item, locations.resources),
     )
     with source.open(every_item, locations.scratch) as (_, histories):
         findings = audit(parts, histories, rules)
     never = _never(findings)
-    limited = _limited(findings, eligible, limits) + _beside_before(parts, limits, locations)
+    limited = _limited(findings, eligible[0], limits) + _beside_before(parts, limits, locations)
     if overrule:
         limited = tuple(check.overruled() for check in limited)
     checks = never + limited

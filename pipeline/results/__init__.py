@@ -13,6 +13,7 @@ from pipeline.results.table_results import (
     Published,
     RuleCounts,
     Scored,
+    SegmentCounts,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "RuleCounts",
     "RunSummary",
     "Scored",
+    "SegmentCounts",
     "Status",
     "Trained",
     "Unfit",

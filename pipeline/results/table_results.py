@@ -22,6 +22,21 @@ class RuleCounts:
 
 
 @dataclass(frozen=True)
+class SegmentCounts:
+    """The users of one segment.
+
+    Attributes:
+        name: The segment's name.
+        listed: Those of its file or of the users table, without those of earlier segments.
+        n_users: How many of them are in the output.
+    """
+
+    name: str
+    listed: int
+    n_users: int
+
+
+@dataclass(frozen=True)
 class NewItemCounts:
     """The new items that `score.new_items` is about.
 
@@ -70,7 +85,7 @@ class Scored:
         n_users: Users in the output, those from before a resumption included.
         n_rows: Rows in the output.
         n_fallback: Users without a known item, who got popular items.
-        n_short: Users with fewer than `top_k` items.
+        n_short: Users with fewer items than the `top_k` that is theirs.
         dropped: Rows that break a row rule, by reason.
         duplicates: Exact repeats of events, of which one is kept.
         unknown_items: Events with items that the bundle does not know, left out.
@@ -81,6 +96,7 @@ class Scored:
         users_per_second: Users scored in this run per second of scoring.
         filtered: Rows that `logs.keep` leaves out.
         rules: What the rules over the items table did; None without such rules.
+        segments: The users of each segment.
         new_items: The new items; None where they have no places.
         n_recent: The events by which `score.popular_within_days` goes; where there are none, all
             that the model was trained on count. None without that setting.
@@ -108,6 +124,7 @@ class Scored:
     users_per_second: float
     filtered: int = 0
     rules: RuleCounts | None = None
+    segments: tuple[SegmentCounts, ...] = ()
     new_items: NewItemCounts | None = None
     n_recent: int | None = None
     candidates: PairCounts | None = None

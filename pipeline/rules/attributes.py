@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import SchemaError
 from pipeline.logs.id_lists import as_known, check_same_kind
-from pipeline.logs.items_table import has_text_ids, read_items_table
+from pipeline.logs.id_tables import has_text_ids
+from pipeline.logs.items_table import read_items_table
 from pipeline.schema import ITEM_ID
 
 BUNDLE_COLUMNS = (ITEM_ID, "popularity", "last_seen")
@@ -80,10 +81,10 @@ def item_attributes(
 
 
 def _check_names(names: list[str], path: str) -> None:
-    """Check that the names of columns are distinct, in any case of letters, as DuckDB needs them.
+    """Check the names of an items table's columns.
 
     Raises:
-        SchemaError: they are not.
+        SchemaError: they are not distinct, also from those of the bundle's own columns.
     """
     taken = set(BUNDLE_COLUMNS) - {ITEM_ID}
     if own := [name for name in names if name.lower() in taken]:
@@ -92,6 +93,15 @@ def _check_names(names: list[str], path: str) -> None:
             path,
             remedy="Give the column another name, or leave it out.",
         )
+    check_distinct_names(names, path)
+
+
+def check_distinct_names(names: list[str], path: str) -> None:
+    """Check that the names of columns are distinct, in any case of letters, as DuckDB needs them.
+
+    Raises:
+        SchemaError: they are not.
+    """
     repeated = [name for name, count in Counter(map(str.lower, names)).items() if count > 1]
     if repeated:
         raise SchemaError(

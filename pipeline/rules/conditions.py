@@ -1,44 +1,49 @@
-"""Conditions on items: expressions of DuckDB over their attributes."""
-
-from typing import Any
+"""Conditions on items and users: expressions of DuckDB over their attributes."""
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config.row_conditions import as_condition, check_condition
+from pipeline.config.row_conditions import as_condition, check_condition, sealed_database
 from pipeline.errors import ConfigError, first_line
 from pipeline.rules.attributes import Attributes
 
-# Nothing outside of the registered table can be read, and no setting undone by the expression.
-_SEALED: dict[str, Any] = {"enable_external_access": False, "threads": 1}
-
 
 def items_that(where: str, attributes: Attributes, setting: str) -> NDArray[np.bool_]:
-    """Which of a bundle's items fulfil a condition.
+    """Which of a bundle's items fulfil a condition: `rows_that` of `attributes.table`.
+
+    Returns:
+        (V-1,) whether the expression is true, in index order from 1.
+
+    Raises:
+        ConfigError: as `rows_that`.
+    """
+    return rows_that(where, attributes.table, setting)
+
+
+def rows_that(where: str, table: pa.Table, setting: str) -> NDArray[np.bool_]:
+    """Which rows of a table fulfil a condition.
 
     Args:
-        where: A Boolean expression of DuckDB over the columns of `attributes.table`. Times without
-            a zone are in UTC.
-        attributes: What is known of the items.
+        where: A Boolean expression of DuckDB over the table's columns. Times without a zone are in
+            UTC.
+        table: The table.
         setting: The name of the setting that holds the expression, for errors.
 
     Returns:
-        (V-1,) whether the expression is true, in index order from 1; where it is null it is not.
+        (N,) whether the expression is true; where it is null it is not.
 
     Raises:
-        ConfigError: it is not one Boolean expression over these columns whose value follows from an
-            item's row alone, or it cannot be computed for some row.
+        ConfigError: it is not one Boolean expression over these columns whose value follows from
+            one row alone, or it cannot be computed for some row.
     """
-    with duckdb.connect(config=_SEALED) as db:
-        db.execute("SET TimeZone = 'UTC'")
-        db.execute("SET lock_configuration = true")
-        types = _column_types(attributes.table.schema, db)
+    with sealed_database() as db:
+        types = _column_types(table.schema, db)
         try:
             check_condition(where, types)
-            db.register("items", attributes.table.select(list(types)))
-            query = f"SELECT coalesce({as_condition(where)}, false) AS chosen FROM items"
+            db.register("rows", table.select(list(types)))
+            query = f"SELECT coalesce({as_condition(where)}, false) AS chosen FROM rows"
             rows = db.sql(query).to_arrow_table()
         except duckdb.OutOfMemoryException:  # which the expression is not to blame for
             raise

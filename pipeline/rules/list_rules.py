@@ -1,11 +1,13 @@
 """The rules of `[score]` on whole lists, for one model's items: caps, promotions, new items."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config.rule_tables import PromotedSlots
 from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
@@ -49,6 +51,27 @@ class ListRules:
     def __bool__(self) -> bool:
         return bool(self.caps or self.promoted)
 
+    def within(
+        self,
+        listed: NDArray[np.bool_],
+        promotions: tuple[Promoted, ...] | None,
+        new_places: tuple[int, ...],
+    ) -> "ListRules":
+        """The rules of some users.
+
+        Args:
+            listed: (V+M,) the items that they may get, also the new ones.
+            promotions: In place of these, of such items alone; None for these.
+            new_places: The places from 0 of new items.
+        """
+        if promotions is None:
+            promotions = tuple(each.within(listed) for each in self.promotions)
+        new = None
+        if self.new is not None:
+            new = replace(self.new.within(listed), places=new_places)
+        caps = tuple(Cap.over(each.group, each.most, listed) for each in self.caps)
+        return replace(self, caps=caps, promotions=promotions, new=new)
+
 
 def list_rules(
     settings: ScoreSettings,
@@ -84,21 +107,40 @@ def list_rules(
     caps = [
         Cap.over(_groups(table, column), most, listed) for column, most in settings.max_per.items()
     ]
-    promotions = []
-    for number, promotion in enumerate(settings.promotion, 1):
-        chosen = np.append(
-            False, items_that(promotion.where, attributes, f"score.promotion {number}")
-        )
-        items = (chosen & eligible).nonzero()[0]
-        promotions.append(
-            Promoted(
-                tuple(slot - 1 for slot in promotion.slots),
-                items,
-                item_bias[items],
-                popularity[items],
-            )
-        )
-    return ListRules(tuple(caps), tuple(promotions), promoted, n_without)
+    promotions = promoted_items(
+        settings.promotion, "score.promotion", attributes, item_bias, popularity
+    )
+    return ListRules(tuple(caps), promotions, promoted, n_without)
+
+
+def promoted_items(
+    promotions: Sequence[PromotedSlots],
+    setting: str,
+    attributes: Attributes | None,
+    item_bias: NDArray[np.float32],
+    popularity: NDArray[np.float32],
+) -> tuple[Promoted, ...]:
+    """The items of promotions.
+
+    Args:
+        promotions: The promotions of one setting.
+        setting: Its name, for errors.
+        attributes: As for `list_rules`; None only where there are no promotions.
+        item_bias: As for `list_rules`.
+        popularity: As for `list_rules`.
+
+    Raises:
+        ConfigError: an expression cannot be used.
+    """
+    if attributes is None:
+        return ()
+    found = []
+    for number, promotion in enumerate(promotions, 1):
+        chosen = np.append(False, items_that(promotion.where, attributes, f"{setting} {number}"))
+        items = (chosen & (item_bias > -np.inf)).nonzero()[0]
+        places = tuple(slot - 1 for slot in promotion.slots)
+        found.append(Promoted(places, items, item_bias[items], popularity[items]))
+    return tuple(found)
 
 
 def _groups(table: pa.Table, column: str) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Items without events that were created of late: which there are, and how they are ranked."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,11 @@ class PromotedNew(Promoted):
     """
 
     similar: SimilarItems
+
+    def within(self, listed: NDArray[np.bool_]) -> Self:
+        """See `Promoted`."""
+        group = self.similar.group[listed[self.items]]
+        return replace(super().within(listed), similar=replace(self.similar, group=group))
 
     def embeddings(self, table: Floats) -> Floats:
         """The (G, D) embeddings of the groups of similar items, of an item table (V, D)."""

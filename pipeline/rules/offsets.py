@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config.score_section import FreshnessBoost, ScoreSettings
+from pipeline.config.rule_tables import FreshnessBoost
+from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.logs.conversion import normalise_timestamps

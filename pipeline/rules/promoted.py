@@ -1,6 +1,7 @@
 """The promoted items of one promotion, ranked for users by the model among themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,16 @@ class Promoted:
     items: Items
     bias: Floats
     popularity: Floats
+
+    def within(self, listed: NDArray[np.bool_]) -> Self:
+        """Only the items that are true in (V,), or more."""
+        kept = listed[self.items]
+        return replace(
+            self,
+            items=self.items[kept],
+            bias=self.bias[kept],
+            popularity=self.popularity[kept],
+        )
 
     def embeddings(self, table: Floats) -> Floats:
         """Their (P, D) embeddings, of an item table (V, D)."""

@@ -17,7 +17,9 @@ from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import segment_file_hashes, user_segments
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.placement_reasons import capped_reason, new_reason, placed_reason
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes
@@ -31,9 +33,10 @@ from pipeline.scoring.item_rules import (
     left_out_items,
 )
 from pipeline.scoring.manifest import Manifest, read_manifest
-from pipeline.scoring.placement import Placement, place_item
+from pipeline.scoring.placement import place_item
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.scorer import open_scorer
+from pipeline.scoring.segment_scorer import SegmentScorer
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.scoring.user_lists import UserLists
@@ -49,7 +52,8 @@ def explain(
 
     Args:
         settings: Whose warehouse and work folder; of `score` only `provider`, `batch_size` and
-            `threads` are used, the others are those of the run. The items table is `items.path`.
+            `threads` are used, the others are those of the run. The items table is `items.path`,
+            that of the users `users.path`.
         user_id: As in the logs.
         item_id: As in the logs.
         run_date: Default the newest that a model serves.
@@ -116,44 +120,64 @@ class _Question:
             text += f" {self.score.active_within_days}), and so no list"
             yield Reason("inactive_user", text, {"since": since})
             return
-        item = pc.index(self.run.item_ids, pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
-        if item == 0:
-            text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
-            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
-            return
         source = PreparedHistories(self.prepared.folder, None)
         items = source.with_last_seen(self.run.items)
         known = self.settings.items
         attributes = needed_attributes(items, self.score, known.path, known.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
-        left_out = left_out_items(items, self.score, retired_before, attributes)
-        yield from self._of_rules(left_out, item, retired_before)
-        seen = self.score.exclude_seen and item in histories.seen().items
-        if seen:
-            yield self._seen()
-        lists = read_user_lists(self.score, source, items, self.settings.resources)
-        unlisted = list(self._of_lists(lists, histories, item))
-        yield from unlisted
-        if seen or unlisted or left_out.rules_of(item):
-            return
         since = self._days_before(self.score.popular_within_days)
         recent = None if since is None else source.popularity_since(items, since)
         eligibility = eligible_items(
             items, self.score, retired_before, attributes, self.run_day, recent
         )
-        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists)
+        every_item = eligibility.with_others(items)
+        item = (
+            pc.index(every_item[ITEM_ID], pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
+        )
+        if item == 0:
+            text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
+            yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
+            return
+        where = str(self.prepared.folder)
+        user_id = pa.array([self.user], self.prepared.user_type)
+        segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
+        number = int(segments.of(user_id)[0])
+        own = eligibility.of_segment(number)
+        is_left_out = False
+        if not eligibility.is_new[item]:
+            left_out = left_out_items(items, self.score, retired_before, attributes)
+            yield from self._of_rules(left_out, item, retired_before)
+            is_left_out = bool(left_out.rules_of(item))
+        seen = self.score.exclude_seen and item in histories.seen().items
+        if seen:
+            yield self._seen()
+        lists = read_user_lists(self.score, source, every_item, self.settings.resources)
+        unlisted = list(self._of_lists(lists, histories, item))
+        yield from unlisted
+        if seen or unlisted or is_left_out:
+            return
+        if not (own.is_new[item] or own.eligible[item]):
+            segment = self.score.segment[number - 1]
+            text = f"not true for it is where of the user's segment {segment.name!r}:"
+            yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})
+            return
+        scorer = open_scorer(self.run.bundle, self.score, eligibility, None, 0, lists, segments)
+        if isinstance(scorer, SegmentScorer):
+            scorer = scorer.of_segment(number)
         placement = place_item(scorer, histories, item)
-        column = None
-        if placement.caps and attributes is not None:
+        if own.is_new[item]:
+            yield new_reason(placement)
+        elif placement.caps and attributes is not None:
             column = list(self.score.max_per)[placement.caps[0] - 1]
             value = attributes.table[column][item - 1].as_py()
-            yield _capped(placement, column, value, self.score.max_per[column])
+            yield capped_reason(placement, column, value, self.score.max_per[column])
         else:
-            yield _placed(placement, self.score)
+            yield placed_reason(placement, self.score.of_segment(number))
 
     def changed(self, manifest: Manifest) -> tuple[str, ...]:
         """The inputs of the run that are no longer as they were."""
         now = item_file_hashes(self.score, self.settings.items.path)
+        now |= segment_file_hashes(self.score, self.settings.users.path)
         before = manifest.resume_key.inputs
         changed = [path for path, content in now.items() if content not in before.values()]
         if prepared_hash(self.prepared.folder) != before.get("prepared"):
@@ -257,42 +281,6 @@ def _only(user: Id, histories: Iterator[UserHistories]) -> UserHistories | None:
         if place >= 0:
             return part.slice(place, place + 1)
     return None
-
-
-def _placed(found: Placement, score: ScoreSettings) -> Reason:
-    details = {
-        "rank": found.rank,
-        "n_ranked": found.n_ranked,
-        "score": found.score,
-        "place": found.place,
-        "promotion": found.promotion,
-        "n_listed": found.n_listed,
-        "last_score": found.last_score,
-    }
-    if found.rank is None:
-        return Reason("excluded", "this user may not get it", details)
-    if found.place is None:
-        text = f"outranked: {_ranked(found)}; the last of the {found.n_listed} listed items has"
-        return Reason("outranked", f"{text} {found.last_score:.4f}", details)
-    by = "popularity" if found.popular else "the model"
-    if found.promotion is not None:
-        where = score.promotion[found.promotion - 1].where
-        by = f"promotion {found.promotion} ({where})"
-    return Reason("listed", f"at place {found.place} by {by}: {_ranked(found)}", details)
-
-
-def _capped(found: Placement, column: str, value: object, most: int) -> Reason:
-    text = f"capped: the list has {most} items whose {column} is {value} before it"
-    text += f" (score.max_per); {_ranked(found)}"
-    details = {"column": column, "value": value, "most": most}
-    details |= {"rank": found.rank, "n_ranked": found.n_ranked, "score": found.score}
-    return Reason("capped", text, details)
-
-
-def _ranked(found: Placement) -> str:
-    by = "by popularity" if found.popular else "by the model"
-    rank = f"rank {found.rank:,} of {found.n_ranked:,} {by} among the items that the user may get"
-    return f"{rank}, with score {found.score:.4f}"
 
 
 def _time(time: datetime) -> str:

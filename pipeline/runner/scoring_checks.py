@@ -15,6 +15,7 @@ from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import UserSegments, user_segments
 from pipeline.schema import ITEMS_FILE
 from pipeline.scoring.batches import excluded_items
 from pipeline.scoring.eligibility import Eligibility, eligible_items
@@ -33,6 +34,7 @@ def check_scoring(
     similar_by: tuple[str, ...] = (),
     run_day: RunDay | None = None,
     resources: ResourceSettings = DEFAULT_RESOURCES,
+    users_table: str | None = None,
 ) -> None:
     """Check that a run's bundle could be scored with, on this machine and for these users.
 
@@ -45,14 +47,15 @@ def check_scoring(
         similar_by: Columns of that table by which items are similar, likewise.
         run_day: The run date, for the rules that need it.
         resources: The memory and the threads to sort the items listed per user with.
+        users_table: What is known of the users, for the segments that need it.
 
     Raises:
         ConfigError: the provider cannot work here, there will be no float16 recommender, more
             items are asked for than there are, none is left to recommend, to anybody, a condition
-            cannot be used with the items table, no event is of a type that counts as seen, or
-            nothing in a file of users and items is known.
-        InputError: a file of ids, of users and items, or the items table cannot be read.
-        SchemaError: its ids are of another kind than the items', or its columns cannot be used.
+            cannot be used with the items table or the users table, no event is of a type that
+            counts as seen, or nothing in a file of users and items is known.
+        InputError: a file of ids, of users and items, or one of these tables cannot be read.
+        SchemaError: its ids are of another kind than the logs', or its columns cannot be used.
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
         check_provider(_small_graph(Path(folder)), score.provider, score.devices)
@@ -67,8 +70,10 @@ def check_scoring(
     attributes = needed_attributes(items, score, items_table, similar_by)
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
+    segments = user_segments(score, users_table, source.types.user, source.where)
     user_lists = read_user_lists(score, source, items, resources)
-    if not _any_left(source, items, eligibility, user_lists, exclude_seen=bool(score.exclude_seen)):
+    exclude_seen = bool(score.exclude_seen)
+    if not _any_left(source, items, eligibility, segments, user_lists, exclude_seen=exclude_seen):
         listed = ", ".join(["score.allow", "score.deny", "score.where", *score.user_lists])
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item"
@@ -101,24 +106,27 @@ def _any_left(
     source: PreparedHistories,
     items: pa.Table,
     eligibility: Eligibility,
+    segments: UserSegments,
     user_lists: UserLists,
     *,
     exclude_seen: bool,
 ) -> bool:
     """Whether some user may get some eligible item; the first batch nearly always answers."""
-    eligible = eligibility.eligible
     if not (exclude_seen or user_lists):
         return True
+    eligible, _ = eligibility.by_segment()
+    n_items = eligible.shape[1]
     with source.open(items, source.folder) as (_, histories):
         for users in histories:
             never, _, counts = excluded_items(
                 users, exclude_seen=exclude_seen, listed=user_lists.exclude
             )
-            never += np.repeat(np.arange(len(users)), counts) * len(eligible)
+            never += np.repeat(np.arange(len(users)), counts) * n_items
             candidates = None
             if user_lists.candidates is not None:
                 pairs = user_lists.candidates.pairs(users.user_id)
-                candidates = pair_keys(*pairs, len(eligible))
-            if items_left(len(users), eligible, never, candidates).any():
+                candidates = pair_keys(*pairs, n_items)
+            segment = segments.of(users.user_id)
+            if items_left(segment, eligible, never, candidates).any():
                 return True
     return False

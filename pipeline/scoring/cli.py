@@ -173,6 +173,7 @@ def main(
                 run_date=day,
                 time_zone=settings.time_zone,
                 items_table=settings.items.path,
+                users_table=settings.users.path,
                 similar_by=settings.items.similar_by,
                 users=users,
                 resume=resume,
@@ -213,6 +214,10 @@ def summary(result: "Scored") -> list[str]:
         lines.append(NO_RECENT)
     facts |= result.user_list_facts()
     lines += [f"{count:,} {fact}" for fact, count in facts.items() if count]
+    lines += [
+        f"{each.n_users:,} users of segment {each.name}, of {each.listed:,} listed"
+        for each in result.segments
+    ]
     lines.append(f"{result.n_rows:,} rows in {result.folder}")
     where = result.provider if result.devices == 1 else f"{result.devices} x {result.provider}"
     precision = "" if result.precision == "fp32" else f" in {result.precision}"

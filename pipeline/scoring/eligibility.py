@@ -1,6 +1,6 @@
 """The items that may be recommended at all, and the most popular of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.rules.attributes import Attributes, item_attributes
 from pipeline.rules.list_rules import ListRules, list_rules
 from pipeline.rules.new_items import new_items
 from pipeline.rules.offsets import item_offsets
+from pipeline.rules.segment_rules import SegmentRules, segment_rules
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD
 from pipeline.scoring.item_rules import WHERE, left_out_items
 from pipeline.scoring.user_list_reader import user_list_hash
@@ -36,6 +37,7 @@ class Eligibility:
         rules: What the rules over the items table did; None without such rules.
         other_ids: (M,) the ids of new items that the bundle does not know, which have the indices V
             to V+M-1; not all of them may be recommended.
+        segments: What is other for the users of each segment, in the order of the settings.
     """
 
     item_bias: NDArray[np.float32]
@@ -45,6 +47,37 @@ class Eligibility:
     lists: ListRules
     rules: RuleCounts | None = None
     other_ids: pa.Array | None = None
+    segments: tuple[SegmentRules, ...] = ()
+
+    def of_segment(self, number: int) -> "Eligibility":
+        """What the users of a segment may get: its number from 1, or 0 for those of none."""
+        if number == 0:
+            return self
+        rules, n_items = self.segments[number - 1], len(self.item_bias)
+        listed = self.is_new & rules.chosen
+        listed[:n_items] |= self.eligible & rules.chosen[:n_items]
+        kept = rules.chosen[self.popular]
+        return replace(
+            self,
+            item_bias=np.where(listed[:n_items], self.item_bias, -np.inf).astype(np.float32),
+            popular=self.popular[kept],
+            popular_score=self.popular_score[kept],
+            lists=self.lists.within(listed, rules.promotions, rules.new_places),
+        )
+
+    def by_segment(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """What users of no segment may get, and those of each.
+
+        Returns:
+            `eligible`, with false for items that the bundle does not know, and `is_new`: both are
+            (S+1, V+M).
+        """
+        shape = len(self.segments) + 1, len(self.is_new)
+        eligible, is_new = np.zeros(shape, bool), np.zeros(shape, bool)
+        for number in range(len(eligible)):
+            own = self.of_segment(number)
+            eligible[number, : len(self.item_bias)], is_new[number] = own.eligible, own.is_new
+        return eligible, is_new
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
@@ -85,7 +118,7 @@ def eligible_items(
     Args:
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny`, `where`, `max_per`, `promotion`,
-            `offset`, `freshness`, `new_items` and `top_k` are used.
+            `segment`, `offset`, `freshness`, `new_items` and `top_k` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
         attributes: What is known of the items; by default the bundle's own columns.
         run_day: The run date, from which `freshness` and `new_items` count ages.
@@ -106,14 +139,16 @@ def eligible_items(
             expected=f"at most {len(items)}",
             found=str(settings.top_k),
         )
+    if settings.needs_attributes and attributes is None:
+        attributes = item_attributes(items, None)
     popularity = items["popularity"].to_numpy()
     new = new_items(settings, attributes, run_day)
     left_out = left_out_items(items, settings, retired_before, attributes, new)
     eligible = left_out.eligible
     rules = None
-    if settings.where is not None:
-        known = attributes or item_attributes(items, None)
-        rules = RuleCounts(left_out.alone(WHERE), known.n_unknown, known.n_missing)
+    if settings.where is not None and attributes is not None:
+        n_filtered = left_out.alone(WHERE)
+        rules = RuleCounts(n_filtered, attributes.n_unknown, attributes.n_missing)
     if not eligible.any():
         raise ConfigError(
             "no item is left to recommend",
@@ -131,8 +166,17 @@ def eligible_items(
     best = np.argsort(-share[PAD + 1 :], kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
     lists = list_rules(settings, attributes, item_bias, share, left_out.new, run_day)
-    other_ids = None if new is None else new.others[ITEM_ID].combine_chunks()
-    return Eligibility(item_bias, best, share[best], left_out.n_unknown, lists, rules, other_ids)
+    segments = segment_rules(settings, attributes, item_bias, share, left_out.new)
+    return Eligibility(
+        item_bias,
+        best,
+        share[best],
+        left_out.n_unknown,
+        lists,
+        rules,
+        None if new is None else new.others[ITEM_ID].combine_chunks(),
+        segments,
+    )
 
 
 def popularity_shares(

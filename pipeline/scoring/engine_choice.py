@@ -12,8 +12,8 @@ from pipeline.config.engine_section import EngineSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
-from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.segment_scorer import PartScorer
 from pipeline.scoring.user_histories import UserHistories
 
 ScoringEngine = Engine[UserHistories, Ranked]
@@ -22,7 +22,7 @@ ScoringEngine = Engine[UserHistories, Ranked]
 class OpenScorer(Protocol):
     """`open_scorer`, given all but these arguments; it must pickle."""
 
-    def __call__(self, bundle: Bundle, settings: ScoreSettings, *, device_id: int) -> ListScorer:
+    def __call__(self, bundle: Bundle, settings: ScoreSettings, *, device_id: int) -> PartScorer:
         """See `open_scorer`."""
 
 
@@ -77,12 +77,12 @@ def _on_ray(
 
 def _opened(
     open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, index: int
-) -> ListScorer:
+) -> PartScorer:
     return open_scorer(bundle, settings, device_id=index)
 
 
 def _opened_copy(
     open_scorer: OpenScorer, copied: CopiedRecommender, settings: ScoreSettings, index: int
-) -> ListScorer:
+) -> PartScorer:
     with copied.unpacked() as bundle:
         return open_scorer(bundle, settings, device_id=index)

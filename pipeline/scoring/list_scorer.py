@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,12 +89,16 @@ class ListScorer:
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
             progress = _counted_before
-        return self._with_because(ranked, histories)
+        return self.with_because(ranked, histories)
 
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
+
+    def _wanted(self, histories: UserHistories) -> Integers:
+        """(N,) K, for each of N users."""
+        return np.full(len(histories), self.top_k)
 
     def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, UserHistories]:
         """The users' items that the model knows, and the others, which are new."""
@@ -103,12 +107,14 @@ class ListScorer:
         known = histories.items <= self._n_items
         return histories.only(known), histories.only(~known)
 
-    def _with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+    def with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        """The same lists with `because`, where that is asked for."""
         if self.nearest is None:
             return ranked
         is_new = self.eligibility.is_new[ranked.item_index]  # without a trained embedding
         listed = np.where(is_new, PAD, ranked.item_index)
-        return replace(ranked, because=self.nearest(histories, listed))
+        known, _ = self._known_to_the_model(histories)
+        return replace(ranked, because=self.nearest(known, listed))
 
     def _lists(
         self,
@@ -157,7 +163,7 @@ class ListScorer:
     def _run(self, histories: UserHistories, count: int) -> Iterator[tuple[ScoringBatch, TopItems]]:
         """Every batch of the users, and what the recommender finds for it."""
         recommender = self.recommender
-        if self.eligibility.lists:
+        if self.eligibility.lists or count != recommender.top_k:
             recommender = recommender.giving(
                 count, embeddings=bool(self.eligibility.lists.promoted)
             )
@@ -175,13 +181,17 @@ class ListScorer:
     ) -> Iterator[tuple[ScoringBatch, TopItems]]:
         """Batches, and what a recommender finds for them."""
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
-        with ThreadPoolExecutor(recommender.at_once) as cores:
+        try:
             for batch in prepared:
-                running.append((batch, cores.submit(recommender, self._for_the_model(batch))))
+                run = recommender.cores.submit(recommender, self._for_the_model(batch))
+                running.append((batch, run))
                 if len(running) > recommender.at_once:
                     yield _checked(*running.popleft())
             while running:
                 yield _checked(*running.popleft())
+        finally:
+            for _, left in running:  # after an error
+                left.cancel()
 
     def _for_the_model(self, batch: ScoringBatch) -> ScoringBatch:
         """A batch without excluded items that the model does not know."""
@@ -193,7 +203,9 @@ class ListScorer:
     def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users of their own candidates; nobody else is looked at."""
         is_listed, is_known = candidates.lengths(histories.user_id) > 0, histories.lengths > 0
-        ranked = Ranked.of_nothing(histories.user_id, self.top_k, is_listed & ~is_known)
+        ranked = Ranked.of_nothing(
+            histories.user_id, self._wanted(histories), is_listed & ~is_known
+        )
         users = (is_listed & is_known).nonzero()[0]
         progress(len(histories) - len(users))
         user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
@@ -217,7 +229,7 @@ class ListScorer:
         )
         for some, lists in ranker.lists(histories, user_embedding):
             ranked.put(some, lists)
-        return self._with_because(ranked, histories)
+        return self.with_because(ranked, histories)
 
     def _popular(self, histories: UserHistories, others: UserHistories) -> Ranked:
         """The popular items for users without a known item, and PAD for the others.
@@ -229,7 +241,7 @@ class ListScorer:
         # A user without a known item has seen no eligible one but new ones, so one list suits all
         # such users but those with new or excluded items of their own.
         popular = histories.lengths == 0
-        ranked = Ranked.of_nothing(histories.user_id, self.top_k, popular)
+        ranked = Ranked.of_nothing(histories.user_id, self._wanted(histories), popular)
         if not popular.any():
             return ranked
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)

@@ -32,6 +32,7 @@ class Ranked:
         score: (N, K) float32.
         promoted: (N, K) bool, whether an item is in a slot of a promotion.
         popular: (N,) bool, whether a user got popular items because no item of theirs is known.
+        wanted: (N,) int64, each user's K: how many items were asked for, at most the arrays' K.
         because: (N, K) int64, the item of the user's history that stands for each item, PAD for
             none; None where that is not asked for.
     """
@@ -41,31 +42,37 @@ class Ranked:
     score: NDArray[np.float32]
     promoted: NDArray[np.bool_]
     popular: NDArray[np.bool_]
+    wanted: NDArray[np.int64]
     because: Items | None = None
 
     @classmethod
-    def of_nothing(cls, user_id: pa.Array, top_k: int, popular: NDArray[np.bool_]) -> "Ranked":
+    def of_nothing(
+        cls, user_id: pa.Array, wanted: NDArray[np.int64], popular: NDArray[np.bool_]
+    ) -> "Ranked":
         """PAD for everybody."""
-        shape = len(user_id), top_k
+        shape = len(user_id), int(wanted.max(initial=1))
         return cls(
             user_id,
             np.full(shape, PAD, np.int64),
             np.full(shape, -np.inf, np.float32),
             np.zeros(shape, bool),
             popular,
+            wanted,
         )
 
     @classmethod
-    def of_nobody(cls, user_type: pa.DataType, top_k: int, *, because: bool) -> "Ranked":
+    def of_nobody(cls, user_type: pa.DataType, *, because: bool) -> "Ranked":
         """The result for no users, with ids of a type, and perhaps with `because`."""
-        nothing = cls.of_nothing(pa.array([], user_type), top_k, np.zeros(0, np.bool_))
+        nobody = pa.array([], user_type)
+        nothing = cls.of_nothing(nobody, np.zeros(0, np.int64), np.zeros(0, np.bool_))
         return replace(nothing, because=nothing.item_index) if because else nothing
 
-    def put(self, users: NDArray[np.intp], lists: Lists) -> None:
-        """Put the lists of some users in their rows."""
-        self.item_index[users] = lists.item_index
-        self.score[users] = lists.score
-        self.promoted[users] = lists.promoted
+    def put(self, users: NDArray[np.intp], lists: "Lists | Ranked") -> None:
+        """Put the lists of some users, perhaps shorter ones, in their rows."""
+        places = slice(lists.item_index.shape[1])
+        self.item_index[users, places] = lists.item_index
+        self.score[users, places] = lists.score
+        self.promoted[users, places] = lists.promoted
 
 
 @dataclass(frozen=True)

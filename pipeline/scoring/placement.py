@@ -18,15 +18,15 @@ class Placement:
     Attributes:
         rank: Among all items that the user may get, from 1: by the model, or by popularity for
             a user without a known item. Caps and promotions do not count. None where the user
-            may not get it.
+            may not get it, and for a new item.
         n_ranked: The number of all these items.
         score: The item's.
         popular: Whether the ranking is by popularity.
         place: In the list, from 1; None where it is not listed.
         promotion: The number of the promotion that gave it a slot, from 1.
         caps: The numbers of the caps that keep it out of the list, from 1.
-        n_listed: The length of the list.
-        last_score: Of the last item of the list; None for an empty one.
+        n_by_rank: The number of items in the list that have no slot of a promotion or of new items.
+        last_score: Of the last of these; None where there is none.
     """
 
     rank: int | None
@@ -36,7 +36,7 @@ class Placement:
     place: int | None
     promotion: int | None
     caps: tuple[int, ...]
-    n_listed: int
+    n_by_rank: int
     last_score: float | None
 
 
@@ -57,9 +57,10 @@ def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
     every = _row(ranked)
     listed = scorer(user, _no_progress)
     items = _row(listed)
+    by_rank = listed.score[0, : len(items)][~listed.promoted[0, : len(items)]]
     rank, place = _position(every, item), _position(items, item)
     promotion = None
-    if place is not None and listed.promoted[0, place - 1]:
+    if rank is not None and place is not None and listed.promoted[0, place - 1]:
         promotion = _promotion(scorer, user, item)
     return Placement(
         rank,
@@ -69,8 +70,8 @@ def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
         place,
         promotion,
         () if rank is None or place is not None else _caps(scorer, every, listed, item),
-        len(items),
-        float(listed.score[0, len(items) - 1]) if len(items) else None,
+        len(by_rank),
+        float(by_rank[-1]) if len(by_rank) else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The recommender in a session: from a batch of users to their best items."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,13 +13,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.cores import Threads, thread_count
+from model.export.quantize import CODES
 from pipeline.bundles.sessions import (
     CPU,
     TENSORRT,
     Precision,
     Provider,
     auto_batch_size,
+    codes_without,
     open_session,
+    takes_codes,
 )
 from pipeline.errors import BundleError, ConfigError, first_line, raised_as
 from pipeline.scoring.batches import ScoringBatch
@@ -46,6 +50,10 @@ class Recommender:
         batch_size: The largest number of users in a batch.
         device_id: The index of the GPU.
         threads: Of this process, for batches on a CPU.
+        graph: The graph's file.
+
+    Attributes:
+        cores: Runs batches, `at_once` at a time.
     """
 
     def __init__(
@@ -56,12 +64,16 @@ class Recommender:
         batch_size: int,
         device_id: int = 0,
         threads: Threads = "auto",
+        graph: Path | None = None,
     ) -> None:
         self.session = session
+        self.graph = graph
         self.batch_size = batch_size
         self.at_once = thread_count(threads) if self.provider == CPU else _GPU_AT_ONCE
+        self.cores = ThreadPoolExecutor(self.at_once)
         self.where = ("cpu" if self.provider == CPU else "cuda", device_id)
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
+        self.codes: onnxruntime.OrtValue | None = None  # those of the session
         # In the CPU's memory, where every provider expects K.
         self.k = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([top_k], np.int64))
         self.outputs: tuple[str, ...] = OUTPUTS
@@ -85,6 +97,19 @@ class Recommender:
             )
         other._make_buffers()
         return other
+
+    def with_bias(self, item_bias: NDArray[np.float32]) -> "Recommender":
+        """The same recommender with another bias, (V,), which leaves out more items."""
+        other = copy(self)
+        other.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
+        if self.graph is not None and takes_codes(self.session):
+            other.codes = codes_without(self.graph, item_bias == -np.inf)
+        return other
+
+    @property
+    def top_k(self) -> int:
+        """K."""
+        return int(self.k.numpy()[0])
 
     def _make_buffers(self) -> None:
         # Whoever runs a batch on a GPU takes one of the sets of buffers, and puts it back.
@@ -115,6 +140,8 @@ class Recommender:
             binding.bind_cpu_input("exclude", batch.exclude)
             binding.bind_ortvalue_input("item_bias", self.item_bias)
             binding.bind_ortvalue_input("k", self.k)
+            if self.codes is not None:
+                binding.bind_ortvalue_input(CODES, self.codes)
             for name in self.outputs:
                 binding.bind_output(name)
             self.session.run_with_iobinding(binding)
@@ -130,7 +157,7 @@ class Recommender:
         ):
             buffers = self._buffers.get()
             try:
-                return buffers(_rows(users), _columns(excluded)).run(batch)
+                return buffers(_rows(users), _columns(excluded)).run(batch, self.item_bias)
             finally:
                 self._buffers.put(buffers)
 
@@ -159,7 +186,7 @@ class Buffers:
             for name, values in self._staged.items()
         }
         widths = {x.name: x.shape[1] for x in self._session.get_outputs()}
-        widths |= dict.fromkeys(OUTPUTS, int(recommender.k.numpy()[0]))
+        widths |= dict.fromkeys(OUTPUTS, recommender.top_k)
         self._outputs = [
             make(
                 (users, widths[name]),
@@ -171,13 +198,12 @@ class Buffers:
         self._binding = self._session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        self._binding.bind_ortvalue_input("item_bias", recommender.item_bias)
         self._binding.bind_ortvalue_input("k", recommender.k)
         for name, value in zip(recommender.outputs, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, batch: ScoringBatch) -> TopItems:
-        """The best items for a batch that is no larger than the buffers."""
+    def run(self, batch: ScoringBatch, item_bias: onnxruntime.OrtValue) -> TopItems:
+        """The best items by a bias on the device, for a batch no larger than the buffers."""
         users, excluded = batch.exclude.shape
         self._staged["item_seq"][:users] = batch.item_seq
         self._staged["item_seq_len"][:users] = batch.item_seq_len
@@ -185,6 +211,7 @@ class Buffers:
         self._staged["exclude"][:users, excluded:] = 0
         for name, value in self._inputs.items():
             value.update_inplace(self._staged[name])
+        self._binding.bind_ortvalue_input("item_bias", item_bias)
         self._session.run_with_iobinding(self._binding)
         # Copied, because numpy() on a CPU is a view of the buffer.
         found = tuple(output.numpy()[:users].copy() for output in self._outputs)
@@ -247,7 +274,7 @@ def load_recommender(
         item_bias=item_bias,
     )
     batch = users(session.get_providers()[0])
-    return Recommender(session, item_bias, top_k, batch, device_id, threads)
+    return Recommender(session, item_bias, top_k, batch, device_id, threads, graph)
 
 
 def _rows(users: int) -> int:

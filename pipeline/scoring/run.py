@@ -17,16 +17,18 @@ from pipeline.dates import RunDay, days_before
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.user_segments import segment_file_hashes, segment_files, user_segments
 from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
 from pipeline.scoring.engine_choice import scoring_engine
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_overlap, open_inputs
 from pipeline.scoring.item_table import check_item_table
-from pipeline.scoring.manifest import ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
+from pipeline.scoring.resume_keys import log_names, resume_key
 from pipeline.scoring.scorer import open_scorer, write_parts
+from pipeline.scoring.segment_scorer import UsersPerSegment
 from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.scoring.user_lists import ListedUsers
 from pipeline.storage.folders import open_folder
@@ -47,6 +49,7 @@ def score(
     time_zone: str,
     items_table: str | None = None,
     similar_by: tuple[str, ...] = (),
+    users_table: str | None = None,
     users: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -71,6 +74,8 @@ def score(
         items_table: What is known of the items: see `read_items_table`. It is read where a rule of
             `settings` needs it.
         similar_by: Columns of that table by which items are similar, for `settings.new_items`.
+        users_table: What is known of the users: see `read_users_table`. It is read where a segment
+            of `settings` needs it.
         users: A file of user ids, the only ones to score.
         resume: Continue an interrupted run.
         overwrite: Replace an earlier run's output.
@@ -106,7 +111,8 @@ def score(
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),
     )
-    lists = [*item_files(settings, items_table), *([] if users is None else [os.fspath(users)])]
+    lists = [*item_files(settings, items_table), *segment_files(settings, users_table)]
+    lists += [] if users is None else [os.fspath(users)]
     check_overlap(open_folder(output), opened, lists, settings.user_lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
@@ -120,13 +126,14 @@ def score(
         time_zone=time_zone,
         resume_inputs=resume_inputs,
         resume_settings={
-            "logs": _resume_part(logs.with_zone(time_zone)),
+            "logs": log_names(logs.with_zone(time_zone)),
             "users": None if users is None else os.fspath(users),
             "time_zone": time_zone,
         },
         retired_before=days_before(run_date, settings.retire_after_days, time_zone),
         items_table=items_table,
         similar_by=similar_by,
+        users_table=users_table,
         resume=resume,
         overwrite=overwrite,
         cache=cache,
@@ -135,13 +142,6 @@ def score(
         progress=progress,
     )
     return replace(result, seconds=time.perf_counter() - begun)
-
-
-def _resume_part(logs: LogSettings) -> dict[str, Any]:
-    """The part of the settings in the resume key; version 0.1 knew no zone but UTC."""
-    unsaid = {name for name in ("event_type", "value", "keep") if getattr(logs, name) is None}
-    unsaid |= {"time_zone"} if logs.time_zone == "UTC" else set()
-    return logs.model_dump(mode="json", exclude=unsaid)
 
 
 def score_histories(
@@ -157,6 +157,7 @@ def score_histories(
     retired_before: datetime | None = None,
     items_table: str | None = None,
     similar_by: tuple[str, ...] = (),
+    users_table: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     cache: Path | None = None,
@@ -178,13 +179,14 @@ def score_histories(
         run_date: The column `run_date` of the output, to whose end the ages of items are counted.
         time_zone: The IANA time zone of that day.
         resume_inputs: Identifies the content of the source: a hash or stamp by name. A run is
-            resumed only if they are equal. The files of `settings` and the items table need not
-            be among them.
+            resumed only if they are equal. The files of `settings` and the tables of items and
+            users need not be among them.
         resume_settings: Further settings that the rows depend on, by name, as JSON values;
             `settings` and `run_date` need not be among them.
         retired_before: Items that were last seen before this instant are not recommended.
         items_table: As for `score`.
         similar_by: As for `score`.
+        users_table: As for `score`.
         resume: As for `score`.
         overwrite: As for `score`.
         cache: As for `score`.
@@ -206,15 +208,26 @@ def score_histories(
     since = days_before(run_date, settings.popular_within_days, time_zone)
     recent = None if since is None else source.popularity_since(items, since)
     eligibility = eligible_items(seen, settings, retired_before, attributes, run_day, recent)
+    segments = user_segments(settings, users_table, source.types.user, source.where)
     every_item = eligibility.with_others(items)
     user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
-    opener = partial(open_scorer, eligibility=eligibility, cache=cache, user_lists=user_lists)
+    opener = partial(
+        open_scorer,
+        eligibility=eligibility,
+        cache=cache,
+        user_lists=user_lists,
+        segments=segments,
+    )
     opening, provider = scoring_engine(opener, bundle, settings, engine)
-    no_users = Ranked.of_nobody(source.types.user, settings.top_k, because=settings.because)
-    inputs = {**resume_inputs, **item_file_hashes(settings, items_table)}
+    no_users = Ranked.of_nobody(source.types.user, because=settings.because)
+    inputs = {
+        **resume_inputs,
+        **item_file_hashes(settings, items_table),
+        **segment_file_hashes(settings, users_table),
+    }
     more = {"similar_by": list(similar_by)} if settings.new_items else {}
-    key = _resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
+    key = resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)
     run_columns = RunColumns(bundle.model_version, run_date, out.manifest.generated_at)
     row_format = RowFormat(
@@ -231,10 +244,11 @@ def score_histories(
         source.open(every_item, scratch) as (total, histories),
     ):
         scoring, listed = time.perf_counter(), ListedUsers(user_lists)
+        per_segment = UsersPerSegment(segments)
         write_parts(
-            listed.counted(histories),
+            per_segment.counted(listed.counted(histories)),
             workers,
-            settings.top_k,
+            settings.most_items,
             row_format,
             out,
             lambda done: progress(done, total),
@@ -260,6 +274,7 @@ def score_histories(
         absent_users=dropped.absent_users,
         skipped_files=tuple(sorted(dropped.skipped_files)),
         rules=eligibility.rules,
+        segments=per_segment.counts,
         new_items=eligibility.lists.new_counts,
         n_recent=None if recent is None else int(recent.sum()),
         absent_types=tuple(sorted(dropped.absent_types)),
@@ -267,26 +282,4 @@ def score_histories(
         users_per_second=(out.done.n_users - before) / max(ended - scoring, 1e-9),
         candidates=listed.counts.get("candidates"),
         exclude=listed.counts.get("exclude"),
-    )
-
-
-def _resume_key(
-    bundle: Bundle,
-    settings: ScoreSettings,
-    run_day: RunDay,
-    inputs: Mapping[str, str],
-    more_settings: Mapping[str, Any],
-) -> ResumeKey:
-    has_ages = settings.needs_ages or settings.seen_rule
-    ends = {"run_end": run_day.end.isoformat()} if has_ages else {}
-    return ResumeKey(
-        model_version=bundle.model_version,
-        bundle=dict(bundle.description.files),
-        inputs=dict(inputs),
-        settings={
-            **settings.result_settings(),
-            **more_settings,
-            **ends,
-            "run_date": run_day.run_date.isoformat(),
-        },
     )

@@ -11,6 +11,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
+from pipeline.rules.user_segments import UserSegments
 from pipeline.schema import PAD
 from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
@@ -19,6 +20,7 @@ from pipeline.scoring.manifest import PartCounts
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked, RowFormat
 from pipeline.scoring.recommender import load_recommender
+from pipeline.scoring.segment_scorer import PartScorer, SegmentScorer
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
 from pipeline.scoring.user_lists import NO_USER_LISTS, UserLists
 
@@ -32,7 +34,8 @@ def open_scorer(
     cache: Path | None,
     device_id: int,
     user_lists: UserLists = NO_USER_LISTS,
-) -> ListScorer:
+    segments: UserSegments | None = None,
+) -> PartScorer:
     """Open a bundle's recommender with the provider and precision of the settings.
 
     Args:
@@ -42,6 +45,7 @@ def open_scorer(
         cache: The folder of TensorRT's engines, one subfolder per model.
         device_id: The index of the GPU.
         user_lists: The items listed per user.
+        segments: Which segment each user is in; None where there are no segments.
 
     Raises:
         ConfigError: the provider does not work here, or the bundle lacks the precision.
@@ -61,7 +65,7 @@ def open_scorer(
     )
     bundle.check_description(recommender.session)
     table = np.memmap(bundle.item_table, np.float32, "r").reshape(bundle.n_items, -1)
-    return ListScorer(
+    scorer = ListScorer(
         recommender,
         eligibility,
         table,
@@ -74,12 +78,13 @@ def open_scorer(
         else None,
         user_lists,
     )
+    return SegmentScorer(scorer, segments) if segments and segments.names else scorer
 
 
 def write_parts(
     histories: Iterable[UserHistories],
     engine: Engine[UserHistories, Ranked],
-    top_k: int,
+    most_items: int,
     row_format: RowFormat,
     out: PartWriter,
     progress: Progress,
@@ -89,7 +94,7 @@ def write_parts(
     Args:
         histories: Everybody's, in the same order in every run over the same input.
         engine: Ranks the users of each part.
-        top_k: K.
+        most_items: The greatest K of any user.
         row_format: Makes rows of ranked items.
         out: Writes the parts.
         progress: Is called with the number of users done, finished parts included.
@@ -113,11 +118,11 @@ def write_parts(
             n_users=len(sizes),
             n_rows=table.num_rows,
             n_fallback=int(ranked.popular.sum()),
-            n_short=int((sizes < top_k).sum()),
+            n_short=int((sizes < ranked.wanted).sum()),
         )
         out.write(table, counts)
 
-    parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // top_k)))
+    parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // most_items)))
     writing: Future[None] | None = None
     with (
         raised_as(

@@ -130,6 +130,18 @@ class UserHistories:
             None if self.is_seen is None else self.is_seen[kept],
         )
 
+    def take(self, users: Integers) -> "UserHistories":
+        """The users at some positions, in their order."""
+        lengths = self.lengths[users]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
+        return UserHistories(
+            self.user_id.take(pa.array(users)),
+            self.items[places],
+            offsets,
+            None if self.is_seen is None else self.is_seen[places],
+        )
+
     @property
     def lengths(self) -> Integers:
         """(N,) the number of items per user."""

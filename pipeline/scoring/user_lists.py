@@ -142,21 +142,22 @@ def among(keys: Integers, sorted_keys: Integers) -> NDArray[np.bool_]:
 
 
 def items_left(
-    n_users: int, eligible: NDArray[np.bool_], never: Integers, candidates: Integers | None
+    segment: Integers, eligible: NDArray[np.bool_], never: Integers, candidates: Integers | None
 ) -> Integers:
     """(N,) the number of items that each of N users may get.
 
     Args:
-        n_users: N.
-        eligible: (V,) which items may be recommended at all.
+        segment: (N,) the number of each user's segment, 0 for none.
+        eligible: (S+1, V) which items may be recommended to users of no segment, and of each.
         never: The `pair_keys` of what a user may not get.
         candidates: The `pair_keys` of the only items that a user may get; None for any.
     """
-    if candidates is None:
-        user, item = np.divmod(never, len(eligible))
-        return np.count_nonzero(eligible) - np.bincount(user[eligible[item]], minlength=n_users)
-    user, item = np.divmod(candidates, len(eligible))
-    return np.bincount(user[eligible[item] & ~among(candidates, never)], minlength=n_users)
+    user, item = np.divmod(never if candidates is None else candidates, eligible.shape[1])
+    counted = eligible[segment[user], item]
+    if candidates is not None:
+        return np.bincount(user[counted & ~among(candidates, never)], minlength=len(segment))
+    n_gone = np.bincount(user[counted], minlength=len(segment))
+    return np.count_nonzero(eligible, axis=1)[segment] - n_gone
 
 
 def _true(values: pa.Array) -> NDArray[np.bool_]:

@@ -3,8 +3,9 @@
     .venv/bin/python tests/benchmarks/rules.py [--users 1000000] [--rounds 3] [--only SIDE ...]
 
 100,000 items of 200 categories, top 20: a condition that leaves 70% of the items, at most 3 items
-of a category in a list, and two slots for 500 promoted items. Apart from these, 100 items listed
-per user that the user never gets, or that are all that the user may get.
+of a category in a list, two slots for 500 promoted items, and 50 segments of equally many users,
+each with a condition of its own that leaves 50% to 99% of the items. Apart from these, 100 items
+listed per user that the user never gets, or that are all that the user may get.
 """
 
 import argparse
@@ -24,13 +25,18 @@ from scoring import fearec_score, make_bundle
 
 from model.config import FEARecConfig
 
-CATEGORIES, LISTED = 200, 100
+CATEGORIES, LISTED, SEGMENTS = 200, 100, 50
+BY_SEGMENT = ", ".join(
+    f'{{name="{number}", users="grp = {number}", where="item_id % 100 >= {number}"}}'
+    for number in range(SEGMENTS)
+)
 _PAIRS = "pairs.parquet"
 RULES = {
     "none": [],
     "where": ["--where", "price < 70"],
     "max_per": ["--set", "score.max_per={category=3}"],
     "promotion": ["--set", 'score.promotion=[{where="price = 7 AND new", slots=[3, 7]}]'],
+    "segments": ["--set", f"score.segment=[{BY_SEGMENT}]"],
 }
 
 
@@ -56,6 +62,12 @@ def write_items(path: Path) -> None:
     pq.write_table(pa.table(columns), path)
 
 
+def write_users(path: Path, users: int) -> None:
+    """Groups of users."""
+    columns = {"user_id": np.arange(users), "grp": np.arange(users) % SEGMENTS}
+    pq.write_table(pa.table(columns), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=1_000_000)
@@ -74,6 +86,7 @@ def main() -> None:
         bundle, _ = make_bundle(FEARecConfig.from_preset("paper", n_items=ITEMS + 1), folder)
         write_sequences(folder / "sequences.parquet", users)
         write_items(folder / "items.parquet")
+        write_users(folder / "users.parquet", users)
         write_pairs(folder / _PAIRS, users)
         for _ in range(given.rounds):
             for side, flags in sides.items():
@@ -81,6 +94,7 @@ def main() -> None:
                     str(folder / "sequences.parquet"), "--model", str(bundle.path),
                     "--top-k", str(TOP_K), "--output", str(folder / "out"), "--overwrite",
                     "--provider", "cpu", "--items", str(folder / "items.parquet"),
+                    "--set", f"users.path={folder / 'users.parquet'}",
                     *(str(folder / flag) if flag == _PAIRS else flag for flag in flags),
                 )  # fmt: skip
                 seconds[side].append(spent)

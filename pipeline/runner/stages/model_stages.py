@@ -94,6 +94,7 @@ class Train(Stage[Trained]):
                 settings.items.similar_by,
                 RunDay(locations.run_date, settings.time_zone),
                 settings.resources,
+                settings.users.path,
             )
 
     def run(self) -> Trained:

@@ -22,6 +22,7 @@ from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
+from pipeline.rules.user_segments import segment_file_hashes
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, cache_key, hash_of
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.gate_stage import Gate
@@ -34,6 +35,17 @@ from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import has_table
 
+# Counts in `Scored` that results of earlier versions lack: left out of keys where there are none.
+_LATER_COUNTS = (
+    "rules",
+    "segments",
+    "new_items",
+    "n_recent",
+    "candidates",
+    "exclude",
+    "absent_types",
+)
+
 
 @dataclass(frozen=True)
 class Score(Stage[Scored]):
@@ -45,13 +57,15 @@ class Score(Stage[Scored]):
     prepared: StageRecord[Prepared]
     gated: StageRecord[Gated]
     score: ScoreSettings
-    # Content hashes of the files of ids, of users and items and, where needed, of the items table.
+    # Content hashes of the files of ids, also those of segments, of users and items and, where
+    # needed, of the tables of items and users.
     id_lists: tuple[str, ...]
     active_since: datetime | None  # only users with an event from then on
     retired_before: datetime | None  # no items without an event from then on
     locations: RunLocations
     similar_by: tuple[str, ...]  # where a rule needs it
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    users_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)  # it is in the keys of the stages before
     engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
@@ -59,16 +73,18 @@ class Score(Stage[Scored]):
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
         hashes = item_file_hashes(settings.score, settings.items.path)
+        segments = segment_file_hashes(settings.score, settings.users.path)
         return cls(
             done[Prepare],
             done[Gate],
             settings.score,
-            tuple(hashes.values()),
+            (*hashes.values(), *segments.values()),
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,
             settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
+            settings.users.path,
             settings.time_zone,
             settings.engine,
         )
@@ -88,6 +104,7 @@ class Score(Stage[Scored]):
             resume_inputs={"prepared": prepared.content_hash},
             retired_before=self.retired_before,
             items_table=self.items_table,
+            users_table=self.users_table,
             similar_by=self.similar_by,
             cache=self.locations.tensorrt,
             resources=self.locations.resources,
@@ -110,9 +127,9 @@ class Score(Stage[Scored]):
         return manifest.complete and intact(manifest, folder) == manifest
 
     def output_key(self, result: Scored) -> str:
-        """See `Stage`; results of earlier versions know no rules and no items listed per user."""
+        """See `Stage`; results of earlier versions know fewer rules."""
         values = to_jsonable_python(result)
-        for name in ("rules", "new_items", "n_recent", "candidates", "exclude", "absent_types"):
+        for name in _LATER_COUNTS:
             if not values[name]:
                 del values[name]
         return hash_of([cache_key(self), values])
@@ -139,6 +156,7 @@ class Publish(Stage[Published]):
     locations: RunLocations
     similar_by: tuple[str, ...]
     items_table: str | None = field(metadata=NOT_IN_KEY)
+    users_table: str | None = field(metadata=NOT_IN_KEY)
     time_zone: str = field(metadata=NOT_IN_KEY)
     # What is published already is not checked again without it.
     overrule: bool = field(default=False, metadata=NOT_IN_KEY)
@@ -157,6 +175,7 @@ class Publish(Stage[Published]):
             locations,
             settings.items.similar_by if settings.score.new_items else (),
             settings.items.path,
+            settings.users.path,
             settings.time_zone,
         )
 
@@ -175,6 +194,7 @@ class Publish(Stage[Published]):
             self.items_table,
             self.similar_by,
             RunDay(self.locations.run_date, self.time_zone),
+            self.users_table,
         )
         checks = check_tables(scored, served, self.checks, self.locations, overrule=self.overrule)
         log_failures(checks)

@@ -16,7 +16,7 @@ from model.config import FEARecConfig
 from model.errors import ConfigError
 from model.export.files import INT8_TABLE, RECOMMENDER
 from model.export.graphs import export_both
-from model.export.quantize import TILE_ITEMS
+from model.export.quantize import CODES, TILE_ITEMS
 from model.network.fearec import FEARec
 from pipeline.bundles import sessions
 from pipeline.bundles.sessions import (
@@ -24,10 +24,11 @@ from pipeline.bundles.sessions import (
     CUDA,
     TENSORRT,
     Precision,
-    _codes_without,
     auto_batch_size,
+    codes_without,
     count_devices,
     open_session,
+    takes_codes,
 )
 from pipeline.errors import BundleError, MemoryShortError
 
@@ -211,6 +212,16 @@ def test_a_first_pass_without_what_is_not_eligible_finds_the_same(
     expected = open_session(graph, "cpu").run(["item_index", "score"], feeds)
     for values, right in zip(found, expected, strict=True):
         np.testing.assert_array_equal(values, right)
+
+    feeds["item_bias"] = np.where(random.random(n_items) < 0.9, -np.inf, item_bias)
+    feeds["item_bias"] = feeds["item_bias"].astype(np.float32)
+    session = open_session(graph, "cpu", item_bias=item_bias)
+    assert takes_codes(session)
+    codes = codes_without(graph, feeds["item_bias"] == -np.inf).numpy()
+    narrowed = session.run(["item_index", "score"], {**feeds, CODES: codes})
+    assert set(narrowed[0].ravel()) <= {0, *(feeds["item_bias"] == 0).nonzero()[0]}
+    for values, right in zip(narrowed, session.run(["item_index", "score"], feeds), strict=True):
+        np.testing.assert_array_equal(values, right)
     codes = np.fromfile(tmp_path / INT8_TABLE, np.uint8)
-    without = _codes_without(tmp_path / INT8_TABLE, item_bias == -np.inf).numpy()
+    without = codes_without(graph, item_bias == -np.inf).numpy()
     assert (without != codes.reshape(without.shape)).any()

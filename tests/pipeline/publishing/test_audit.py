@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from pipeline.publishing.audit import Findings, Rules, audit
 from pipeline.publishing.parts import open_parts
+from pipeline.rules.user_segments import UserSegments
 from pipeline.scoring.user_histories import UserHistories
 from tests.helpers.scored_parts import ListOf, write_parts
 
 ITEMS, TOP_K = 6, 3
-ELIGIBLE = np.array([False, True, True, True, True, False, True])  # PAD and item 5 are not
+# PAD and item 5 are not; users 1 and 4 are in a segment that has items 2 and 4 alone, at most 1
+ELIGIBLE = np.array([[0, 1, 1, 1, 1, 0, 1], [0, 0, 1, 0, 1, 0, 0]], bool)
+SEGMENTS = UserSegments(("few",), pa.array([1, 4]), np.array([1, 1]))
+SEGMENT_K = 1
 
 entries = st.tuples(st.integers(0, ITEMS + 1), st.sampled_from([0.5, math.nan, math.inf, None]))
 users = st.lists(
@@ -52,20 +56,30 @@ def histories(
         )
 
 
+def rules_of(top_k: int, *, exclude_seen: bool, n_new: int = 0) -> Rules:
+    ids = pa.array(map(item, range(1, ITEMS + 1)))
+    is_new = np.zeros_like(ELIGIBLE)
+    is_new[0, 5] = n_new > 0  # not for the segment
+    k, places = np.array([top_k, SEGMENT_K]), np.array([n_new, n_new])
+    return Rules(ids, SEGMENTS, ELIGIBLE, k, exclude_seen, is_new=is_new, n_new=places)
+
+
 def brute_force(
     lists: list[ListOf], owned: list[list[int]], *, exclude_seen: bool, n_new: int = 0
 ) -> dict[str, Any]:
     counts = dict.fromkeys(Findings.__dataclass_fields__, 0)
     known = {item(index): index for index in range(1, ITEMS + 1)}
     recommended = set()
-    for each, own in zip(lists, owned, strict=True):
+    for user, (each, own) in enumerate(zip(lists, owned, strict=True)):
         seen = set(own) if exclude_seen else set()
-        left = [i for i in range(1, ITEMS + 1) if ELIGIBLE[i] and i not in seen]
-        left += [5] * (n_new > 0 and 5 not in seen)  # the one new item, for one place or more
+        eligible, top_k = (ELIGIBLE[1], SEGMENT_K) if user in (1, 4) else (ELIGIBLE[0], TOP_K)
+        new = n_new > 0 and user not in (1, 4)  # the one new item, for one place or more
+        left = [i for i in range(1, ITEMS + 1) if eligible[i] and i not in seen]
+        left += [5] * (new and 5 not in seen)
         counts["n_users"] += 1
         counts["n_fallback"] += each.popular
-        counts["n_short"] += len(left) < TOP_K
-        counts["wrong_lengths"] += len(each.items) != min(len(left), TOP_K)
+        counts["n_short"] += len(left) < top_k
+        counts["wrong_lengths"] += len(each.items) != min(len(left), top_k)
         counts["repeated"] += sum(
             each.items.index(one) < place and one in known for place, one in enumerate(each.items)
         )
@@ -77,8 +91,7 @@ def brute_force(
             counts["unknown"] += one not in known
             if one in known:
                 recommended.add(known[one])
-                is_new = n_new > 0 and known[one] == 5
-                counts["ineligible"] += not ELIGIBLE[known[one]] and not is_new
+                counts["ineligible"] += not (eligible[known[one]] or (new and known[one] == 5))
                 counts["seen"] += known[one] in seen
     return counts | {"mismatch": "", "recommended": sorted(recommended)}
 
@@ -101,18 +114,11 @@ def test_it_counts_what_brute_force_finds(
 ) -> None:
     owned = [own for own, _ in users]
     seen = [[item for item in own if is_seen(item) or not some_seen] for own in owned]
-    new = (np.arange(ITEMS + 1) == 5) & (n_new > 0)
-    rules = Rules(
-        pa.array(map(item, range(1, ITEMS + 1))),
-        ELIGIBLE,
-        TOP_K,
-        exclude_seen,
-        is_new=new,
-        n_new=n_new,
-    )
+    rules = rules_of(TOP_K, exclude_seen=exclude_seen, n_new=n_new)
     lists = []
     for place, (own, (_, found)) in enumerate(zip(seen, users, strict=True)):
-        left = set(np.flatnonzero(ELIGIBLE | new)) - (set(own) if exclude_seen else set())
+        eligible = (ELIGIBLE | rules.new)[int(place in (1, 4))]
+        left = set(np.flatnonzero(eligible)) - (set(own) if exclude_seen else set())
         if layout == "long" and (not left or not found):  # a user has rows where there are items
             found = [(1, 0.5)] if left else []
         ranks = [rank + shift * (layout == "long") for rank in range(1, len(found) + 1)]
@@ -143,7 +149,7 @@ def test_it_counts_what_brute_force_finds(
 def test_other_users_than_those_of_the_histories_are_named(
     layout: str, there: list[int], message: str, size: int, tmp_path: Path
 ) -> None:
-    rules = Rules(pa.array(map(item, range(1, ITEMS + 1))), ELIGIBLE, 1, exclude_seen=True)
+    rules = rules_of(1, exclude_seen=True)
     lists = [ListOf(user, ["item1"], [0.5], [1], popular=False) for user in there]
     write_parts(tmp_path / "parts", lists, layout, size)
     found = audit(open_parts(str(tmp_path / "parts")), histories([[2]] * 4, 3), rules)
@@ -153,7 +159,7 @@ def test_other_users_than_those_of_the_histories_are_named(
 
 
 def test_a_user_without_anything_to_recommend_needs_no_row(tmp_path: Path) -> None:
-    rules = Rules(pa.array(map(item, range(1, ITEMS + 1))), ELIGIBLE, 1, exclude_seen=True)
+    rules = rules_of(1, exclude_seen=True)
     everything = list(range(1, ITEMS + 1))
     lists = [ListOf(user, ["item1"], [0.5], [1], popular=False) for user in (0, 2)]
     write_parts(tmp_path / "parts", lists, "long", 9, n_users=3)

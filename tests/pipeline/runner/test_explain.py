@@ -36,6 +36,9 @@ ITEMS = [f"i{number}" for number in range(1, 11)]
 POPULARITY = [20, 19, 18, 17, 16, 15, 14, 13, 12, 0]
 HISTORIES = [["i1", "i2", "i1"], ["i3"], ["other"], ["i4"]]
 TYPES = ["view", "purchase", None]
+NEW: dict[str, list[Any]] = {
+    "item_id": ["n1", "n2"], "maker": ["i1", "m"], "price": [5, 5], "title": ["n1", "n2"],
+}  # fmt: skip
 RULES: dict[str, Any] = {
     "top_k": 3,
     "where": "price < 50",
@@ -57,7 +60,9 @@ def night(
     )  # fmt: skip
     makers = ["m" if item in ("i5", "i6", "i7") else item for item in ITEMS]
     prices = [99 if item == "i8" else 5 for item in ITEMS]
-    table = pa.table({"item_id": ITEMS, "maker": makers, "price": prices, "title": ITEMS})
+    columns = {"item_id": ITEMS, "maker": makers, "price": prices, "title": ITEMS}
+    columns = {name: [*values, *NEW[name]] for name, values in columns.items()}
+    table = pa.table(columns | {"created_at": [None] * len(ITEMS) + [NOON] * 2})
     pq.write_table(table, tmp_path / "items.parquet")
     (tmp_path / "deny.txt").write_text("i8\n")
     (tmp_path / "allow.txt").write_text("".join(f"{item}\n" for item in ITEMS if item != "i3"))
@@ -89,6 +94,7 @@ def night(
             resume_inputs={"prepared": prepared_hash(locations.prepared)},
             retired_before=days_before(DAY, settings.retire_after_days, "UTC"),
             items_table=str(tmp_path / "items.parquet"),
+            similar_by=("maker",),
             overwrite=True,
         )
         if published:
@@ -119,7 +125,7 @@ def ask(user: int | str, item: str, *arguments: str) -> dict[str, Any]:
     assert (printed.exit_code, as_json.exit_code) == (0, 0), printed.stderr
     found = json.loads(as_json.stdout)
     lines = printed.stdout.splitlines()
-    title = f" ({item})" if item in ITEMS else ""
+    title = f" ({item})" if item in [*ITEMS, *NEW["item_id"]] else ""
     answer = "is in" if found["listed"] else "is not in"
     assert lines[0] == (
         f"Item {item}{title} {answer} the list of user {user} of {DAY}, by model {VERSION}:"
@@ -130,9 +136,9 @@ def ask(user: int | str, item: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def reason(user: int | str, item: str) -> dict[str, Any]:
+def reason(user: int | str, item: str, *arguments: str) -> dict[str, Any]:
     """The only reason."""
-    found = ask(user, item)
+    found = ask(user, item, *arguments)
     assert found["changed"] == []
     (only,) = found["reasons"]
     return only
@@ -243,12 +249,25 @@ def test_every_place_and_rank_is_that_of_the_list(night: Callable[..., None], la
                     "capped: the list has 1 items whose maker is m before it (score.max_per); rank"
                 )
             else:
-                last = listed[-1]["score"]
-                text = f"; the last of the 3 listed items has {last:.4f}"
+                last = [row["score"] for row in listed if row["item_id"] != "i9"][-1]
+                text = f"; the last of the 2 items listed by rank has {last:.4f}"
                 assert found.text.startswith("outranked: rank")
                 assert found.text.endswith(text)
         assert sorted(ranks) == list(range(1, len(ranks) + 1))
         assert [ranks[rank] for rank in sorted(ranks)] == sorted(ranks.values(), reverse=True)
+
+
+def test_a_new_item_is_listed_or_others_are(night: Callable[..., None]) -> None:
+    night(new_items={"share": 0.3, "within_days": 14}, max_per={})
+    (listed,) = (row["item_id"] for row in published(0) if row["source"] == "new")
+    (other,) = {"n1", "n2"} - {listed}
+    by = ["--set", 'items.similar_by=["maker"]']
+    assert reason(0, listed, *by) == {
+        "name": "listed",
+        "text": "at place 3 as a new item (score.new_items)",
+        "details": {"place": 3},
+    }
+    assert reason(0, other, *by)["name"] == "outranked"
 
 
 def test_what_is_gone_is_one_clear_line(night: Callable[..., None]) -> None:

@@ -113,7 +113,13 @@ class Stages:
         )  # fmt: skip
 
     def prepare(
-        self, ingested: Ingested, limits: Any, run: RunLocations, time_zone: str, earlier: Any
+        self,
+        ingested: Ingested,
+        limits: Any,
+        run: RunLocations,
+        time_zone: str,
+        earlier: Any,
+        event_types: bool,
     ) -> Prepared:
         folder = self._made(run, "prepared")
         pq.write_table(
@@ -127,7 +133,7 @@ class Stages:
             folder / ITEMS_FILE,
         )
         seen = pa.array(self.seen, pa.list_(pa.int32()))
-        write_histories(folder, pa.table({"item_index": seen}))
+        write_histories(folder, pa.table({"user_id": range(len(seen)), "item_index": seen}))
         event = datetime(2026, 6, 1, tzinfo=UTC)
         vocabulary = open_table(run.warehouse.table("vocabulary"))
         vocabulary = vocabulary or self._append(run, "vocabulary")
@@ -572,7 +578,7 @@ def test_a_full_disk_is_told_in_one_line(
     error: Exception, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch,
     ran: Callable[..., list[str]],
 ) -> None:  # fmt: skip
-    def full(*args: Any) -> Prepared:
+    def full(*args: Any, **options: Any) -> Prepared:
         raise error
 
     with monkeypatch.context() as patch:
@@ -604,7 +610,7 @@ def test_a_full_disk_is_told_in_one_line(
 def test_want_of_memory_is_not_blamed_on_the_disk(
     error: Exception, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
 ) -> None:
-    def short(*args: Any) -> Prepared:
+    def short(*args: Any, **options: Any) -> Prepared:
         raise error
 
     with monkeypatch.context() as patch:
@@ -619,7 +625,7 @@ def test_want_of_memory_is_not_blamed_on_the_disk(
 def test_a_full_disk_of_the_spill_is_not_blamed_on_memory(
     monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
 ) -> None:
-    def full(*args: Any) -> Prepared:
+    def full(*args: Any, **options: Any) -> Prepared:
         raise duckdb.OutOfMemoryException(
             "Out of Memory Error: failed to offload data block of size 256.0 KiB"
         )

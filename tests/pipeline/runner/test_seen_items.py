@@ -90,7 +90,7 @@ def test_a_type_that_no_event_has_is_refused_before_the_training(tmp_path: Path)
 
     def check(*types: str) -> None:
         score = ScoreSettings(top_k=1, provider="cpu", exclude_seen=types)
-        check_scoring(prepared, ExportSettings(), score, None, None, RunDay(DAY, "UTC"))
+        check_scoring(prepared, ExportSettings(), score, None, run_day=RunDay(DAY, "UTC"))
 
     with pytest.raises(ConfigError, match="expected bought; found buy, view"):
         check("bought")

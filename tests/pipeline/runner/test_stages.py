@@ -73,6 +73,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "logs.value": ("stars", ALL),
     "logs.keep": ("user_id IS NOT NULL", ALL),
     "items.path": ("items.parquet", NOTHING),
+    "users.path": ("users.parquet", NOTHING),
     "items.similar_by": (("category",), NOTHING),  # it counts with `score.new_items`; see below
     "prepare.history_days": (30, PREPARE),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
@@ -130,6 +131,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "score.where": ("popularity > 3", SCORE),
     "score.max_per": ({"popularity": 2}, SCORE),
     "score.promotion": ([{"where": "popularity > 3", "slots": [2]}], SCORE),
+    "score.segment": ([{"name": "some", "users": "ids.txt"}], SCORE),
     "score.offset": ("popularity", SCORE),
     "score.freshness": ({"weight": 0.5, "half_life_days": 7}, SCORE),
     "score.popular_within_days": (7, SCORE),
@@ -279,6 +281,27 @@ def test_the_content_of_the_items_table_counts_where_a_rule_reads_it(where: str 
     assert changed == (["score", "publish"] if where else [])
 
 
+@pytest.mark.parametrize("users", ["country = 'DE'", "./ids.txt"])
+def test_the_content_of_the_users_table_counts_where_a_segment_reads_it(users: str) -> None:
+    table = Path("users.csv")
+    table.write_text("user_id,country\na,DE\n")
+    segment = [{"name": "german", "users": users}]
+    settings = settings_with(**{"users.path": str(table), "score.segment": segment})
+    before = keys_of(settings)
+    table.write_text("user_id,country\na,FR\n")
+    after = keys_of(settings)
+    changed = [name for name in EVERY if before[name] != after[name]]
+    assert changed == (["score", "publish"] if "=" in users else [])
+
+
+def test_the_content_of_a_segment_s_file_counts() -> None:
+    settings = settings_with(**{"score.segment": [{"name": "some", "users": "ids.txt"}]})
+    before = keys_of(settings)
+    Path("ids.txt").write_text("b\n")
+    after = keys_of(settings)
+    assert [name for name in EVERY if before[name] != after[name]] == ["score", "publish"]
+
+
 def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules() -> None:
     records = {"prepare": PREPARED, "gate": GATED}
     done = RunResults(*(StageRecord(name, "", "", 0.0, each) for name, each in records.items()))
@@ -287,6 +310,7 @@ def test_a_result_without_rules_has_the_key_that_it_had_before_there_were_rules(
     values = to_jsonable_python(scored)
     for name in ("rules", "new_items", "n_recent", "candidates", "exclude"):
         assert values.pop(name) is None
+    assert values.pop("segments") == []
     assert values.pop("absent_types") == []
     assert given.output_key(scored) == hash_of([cache_key(given), values])
     ruled = replace(scored, rules=RuleCounts(1, 0, 0))

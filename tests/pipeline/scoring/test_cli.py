@@ -130,6 +130,28 @@ def test_items_listed_per_user_reach_the_run_and_are_counted(
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
 
 
+def test_segments_reach_the_run_and_are_counted(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "items.csv").write_text("item_id,price\nitem3,5\nitem7,5\nitem9,50\n")
+    (tmp_path / "users.csv").write_text("user_id,tier\nu,gold\nw,gold\nx,gold\nv,\n")
+    segment = '[{name="gold", users="tier = \'gold\'", where="price < 10", top_k=4}]'
+    flags = ("--items", "items.csv", "--set", "users.path=users.csv", "--set")
+
+    result = call(*flags, f"score.segment={segment}", "--layout", "list", "--top-k", "3")
+
+    assert result.exit_code == 0, result.output
+    lists = {
+        row["user_id"]: [each["item_id"] for each in row["recommendations"]]
+        for row in pq.read_table(tmp_path / "out").to_pylist()
+    }
+    assert {user: len(items) for user, items in lists.items()} == {"u": 2, "v": 3, "w": 2}
+    assert {*lists["u"]} == {*lists["w"]} == {"item3", "item7"}
+    assert "2 users of segment gold, of 3 listed" in result.stdout.splitlines()
+    refused = call("--set", f"score.segment={segment}", out="other")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+
+
 def test_files_of_ids_and_resuming_reach_the_run(
     call: Callable[..., Result], tmp_path: Path
 ) -> None:

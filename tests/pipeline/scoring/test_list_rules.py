@@ -20,7 +20,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import BundleError, ConfigError
 from pipeline.scoring import list_scorer
-from pipeline.scoring.run import _resume_key
+from pipeline.scoring.resume_keys import resume_key
 from tests.helpers.scoring_cases import (
     brute_force,
     events,
@@ -96,7 +96,11 @@ def by_hand(
         price = known[item]["price"]
         return below is None or (price is not None and price < below)
 
-    allowed = {item for item in ITEMS if fulfils(item, given["below"])}
+    def may_get(item: str) -> bool:
+        only = given.get("only")
+        return fulfils(item, given["below"]) and (only is None or item in only)
+
+    allowed = {item for item in ITEMS if may_get(item)}
     ranked = brute_force(bundle, history, 40, given["exclude_seen"], allowed)
     if any(item in ITEMS for item in history):  # others have the popular ones
         ranked = [(item, score + added_by_hand(known[item], given)) for item, score in ranked]
@@ -122,7 +126,7 @@ def by_hand(
         free = [place for place in range(top_k) if place + 1 not in slots]
         left = [free[(stretch + 1) * len(free) // count - 1] for stretch in range(count)]
         for item, score in new_by_hand(bundle, history, table, given):
-            if left and fulfils(item, given["below"]) and fits(item):
+            if left and may_get(item) and fits(item):
                 places[left.pop(0)] = item, score
     for item, score in ranked:
         free = [place for place in range(top_k) if place not in places]
@@ -297,9 +301,9 @@ def test_users_whose_candidates_do_not_suffice_get_more(
     asked: list[int] = []
     lists = list_scorer.ListScorer._lists
 
-    def counted(self: Any, histories: Any, users: Any, count: int, progress: Any) -> Any:
-        asked.append(count)
-        return lists(self, histories, users, count, progress)
+    def counted(self: Any, *given: Any) -> Any:
+        asked.append(given[-2])
+        return lists(self, *given)
 
     monkeypatch.setattr(list_scorer.ListScorer, "_lists", counted)
     done: list[int] = []
@@ -404,7 +408,7 @@ def test_a_resumed_run_goes_by_the_same_end_of_the_run_date(
 ) -> None:
     def key(zone: str, **settings: Any) -> Values:
         day = RunDay(date(2026, 11, 20), zone)
-        return _resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
+        return resume_key(tiny_bundle, ScoreSettings(**settings), day, {}, {}).settings
 
     boosted = {"freshness": FRESHNESS}
     assert key("UTC", **boosted) != key("Asia/Tokyo", **boosted)

@@ -1,4 +1,4 @@
-"""An items table that is a Delta table: its rows, and the version that they are of.
+"""A table of items or users that is a Delta table: its rows, and the version that they are of.
 
 deltalake is imported here alone on the scoring path, when there is such a table to read.
 """
