@@ -174,6 +174,7 @@ def test_the_next_item_follows_from_several_steps_back_not_from_the_last(
     last = np.append(np.flatnonzero(~inside), len(one.items) - 1)
 
     # Oracles know the rule: the next volume of a series, read from the titles.
+    items = items.slice(0, 800)  # without those that nobody has taken
     place = {title.partition(":")[0]: row for row, title in enumerate(items["title"].to_pylist())}
     following = np.full(800, -1)
     for name, row in place.items():
