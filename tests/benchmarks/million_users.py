@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,17 +29,33 @@ ITEMS, TOP_K, SAMPLE = 100_000, 20, 8_192
 CPU = "CPUExecutionProvider"
 
 
-def write_sequences(path: Path, users: int) -> None:
-    """Sequences of 1 to 60 items, 65,536 users at a time."""
+def write_sequences(path: Path, users: int, first_day: date | None = None) -> None:
+    """Sequences of 1 to 60 items, 65,536 users at a time; an item a day from the first day on."""
     schema = pa.schema([("user_id", pa.int64()), ("item_ids", pa.list_(pa.int64()))])
+    if first_day:
+        schema = schema.append(pa.field("timestamps", pa.list_(pa.timestamp("us", tz="UTC"))))
     random = np.random.default_rng(0)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for begin in range(0, users, 65_536):
             count = min(65_536, users - begin)
             offsets = np.concatenate([[0], np.cumsum(random.integers(1, 61, count))])
             items = random.integers(1, ITEMS + 1, offsets[-1])
-            lists = pa.ListArray.from_arrays(offsets.astype(np.int32), items)
-            writer.write_table(pa.table([np.arange(begin, begin + count), lists], schema=schema))
+            lists = [items]
+            if first_day:
+                place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+                lists.append(np.datetime64(first_day, "us") + place.astype("m8[D]"))
+            columns = [np.arange(begin, begin + count)]
+            columns += [
+                pa.ListArray.from_arrays(offsets.astype(np.int32), values) for values in lists
+            ]
+            table = pa.Table.from_arrays(
+                [
+                    pa.array(column).cast(field.type)
+                    for column, field in zip(columns, schema, strict=True)
+                ],
+                schema=schema,
+            )
+            writer.write_table(table)
 
 
 def graph_alone(bundle: Path, config: FEARecConfig) -> float:

@@ -4,13 +4,15 @@
 
 100,000 items of 200 categories, top 20: a condition that leaves 70% of the items, at most 3 items
 of a category in a list, two slots for 500 promoted items, and 50 segments of equally many users,
-each with a condition of its own that leaves 50% to 99% of the items. Apart from these, 100 items
-listed per user that the user never gets, or that are all that the user may get.
+each with a condition of its own that leaves 50% to 99% of the items; items seen in the last 30 of
+60 days are left out, others may come again (without rules all are left out). Apart from these, 100
+items listed per user that the user never gets, or that are all that the user may get.
 """
 
 import argparse
 import os
 import tempfile
+from datetime import date, timedelta
 from pathlib import Path
 from statistics import median
 
@@ -30,12 +32,14 @@ BY_SEGMENT = ", ".join(
     f'{{name="{number}", users="grp = {number}", where="item_id % 100 >= {number}"}}'
     for number in range(SEGMENTS)
 )
+DAY = date(2026, 7, 1)
 _PAIRS = "pairs.parquet"
 RULES = {
     "none": [],
     "where": ["--where", "price < 70"],
     "max_per": ["--set", "score.max_per={category=3}"],
     "promotion": ["--set", 'score.promotion=[{where="price = 7 AND new", slots=[3, 7]}]'],
+    "seen": ["--set", 'score.exclude_seen="30 days"'],
     "segments": ["--set", f"score.segment=[{BY_SEGMENT}]"],
 }
 
@@ -84,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle, _ = make_bundle(FEARecConfig.from_preset("paper", n_items=ITEMS + 1), folder)
-        write_sequences(folder / "sequences.parquet", users)
+        write_sequences(folder / "sequences.parquet", users, DAY - timedelta(days=60))
         write_items(folder / "items.parquet")
         write_users(folder / "users.parquet", users)
         write_pairs(folder / _PAIRS, users)
@@ -93,7 +97,8 @@ def main() -> None:
                 spent, peak, _ = fearec_score(
                     str(folder / "sequences.parquet"), "--model", str(bundle.path),
                     "--top-k", str(TOP_K), "--output", str(folder / "out"), "--overwrite",
-                    "--provider", "cpu", "--items", str(folder / "items.parquet"),
+                    "--provider", "cpu", "--run-date", str(DAY),
+                    "--items", str(folder / "items.parquet"),
                     "--set", f"users.path={folder / 'users.parquet'}",
                     *(str(folder / flag) if flag == _PAIRS else flag for flag in flags),
                 )  # fmt: skip
