@@ -39,7 +39,7 @@ def lines(
     candidates: PairCounts | None = None,
 ) -> list[str]:
     counts: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
-    counts |= {"candidates": candidates, "exclude": None}
+    counts |= {"candidates": candidates, "exclude": None, "segments": (), "n_recent": None}
     of_scored = {"unknown_listed": unknown_listed, "rules": rules, "absent_types": absent_types}
     results: dict[str, Any] = {
         "ingest": Ingested("id", 1, 1, 9, 7, 1, 1, 0, quarantined or {}, filtered),

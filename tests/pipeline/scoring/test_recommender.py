@@ -43,15 +43,17 @@ def test_a_batch_in_buffers_that_are_too_large_gets_the_same(on_cpu: Recommender
     buffers = Buffers(on_cpu, users=40, excluded=16)
     for seed, (users, excluded) in enumerate([(40, 16), (3, 0), (17, 9), (1, 16), (40, 1)]):
         batch = batch_of(users, excluded, seed)
-        for found, expected in zip(buffers.run(batch), on_cpu(batch), strict=True):
+        for found, expected in zip(
+            buffers.run(batch, on_cpu.item_bias), on_cpu(batch), strict=True
+        ):
             np.testing.assert_array_equal(found, expected)
 
 
 def test_what_was_found_stays_when_the_buffers_are_used_again(on_cpu: Recommender) -> None:
     buffers = Buffers(on_cpu, users=8, excluded=16)
-    first = buffers.run(batch_of(8, 3, seed=1))
+    first = buffers.run(batch_of(8, 3, seed=1), on_cpu.item_bias)
     kept = [values.copy() for values in first]
-    buffers.run(batch_of(8, 3, seed=2))
+    buffers.run(batch_of(8, 3, seed=2), on_cpu.item_bias)
     for found, expected in zip(first, kept, strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -117,7 +119,7 @@ def _to_cpu(values: np.ndarray[Any, Any], *_: Any) -> onnxruntime.OrtValue:
 def test_a_device_that_fails_gives_one_line(
     on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(self: Buffers, batch: ScoringBatch) -> None:
+    def out_of_memory(self: Buffers, *given: object) -> None:
         raise RuntimeError("Available memory of 0 is smaller than requested\nstack trace")
 
     monkeypatch.setattr(Recommender, "provider", CUDA)
