@@ -116,6 +116,7 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
     write_tables(folder, seed)
     common = {
         "exclude_seen": data.draw(st.booleans(), label="exclude_seen"),
+        "accept_unknown_deny": True,  # pairs of exclude whose items are all unknown
         "max_per": data.draw(st.dictionaries(st.just("category"), st.integers(1, 3))),
         "offset": data.draw(st.booleans(), label="offset"),
         "freshness": data.draw(st.booleans(), label="freshness"),
