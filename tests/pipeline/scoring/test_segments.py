@@ -116,7 +116,6 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
     write_tables(folder, seed)
     common = {
         "exclude_seen": data.draw(st.booleans(), label="exclude_seen"),
-        "accept_unknown_deny": True,  # pairs of exclude whose items are all unknown
         "max_per": data.draw(st.dictionaries(st.just("category"), st.integers(1, 3))),
         "offset": data.draw(st.booleans(), label="offset"),
         "freshness": data.draw(st.booleans(), label="freshness"),
@@ -169,6 +168,7 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
     bundle, histories = (tiny_bundle, HISTORIES) if share else (whole_bundle, WHOLE)
     result = run_in(
         folder, log if share else whole_log, bundle, exclude_seen=common["exclude_seen"],
+        accept_unknown_deny=True,  # exclusions may be of unknown items alone
         max_per=common["max_per"], offset="bonus" if common["offset"] else None,
         freshness=FRESHNESS if common["freshness"] else None, top_k=plain["top_k"],
         where=where(plain["below"]), promotion=promotion(plain), segment=segments,
