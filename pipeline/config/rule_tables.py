@@ -4,7 +4,7 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from model.pydantic_base import Frozen
 from pipeline.config.row_conditions import check_condition
@@ -13,21 +13,29 @@ from pipeline.config.row_conditions import check_condition
 _PATH = re.compile(r"""\.{0,2}[/\\]|[A-Za-z]:\\|\w+://|[^\s'"()=<>!]*[./\\][^\s'"()=<>!]*\Z""")
 
 
+def _checked(where: str) -> str:
+    check_condition(where, columns=None)
+    return where
+
+
+def _checked_if_given(where: str | None) -> str | None:
+    return _checked(where) if where else None
+
+
+# Expressions whose columns are not known yet; an empty one is none.
+Condition = Annotated[str, AfterValidator(_checked)]
+OptionalCondition = Annotated[str | None, AfterValidator(_checked_if_given)]
+
+
 class PromotedSlots(Frozen):
     """Places of every list that are for some of the items."""
 
     section = "score.promotion"
 
-    where: str = Field(description="which items: an expression as in `score.where`")
+    where: Condition = Field(description="which items: an expression as in `score.where`")
     slots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, description="the places, from 1"
     )
-
-    @field_validator("where")
-    @classmethod
-    def _is_condition(cls, where: str) -> str:
-        check_condition(where, columns=None)
-        return where
 
 
 class FreshnessBoost(Frozen):
@@ -62,7 +70,7 @@ class SegmentSettings(Frozen):
         "columns of the table `users.path`. It is a path if it is one word with a dot or a slash, "
         "or begins with a slash or `./`",
     )
-    where: str | None = Field(
+    where: OptionalCondition = Field(
         None, description="of the items that `score.where` leaves, only these: an expression as it"
     )
     top_k: int | None = Field(None, ge=1, description="in place of `score.top_k`")
@@ -80,16 +88,8 @@ class SegmentSettings(Frozen):
     @classmethod
     def _is_path_or_condition(cls, users: str) -> str:
         if not _PATH.match(users):
-            check_condition(users, columns=None)
+            _checked(users)
         return users
-
-    @field_validator("where")
-    @classmethod
-    def _is_condition(cls, where: str | None) -> str | None:
-        if not where:
-            return None
-        check_condition(where, columns=None)
-        return where
 
     @property
     def file(self) -> str | None:

@@ -9,10 +9,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from model.cores import Threads
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
-from pipeline.config.row_conditions import check_condition
 from pipeline.config.rule_tables import (
     FreshnessBoost,
     NewItemQuota,
+    OptionalCondition,
     PromotedSlots,
     SegmentSettings,
     check_slots,
@@ -82,7 +82,7 @@ class ScoreSettings(Frozen):
         description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
         "users never get, popular and promoted ones included",
     )
-    where: str | None = Field(
+    where: OptionalCondition = Field(
         None,
         description="recommend only items for which this DuckDB expression is true, over the "
         "columns of the table `items.path` (null where an item has no row) and `popularity` and "
@@ -173,14 +173,6 @@ class ScoreSettings(Frozen):
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"must be {EXPECTED} of these")
         return SeenRule.of(words).words
-
-    @field_validator("where")
-    @classmethod
-    def _is_condition(cls, where: str | None) -> str | None:
-        if not where:
-            return None
-        check_condition(where, columns=None)
-        return where
 
     @field_validator("batch_size", "devices", "threads")
     @classmethod

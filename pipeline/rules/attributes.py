@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
-from pipeline.errors import SchemaError
+from pipeline.errors import ConfigError, SchemaError
 from pipeline.logs.id_lists import as_known, check_same_kind
 from pipeline.logs.id_tables import has_text_ids
 from pipeline.logs.items_table import read_items_table
@@ -156,3 +156,35 @@ def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
         if name != ITEM_ID:
             table = table.append_column(name, more[name])
     return table
+
+
+def column_of(items: pa.Table, name: str, setting: str) -> pa.Array:
+    """A column of the items table that a setting names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in items.column_names:
+        raise ConfigError(
+            f"the items table has no column {name}",
+            setting,
+            expected=f"one of {', '.join(items.column_names)}",
+        )
+    return items[name].combine_chunks()
+
+
+def single_values(items: pa.Table, name: str, setting: str) -> pa.Array:
+    """`column_of`, whose values are neither lists nor structs.
+
+    Raises:
+        ConfigError: they are, or there is no such column.
+    """
+    values = column_of(items, name, setting)
+    if pa.types.is_nested(values.type):
+        raise ConfigError(
+            f"the column {name} has values that are no single ones",
+            setting,
+            expected="a column of texts, numbers, dates or booleans",
+            found=str(values.type),
+        )
+    return values

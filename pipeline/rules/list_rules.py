@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from pipeline.config.rule_tables import PromotedSlots
 from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
-from pipeline.errors import ConfigError
 from pipeline.results import NewItemCounts
-from pipeline.rules.attributes import Attributes
+from pipeline.rules.attributes import Attributes, single_values
 from pipeline.rules.conditions import items_that
 from pipeline.rules.lists import Cap
 from pipeline.rules.new_items import NewItems, PromotedNew, promoted_new
@@ -145,19 +144,6 @@ def promoted_items(
 
 def _groups(table: pa.Table, column: str) -> NDArray[np.int64]:
     """(1 + rows,) the number of each item's value in a column; -1 for null and for PAD."""
-    if column not in table.column_names:
-        raise ConfigError(
-            f"the items table has no column {column}",
-            "score.max_per",
-            expected=f"one of {', '.join(table.column_names)}",
-        )
-    values = table[column].combine_chunks()
-    if pa.types.is_nested(values.type):
-        raise ConfigError(
-            f"a cap on {column}, whose values are no single ones",
-            "score.max_per",
-            expected="a column of texts, numbers, dates or booleans",
-            found=str(values.type),
-        )
+    values = single_values(table, column, "score.max_per")
     codes = values.dictionary_encode().indices.fill_null(-1)
     return np.concatenate([np.full(PAD + 1, -1), codes.to_numpy()]).astype(np.int64)

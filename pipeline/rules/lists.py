@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import BundleError
 from pipeline.schema import PAD
+
+AHEAD = 1.5  # candidates per place of a list, at first
+WIDER = 4  # and so many times more for users to whom they are not enough
 
 Items = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -190,3 +194,16 @@ class _Lists:
 def _columns(candidates: Candidates) -> Sequence[tuple[Items, Scores]]:
     """Every user's best item, then every user's second, and so on."""
     return list(zip(candidates.item_index.T, candidates.score.T, strict=True))
+
+
+def check_scores(score: Scores) -> None:
+    """Check that scores are numbers, or -inf for items that may not be recommended.
+
+    Raises:
+        BundleError: one is NaN or infinite.
+    """
+    if not (score < np.inf).all():  # false for NaN too
+        raise BundleError(
+            "the model computes scores that are NaN or infinite",
+            remedy="The training diverged: train and export the model again.",
+        )

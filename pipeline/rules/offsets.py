@@ -9,6 +9,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.errors import ConfigError
 from pipeline.logs.conversion import normalise_timestamps
+from pipeline.rules.attributes import column_of
 from pipeline.schema import ITEM_ID
 
 CREATED_AT = "created_at"
@@ -64,7 +65,7 @@ def created_at(items: pa.Table, time_zone: str, setting: str) -> pa.Array:
     Raises:
         ConfigError: there is no such column, or it holds something else.
     """
-    column = _column(items, CREATED_AT, setting)
+    column = column_of(items, CREATED_AT, setting)
     kind = column.type
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind)):
         raise ConfigError(
@@ -85,7 +86,7 @@ def _boost(items: pa.Table, freshness: FreshnessBoost, run_day: RunDay) -> NDArr
 
 
 def _numbers(items: pa.Table, name: str) -> NDArray[np.float64]:
-    column = _column(items, name, "score.offset")
+    column = column_of(items, name, "score.offset")
     kind = column.type
     are = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in are):
@@ -97,13 +98,3 @@ def _numbers(items: pa.Table, name: str) -> NDArray[np.float64]:
         )
     numbers: NDArray[np.float64] = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy()
     return numbers
-
-
-def _column(items: pa.Table, name: str, setting: str) -> pa.Array:
-    if name not in items.column_names:
-        raise ConfigError(
-            f"the items table has no column {name}",
-            setting,
-            expected=f"one of {', '.join(items.column_names)}",
-        )
-    return items[name].combine_chunks()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.rules.attributes import single_values
 
 Integers = NDArray[np.int64]
 
@@ -93,18 +93,5 @@ def _keys(
 
 
 def _values(table: pa.Table, name: str) -> pa.Array:
-    if name not in table.column_names:
-        raise ConfigError(
-            f"the items table has no column {name}",
-            "items.similar_by",
-            expected=f"some of {', '.join(table.column_names)}",
-        )
-    values = table[name].combine_chunks()
-    if pa.types.is_nested(values.type):
-        raise ConfigError(
-            f"the column {name} has values that are no single ones",
-            "items.similar_by",
-            expected="columns of texts, numbers, dates or booleans",
-            found=str(values.type),
-        )
+    values = single_values(table, name, "items.similar_by")
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BundleError
-from pipeline.rules.lists import Lists, Slots, fill_lists
+from pipeline.rules.lists import AHEAD, WIDER, Lists, Slots, check_scores, fill_lists
 from pipeline.rules.promoted import best_of
 from pipeline.scoring.batches import excluded_items
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.user_histories import Integers, UserHistories
 from pipeline.scoring.user_lists import UserItems, among
 
-_AHEAD = 1.5  # items per place of a list, at first
-_WIDER = 4  # and so many times more for users to whom they are not enough
 _PAIRS = 2**22  # in memory at a time
 _FLOATS = 2**22  # of the embeddings that are multiplied at a time
 
@@ -83,7 +80,7 @@ class CandidateRanker:
             is_promoted = np.zeros(len(self.table), bool)
             is_promoted[each.items] = True
             promoted.append((each.places, is_promoted))
-        count = math.ceil(_AHEAD * self.top_k) if rules else self.top_k
+        count = math.ceil(AHEAD * self.top_k) if rules else self.top_k
         while len(users):
             slots = []
             for places, is_promoted in promoted:
@@ -92,7 +89,7 @@ class CandidateRanker:
             lists = fill_lists(best_of(item, score, count), slots, rules.caps, self.top_k)
             yield users, lists
             users, item, score = users[lists.unsure], item[lists.unsure], score[lists.unsure]
-            count *= _WIDER
+            count *= WIDER
 
     def _scored(self, histories: UserHistories, user_embedding: Floats) -> tuple[Integers, Floats]:
         """Each user's candidates, ascending, and their scores: (N, C) each.
@@ -102,11 +99,7 @@ class CandidateRanker:
         n_items = len(self.table)
         user, item = self.candidates.pairs(histories.user_id)
         score = self._products(user, item, user_embedding)
-        if not (score < np.inf).all():  # false for NaN too
-            raise BundleError(
-                "the model computes scores that are NaN or infinite",
-                remedy="The training diverged: train and export the model again.",
-            )
+        check_scores(score)
         popularity = np.full(n_items, -np.inf, np.float32)
         popularity[self.eligibility.popular] = self.eligibility.popular_score
         score += self.eligibility.item_bias[item]

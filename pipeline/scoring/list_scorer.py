@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import Progress
-from pipeline.errors import BundleError
-from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
+from pipeline.rules.lists import AHEAD, WIDER, Candidates, Lists, Slots, check_scores, fill_lists
 from pipeline.schema import PAD
 from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
 from pipeline.scoring.because import NearestHistory
@@ -23,8 +22,6 @@ from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
 from pipeline.scoring.user_lists import NO_USER_LISTS, UserItems, UserLists
 
-_AHEAD = 1.5  # candidates per place of a list, at first
-_WIDER = 4  # and so many times more for users to whom they are not enough
 _CANDIDATES = 2**23  # in memory at a time
 
 
@@ -76,7 +73,7 @@ class ListScorer:
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
         count = (
-            min(math.ceil(_AHEAD * self.top_k), self._n_items)
+            min(math.ceil(AHEAD * self.top_k), self._n_items)
             if self.eligibility.lists
             else self.top_k
         )
@@ -87,7 +84,7 @@ class ListScorer:
                 lists = self._lists(histories, new_seen[some], some, count, progress)
                 unsure.append(some[lists.unsure])
                 ranked.put(some, lists)
-            users, count = np.concatenate(unsure), min(_WIDER * count, self._n_items)
+            users, count = np.concatenate(unsure), min(WIDER * count, self._n_items)
             progress = _counted_before
         return self.with_because(ranked, histories)
 
@@ -256,7 +253,7 @@ class ListScorer:
         order = order[widths[order] > 0]
         while len(order):
             width = int(widths[order[0]])
-            size = max(1, _CANDIDATES // (_WIDER * self.top_k + width + most))
+            size = max(1, _CANDIDATES // (WIDER * self.top_k + width + most))
             some, order = order[:size], order[size:]
             exclude = pad(never, ends[some], widths[some], width)
             ranked.put(users[some], popular_lists(self.eligibility, exclude, self.top_k))
@@ -269,9 +266,5 @@ def _counted_before(users: int) -> None:
 
 def _checked(batch: ScoringBatch, run: Future[TopItems]) -> tuple[ScoringBatch, TopItems]:
     found = run.result()
-    if not (found[1] < np.inf).all():  # false for NaN too
-        raise BundleError(
-            "the model computes scores that are NaN or infinite",
-            remedy="The training diverged: train and export the model again.",
-        )
+    check_scores(found[1])
     return batch, found

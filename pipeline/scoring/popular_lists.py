@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from pipeline.rules.lists import Candidates, Lists, Slots, fill_lists
+from pipeline.rules.lists import WIDER, Candidates, Lists, Slots, fill_lists
 from pipeline.schema import PAD
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.user_histories import Integers
-
-_WIDER = 4  # so many times more candidates where they are not enough
 
 
 def popular_lists(eligibility: Eligibility, exclude: Integers, top_k: int) -> Lists:
@@ -24,7 +22,7 @@ def popular_lists(eligibility: Eligibility, exclude: Integers, top_k: int) -> Li
         lists = fill_lists(_most_popular(eligibility, exclude, count), slots, rules.caps, top_k)
         if not lists.unsure.any():
             return lists
-        count *= _WIDER
+        count *= WIDER
 
 
 def _most_popular(eligibility: Eligibility, exclude: Integers, count: int) -> Candidates:
