@@ -1,12 +1,12 @@
 """What more workers are worth: the scheduling of `RayEngine` over 2 to 256 workers, simulated.
 
-    .venv/bin/python tests/benchmarks/scale_out.py [--users 100000000] [--measure 131072]
+    .venv/bin/python tests/benchmarks/scale_out.py [--users 100000000] [--measure 65536]
 
-The engine is the real one, on a stand-in for Ray with a clock of its own (`simulated_ray.py`); a worker
-has a core. With `--measure`, the costs of a part on this machine are measured first, in CPU seconds:
-one process reads, scores and writes so many users of 100,000 items, top 20. Otherwise they are given,
-by default as measured before (see README.md here). Ideal is the time of all parts at full speed by the
-number of workers.
+The engine is the real one, on a stand-in for Ray with a clock of its own (`simulated_ray.py`). With
+`--measure`, what a part costs on this machine is measured first, in CPU seconds: one process reads,
+scores and writes so many users of 100,000 items, top 20. Otherwise the costs are given, by default
+as measured before (README.md beside this file). The efficiency is the time of all parts at full
+speed, divided by the time of all workers; what else that went into are the last columns.
 """
 
 import argparse
@@ -35,7 +35,7 @@ COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class MeasuredEngine:
-    """An engine that reads all parts, scores all, then lets all be written, and notes what it took."""
+    """Reads all parts, scores all, then lets all be written, and notes the CPU seconds of each."""
 
     count = 1
 
@@ -99,7 +99,7 @@ def measure(users: int) -> dict[str, float]:
     print(
         f"measured with {users:,} users, CPU seconds per million: "
         + ", ".join(f"{name} {each:.1f}" for name, each in per_million.items())
-        + f"; per user {engines[0].bytes_sent / users:.0f} bytes sent, {written / users:.0f} written"
+        + f"; per user {engines[0].bytes_sent / users:.0f} bytes sent, {written / users:.0f} kept"
     )
     return per_million
 
@@ -152,9 +152,9 @@ def main() -> None:
         print(
             f"\n{given.users:,} users in {n_parts:,} parts, {text}; seconds per part: "
             + ", ".join(f"{name} {each:.2f}" for name, each in per_part.items())
-            + f"\nlog-normal with sigma {sigma}; {share:.0%} of the workers {given.slow_factor:g} times "
-            f"slower; {losses:g} losses per worker and hour; start {given.start:g}, replacement "
-            f"{given.replacement:g} seconds; seed {given.seed}\n"
+            + f"\nlog-normal with sigma {sigma}; {share:.0%} of the workers {given.slow_factor:g} "
+            f"times slower; {losses:g} losses per worker and hour; start {given.start:g}, "
+            f"replacement {given.replacement:g} seconds; seed {given.seed}\n"
         )
         print("| workers | hours | efficiency | bound by | " + " | ".join(CAUSES) + " | lost |")
         print("|---" * (5 + len(CAUSES)) + "|")

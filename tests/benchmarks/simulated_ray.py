@@ -26,11 +26,11 @@ CAUSES = SLOW, START, LOSSES, DRIVER, ORDER, LAST = (
 
 @dataclass(frozen=True)
 class Driver:
-    """Seconds per part on the machine where the command runs; the three overlap.
+    """Seconds per part on the machine where the command runs.
 
     Attributes:
         read: Reads a part, in a thread of its own, one part ahead.
-        send: Puts a part into the object store and takes its result; no part is given out meanwhile.
+        send: Puts a part into the object store and takes its result; no part is given out then.
         write: Writes a part, in a thread of its own; the next result waits for its end.
     """
 

@@ -63,8 +63,8 @@ def test_a_driver_is_the_limit_whatever_the_number_of_workers(driver: Driver, wa
 
 
 def test_a_lost_worker_costs_its_part_and_the_start_of_another() -> None:
-    # Two workers have done four of eight parts when one is lost, 5 seconds into its third. The other
-    # one does the four that are left until 60; the replacement is there at 55 and finds none.
+    # Two workers have done four of eight parts when one is lost, 5 seconds into its third. The
+    # other does the four that are left until 60; the replacement is there at 55 and finds none.
     workers = Workers(2, lifetimes=chain([25.0], repeat(inf)), replacement=30.0)
     run = simulate([10.0] * 8, workers, FREE)
     assert run.wall == 60

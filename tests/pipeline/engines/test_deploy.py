@@ -1,10 +1,11 @@
-"""The examples of clusters keep to the schemas of the programs that read them, and to each other."""
+"""The examples of clusters keep to the schemas of the programs that read them."""
 
 import importlib.util
 import json
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_workers_of_the_night_fit_on_the_machines_of_the_job() -> None:
     words = shlex.split(spec["entrypoint"])
     chosen = dict(
         word.removeprefix("engine.").split("=")
-        for flag, word in zip(words, words[1:], strict=False)
+        for flag, word in pairwise(words)
         if flag == "--set" and word.startswith("engine.")
     )
     settings = EngineSettings(kind="ray", **{key: int(value) for key, value in chosen.items()})
