@@ -11,6 +11,7 @@ that went into are the last columns.
 """
 
 import argparse
+import logging
 import os
 import pickle
 import tempfile
@@ -124,10 +125,10 @@ def arguments() -> argparse.Namespace:
     number = partial(parser.add_argument, type=float)
     parser.add_argument("--users", type=int, default=100_000_000)
     parser.add_argument("--measure", type=int, metavar="USERS")
-    number("--score", default=306.0, help="seconds per million users on a core")
-    number("--read", default=1.0, help="seconds per million users, of the driver, as the next two")
-    number("--send", default=1.0)
-    number("--write", default=1.0)
+    number("--score", default=725.0, help="seconds per million users and worker")
+    number("--read", default=5.8, help="seconds per million users, of the driver, as the next two")
+    number("--send", default=0.2)
+    number("--write", default=8.5)
     number("--sigma", default=0.3, help="of the parts' log-normal times")
     number("--slow-share", default=0.05, help="of the workers")
     number("--slow-factor", default=2.0, help="by which these are slower")
@@ -140,6 +141,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
+    logging.disable(logging.WARNING)  # of every loss
     print(describe("fearec", "numpy"))
     costs = {name: getattr(given, name) for name in ("score", "read", "send", "write")}
     if given.measure:
@@ -164,11 +166,11 @@ def main() -> None:
         normal = np.random.default_rng(given.seed).normal(-(sigma**2) / 2, sigma, n_parts)
         seconds = (per_part["score"] * np.exp(normal)).tolist()
         for count in COUNTS:
-            random = np.random.default_rng([given.seed, count])
+            speeds, ends = (np.random.default_rng([given.seed, count, each]) for each in (0, 1))
             workers = Workers(
                 count,
-                slowdowns(random, share, given.slow_factor),
-                lifetimes(random, losses) if losses else repeat(inf),
+                slowdowns(speeds, share, given.slow_factor),
+                lifetimes(ends, losses) if losses else repeat(inf),
                 given.start,
                 given.replacement,
             )
