@@ -117,25 +117,24 @@ class _Map:
                 self._take(self._actors.wait())
 
     def _hand_out(self) -> None:
-        """Give every idle actor a part, and have one ready for the next that is."""
-        self._read()
-        while self._waiting and (actor := self._actors.take_idle()) is not None:
+        """Give every idle actor a part as soon as it is read; have one ready for the next."""
+        while self._has_part() and (actor := self._actors.take_idle()) is not None:
             task = self._waiting.popleft()
             self._running[self._actors.work(actor, task.part)] = task
-            self._read()
 
-    def _read(self) -> None:
-        while (
-            not self._all_read
-            and len(self._waiting) + len(self._running) <= self._count
-            and len(self._ended) < self._count
-        ):
-            part = next(self._parts, None)
-            if part is None:
-                self._all_read = True
-                return
-            self._waiting.append(_Task(self._n_read, len(part), self._ray.put(part)))
-            self._n_read += 1
+    def _has_part(self) -> bool:
+        """Whether a part waits for an actor; reads one if none does and more may be read."""
+        if self._waiting:
+            return True
+        if self._all_read or len(self._ended) >= self._count:
+            return False
+        part = next(self._parts, None)
+        if part is None:
+            self._all_read = True
+            return False
+        self._waiting.append(_Task(self._n_read, len(part), self._ray.put(part)))
+        self._n_read += 1
+        return True
 
     def _take(self, ended: list[Any]) -> None:
         """Keep results that are there; a part whose actor is lost comes first in the next turn."""

@@ -198,7 +198,9 @@ def test_a_damaged_checkpoint_counts_as_none(
     train(tmp_path, epochs=2, valid=None)
     checkpoint = tmp_path / name
     content = bytearray(checkpoint.read_bytes())
-    content[len(content) // 2] ^= 1  # amid the weights, which PyTorch's own reader takes as they are
+    content[len(content) // 2] ^= (
+        1  # amid the weights, which PyTorch's own reader takes as they are
+    )
     checkpoint.write_bytes(content)
     assert same(train(tmp_path, epochs=4, valid=None).network, four_epochs)
 
