@@ -29,5 +29,7 @@ from model.export.graphs import export_encoder
 from model.network.fearec import FEARec
 
 with TemporaryDirectory() as folder:
-    tiny = FEARecConfig(n_items=3, hidden_size=8, inner_size=8, n_layers=1, MAX_ITEM_LIST_LENGTH=6)
-    export_encoder(FEARec(tiny).eval(), Path(folder) / "encoder.onnx")
+    sizes = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 6}
+    # The architecture of a `World`, which no command has to trace once more.
+    network = FEARec(FEARecConfig.from_preset("recbole", n_items=3, **sizes)).eval()
+    export_encoder(network, Path(folder) / "encoder.onnx")

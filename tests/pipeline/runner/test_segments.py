@@ -20,6 +20,8 @@ from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import ITEMS, USERS, write_logs, write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 DAY = date(2026, 7, 1)
 SEGMENTS = """
 [items]
