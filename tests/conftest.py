@@ -153,6 +153,26 @@ def shared_traces(shared_folder: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def without_reports() -> Iterator[None]:
+    """For modules that run nights, but look at no report, which takes more than half of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("page_of_run", "index_of_run"):
+            patch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
+        yield
+
+
+@pytest.fixture
+def without_charts() -> Iterator[None]:
+    """For tests of reports whose charts others look at, as drawing takes most of their time."""
+    from markupsafe import Markup
+
+    empty = Markup('<svg aria-label="a chart"></svg>')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.reporting.charts._svg", lambda *given, **options: empty)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes with a core each, all on this machine; for slow tests only."""

@@ -38,7 +38,9 @@ NAMES = list(cli.STAGES)
 ARTIFACTS = ("nightly", "stages", "metrics", "report", "training")
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("shared_traces")
+pytestmark = pytest.mark.usefixtures(
+    "shared_traces", "without_charts"
+)  # of all but the first report
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import assume, example, settings
+from hypothesis import assume, example
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,8 +18,6 @@ from model.network.attention import HybridAttention
 from model.network.fearec import FEARec
 from model.reference import ReferenceAttention, ReferenceFEARec
 from tests.helpers.examples import few_and_many
-
-steady = settings(deadline=None)  # the machine may be busy
 
 lengths = st.integers(1, 200)
 ratios = st.one_of(st.sampled_from([0.05, 0.2, 0.4, 0.6, 0.8, 1.0]), st.floats(0.01, 1.0))

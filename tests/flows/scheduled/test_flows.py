@@ -25,7 +25,12 @@ DIVERGES = ["train.learning_rate=1e30"]
 
 
 @pytest.fixture(scope="module")
-def folder(prefect: None, shared_traces: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    prefect: None,
+    shared_traces: None,
+    without_reports: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A folder with one whole night, and a server."""
     from flows.scheduled.nightly import nightly
 
