@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.terminal import Terminal, print_plain
@@ -28,6 +29,23 @@ def print_metrics(evaluated: "Evaluated") -> None:
         version = evaluated.champion_version
         print_plain(f"the champion {version} is not compared: {evaluated.not_compared}")
     Terminal().print(_metrics_table(evaluated))
+    if evaluated.by_event_type:
+        Terminal().print(_by_type_table(evaluated))
+
+
+def _by_type_table(evaluated: "Evaluated") -> Table:
+    """The metric that decides, by the type of the held-out events."""
+    metric = evaluated.headline[0]
+    names = list(next(iter(evaluated.by_event_type.values())).metrics)
+    headings = ["users", *(name.replace("_", "-") for name in names)]
+    table = Table(f"{metric} by type", *headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for kind, found in evaluated.by_event_type.items():
+        intervals = {"model": found.headline_interval}
+        cells = [
+            f"{found.metrics[name][metric]:.4f}{_interval(intervals.get(name))}" for name in names
+        ]
+        table.add_row(escape(kind), f"{found.n_users:,}", *cells)
+    return table
 
 
 def _metrics_table(evaluated: "Evaluated") -> Table:

@@ -16,25 +16,39 @@ from torch import Tensor
 from model.kernels import enabled
 
 
-def plain_cross_entropy(output: Tensor, items: Tensor, target: Tensor) -> Tensor:
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean of losses (B,), or ``sum(weight * losses) / sum(weight)``."""
+    return losses.mean() if weight is None else (losses * weight).sum() / weight.sum()
+
+
+def plain_cross_entropy(
+    output: Tensor, items: Tensor, target: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """The formula: mean of ``logsumexp(output @ items.T) - output . items[target]``.
 
     Args:
         output: (B, D).
         items: (V, D).
         target: int64 (B,).
+        weight: float (B,), for a weighted mean; None for equal ones.
 
     Returns:
         A scalar.
     """
-    return fn.cross_entropy(output @ items.T, target)
+    logits = output @ items.T
+    if weight is None:
+        return fn.cross_entropy(logits, target)
+    return weighted_mean(fn.cross_entropy(logits, target, reduction="none"), weight)
 
 
-def chunked_cross_entropy(output: Tensor, items: Tensor, target: Tensor, chunk: int) -> Tensor:
+def chunked_cross_entropy(
+    output: Tensor, items: Tensor, target: Tensor, chunk: int, weight: Tensor | None = None
+) -> Tensor:
     """`plain_cross_entropy` with at most (B, chunk) logits in memory at a time."""
     if not enabled("chunked_cross_entropy"):
-        return plain_cross_entropy(output, items, target)
-    return _ChunkedCrossEntropy.apply(output, items, target, chunk)  # type: ignore[no-untyped-call]
+        return plain_cross_entropy(output, items, target, weight)
+    losses = _ChunkedCrossEntropy.apply(output, items, target, chunk)  # type: ignore[no-untyped-call]
+    return weighted_mean(losses, weight)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -44,12 +58,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.logsumexp(torch.stack(parts), dim=0)
         ctx.save_for_backward(output, items, target, total)
         ctx.chunk = chunk
-        return (total - (output * items[target]).sum(-1)).mean()
+        return total - (output * items[target]).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         output, items, target, total = ctx.saved_tensors
-        scale = grads[0] / len(target)
+        scale = grads[0][:, None]  # (B, 1)
         grad_output = torch.zeros_like(output)
         grad_items = torch.empty_like(items)
         for part, grad_part in zip(
@@ -59,5 +73,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_output += probs @ part
             torch.mm(probs.T, output, out=grad_part)
         grad_output -= items[target] * scale
-        grad_items.index_add_(0, target, output, alpha=-float(scale))
+        grad_items.index_add_(0, target, -scale * output)
         return grad_output, grad_items, None, None

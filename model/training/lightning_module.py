@@ -55,6 +55,7 @@ class FEARecModule(lightning.LightningModule):
             neg_item_id=batch.neg_item_id,
             same_target_seq=batch.same_target_seq,
             same_target_len=batch.same_target_len,
+            weight=batch.weight,
         )
         self.log(
             "loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[0])

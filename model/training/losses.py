@@ -5,7 +5,11 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from model.errors import ConfigError
-from model.kernels.chunked_cross_entropy import chunked_cross_entropy, plain_cross_entropy
+from model.kernels.chunked_cross_entropy import (
+    chunked_cross_entropy,
+    plain_cross_entropy,
+    weighted_mean,
+)
 from model.network.fearec import FEARec
 
 FREDOM_WEIGHT = 0.1  # the reference's constant
@@ -20,6 +24,7 @@ def training_loss(
     neg_item_id: Tensor | None = None,
     same_target_seq: Tensor | None = None,
     same_target_len: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch: the terms that the model's configuration names (paper, Eq. 26).
 
@@ -34,6 +39,8 @@ def training_loss(
         same_target_seq: int64 (B, L), other sequences with the same next item, for su, us and
             us_x.
         same_target_len: int64 (B,).
+        weight: float (B,), of each sequence in the loss of the next item; None for equal ones. The
+            terms of the contrast have no weights.
 
     Returns:
         A scalar.
@@ -60,7 +67,7 @@ def training_loss(
     encoded = model(torch.cat(sequences), torch.cat(lengths), views)
     output, *others = encoded.chunk(views)
 
-    loss = next_item_loss(model, output, item_id, neg_item_id)
+    loss = next_item_loss(model, output, item_id, neg_item_id, weight)
     if config.contrast == "un":
         return loss + config.lmd * info_nce(output, others[0], config.tau, config.sim)
     if config.contrast == "su":
@@ -85,22 +92,33 @@ def training_loss(
 
 
 def next_item_loss(
-    model: FEARec, output: Tensor, item_id: Tensor, neg_item_id: Tensor | None
+    model: FEARec,
+    output: Tensor,
+    item_id: Tensor,
+    neg_item_id: Tensor | None,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """The loss of predicting the next item: CE over all V items, or BPR against sampled ones."""
+    """The loss of predicting the next item: CE over all V items, or BPR against sampled ones.
+
+    It is the mean over the batch; with weights the weighted mean, as that of
+    `torch.nn.functional.cross_entropy` with weights of classes.
+    """
     items = model.item_embedding.weight
     if model.config.loss_type == "CE":
         if model.config.ce_chunk_size:
             # In float32, as backward passes run outside autocast.
-            return chunked_cross_entropy(output.float(), items, item_id, model.config.ce_chunk_size)
-        return plain_cross_entropy(output, items, item_id)
+            return chunked_cross_entropy(
+                output.float(), items, item_id, model.config.ce_chunk_size, weight
+            )
+        return plain_cross_entropy(output, items, item_id, weight)
     if neg_item_id is None:
         raise ConfigError("BPR needs negative items", "model.loss_type", expected="neg_item_id")
     negatives = model.item_embedding(neg_item_id.view(len(item_id), -1))  # (B, sample_num, D)
     positive = (output * model.item_embedding(item_id)).sum(-1, keepdim=True)
     negative = (negatives @ output.unsqueeze(-1)).squeeze(-1)
     # 1e-10, the reference's constant, keeps the logarithm finite.
-    return -torch.log(1e-10 + torch.sigmoid(positive - negative)).mean()
+    losses = -torch.log(1e-10 + torch.sigmoid(positive - negative)).mean(-1)
+    return weighted_mean(losses, weight)
 
 
 def info_nce(a: Tensor, b: Tensor, tau: float, sim: str) -> Tensor:

@@ -28,24 +28,33 @@ class TrainingBatch(NamedTuple):
     neg_item_id: Tensor | None  # int64 (B, sample_num)
     same_target_seq: Tensor | None  # int64 (B, L)
     same_target_len: Tensor | None  # int64 (B,)
+    weight: Tensor | None  # float32 (B,)
 
 
 class TrainingSet(Dataset[TrainingBatch]):
     """The samples of a training run; a tensor of sample numbers indexes one batch.
 
     Memory per interaction: 4 bytes for the item, 4 for the order of the samples, 4 for shuffling,
-    and 8 more for BPR.
+    8 more for BPR, 4 more for weights, and 9 more where not every event is an input.
 
     Args:
         histories: All items; `positions` are the targets among them.
-        positions: (S,) integer, flat positions of the targets, none a user's first.
+        positions: (S,) integer, flat positions of the targets, each with an input before it.
         config: Decides which parts of a batch are needed.
+        weights: float32 (S,), of the targets in the loss of the next item; None for equal ones.
     """
 
-    def __init__(self, histories: EventHistories, positions: Tensor, config: FEARecConfig) -> None:
+    def __init__(
+        self,
+        histories: EventHistories,
+        positions: Tensor,
+        config: FEARecConfig,
+        weights: Tensor | None = None,
+    ) -> None:
         self.histories = histories
         self.config = config
         self.positions = positions.to(histories.position_dtype)
+        self.weights = weights
         self._partners: SameTarget | None = None
         self._negatives: Negatives | None = None
         if config.needs_same_target:
@@ -53,6 +62,7 @@ class TrainingSet(Dataset[TrainingBatch]):
                 histories, positions, config.MAX_ITEM_LIST_LENGTH
             )
             self.positions = self.positions[order]
+            self.weights = None if weights is None else weights[order]
         if config.loss_type == "BPR":
             self._negatives = Negatives.build(histories, config.n_items)
 
@@ -70,8 +80,9 @@ class TrainingSet(Dataset[TrainingBatch]):
         if self._partners:
             partners = self.positions[self._partners.sample(samples, item_id)]
             same_target_seq, same_target_len = self.histories.windows(partners, length)
+        weight = None if self.weights is None else self.weights[samples]
         return TrainingBatch(
-            item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len
+            item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len, weight
         )
 
 
@@ -212,19 +223,17 @@ def window_hashes(
     Returns:
         uint64 (S,).
     """
-    items = histories.items.numpy()
+    inputs, begins, ends = (tensor.numpy() for tensor in histories.window_ends(positions, length))
     item_hashes = np.random.default_rng(0).integers(
-        1, 2**63, size=int(items.max(initial=0)) + 1, dtype=np.uint64
+        1, 2**63, size=int(inputs.max(initial=0)) + 1, dtype=np.uint64
     )
     base = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2**64
     inverse = np.uint64(pow(int(base), -1, 2**64))
-    powers = np.full(len(items) + 1, base, dtype=np.uint64)
+    powers = np.full(len(inputs) + 1, base, dtype=np.uint64)
     powers[0] = 1
     np.multiply.accumulate(powers, out=powers)
-    prefix = np.zeros(len(items) + 1, dtype=np.uint64)
-    np.cumsum(item_hashes[items] * powers[:-1], out=prefix[1:])
-    ends = positions.numpy()
-    begins = np.maximum(histories.starts(positions).numpy(), ends - length)
+    prefix = np.zeros(len(inputs) + 1, dtype=np.uint64)
+    np.cumsum(item_hashes[inputs] * powers[:-1], out=prefix[1:])
     powers.fill(inverse)
     powers[0] = 1
     np.multiply.accumulate(powers, out=powers)

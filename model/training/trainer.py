@@ -162,6 +162,7 @@ def fit(
     folder: Path,
     *,
     epochs: int | None = None,
+    weights: Tensor | None = None,
     start: FEARec | None = None,
     mask_seen: bool = True,
     progress: bool = True,
@@ -179,6 +180,8 @@ def fit(
         valid: int64, flat positions of validation targets; None or empty trains all epochs.
         folder: Folder of checkpoints and logs.
         epochs: Overrides `training.epochs`.
+        weights: float32 (S,), of the training targets in the loss of the next item; None for equal
+            ones.
         start: Initial weights (see `model.training.weights`); random ones by default.
         mask_seen: Whether validation leaves out the items that a user has already met.
         progress: Whether to show progress: a bar on a terminal, plain lines elsewhere.
@@ -213,7 +216,7 @@ def fit(
         str(folder), name="logs", version=0
     )
     samples: DataLoader[Any] = DataLoader(
-        TrainingSet(histories, train, config),
+        TrainingSet(histories, train, config, weights),
         batch_size=None,
         sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
         # A separate generator, as the loader draws from it after the first epoch's seeding, but

@@ -15,6 +15,7 @@ from pipeline.errors import BundleError, raised_as
 from pipeline.storage.folders import is_plain_name
 
 DESCRIPTION = "bundle.json"
+BUNDLE_INPUTS = "event_types.inputs of the bundle"  # the place that errors name
 
 
 class DataSnapshot(Frozen):
@@ -47,6 +48,11 @@ class BundleDescription(Frozen):
     versions: dict[str, str]
     parent: str | None = Field(default=None, description="the model version training started from")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by name")
+
+    @property
+    def input_types(self) -> tuple[str, ...]:
+        """Types of the events that the model sees; empty for all events."""
+        return tuple(self.settings.get("event_types", {}).get("inputs", ()))
 
     @property
     def run_date(self) -> date | None:
@@ -106,6 +112,15 @@ def parse_description(content: bytes, where: str) -> BundleDescription:
                 expected=f"{name}, a whole number from {least} on",
                 found=str(value),
             )
+    types = description.settings.get("event_types", {})
+    inputs = types.get("inputs", []) if isinstance(types, dict) else types
+    if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+        raise BundleError(
+            "the types of the events that the model sees cannot be read",
+            where,
+            expected="settings.event_types.inputs, a list of texts",
+            found=str(inputs),
+        )
     for name in description.files:
         if not is_plain_name(name) or name == DESCRIPTION:
             raise BundleError("a file outside of the bundle is listed", where, found=name)

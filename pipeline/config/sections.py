@@ -17,6 +17,7 @@ from pydantic import (
 from model.config import FEARecConfig
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
+from pipeline.config.event_types_section import Names, names_of_types
 from pipeline.config.row_conditions import check_condition, condition_types
 
 
@@ -212,10 +213,21 @@ class EvaluateSettings(Frozen):
         7, ge=1, le=36_500, description="of a time split: the days before, for early stopping"
     )
     topk: tuple[int, ...] = Field((5, 10, 20), description="the k of every metric")
-    mask_seen: bool = Field(True, description="never rank what the user has already seen")
+    mask_seen: bool | Names = Field(
+        True,
+        description="never rank what the user has already seen: `true` or `false`; or only what "
+        'was seen by an event of a type, as in `"purchase"` or a list of types',
+    )
     bootstrap: int = Field(
         1000, ge=0, description="resamples of the users for 95% intervals; 0 for none"
     )
+
+    @field_validator("mask_seen", mode="before")
+    @classmethod
+    def _truth_or_types(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            return given
+        return {"true": True, "false": False}.get(str(given).lower(), names_of_types(given))
 
     @field_validator("topk", mode="before")
     @classmethod
@@ -241,6 +253,12 @@ class EvaluateSettings(Frozen):
         return settings
 
     @property
-    def held_out(self) -> tuple[str | int, ...]:
-        """All that decides which events training must not know."""
-        return (self.split, self.test_days, self.valid_days) if self.split == "time" else ("last",)
+    def seen_types(self) -> Names:
+        """The types of events that `mask_seen` names; empty for all."""
+        return () if isinstance(self.mask_seen, bool) else self.mask_seen
+
+    def held_out_for(self, targets: Names) -> tuple[str | int, ...]:
+        """All that decides which events training must not know, given the types of the targets."""
+        if self.split == "time":
+            return self.split, self.test_days, self.valid_days
+        return "last", *targets

@@ -6,10 +6,10 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,6 +23,7 @@ from model.config import TrainingConfig
 from model.errors import ConfigError
 from model.pydantic_base import config_error
 from pipeline.config.engine_section import LOCAL, EngineSettings
+from pipeline.config.event_types_section import EventTypeSettings
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.guard_sections import CheckSettings, GateSettings
 from pipeline.config.registry_section import RegistrySettings
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     logs: LogSettings = LogSettings()
     items: ItemsSettings = ItemsSettings()
     users: UsersSettings = UsersSettings()
+    event_types: EventTypeSettings = EventTypeSettings()
     prepare: PrepareSettings = PrepareSettings()
     model: ModelSettings = ModelSettings()
     train: TrainingConfig = TrainingConfig()
@@ -77,6 +79,14 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     retention: RetentionSettings = RetentionSettings()
     tune: TuneSettings = TuneSettings()
+
+    @model_validator(mode="after")
+    def _has_event_types(self) -> Self:
+        needed_by = "event_types" if self.event_types else ""
+        needed_by = "evaluate.mask_seen" if self.evaluate.seen_types else needed_by
+        if needed_by and not self.logs.event_type:
+            raise ValueError(f"{needed_by} names types of events, so logs.event_type must be set")
+        return self
 
     @classmethod
     def settings_customise_sources(

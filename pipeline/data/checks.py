@@ -36,6 +36,7 @@ def check_data(
     checks: CheckSettings,
     locations: RunLocations,
     time_zone: str,
+    targets: tuple[str, ...],
 ) -> Checked:
     """Compare a run's data with the limits, and with what the last runs recorded.
 
@@ -45,13 +46,14 @@ def check_data(
         checks: The limits.
         locations: The tables, and the run date.
         time_zone: The IANA time zone of the run date.
+        targets: Types of the events by which the realised hit rate goes; empty for all events.
     """
     earlier = runs_before(locations.warehouse, locations.run_date, RUNS)
     limits = Limits(checks, earlier, "checks")
     end = run_end(locations.run_date, time_zone)
     known = [row["last_event"] for row in earlier if row["last_event"]]
     increment = read_increment(prepared.folder, known[-1]) if known else None
-    realised = _realised(ingested, prepared, earlier, locations, time_zone)
+    realised = _realised(ingested, prepared, earlier, locations, time_zone, targets)
     return Checked(
         (
             _quarantined(ingested, limits, locations),
@@ -140,6 +142,7 @@ def _realised(
     earlier: Sequence[Mapping[str, Any]],
     locations: RunLocations,
     time_zone: str,
+    targets: tuple[str, ...],
 ) -> Mapping[str, float]:
     """The realised hit rate of the newest lists before the run date; empty where there are none."""
     lists = lists_before(locations.warehouse, locations.run_date)
@@ -149,7 +152,8 @@ def _realised(
     since = last_events.get(lists.run_date) or run_end(lists.run_date, time_zone)
     if since >= prepared.last_event:
         return {}
-    taken = Taken(ingested.interactions_version, since, run_end(locations.run_date, time_zone))
+    until = run_end(locations.run_date, time_zone)
+    taken = Taken(ingested.interactions_version, since, until, targets)
     before = read_increment(prepared.folder, since).before
     popular = np.argsort(-before, kind="stable")[: np.count_nonzero(before)]
     items = pq.read_table(prepared.folder / ITEMS_FILE, columns=[ITEM_ID])[ITEM_ID]

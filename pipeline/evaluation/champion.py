@@ -27,9 +27,10 @@ from model.config import FEARecConfig
 from model.network.fearec import FEARec
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
+from pipeline.bundles.description import BUNDLE_INPUTS
 from pipeline.config.sections import EvaluateSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
-from pipeline.data.prepared import read_vocabulary
+from pipeline.data.prepared import are_of_types, read_vocabulary
 from pipeline.data.splits import Split
 from pipeline.errors import SchemaError
 from pipeline.evaluation.baselines import Popularity
@@ -40,6 +41,7 @@ from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Prepared
 from pipeline.results.evaluated import headline_metric
 from pipeline.schema import ITEM_ID
+from pipeline.storage.prepared_folder import event_type_names
 
 CHAMPION = "champion"
 
@@ -76,6 +78,10 @@ def obstacle(
     if description.data.last_event > prepared.last_event:
         until = f"{description.data.last_event:%Y-%m-%d %H:%M} UTC"
         return f"it was trained on events up to {until}, after the last one of this run"
+    types = description.input_types
+    names = event_type_names(prepared.folder)
+    if types and (names is None or not set(types) & set(names.to_pylist())):
+        return f"it sees events of the types {', '.join(types)}, and this run has none of these"
     ids, mine = champion.items()[ITEM_ID].type, read_vocabulary(prepared.folder).type
     try:
         check_same_kind(mine, str(prepared.folder), ids, str(champion.path))
@@ -98,7 +104,8 @@ def champion_group(
     config = FEARecConfig(**champion.description.hyper_parameters)
     network = load_network(config, champion.path / HELD_OUT_WEIGHTS)
     items = in_bundle_indices(split.histories.items, prepared, champion)
-    own = replace(split, histories=replace(split.histories, items=items))
+    histories = replace(split.histories, items=items, is_input=inputs_of(champion, prepared))
+    own = replace(split, histories=histories)
     own = own.without((items >= config.n_items) & ~own.in_test)
     return ScorerGroup(
         {CHAMPION: network_scorer(network)},
@@ -106,6 +113,16 @@ def champion_group(
         Popularity.learn(own.before(own.valid_from), config.n_items),
         replace(ranking, n_items=config.n_items, length=config.MAX_ITEM_LIST_LENGTH),
     )
+
+
+def inputs_of(champion: Bundle, prepared: Prepared) -> Tensor | None:
+    """Which of a run's events a bundle's model sees, bool (N,); None for all.
+
+    Raises:
+        ConfigError: it sees events of some types, and the run's have none of these.
+    """
+    types = champion.description.input_types
+    return are_of_types(prepared.folder, types, BUNDLE_INPUTS) if types else None
 
 
 def headline_then(champion: Bundle, evaluation: EvaluateSettings) -> float | None:
@@ -120,7 +137,8 @@ def headline_then(champion: Bundle, evaluation: EvaluateSettings) -> float | Non
     """
     description = champion.description
     before = description.settings.get("evaluate", {})
-    if before.get("mask_seen", evaluation.mask_seen) != evaluation.mask_seen:
+    mask_seen = before.get("mask_seen", evaluation.mask_seen)
+    if (tuple(mask_seen) if isinstance(mask_seen, list) else mask_seen) != evaluation.mask_seen:
         return None
     found = description.metrics.get("model", {}).get(headline_metric(evaluation.topk))
     return found if isinstance(found, float) else None

@@ -1,5 +1,6 @@
 """Stage: measure the weights that never saw the held-out events, beside the champion's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.evaluation.champion import (
 from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup, evaluate_scorers
 from pipeline.evaluation.protocol import check_topk, describe
 from pipeline.results import Evaluated, Prepared, Trained
+from pipeline.results.evaluated import TypeMetrics
 
 # Of what the gate decides by: not fewer where `evaluate.bootstrap` is small or 0.
 _RESAMPLES = 1000
@@ -37,6 +39,7 @@ def evaluate(
     evaluation: EvaluateSettings,
     held_out: HeldOut,
     limits: PrepareSettings,
+    inputs: Sequence[str],
     champion: Path | None,
 ) -> Evaluated:
     """Rank the whole catalogue for every user with held-out events, by the PyTorch model.
@@ -49,23 +52,29 @@ def evaluate(
         evaluation: The protocol.
         held_out: The events to rank.
         limits: The filter of users and items, for whether the champion's data had the same.
+        inputs: Types of the events that the model sees; empty for all events.
         champion: Its bundle's folder; measured in the same pass, for the same users and events,
             where that is fair (see `pipeline.evaluation.champion`). None of a first run.
 
     Raises:
-        ConfigError: a k is larger than the catalogue.
+        ConfigError: a k is larger than the catalogue, or no event is of the types asked for.
         BundleError: the champion's bundle cannot be read.
         EmptyTestError: no user has a held-out event.
     """
     set_threads(training.threads)
     check_topk(evaluation, prepared.n_items)
-    split = split_histories(read_histories(prepared.folder), held_out, prepared)
+    histories = read_histories(prepared.folder, inputs, evaluation.seen_types)
+    split = split_histories(histories, held_out, prepared)
     config = model.config(prepared.n_items)
     network = load_network(config, trained.folder / HELD_OUT_WEIGHTS)
     length = config.MAX_ITEM_LIST_LENGTH
     weights = "PyTorch, weights that never saw the held-out events"
     ranking = RankingProtocol(
-        prepared.n_items, length, evaluation.mask_seen, evaluation.topk, training.eval_batch_size
+        prepared.n_items,
+        length,
+        bool(evaluation.mask_seen),
+        evaluation.topk,
+        training.eval_batch_size,
     )
     other = Bundle.load(champion) if champion else None
     why_not = obstacle(other, held_out, prepared, limits) if other else None
@@ -123,14 +132,15 @@ def compare(
     }
     groups = [ScorerGroup(scorers, split, popularity, ranking), *([champion] if champion else [])]
     with torch.inference_mode():
-        sums = evaluate_scorers(*groups)
+        found = evaluate_scorers(*groups)
+    sums = found.all
     learned_by = {name: group.popularity for group in groups for name in group.scorers}
     metrics = {name: each.means(learned_by[name].counts) for name, each in sums.items()}
     tested = split.tested
     return Evaluated(
         protocol,
         n_users=len(tested),
-        n_served=int((split.test_from > split.begins)[tested].sum()),
+        n_served=int(split.served[tested].sum()),
         model=metrics["model"],
         popularity=metrics["popularity"],
         co_occurrence=metrics["co_occurrence"],
@@ -145,4 +155,12 @@ def compare(
         n_items=ranking.n_items,
         champion_n_items=champion.ranking.n_items if champion else 0,
         n_not_finite=sums["model"].n_not_finite,
+        by_event_type={
+            name: TypeMetrics(
+                of_type["model"].n_users,
+                {scorer: each.user_means() for scorer, each in of_type.items()},
+                of_type["model"].headline_interval(_RESAMPLES, seed),
+            )
+            for name, of_type in found.by_type.items()
+        },
     )

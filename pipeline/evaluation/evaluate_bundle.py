@@ -18,6 +18,7 @@ from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before, read_histories
 from pipeline.data.splits import Split, split_histories
 from pipeline.evaluation.bundle_indices import in_bundle_indices
+from pipeline.evaluation.champion import inputs_of
 from pipeline.evaluation.evaluate import compare
 from pipeline.evaluation.evaluator import RankingProtocol
 from pipeline.evaluation.protocol import check_topk, describe, rule_of
@@ -83,9 +84,10 @@ def evaluate_bundle(
     """
     set_threads(training.threads)
     check_topk(evaluation, bundle.n_items)
-    histories = read_histories(prepared.folder)
+    histories = read_histories(prepared.folder, seen=evaluation.seen_types)
     items = in_bundle_indices(histories.items, prepared, bundle)
-    every = split_histories(replace(histories, items=items), held_out, prepared)
+    histories = replace(histories, items=items, is_input=inputs_of(bundle, prepared))
+    every = split_histories(histories, held_out, prepared)
     unknown = every.histories.items >= bundle.n_items
     missed = unknown & every.in_test
     split = every.without(unknown & ~missed)
@@ -99,7 +101,7 @@ def evaluate_bundle(
     ranking = RankingProtocol(
         bundle.n_items,
         bundle.max_length,
-        evaluation.mask_seen,
+        bool(evaluation.mask_seen),
         evaluation.topk,
         training.eval_batch_size,
     )

@@ -18,6 +18,8 @@ from pipeline.results.evaluated import headline_metric
 # item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
+ANY_TYPE = -1  # the index of a type
+
 _SCORES = 2**24  # elements of a batch's (B, V) scores, at most
 
 
@@ -83,44 +85,63 @@ class ScorerGroup:
         return pad(top_items(scores, known, seen), (0, longest - known))
 
 
-def evaluate_scorers(*groups: ScorerGroup) -> dict[str, MetricSums]:
+@dataclass(frozen=True)
+class EvaluationSums:
+    """What `evaluate_scorers` sums, by the name of the scorer.
+
+    Attributes:
+        all: Over all tested users.
+        by_type: Over the users with a held-out event of a type, of which only such events are
+            relevant, by the type; empty where events have no types.
+    """
+
+    all: Mapping[str, MetricSums]
+    by_type: Mapping[str, Mapping[str, MetricSums]]
+
+
+def evaluate_scorers(*groups: ScorerGroup) -> EvaluationSums:
     """Sum the metrics of every scorer's lists for every tested user.
 
-    A user without any item before the test gets the most popular items. All items of the user's
+    A user without any input before the test gets the most popular items. All targets of the user's
     test are relevant, repeated ones once. The groups have the same users with the same held-out
     events, so that every user's metrics can be compared with those of the very first scorer.
 
     Args:
         groups: At least one.
-
-    Returns:
-        The sums by the name of the scorer.
     """
-    sums = {
-        name: MetricSums(group.ranking.n_items, group.ranking.topk)
-        for group in groups
-        for name in group.scorers
+    types = groups[0].split.types_in_test
+    scorers = [(name, group.ranking) for group in groups for name in group.scorers]
+    sums = {name: MetricSums(ranking.topk, ranking.n_items) for name, ranking in scorers}
+    of_types = {
+        kind: {name: MetricSums(ranking.topk) for name, ranking in scorers} for kind in types
     }
     popular = [group.popular() for group in groups]
     users = min(group.ranking.users_per_batch for group in groups)
     for batches in zip(*(_batches(group, users) for group in groups), strict=True):
-        first = None
+        first: dict[int, Tensor] = {}  # the headline metric of the first scorer, by type
         for group, batch, fallback in zip(groups, batches, popular, strict=True):
+            topk = group.ranking.topk
             for name, scorer in group.scorers.items():
                 scores = batch.scores(scorer)
                 sums[name].n_not_finite += int((~scores.sum(1).isfinite()).sum())
                 lists = group.top(scores, batch, fallback)
-                metrics = user_metrics(batch.hits(lists), batch.n_relevant, group.ranking.topk)
-                first = metrics[headline_metric(group.ranking.topk)] if first is None else first
-                sums[name].add(lists, metrics, first)
-    return sums
+                for kind, summed in [(ANY_TYPE, sums), *of_types.items()]:
+                    relevant = batch.relevant_of(kind)
+                    users, n_relevant = batch.users_with(relevant)
+                    if not len(users):
+                        continue
+                    hits = batch.hits(lists, relevant)[users]
+                    metrics = user_metrics(hits, n_relevant, topk)
+                    first.setdefault(kind, metrics[headline_metric(topk)])
+                    summed[name].add(lists[users], metrics, first[kind])
+    return EvaluationSums(sums, {types[kind]: summed for kind, summed in of_types.items()})
 
 
 @dataclass(frozen=True)
 class EvalBatch:
     """A batch of B users, S of whom have a history.
 
-    `relevant` holds sorted keys: row times `width`, plus an item.
+    `relevant` holds keys: row times `width`, plus an item; `kinds` the types of the events.
     """
 
     served: Tensor  # bool (B,)
@@ -128,6 +149,7 @@ class EvalBatch:
     item_seq_len: Tensor  # int64 (S,)
     seen: tuple[Tensor, Tensor] | None  # rows of S, items
     relevant: Tensor
+    kinds: Tensor | None
     width: int
 
     def scores(self, scorer: Scorer) -> Tensor:
@@ -136,32 +158,44 @@ class EvalBatch:
             return torch.zeros(0, 1)
         return scorer(self.item_seq, self.item_seq_len)
 
-    @property
-    def n_relevant(self) -> Tensor:
-        """int64 (B,)."""
-        return torch.bincount(self.relevant // self.width, minlength=len(self.served))
+    def relevant_of(self, kind: int) -> Tensor:
+        """The keys of the held-out events of a type, repeated ones once."""
+        if kind == ANY_TYPE or self.kinds is None:
+            return torch.unique(self.relevant)
+        return torch.unique(self.relevant[self.kinds == kind])
 
-    def hits(self, lists: Tensor) -> Tensor:
-        """Which places of the lists int64 (B, K) hold a relevant item, bool (B, K)."""
+    def users_with(self, relevant: Tensor) -> tuple[Tensor, Tensor]:
+        """The M users who have any of some keys, int64 (M,), and how many they have."""
+        counts = torch.bincount(relevant // self.width, minlength=len(self.served))
+        users = counts.nonzero().squeeze(1)
+        return users, counts[users]
+
+    def hits(self, lists: Tensor, relevant: Tensor) -> Tensor:
+        """Which places of the lists int64 (B, K) hold an item with a key, bool (B, K)."""
         rows = torch.arange(len(lists))[:, None]
-        return torch.isin(rows * self.width + lists, self.relevant)
+        return torch.isin(rows * self.width + lists, relevant)
 
 
 def _batches(group: ScorerGroup, users_per_batch: int) -> Iterator[EvalBatch]:
     split, ranking = group.split, group.ranking
     histories = split.histories
     width = max(int(histories.items.max()) + 1, ranking.n_items)
+    all_served = split.served
     for users in split.tested.split(users_per_batch):
         cuts = split.test_from[users]
-        served = cuts > split.begins[users]
+        served = all_served[users]
         ends = cuts[served]
         item_seq, item_seq_len = histories.windows(ends, ranking.length)
         rows, positions = expand_ranges(cuts, split.ends[users] - cuts)
+        if split.is_target is not None:
+            are_targets = split.is_target[positions]
+            rows, positions = rows[are_targets], positions[are_targets]
         yield EvalBatch(
             served,
             item_seq,
             item_seq_len,
             histories.seen(ends) if ranking.mask_seen else None,
-            torch.unique(rows * width + histories.items[positions]),
+            rows * width + histories.items[positions],
+            None if split.kinds is None else split.kinds.index[positions],
             width,
         )

@@ -53,19 +53,21 @@ class MetricSums:
     listed.
     """
 
-    def __init__(self, n_items: int, topk: tuple[int, ...]) -> None:
+    def __init__(self, topk: tuple[int, ...], n_items: int | None = None) -> None:
         """Begin with nothing.
 
         Args:
-            n_items: V, of the scorer.
             topk: The k of the metrics.
+            n_items: V, of the scorer; None leaves out the metrics of the catalogue.
         """
+        self.n_users = 0
         self.n_not_finite = 0  # users with a score that is not a finite number
         self._topk = topk
         self._names: list[str] = []
         self._users = DistinctRows()
         self._pairs = DistinctRows()
-        self._listed = {k: torch.zeros(n_items, dtype=torch.int64) for k in topk}
+        counted = () if n_items is None else topk
+        self._listed = {k: torch.zeros(n_items or 0, dtype=torch.int64) for k in counted}
 
     def add(self, lists: Tensor, metrics: Mapping[str, Tensor], first: Tensor) -> None:
         """Count a batch of B users.
@@ -75,21 +77,25 @@ class MetricSums:
             metrics: float64 (B,) by name, of these lists.
             first: float64 (B,), the headline metric of the first scorer's lists.
         """
+        self.n_users += len(lists)
         self._names = list(metrics)
         self._users.add(torch.stack(list(metrics.values()), 1).numpy())
         self._pairs.add(torch.stack([first, metrics[headline_metric(self._topk)]], 1).numpy())
         for k, listed in self._listed.items():
             listed += torch.bincount(lists[:, :k].flatten(), minlength=len(listed))
 
+    def user_means(self) -> dict[str, float]:
+        """The metrics that are means over users, by their names."""
+        rows, counts = self._users.merged()
+        return dict(zip(self._names, (counts @ rows / counts.sum()).tolist(), strict=True))
+
     def means(self, popularity: Tensor) -> dict[str, float]:
         """Every metric by its name, given the popularity in training, int64 (V,)."""
-        rows, counts = self._users.merged()
-        users = int(counts.sum())
-        means = counts @ rows / users
         of_lists = {
-            k: catalogue_metrics(times, popularity, users) for k, times in self._listed.items()
+            k: catalogue_metrics(times, popularity, self.n_users)
+            for k, times in self._listed.items()
         }
-        return dict(zip(self._names, means.tolist(), strict=True)) | {
+        return self.user_means() | {
             f"{name}@{k}": of_lists[k][name]
             for name in next(iter(of_lists.values()))
             for k in self._topk

@@ -1,8 +1,9 @@
 """The text of the evaluation protocol, and the check of topk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.config.event_types_section import EventTypeSettings
 from pipeline.config.sections import EvaluateSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.errors import ConfigError
@@ -23,15 +24,23 @@ def describe(
     parts = [
         "leave-one-out (last item)",
         "full ranking",
-        f"seen items {'masked' if evaluation.mask_seen else 'kept'}",
+        f"seen items {'masked' if evaluation.mask_seen else 'kept'}{_of(evaluation.seen_types)}",
         f"max length {length}",
         weights,
     ]
     if held_out.window:
         parts[0] = f"time split ({held_out.window}; every item of the test is relevant)"
+    if held_out.targets and held_out.window:
+        parts[0] = f"time split ({held_out.window}; every item{_of(held_out.targets)} is relevant)"
+    elif held_out.targets:
+        parts[0] = f"leave-one-out (last item{_of(held_out.targets)})"
     if evaluation.bootstrap:
         parts.append(f"95% intervals from {evaluation.bootstrap} resamples of users, seed {seed}")
     return ", ".join(parts)
+
+
+def _of(types: Sequence[str]) -> str:
+    return f" of events of type {' or '.join(types)}" if types else ""
 
 
 def check_topk(evaluate: EvaluateSettings, n_items: int) -> None:
@@ -54,10 +63,12 @@ def check_topk(evaluate: EvaluateSettings, n_items: int) -> None:
 
 
 def rule_of(settings: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """`EvaluateSettings.held_out` of the run that made a bundle, whose settings `bundle.json` has.
+    """The rule of the split of the run that made a bundle, from its settings in `bundle.json`.
 
     Bundles from before there was a choice name none: only the default existed.
     """
     given = settings.get("evaluate", {})
     names = ("split", "test_days", "valid_days")
-    return EvaluateSettings(**{name: given[name] for name in names if name in given}).held_out
+    evaluate = EvaluateSettings(**{name: given[name] for name in names if name in given})
+    targets = EventTypeSettings(**settings.get("event_types", {})).targets
+    return evaluate.held_out_for(targets)

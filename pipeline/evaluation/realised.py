@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.errors import naming
-from pipeline.schema import INTERACTIONS, ITEM_ID, TIMESTAMP, USER_ID
+from pipeline.schema import EVENT_TYPE, INTERACTIONS, ITEM_ID, TIMESTAMP, USER_ID
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
@@ -25,11 +25,13 @@ class Taken:
         version: Of the table `interactions`.
         since: The last instant that the lists' run knew.
         until: The first instant that does not count.
+        event_types: Only events of one of these types; empty for all.
     """
 
     version: int
     since: datetime
     until: datetime
+    event_types: tuple[str, ...]
 
 
 def realised_hits(
@@ -55,6 +57,8 @@ def realised_hits(
     assert table is not None
     time = ds.field(TIMESTAMP)
     chosen = (time > pa.scalar(taken.since)) & (time < pa.scalar(taken.until))
+    if taken.event_types:
+        chosen &= ds.field(EVENT_TYPE).isin(taken.event_types)
     events = dataset_of(table).scanner([USER_ID, ITEM_ID], filter=chosen).to_reader()
     with scratch_folder(locations) as folder, scratch_database(folder, locations.resources) as db:
         with naming(uri):

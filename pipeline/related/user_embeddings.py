@@ -89,7 +89,7 @@ class UserEncoder:
         """
         first = 0
         for part in split_parts(histories, PART_USERS):
-            known = part.lengths > 0
+            known = part.inputs().lengths > 0
             users = part.filter(known)
             position = first + np.flatnonzero(known)
             first += len(part)
@@ -102,8 +102,9 @@ class UserEncoder:
             BundleError: an embedding is NaN or infinite.
             ConfigError: the device fails.
         """
+        read = histories.inputs()
         # Of similar length together: a batch costs as much as its longest sequence.
-        lengths = np.minimum(histories.lengths, self.max_length)
+        lengths = np.minimum(read.lengths, self.max_length)
         order = np.argsort(-lengths, kind="stable")
         batches = [
             order[begin : begin + self.batch_size]
@@ -112,8 +113,8 @@ class UserEncoder:
         embedding = np.empty((len(histories), self.width), np.float32)
 
         def run(rows: Integers) -> None:
-            ends = histories.offsets[1:][rows]
-            item_seq = pad(histories.items, ends, lengths[rows], self.max_length)
+            ends = read.offsets[1:][rows]
+            item_seq = pad(read.items, ends, lengths[rows], self.max_length)
             feed = {"item_seq": item_seq, "item_seq_len": lengths[rows]}
             with self._failures(len(rows)):
                 (embedding[rows],) = self.session.run(["user_embedding"], feed)

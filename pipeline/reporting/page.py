@@ -86,6 +86,7 @@ def night_page(content: Content, others: Collection[date] = ()) -> str:
         "metric_columns": columns,
         "metrics": first,
         "more_metrics": more,
+        "type_metrics": _by_type(evaluated, columns),
         "quality_charts": quality_charts(content),
         "realised": _realised(row),
         "realised_charts": realised_trend(rows),
@@ -269,6 +270,18 @@ def _metrics(
     first = [row for row in rows if row[0].endswith(at_k)]
     more = [row for row in rows if not row[0].endswith(at_k)]
     return [name.replace("_", "-") for name in columns], first, more
+
+
+def _by_type(evaluated: Evaluated | None, columns: Sequence[str]) -> Sequence[Any]:
+    """The rows of the table by type of event: the type with its users, and as in `_metrics`."""
+    if evaluated is None:
+        return []
+    rows: list[Any] = []
+    metric = evaluated.headline[0]
+    for kind, found in evaluated.by_event_type.items():
+        of_scorers = [found.metrics[name.replace("-", "_")][metric] for name in columns]
+        rows.append((f"{kind} ({found.n_users:,} users)", [(_number(n), "") for n in of_scorers]))
+    return rows
 
 
 def _realised(row: Row) -> dict[str, Any] | None:

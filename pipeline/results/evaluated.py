@@ -25,6 +25,21 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
+class TypeMetrics:
+    """Metrics of the users with a held-out event of one type, of which only such are relevant.
+
+    Attributes:
+        n_users: How many users these are.
+        metrics: By the name of the recommender, those that are means over users.
+        headline_interval: The 95% interval of the model's headline metric.
+    """
+
+    n_users: int
+    metrics: Mapping[str, Mapping[str, float]]
+    headline_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The result of evaluate: held-out metrics, keyed ``NDCG@10``, and their protocol.
 
@@ -51,6 +66,7 @@ class Evaluated:
         headline_interval: The 95% interval of the model's headline metric.
         n_items: V of the model, PAD included.
         champion_n_items: V of the champion.
+        by_event_type: Metrics by the type of the held-out events, where events have types.
         n_not_finite: Users for whom the model has a score that is not a finite number.
     """
 
@@ -72,6 +88,7 @@ class Evaluated:
     n_items: int = 0
     champion_n_items: int = 0
     n_not_finite: int = 0
+    by_event_type: Mapping[str, TypeMetrics] = field(default_factory=dict)
 
     @property
     def headline_k(self) -> int:

@@ -165,7 +165,7 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
             done[Prepare].result,
             settings.train,
             settings.evaluate,
-            held_out_events(settings.evaluate, run_date, settings.time_zone),
+            held_out_events(settings, run_date),
             settings.score.provider,
         )
 

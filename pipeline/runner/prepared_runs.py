@@ -84,7 +84,8 @@ class ServedRun:
             record = read_record(self.locations.record(Prepare.name), Prepared)
             if record is None or not _is_whole(record.result):
                 raise self._absent()
-            source = PreparedHistories(record.result.folder, None, seen)
+            inputs = self.bundle.description.input_types
+            source = PreparedHistories(record.result.folder, None, seen, inputs)
             model = f"bundle {self.bundle.path}"
             check_same_kind(source.types.item, source.where, self.item_ids.type, model)
             with source.open(self.items, scratch) as opened:

@@ -37,7 +37,7 @@ def batches(
     exclude_seen: bool,
     listed: UserItems | None = None,
 ) -> Iterator[ScoringBatch]:
-    """Batches of all users with an item.
+    """Batches of all users with an item that the model sees.
 
     Users come in descending order of their number of items to exclude, so that few batches have a
     wide `exclude`.
@@ -49,7 +49,8 @@ def batches(
         exclude_seen: Whether `exclude` holds the items that a user has seen in the whole history.
         listed: Items that `exclude` holds besides; None for none.
     """
-    lengths = histories.lengths
+    read = histories.inputs()
+    lengths = read.lengths
     never, ends, widths = excluded_items(histories, exclude_seen=exclude_seen, listed=listed)
     order = np.argsort(-widths, kind="stable")
     order = order[lengths[order] > 0]
@@ -61,7 +62,7 @@ def batches(
         last = np.minimum(lengths[rows], max_length)
         yield ScoringBatch(
             rows,
-            pad(histories.items, histories.offsets[1:][rows], last, max_length),
+            pad(read.items, read.offsets[1:][rows], last, max_length),
             last,
             pad(never, ends[rows], widths[rows], width),
         )

@@ -59,6 +59,7 @@ class NearestHistory:
             (N, K) int64; PAD beside PAD, and for users without history.
         """
         found = np.full(listed.shape, PAD, np.int64)
+        histories = histories.inputs()
         read = np.minimum(histories.lengths, self.max_length)
         order = np.argsort(read, kind="stable")  # of similar length together
         order = order[read[order] > 0]

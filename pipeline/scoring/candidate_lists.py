@@ -103,7 +103,7 @@ class CandidateRanker:
         popularity = np.full(n_items, -np.inf, np.float32)
         popularity[self.eligibility.popular] = self.eligibility.popular_score
         score += self.eligibility.item_bias[item]
-        score = np.where(histories.lengths[user] > 0, score, popularity[item])
+        score = np.where(histories.inputs().lengths[user] > 0, score, popularity[item])
         never, _, counts = excluded_items(
             histories, exclude_seen=self.exclude_seen, listed=self.exclude
         )

@@ -1,7 +1,7 @@
 """Where the histories of a scoring run come from: the interface, and its form for input files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenEvents
-from pipeline.errors import ConfigError, UnreadableFileError
+from pipeline.errors import UnreadableFileError
 from pipeline.logs.conversion import plain_ids
 from pipeline.logs.log_files import LogFile, read_batches, readable
 from pipeline.logs.validation import IdTypes
@@ -24,7 +24,6 @@ from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 from pipeline.storage.scratch_db import scratch_database
 
 _BATCH_ROWS = 2**18
-_SHOWN = 10  # types of events in a message
 
 
 class OpenedHistories(NamedTuple):
@@ -93,6 +92,7 @@ class FileHistories(ABC):
         dropped: See `HistorySource`.
         resources: Memory and CPU threads to sort the rows with.
         seen: Which events count as seen; None for all.
+        inputs: Types of the events that the model sees; empty for all events.
     """
 
     where: str
@@ -104,6 +104,7 @@ class FileHistories(ABC):
     dropped: DroppedRows = field(default_factory=DroppedRows)
     resources: ResourceSettings = DEFAULT_RESOURCES
     seen: SeenEvents | None = None
+    inputs: tuple[str, ...] = ()
 
     def with_last_seen(self, items: pa.Table) -> pa.Table:
         """See `HistorySource`: by the bundle's own events, as the files are not yet read."""
@@ -138,25 +139,3 @@ class FileHistories(ABC):
     @abstractmethod
     def _open(self, base: duckdb.DuckDBPyConnection, items: pa.Table) -> OpenedHistories:
         """Begin to read, with an empty database that stays open while the histories are read."""
-
-
-def no_event_types(where: str) -> ConfigError:
-    """Types of events count as seen, where the input has no types."""
-    return ConfigError(
-        "score.exclude_seen names types of events, which this input does not have",
-        where,
-        expected="logs with the column that logs.event_type names",
-        remedy="Take logs and set logs.event_type, or leave the types out of score.exclude_seen.",
-    )
-
-
-def no_such_types(seen: SeenEvents, where: str, names: Sequence[str]) -> ConfigError:
-    """No event is of a type that counts as seen."""
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return ConfigError(
-        "no event is of a type that score.exclude_seen names",
-        where,
-        expected=" or ".join(seen.event_types),
-        found=shown or "events without a type",
-        remedy="Check the spelling of the types, and logs.event_type.",
-    )

@@ -7,15 +7,17 @@ from datetime import date
 
 import pyarrow as pa
 
+from pipeline.bundles.description import BUNDLE_INPUTS
 from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenRule
 from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
+from pipeline.logs.chosen_types import no_event_types
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
 from pipeline.logs.validation import IdTypes, check_columns, check_keep, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
-from pipeline.scoring.history_source import HistorySource, no_event_types
+from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.log_reader import LogHistories
 from pipeline.scoring.sequence_reader import SequenceHistories, check_sequence_columns
 from pipeline.scoring.user_histories import DroppedRows, UserFilter
@@ -50,6 +52,7 @@ class InputFiles:
         users: str | os.PathLike[str] | None,
         active_within_days: int | None,
         seen_rule: SeenRule | None,
+        input_types: tuple[str, ...] = (),
         recent_popularity: bool = False,
         skip_bad_files: bool,
         resources: ResourceSettings,
@@ -63,6 +66,7 @@ class InputFiles:
             users: A file of the user ids to score; None for all users.
             active_within_days: As in `UserFilter`.
             seen_rule: Which events count as seen; None for all.
+            input_types: Types of the events that the model sees; empty for all events.
             recent_popularity: Whether `popularity_since` will be asked for.
             skip_bad_files: Whether to leave out files that turn out to be unreadable.
             resources: As in `FileHistories`.
@@ -78,8 +82,11 @@ class InputFiles:
         needed_for = "active_within_days" if active_within_days is not None else needed_for
         if seen_rule and seen_rule.within_days is not None:
             needed_for = needed_for or "exclude_seen"
-        if seen_rule and seen_rule.event_types and (self.are_sequences or not logs.event_type):
-            raise no_event_types(", ".join(self.paths))
+        if self.are_sequences or not logs.event_type:
+            seen_types = seen_rule.event_types if seen_rule else ()
+            needed_by = "score.exclude_seen" if seen_types else BUNDLE_INPUTS
+            if seen_types or input_types:
+                raise no_event_types(needed_by, ", ".join(self.paths))
         logs = logs.with_zone(time_zone)
 
         def id_types(file: LogFile, columns: pa.Schema) -> IdTypes:
@@ -103,6 +110,7 @@ class InputFiles:
             dropped=DroppedRows(skipped_files=set(self.skipped)),
             resources=resources,
             seen=seen_rule.on(RunDay(run_date, time_zone)) if seen_rule else None,
+            inputs=input_types,
         )
 
 

@@ -66,8 +66,9 @@ class ListScorer:
         """
         if self.user_lists.candidates is not None:
             return self._among(self.user_lists.candidates, histories, progress)
+        everything = histories
         histories, others = self._known_to_the_model(histories)
-        ranked = self._popular(histories, others)
+        ranked = self._popular(histories, everything)
         never, ends, widths = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
         new_seen = pad(never, ends, widths, int(widths.max(initial=0)))
         progress(int(ranked.popular.sum()))
@@ -199,7 +200,8 @@ class ListScorer:
 
     def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users of their own candidates; nobody else is looked at."""
-        is_listed, is_known = candidates.lengths(histories.user_id) > 0, histories.lengths > 0
+        is_listed = candidates.lengths(histories.user_id) > 0
+        is_known = histories.inputs().lengths > 0
         ranked = Ranked.of_nothing(
             histories.user_id, self._wanted(histories), is_listed & ~is_known
         )
@@ -228,23 +230,23 @@ class ListScorer:
             ranked.put(some, lists)
         return self.with_because(ranked, histories)
 
-    def _popular(self, histories: UserHistories, others: UserHistories) -> Ranked:
-        """The popular items for users without a known item, and PAD for the others.
+    def _popular(self, histories: UserHistories, everything: UserHistories) -> Ranked:
+        """The popular items for users without an item that the model sees, PAD for the others.
 
         Args:
             histories: The items that the model knows.
-            others: The same users' new items.
+            everything: The same users' items, new ones among them.
         """
-        # A user without a known item has seen no eligible one but new ones, so one list suits all
-        # such users but those with new or excluded items of their own.
-        popular = histories.lengths == 0
+        # One list suits all such users but those with items of their own that they may not get:
+        # new ones, listed ones, and those of events that the model does not see.
+        popular = histories.inputs().lengths == 0
         ranked = Ranked.of_nothing(histories.user_id, self._wanted(histories), popular)
         if not popular.any():
             return ranked
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
         ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
         never, ends, widths = excluded_items(
-            others.filter(popular),
+            everything.filter(popular),
             exclude_seen=self.exclude_seen,
             listed=self.user_lists.exclude,
         )

@@ -14,19 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.bundles.description import BUNDLE_INPUTS
 from pipeline.errors import InputError, UnreadableFileError
+from pipeline.logs.chosen_types import no_such_types
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import log_rows
 from pipeline.logs.validation import FILTERED, keep_applied, reason_sql
 from pipeline.schema import EVENT_TYPE, ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
-from pipeline.scoring.history_source import FileHistories, OpenedHistories, no_such_types
+from pipeline.scoring.history_source import FileHistories, OpenedHistories
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.scratch_db import scalar, scratch_database
 
 _BATCH_ROWS = 2**20
 
 _Result = TypeVar("_Result")
-_IS_SEEN = "is_seen"  # the column of whether an event counts as seen, where not all do
+# The columns of whether an event counts as seen and whether the model sees it, where not all do.
+_IS_SEEN, _IS_INPUT = "is_seen", "is_input"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class LogHistories(FileHistories):
         base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
         users = self._encode_items(base)
         reader = base.sql(
-            f"""SELECT {USER_ID}, {ITEM_INDEX}{self._is_seen} FROM encoded
+            f"""SELECT {USER_ID}, {ITEM_INDEX}{self._masks} FROM encoded
             ORDER BY {USER_ID}, {TIMESTAMP}, place"""
         ).to_arrow_reader(_BATCH_ROWS)
         return OpenedHistories(users, _grouped(reader))
@@ -109,9 +112,9 @@ class LogHistories(FileHistories):
         good = by_reason.pop(None, 0)
         self.dropped.filtered = filtered = by_reason.pop(FILTERED, 0)
         self.dropped.by_reason.update(by_reason)
-        is_seen = self._seen_sql(base)
+        masks = self._seen_sql(base) + self._input_sql(base)
         base.execute(f"""CREATE TABLE events AS
-            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place{is_seen}
+            SELECT {USER_ID}, {ITEM_ID}, {TIMESTAMP}, min(place) AS place{masks}
             FROM checked_rows WHERE reason IS NULL GROUP BY {self._event}""")
         found = self._types_found(base)
         base.execute("DROP TABLE checked_rows")
@@ -131,8 +134,11 @@ class LogHistories(FileHistories):
                 )
                 or "no rows at all",
             )
-        elif self.seen and self.seen.event_types and not found.intersection(self.seen.event_types):
-            raise no_such_types(self.seen, self.where, sorted(found))
+        else:
+            seen = self.seen.event_types if self.seen else ()
+            for wanted, needed_by in ((seen, "score.exclude_seen"), (self.inputs, BUNDLE_INPUTS)):
+                if wanted and not found.intersection(wanted):
+                    raise no_such_types(wanted, sorted(found), needed_by, self.where)
 
     def _seen_sql(self, base: duckdb.DuckDBPyConnection) -> str:
         """The column `is_seen` of a group of equal events in a query, or nothing if all count."""
@@ -140,28 +146,34 @@ class LogHistories(FileHistories):
             return ""
         conditions = []
         if self.seen.event_types:
-            base.register("seen_types", pa.table({EVENT_TYPE: self.seen.event_types}))
-            conditions.append(f"coalesce({EVENT_TYPE} IN (FROM seen_types), false)")
+            conditions.append(_are_of(base, "seen_types", self.seen.event_types))
         if self.seen.since is not None:
             conditions.append(f"{TIMESTAMP} >= TIMESTAMPTZ '{self.seen.since}'")
         return f", {' AND '.join(conditions) or 'true'} AS {_IS_SEEN}"
 
+    def _input_sql(self, base: duckdb.DuckDBPyConnection) -> str:
+        """The column `is_input` likewise, or nothing if the model sees all events."""
+        if not self.inputs:
+            return ""
+        return f", {_are_of(base, 'input_types', self.inputs)} AS {_IS_INPUT}"
+
     def _types_found(self, base: duckdb.DuckDBPyConnection) -> set[str]:
-        """The types of the good rows, if types count as seen, of which the absent are noted."""
-        if self.seen is None or not self.seen.event_types:
+        """The types of the good rows, if types matter; notes which of `seen` are absent."""
+        seen = self.seen.event_types if self.seen else ()
+        if not seen and not self.inputs:
             return set()
         rows = base.execute(
             f"SELECT DISTINCT {EVENT_TYPE} FROM checked_rows"
             f" WHERE reason IS NULL AND {EVENT_TYPE} IS NOT NULL"
         ).fetchall()
         found = {kind for (kind,) in rows}
-        self.dropped.absent_types.update(set(self.seen.event_types) - found)
+        self.dropped.absent_types.update(set(seen) - found)
         return found
 
     @property
-    def _is_seen(self) -> str:
-        """One more column of a query, or nothing if all events count as seen."""
-        return f", {_IS_SEEN}" if self.seen else ""
+    def _masks(self) -> str:
+        """More columns of a query: whether events count as seen and whether the model sees them."""
+        return (f", {_IS_SEEN}" if self.seen else "") + (f", {_IS_INPUT}" if self.inputs else "")
 
     @property
     def _event(self) -> str:
@@ -179,11 +191,17 @@ class LogHistories(FileHistories):
             ) USING ({USER_ID})"""
         base.execute(f"""CREATE VIEW encoded AS
             SELECT {USER_ID}, coalesce({ITEM_INDEX}, {PAD})::BIGINT AS {ITEM_INDEX}, {TIMESTAMP},
-                   place{self._is_seen}
+                   place{self._masks}
             FROM events LEFT JOIN vocabulary USING ({ITEM_ID}) {active}""")
         unknown = f"SELECT count(*) FROM encoded WHERE {ITEM_INDEX} = {PAD}"
         self.dropped.unknown_items = scalar(base, unknown)
         return scalar(base, f"SELECT count(DISTINCT {USER_ID}) FROM encoded")
+
+
+def _are_of(base: duckdb.DuckDBPyConnection, name: str, types: Sequence[str]) -> str:
+    """The condition that an event is of some types, which become a table of this name."""
+    base.register(name, pa.table({EVENT_TYPE: types}))
+    return f"coalesce({EVENT_TYPE} IN (FROM {name}), false)"
 
 
 def _grouped(reader: pa.RecordBatchReader) -> Iterator[UserHistories]:
@@ -204,8 +222,9 @@ def _grouped(reader: pa.RecordBatchReader) -> Iterator[UserHistories]:
 
 def _histories(user_id: pa.Array, rows: pa.Table, offsets: NDArray[np.int64]) -> UserHistories:
     """The histories of some users, whose rows begin at the offsets."""
-    seen = rows[_IS_SEEN].to_numpy() if _IS_SEEN in rows.column_names else None
-    return UserHistories.without_pad(user_id, rows[ITEM_INDEX].to_numpy(), offsets, seen)
+    names = rows.column_names
+    masks = (rows[name].to_numpy() if name in names else None for name in (_IS_SEEN, _IS_INPUT))
+    return UserHistories(user_id, rows[ITEM_INDEX].to_numpy(), offsets, *masks).without_pad()
 
 
 def _runs(rows: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.bundles.description import BUNDLE_INPUTS
 from pipeline.config.seen_rule import SeenEvents
+from pipeline.logs.chosen_types import chosen_types
 from pipeline.logs.validation import IdTypes
 from pipeline.schema import (
     EVENT_TYPE_INDEX,
@@ -28,7 +31,7 @@ from pipeline.schema import (
     TIMESTAMPS,
     USER_ID,
 )
-from pipeline.scoring.history_source import OpenedHistories, no_event_types, no_such_types
+from pipeline.scoring.history_source import OpenedHistories
 from pipeline.scoring.user_histories import DroppedRows, Integers, UserHistories
 from pipeline.storage.prepared_folder import (
     count_users,
@@ -48,12 +51,14 @@ class PreparedHistories:
         folder: The prepared folder.
         active_since: Only users with an event from this instant on; None for all users.
         seen: Which events count as seen; None for all.
+        inputs: Types of the events that the model sees; empty for all events.
         dropped: See `HistorySource`; `prepare` has left out what is to be left out.
     """
 
     folder: Path
     active_since: datetime | None
     seen: SeenEvents | None = None
+    inputs: tuple[str, ...] = ()
     dropped: DroppedRows = field(default_factory=DroppedRows)
 
     @property
@@ -92,12 +97,13 @@ class PreparedHistories:
         """See `HistorySource`.
 
         Raises:
-            ConfigError: types of events count as seen, and the folder has none of them, or none.
+            ConfigError: types of events count as seen or are the model's inputs, and the folder
+                has none of them.
         """
-        types = self._seen_types()
+        types = _ChosenTypes(self._seen_types(), self._input_types())
         since = self.active_since or (self.seen and self.seen.since)
         columns = [USER_ID, ITEM_INDEX] + ([TIMESTAMPS] if since else [])
-        columns += [] if types is None else [EVENT_TYPE_INDEX]
+        columns += [] if types.seen is None and types.inputs is None else [EVENT_TYPE_INDEX]
         users = None if self.active_since else count_users(self.folder)
         batches = read_sequences(self.folder, columns, _BATCH_ROWS)
         index_of = self._index_of(items)
@@ -107,15 +113,18 @@ class PreparedHistories:
         """The indices of the types of events that count as seen; None for all."""
         if self.seen is None or not self.seen.event_types:
             return None
+        names, wanted = event_type_names(self.folder), self.seen.event_types
+        types = chosen_types(wanted, names, "score.exclude_seen", self.where)
+        found = [] if names is None else names.to_pylist()
+        self.dropped.absent_types.update(set(wanted) - set(found))
+        return types
+
+    def _input_types(self) -> Integers | None:
+        """The indices of the types of events that the model sees; None for all."""
+        if not self.inputs:
+            return None
         names = event_type_names(self.folder)
-        if names is None:
-            raise no_event_types(self.where)
-        wanted = pa.array(self.seen.event_types, names.type)
-        index = pc.index_in(wanted, value_set=names)
-        self.dropped.absent_types.update(wanted.filter(index.is_null()).to_pylist())
-        if index.null_count == len(index):
-            raise no_such_types(self.seen, self.where, names.to_pylist())
-        return index.drop_null().to_numpy().astype(np.int64) + 1
+        return chosen_types(self.inputs, names, BUNDLE_INPUTS, self.where)
 
     def _index_of(self, items: pa.Table) -> Integers | None:
         """A bundle's index of each prepared index, or PAD; None where all are equal."""
@@ -129,17 +138,18 @@ class PreparedHistories:
         return np.concatenate([[0], pc.add(index, 1).fill_null(0).to_numpy()]).astype(np.int64)
 
     def _histories(
-        self, batch: pa.RecordBatch, index_of: Integers | None, types: Integers | None
+        self, batch: pa.RecordBatch, index_of: Integers | None, types: "_ChosenTypes"
     ) -> UserHistories:
         lists = batch[ITEM_INDEX]
         lengths = lists.value_lengths().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         items = lists.flatten().to_numpy().astype(np.int64)
-        seen = self._are_seen(batch, types)
+        masks = self._are_seen(batch, types.seen), _are_of(types.inputs, batch)
         if index_of is None:
-            histories = UserHistories(batch[USER_ID], items, offsets, seen)
+            histories = UserHistories(batch[USER_ID], items, offsets, *masks)
         else:
-            histories = UserHistories.without_pad(batch[USER_ID], index_of[items], offsets, seen)
+            encoded = UserHistories(batch[USER_ID], index_of[items], offsets, *masks)
+            histories = encoded.without_pad()
         self.dropped.unknown_items += len(items) - len(histories.items)
         if self.active_since is None:
             return histories
@@ -147,13 +157,25 @@ class PreparedHistories:
 
     def _are_seen(self, batch: pa.RecordBatch, types: Integers | None) -> NDArray[np.bool_] | None:
         """Which events count as seen, bool (events,); None for all."""
-        of_type = None
-        if types is not None:
-            of_type = np.isin(batch[EVENT_TYPE_INDEX].flatten().to_numpy(), types)
+        of_type = _are_of(types, batch)
         if self.seen is None or self.seen.since is None:
             return of_type
         recent = _since(self.seen.since, batch[TIMESTAMPS])
         return recent if of_type is None else recent & of_type
+
+
+class _ChosenTypes(NamedTuple):
+    """The indices of the types of events that count as seen, and of the inputs; None for all."""
+
+    seen: Integers | None
+    inputs: Integers | None
+
+
+def _are_of(types: Integers | None, batch: pa.RecordBatch) -> NDArray[np.bool_] | None:
+    """Which events are of some types, bool (events,); None for all."""
+    if types is None:
+        return None
+    return np.isin(batch[EVENT_TYPE_INDEX].flatten().to_numpy(), types)
 
 
 def _any_since(instant: datetime, times: pa.Array, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:

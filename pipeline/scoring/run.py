@@ -107,6 +107,7 @@ def score(
         users=users,
         active_within_days=settings.active_within_days,
         seen_rule=settings.seen_rule,
+        input_types=bundle.description.input_types,
         recent_popularity=settings.popular_within_days is not None,
         skip_bad_files=skip_bad_files,
         resources=resources.model_copy(update={"threads": settings.threads}),

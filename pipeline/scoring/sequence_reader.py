@@ -210,7 +210,7 @@ class SequenceHistories(FileHistories):
         self.dropped.by_reason["null item_id"] += int(null.sum())
         self.dropped.unknown_items += int(((items == PAD) & ~late & ~null).sum())
         items[late] = PAD
-        return UserHistories.without_pad(user_id, items, offsets, seen).filter(active)
+        return UserHistories(user_id, items, offsets, seen).without_pad().filter(active)
 
     def _batches(self, file: LogFile) -> Iterator[pa.RecordBatch]:
         """The rows of a file, with ids as in `types` and times in UTC; null lists are empty.

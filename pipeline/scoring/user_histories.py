@@ -1,5 +1,6 @@
 """Users' histories as flat arrays of item indices, and their division into parts."""
 
+import builtins
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.schema import PAD
 
 Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 # A part holds at most this many users and events, which bounds the memory.
 PART_USERS = 65_536
@@ -88,59 +90,47 @@ class UserHistories:
         items: (events,) item indices of all users, one user after another; never PAD.
         offsets: (N+1,) the positions in `items` where each user's items begin, and the end.
         is_seen: (events,) which of them make an item one that its user has seen; None for all.
+        is_input: (events,) which of them the model sees; None for all.
     """
 
     user_id: pa.Array
     items: Integers
     offsets: Integers
-    is_seen: NDArray[np.bool_] | None = None
+    is_seen: Mask | None = None
+    is_input: Mask | None = None
 
     def __len__(self) -> int:
         return len(self.user_id)
 
-    @classmethod
-    def without_pad(
-        cls,
-        user_id: pa.Array,
-        items: Integers,
-        offsets: Integers,
-        is_seen: NDArray[np.bool_] | None = None,
-    ) -> Self:
-        """Histories without the PAD that stands for items unknown to the bundle."""
-        return cls(user_id, items, offsets, is_seen).only(items != PAD)
+    def without_pad(self) -> Self:
+        """The same without the PAD that stands for items unknown to the bundle."""
+        return self.only(self.items != PAD)
 
     def seen(self) -> Self:
         """The same users' events that count as seen, alone."""
         return self if self.is_seen is None else self.only(self.is_seen)
 
-    def only(self, kept: NDArray[np.bool_]) -> Self:
+    def inputs(self) -> Self:
+        """The same users' events that the model sees, alone."""
+        return self if self.is_input is None else self.only(self.is_input)
+
+    def only(self, kept: Mask) -> Self:
         """The same users with some of their events, (events,)."""
         before = np.concatenate([[0], np.cumsum(kept)])
-        is_seen = None if self.is_seen is None else self.is_seen[kept]
-        return type(self)(self.user_id, self.items[kept], before[self.offsets], is_seen)
+        return self._picked(self.user_id, before[self.offsets], kept)
 
-    def filter(self, keep: NDArray[np.bool_]) -> "UserHistories":
+    def filter(self, keep: Mask) -> Self:
         """Only the users where the (N,) mask is true."""
         lengths = self.lengths
-        kept = np.repeat(keep, lengths)
-        return UserHistories(
-            self.user_id.filter(pa.array(keep)),
-            self.items[kept],
-            np.concatenate([[0], np.cumsum(lengths[keep])]),
-            None if self.is_seen is None else self.is_seen[kept],
-        )
+        offsets = np.concatenate([[0], np.cumsum(lengths[keep])])
+        return self._picked(self.user_id.filter(pa.array(keep)), offsets, np.repeat(keep, lengths))
 
-    def take(self, users: Integers) -> "UserHistories":
+    def take(self, users: Integers) -> Self:
         """The users at some positions, in their order."""
         lengths = self.lengths[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
-        return UserHistories(
-            self.user_id.take(pa.array(users)),
-            self.items[places],
-            offsets,
-            None if self.is_seen is None else self.is_seen[places],
-        )
+        return self._picked(self.user_id.take(pa.array(users)), offsets, places)
 
     @property
     def lengths(self) -> Integers:
@@ -151,12 +141,14 @@ class UserHistories:
         """The users from `begin` up to, but without, `end`."""
         offsets = self.offsets[begin : end + 1]
         events = slice(offsets[0], offsets[-1])
-        return UserHistories(
-            self.user_id[begin:end],
-            self.items[events],
-            offsets - offsets[0],
-            None if self.is_seen is None else self.is_seen[events],
-        )
+        return self._picked(self.user_id[begin:end], offsets - offsets[0], events)
+
+    def _picked(
+        self, user_id: pa.Array, offsets: Integers, events: "Mask | Integers | builtins.slice"
+    ) -> Self:
+        """Other users and offsets, with some of the events."""
+        masks = (mask if mask is None else mask[events] for mask in (self.is_seen, self.is_input))
+        return type(self)(user_id, self.items[events], offsets, *masks)
 
 
 def split_parts(
@@ -186,10 +178,9 @@ def split_parts(
 
 
 def join_histories(several: list[UserHistories]) -> UserHistories:
-    """Histories of users one after another, at least one; all or none with `is_seen`."""
+    """Histories of users one after another, at least one; all or none of them with a mask."""
     if len(several) == 1:
         return several[0]
-    masks = [each.is_seen for each in several if each.is_seen is not None]
     begins = np.cumsum([0, *(len(each.items) for each in several[:-1])])
     return UserHistories(
         pa.concat_arrays([each.user_id for each in several]),
@@ -197,8 +188,14 @@ def join_histories(several: list[UserHistories]) -> UserHistories:
         np.concatenate(
             [[0], *(each.offsets[1:] + begin for each, begin in zip(several, begins, strict=True))]
         ),
-        np.concatenate(masks) if masks else None,
+        _joined([each.is_seen for each in several]),
+        _joined([each.is_input for each in several]),
     )
+
+
+def _joined(masks: list[Mask | None]) -> Mask | None:
+    given = [mask for mask in masks if mask is not None]
+    return np.concatenate(given) if given else None
 
 
 def _part_end(histories: UserHistories, users: int, events: int) -> int:

@@ -26,6 +26,7 @@ from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, publish_bu
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.bundles.sessions import open_session
 from pipeline.bundles.transfer import upload_bundle
+from pipeline.config.event_types_section import Names
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import ModelSettings
 from pipeline.data.prepared import read_histories
@@ -47,7 +48,8 @@ def export(
     evaluated: Evaluated,
     model: ModelSettings,
     limits: ExportSettings,
-    mask_seen: bool,
+    mask_seen: bool | Names,
+    inputs: Names,
     locations: RunLocations,
     provenance: Mapping[str, Any],
     threads: Threads,
@@ -60,7 +62,9 @@ def export(
         evaluated: Their metrics, for `bundle.json`.
         model: The network.
         limits: When an export fails the check.
-        mask_seen: Whether the check of float16 leaves out what a user has already seen.
+        mask_seen: `evaluate.mask_seen`: whether the check of float16 leaves out what a user has
+            already seen, of which it knows the items of the sequence alone.
+        inputs: Types of the events that the model sees; empty for all events.
         locations: Where bundles are.
         provenance: All settings of the run, as JSON values, for `bundle.json`.
         threads: CPU threads of PyTorch.
@@ -84,11 +88,13 @@ def export(
         for name in (WEIGHTS, HELD_OUT_WEIGHTS):
             shutil.copyfile(trained.folder / name, staging / name)
         shutil.copyfile(prepared.folder / ITEMS_FILE, staging / ITEMS)
-        parity = measure_parity(prepared, limits, network, staging / ENCODER)
+        parity = measure_parity(prepared, limits, inputs, network, staging / ENCODER)
         fp16 = None
         if limits.fp16:
             length = config.MAX_ITEM_LIST_LENGTH
-            fp16 = check_float16(prepared, limits, staging, length=length, mask_seen=mask_seen)
+            fp16 = check_float16(
+                prepared, limits, staging, inputs, length=length, mask_seen=bool(mask_seen)
+            )
         described = BundleDescription(
             model_version=_model_version(locations.run_date, staging, evaluated),
             created_at=datetime.now(UTC),
@@ -135,7 +141,7 @@ def _remove_abandoned(models: Path) -> None:
 
 
 def measure_parity(
-    prepared: Prepared, limits: ExportSettings, network: FEARec, encoder: Path
+    prepared: Prepared, limits: ExportSettings, inputs: Names, network: FEARec, encoder: Path
 ) -> Parity:
     """Compare an encoder file with PyTorch on the users' sequences, as they will be scored.
 
@@ -144,10 +150,11 @@ def measure_parity(
     Raises:
         ExportParityError: they differ.
     """
-    histories = read_histories(prepared.folder)
+    histories = read_histories(prepared.folder, inputs)
     ends = histories.offsets[1:][histories.offsets.diff() > 0]
     if len(ends) < limits.parity_sequences:
         ends = torch.arange(1, len(histories.items) + 1)
+    ends = ends[histories.with_inputs(ends)]
     count = min(limits.parity_sequences, len(ends))
     positions = ends[torch.linspace(0, len(ends) - 1, count).long()]
     session = open_session(encoder, "cpu")

@@ -11,6 +11,7 @@ import onnxruntime
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.float16 import with_every_rounding
 from pipeline.bundles.sessions import open_session
+from pipeline.config.event_types_section import Names
 from pipeline.config.export_section import ExportSettings
 from pipeline.data.prepared import read_histories
 from pipeline.errors import ExportParityError
@@ -26,7 +27,13 @@ Array = npt.NDArray[Any]
 
 
 def check_float16(
-    prepared: Prepared, limits: ExportSettings, folder: Path, *, length: int, mask_seen: bool
+    prepared: Prepared,
+    limits: ExportSettings,
+    folder: Path,
+    inputs: Names,
+    *,
+    length: int,
+    mask_seen: bool,
 ) -> Float16Check:
     """Compare a bundle's float16 recommender with the float32 one, rounding where a GPU rounds.
 
@@ -34,15 +41,17 @@ def check_float16(
         prepared: The users whose recommendations are compared.
         limits: How many users, and how much must agree.
         folder: Holds both graphs.
+        inputs: Types of the events that the model sees; empty for all events.
         length: L.
         mask_seen: Whether to leave out what a user has already seen.
 
     Raises:
         ExportParityError: they agree less than the settings ask for, or a score is not a number.
     """
-    histories = read_histories(prepared.folder)
+    histories = read_histories(prepared.folder, inputs)
     begins, ends = histories.offsets[:-1], histories.offsets[1:]
     last = ends[ends - begins >= 2] - 1
+    last = last[histories.with_inputs(last)]
     count = min(limits.parity_sequences, len(last))
     last = last[np.linspace(0, len(last) - 1, count).astype(np.int64)]
     item_seq, item_seq_len = histories.windows(last, length)

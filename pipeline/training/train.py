@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from model.training.trainer import fit
 from model.training.weights import load_network, save_weights, warm_start
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.bundles.registry import RegisteredModel, local_bundle
+from pipeline.config.event_types_section import EventTypeSettings, Names
 from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories, read_vocabulary
@@ -52,8 +54,9 @@ def train(
     model: ModelSettings,
     training: TrainingConfig,
     held_out: HeldOut,
-    mask_seen: bool,
+    mask_seen: bool | Names,
     limits: PrepareSettings,
+    event_types: EventTypeSettings,
     champion: RegisteredModel | None,
     locations: RunLocations,
 ) -> Trained:
@@ -66,8 +69,9 @@ def train(
         model: The network.
         training: How it is trained.
         held_out: Which events the evaluated weights must not learn from.
-        mask_seen: Whether validation leaves out what a user has already seen.
+        mask_seen: `evaluate.mask_seen`: whether validation leaves out what a user has already seen.
         limits: The filter of users and items that the data went through.
+        event_types: What the types of events mean.
         champion: The model to start from; None starts from random weights.
         locations: The run's folders.
 
@@ -75,12 +79,15 @@ def train(
         InputError: no user has interactions to learn from, or to be evaluated on.
         BundleError: the champion's bundle cannot be read.
     """
-    split = split_histories(read_histories(prepared.folder), held_out, prepared)
+    seen_types = () if isinstance(mask_seen, bool) else mask_seen
+    histories = read_histories(prepared.folder, event_types.inputs, seen_types)
+    split = split_histories(histories, held_out, prepared)
     if not len(split.train):
         raise InputError(
             "nothing to train on",
             str(prepared.folder),
-            expected="a user with at least two interactions before those held out",
+            expected="a user with at least two interactions before those held out"
+            + (", the later of event_types.targets, the earlier of .inputs" if event_types else ""),
             found=f"{prepared.n_interactions} interactions of {prepared.n_users} users",
         )
     config = model.config(prepared.n_items)
@@ -89,16 +96,16 @@ def train(
         config.model_dump_json(),
         json.dumps(training.result_settings(), sort_keys=True),
         repr((mask_seen, held_out)),
+        event_types.model_dump_json(),
         prepared.content_hash,
         parent.model_version if parent else "",
     )
     folder = locations.training / hashlib.sha256("\n".join(training_key).encode()).hexdigest()[:12]
-    run = _TrainingRun(config, training, mask_seen, parent, folder)
+    run = _TrainingRun(config, training, bool(mask_seen), event_types.weights, parent, folder)
     with naming(folder):
         evaluated = run.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
         if training.refit:
-            everything = Split.nothing_held_out(split.histories)
-            run.fit(everything, WEIGHTS, epochs=evaluated.epoch)
+            run.fit(split.nothing_held_out(), WEIGHTS, epochs=evaluated.epoch)
         else:
             network = load_network(config, folder / HELD_OUT_WEIGHTS)
             _save_durably(network, folder / WEIGHTS)
@@ -147,6 +154,7 @@ class _TrainingRun:
     config: FEARecConfig
     training: TrainingConfig
     mask_seen: bool
+    weights: Mapping[str, float]  # of types of events
     parent: Bundle | None
     folder: Path
 
@@ -167,6 +175,7 @@ class _TrainingRun:
             split.valid,
             folder,
             epochs=epochs,
+            weights=split.weights(self.weights),
             start=start,
             mask_seen=self.mask_seen,
         )

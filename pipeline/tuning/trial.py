@@ -58,8 +58,9 @@ def known_to_training(settings: Settings, run_date: date, prepared: Prepared) ->
         InputError: there are no users to train, validate or evaluate on.
     """
     check_topk(settings.evaluate, prepared.n_items)
-    histories = read_histories(prepared.folder)
-    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
+    inputs, seen = settings.event_types.inputs, settings.evaluate.seen_types
+    histories = read_histories(prepared.folder, inputs, seen)
+    held_out = held_out_events(settings, run_date)
     known = split_histories(histories, held_out, prepared).without_test()
     for targets, lack in (
         (known.train, "nothing to train on"),
@@ -96,7 +97,8 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
         known.train,
         known.valid,
         run.folder,
-        mask_seen=run.settings.evaluate.mask_seen,
+        weights=known.weights(run.settings.event_types.weights),
+        mask_seen=bool(run.settings.evaluate.mask_seen),
         progress=not draws_bars(),  # it would be drawn over the search's
         on_epoch=on_epoch,
     )

@@ -251,8 +251,9 @@ class _Search:
                 settings.model,
                 settings.train,
                 settings.evaluate,
-                held_out_events(settings.evaluate, self.run_date, settings.time_zone),
+                held_out_events(settings, self.run_date),
                 settings.prepare,
+                settings.event_types.inputs,
                 champion=None,
             ),
         )
@@ -273,8 +274,10 @@ def _resume_key(
     settings: Settings, run_date: date, space: Space, prepared: Prepared
 ) -> dict[str, Any]:
     """Everything that decides the trials and their results, by name."""
-    network = settings.model.config(prepared.n_items).model_dump(mode="json")
-    training = settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS)
+    sections = {
+        "model": settings.model.config(prepared.n_items).model_dump(mode="json"),
+        "train": settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS),
+    }
     evaluation = settings.evaluate
     return {
         "the data": prepared.content_hash,
@@ -282,18 +285,15 @@ def _resume_key(
         "tune.prune": settings.tune.prune,
         "evaluate.mask_seen": evaluation.mask_seen,
         "evaluate.split": [
-            *evaluation.held_out,
+            *evaluation.held_out_for(settings.event_types.targets),
             *([run_date] if evaluation.split == "time" else []),
         ],
+        "event_types": settings.event_types.model_dump(mode="json"),
         **{f"the params file's {name}": describe(each) for name, each in space.parameters.items()},
         **{
-            f"model.{name}": value
-            for name, value in network.items()
-            if name not in space.parameters
-        },
-        **{
-            f"train.{name}": value
-            for name, value in training.items()
+            f"{section}.{name}": value
+            for section, values in sections.items()
+            for name, value in values.items()
             if name not in space.parameters
         },
     }

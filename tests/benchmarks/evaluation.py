@@ -75,8 +75,9 @@ def main() -> None:
             settings.model,
             settings.train,
             settings.evaluate,
-            held_out_events(settings.evaluate, DAY, settings.time_zone),
+            held_out_events(settings, DAY),
             settings.prepare,
+            settings.event_types.inputs,
             champion=None,
         )
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu

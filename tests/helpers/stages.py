@@ -75,9 +75,10 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
         prepared,
         settings.model,
         settings.train,
-        held_out_events(settings.evaluate, run_date, settings.time_zone),
+        held_out_events(settings, run_date),
         settings.evaluate.mask_seen,
         settings.prepare,
+        settings.event_types,
         champion_before(given) if settings.train.warm_start else None,
         given,
     )
@@ -98,8 +99,9 @@ def evaluate(
         settings.model,
         settings.train,
         settings.evaluate,
-        held_out_events(settings.evaluate, run_date, settings.time_zone),
+        held_out_events(settings, run_date),
         settings.prepare,
+        settings.event_types.inputs,
         champion,
     )
 
@@ -109,7 +111,7 @@ def evaluate_bundle(
 ) -> Evaluated:
     from pipeline.evaluation.evaluate_bundle import evaluate_bundle as evaluate_stage
 
-    held_out = held_out_events(settings.evaluate, run_date, settings.time_zone)
+    held_out = held_out_events(settings, run_date)
     provider = settings.score.provider
     return evaluate_stage(bundle, prepared, settings.train, settings.evaluate, held_out, provider)
 
@@ -126,6 +128,7 @@ def export(
         settings.model,
         settings.export,
         settings.evaluate.mask_seen,
+        settings.event_types.inputs,
         locations(settings, run_date),
         settings.model_dump(mode="json"),
     )

@@ -150,19 +150,32 @@ class CheckData(Stage[Checked]):
     checks: CheckSettings
     locations: RunLocations
     time_zone: str
+    targets: tuple[str, ...] = ()  # types of the events that lists are measured by
     overrule: bool = False  # what would hold the run only warns
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "CheckData":
         """See `Stage`."""
-        return cls(done[Ingest], done[Prepare], settings.checks, locations, settings.time_zone)
+        return cls(
+            done[Ingest],
+            done[Prepare],
+            settings.checks,
+            locations,
+            settings.time_zone,
+            settings.event_types.targets,
+        )
 
     def run(self) -> Checked:
         """See `Stage`."""
         from pipeline.data.checks import check_data
 
         checked = check_data(
-            self.ingested.result, self.prepared.result, self.checks, self.locations, self.time_zone
+            self.ingested.result,
+            self.prepared.result,
+            self.checks,
+            self.locations,
+            self.time_zone,
+            self.targets,
         )
         checked = checked.overruled() if self.overrule else checked
         log_failures(checked.checks)

@@ -14,6 +14,7 @@ from pipeline.bundles.registry import (
     champion_before,
     local_bundle,
 )
+from pipeline.config.event_types_section import EventTypeSettings, Names
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import (
     EvaluateSettings,
@@ -44,8 +45,9 @@ class Train(Stage[Trained]):
     model: ModelSettings
     training: TrainingConfig
     held_out: HeldOut
-    mask_seen: bool
+    mask_seen: bool | Names
     limits: PrepareSettings
+    event_types: EventTypeSettings
     champion: RegisteredModel | None
     locations: RunLocations
 
@@ -56,9 +58,10 @@ class Train(Stage[Trained]):
             done[Prepare],
             settings.model,
             settings.train,
-            _held_out(settings, locations),
+            held_out_events(settings, locations.run_date),
             settings.evaluate.mask_seen,
             settings.prepare,
+            settings.event_types,
             champion_before(locations) if settings.train.warm_start else None,
             locations,
         )
@@ -108,6 +111,7 @@ class Train(Stage[Trained]):
             self.held_out,
             self.mask_seen,
             self.limits,
+            self.event_types,
             self.champion,
             self.locations,
         )
@@ -142,6 +146,7 @@ class Evaluate(Stage[Evaluated]):
     evaluation: EvaluateSettings
     held_out: HeldOut
     limits: PrepareSettings
+    inputs: Names
     champion: RegisteredModel | None
     locations: RunLocations
 
@@ -154,8 +159,9 @@ class Evaluate(Stage[Evaluated]):
             settings.model,
             settings.train,
             settings.evaluate,
-            _held_out(settings, locations),
+            held_out_events(settings, locations.run_date),
             settings.prepare,
+            settings.event_types.inputs,
             champion_before(locations),
             locations,
         )
@@ -178,6 +184,7 @@ class Evaluate(Stage[Evaluated]):
             self.evaluation,
             self.held_out,
             self.limits,
+            self.inputs,
             champion,
         )
 
@@ -194,7 +201,8 @@ class Export(Stage[Exported]):
     evaluated: StageRecord[Evaluated]
     model: ModelSettings
     limits: ExportSettings
-    mask_seen: bool
+    mask_seen: bool | Names
+    inputs: Names
     locations: RunLocations
     provenance: dict[str, Any] = field(metadata=NOT_IN_KEY)
     training: TrainingConfig = field(metadata=NOT_IN_KEY)
@@ -209,6 +217,7 @@ class Export(Stage[Exported]):
             settings.model,
             settings.export,
             settings.evaluate.mask_seen,
+            settings.event_types.inputs,
             locations,
             settings.model_dump(mode="json"),
             settings.train,
@@ -230,6 +239,7 @@ class Export(Stage[Exported]):
             self.model,
             self.limits,
             self.mask_seen,
+            self.inputs,
             self.locations,
             self.provenance,
             self.training.threads,
@@ -244,7 +254,3 @@ class Export(Stage[Exported]):
 def is_challenged(done: RunResults) -> bool:
     """Whether a run trains a model that may replace the champion: nothing has held it so far."""
     return not done[CheckData].result.held_by and done.unfit is None
-
-
-def _held_out(settings: Settings, locations: RunLocations) -> HeldOut:
-    return held_out_events(settings.evaluate, locations.run_date, settings.time_zone)

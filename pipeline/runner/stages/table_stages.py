@@ -93,10 +93,12 @@ class Score(Stage[Scored]):
         """See `Stage`; parts of a run that was cut short are kept."""
         prepared = self.prepared.result
         seen = self.score.seen_on(RunDay(self.locations.run_date, self.time_zone))
+        bundle = Bundle.load(self.gated.result.bundle)
+        inputs = bundle.description.input_types
         run = partial(
             score_histories,
-            PreparedHistories(prepared.folder, self.active_since, seen),
-            Bundle.load(self.gated.result.bundle),
+            PreparedHistories(prepared.folder, self.active_since, seen, inputs),
+            bundle,
             self.locations.parts,
             self.score,
             run_date=self.locations.run_date,

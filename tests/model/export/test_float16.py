@@ -317,7 +317,7 @@ def prepared(tmp_path: Path) -> Prepared:
 
 def check(prepared: Prepared, folder: Path, **limits: Any) -> Float16Check:
     return check_float16(
-        prepared, ExportSettings(fp16=True, **limits), folder, length=L, mask_seen=True
+        prepared, ExportSettings(fp16=True, **limits), folder, (), length=L, mask_seen=True
     )
 
 

@@ -44,12 +44,13 @@ def test_chunks_give_the_value_and_the_gradients_of_the_whole(
         torch.randn(count, 5, dtype=torch.float64, requires_grad=True),
         torch.randn(n_items, 5, dtype=torch.float64, requires_grad=True),
     ]
-    whole = plain_cross_entropy(*inputs, target)
-    chunked = chunked_cross_entropy(inputs[0], inputs[1], target, chunk)
-    torch.testing.assert_close(chunked, whole)
-    gradients = (torch.autograd.grad(3 * loss, inputs) for loss in (chunked, whole))
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs)
+    for weight in (None, 0.1 + torch.rand(count, dtype=torch.float64)):
+        whole = plain_cross_entropy(*inputs, target, weight)
+        chunked = chunked_cross_entropy(inputs[0], inputs[1], target, chunk, weight)
+        torch.testing.assert_close(chunked, whole)
+        gradients = (torch.autograd.grad(3 * loss, inputs) for loss in (chunked, whole))
+        for mine, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_large_logits_do_not_overflow() -> None:

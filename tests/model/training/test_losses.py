@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.config import FEARecConfig
 from model.network.fearec import FEARec
-from model.training.losses import info_nce, spectral_distance, training_loss
+from model.training.losses import info_nce, next_item_loss, spectral_distance, training_loss
 
 V, L, D, B = 31, 10, 8, 7
 steady = settings(deadline=None)
@@ -205,3 +205,22 @@ def test_the_loss_under_bfloat16_autocast_is_near_that_of_float32(
     mixed.backward()
     assert mixed.item() == pytest.approx(exact.item(), rel=0.05)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ce_chunk_size": 7}, {"loss_type": "BPR", "sample_num": 3}], ids=str
+)
+def test_a_sample_of_twice_the_weight_counts_as_two(changes: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    model = FEARec(FEARecConfig(n_items=30, MAX_ITEM_LIST_LENGTH=6, **changes))
+    output, target = torch.randn(4, 64), torch.tensor([3, 9, 9, 20])
+    negatives = torch.randint(1, 30, (4, 3))
+    twice = torch.tensor([0, 1, 1, 2, 3])
+    plain = next_item_loss(model, output[twice], target[twice], negatives[twice])
+    weight = torch.tensor([1.0, 2.0, 1.0, 1.0])
+    weighted = next_item_loss(model, output, target, negatives, weight)
+    torch.testing.assert_close(weighted, plain)
+    unweighted = next_item_loss(model, output, target, negatives)
+    equal = next_item_loss(model, output, target, negatives, torch.full((4,), 5.0))
+    torch.testing.assert_close(equal, unweighted)
+    assert not torch.isclose(weighted, unweighted)

@@ -38,7 +38,7 @@ def evaluated(**ranks: Ranks) -> Evaluated:
         hits = torch.from_numpy(values)[:, None] == torch.arange(1, K + 1)
         metrics = user_metrics(hits, torch.ones(len(values), dtype=torch.int64), (K,))
         first = metrics[f"NDCG@{K}"] if first is None else first
-        sums[name] = MetricSums(V, (K,))
+        sums[name] = MetricSums((K,), V)
         sums[name].add(lists, metrics, first)
     means = {name: each.means(torch.ones(V, dtype=torch.int64)) for name, each in sums.items()}
     zeros = dict.fromkeys(means["model"], 0.0)

@@ -63,7 +63,8 @@ def check(
     settings: Settings, day: date, ingested: Ingested, prepared: Prepared, **checks: Any
 ) -> Checked:
     given = locations(settings, day)
-    return check_data(ingested, prepared, CheckSettings(**checks), given, settings.time_zone)
+    limits, targets = CheckSettings(**checks), settings.event_types.targets
+    return check_data(ingested, prepared, limits, given, settings.time_zone, targets)
 
 
 def outcomes(checked: Checked) -> dict[str, str]:

@@ -57,12 +57,12 @@ def in_test(split: Split) -> list[int]:
 
 
 def split_as_asked(settings: Settings, day: date, prepared: Prepared) -> Split:
-    held_out = held_out_events(settings.evaluate, day, settings.time_zone)
+    held_out = held_out_events(settings, day)
     return split_histories(read_histories(prepared.folder), held_out, prepared)
 
 
 def window(settings: Settings) -> tuple[datetime | None, datetime | None]:
-    held_out = held_out_events(settings.evaluate, DAY, settings.time_zone)
+    held_out = held_out_events(settings, DAY)
     return held_out.valid_from, held_out.test_from
 
 
@@ -162,7 +162,9 @@ def test_leave_one_out_takes_the_last_two(counts: list[int]) -> None:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=10))
 def test_the_refit_trains_on_everything(counts: list[int]) -> None:
     offsets = torch.tensor([0, *counts]).cumsum(0)
-    split = Split.nothing_held_out(EventHistories(torch.arange(int(offsets[-1])), offsets))
+    split = leave_one_out(
+        EventHistories(torch.arange(int(offsets[-1])), offsets)
+    ).nothing_held_out()
     assert_whole(split)
     assert not len(split.valid)
     assert not len(split.tested)

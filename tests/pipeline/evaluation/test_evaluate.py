@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -27,7 +28,7 @@ from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepared import read_histories
-from pipeline.data.splits import Split, leave_one_out
+from pipeline.data.splits import EventKinds, Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
 from pipeline.evaluation.evaluator import RankingProtocol, ScorerGroup, evaluate_scorers
@@ -56,7 +57,14 @@ def splits(draw: st.DrawFn) -> Split:
         flat += items[: cuts[1]] + beyond
     offsets = torch.tensor([0, *(len(items) for items in users)]).cumsum(0)
     histories = EventHistories(torch.tensor(flat, dtype=torch.int32), offsets)
-    return Split(histories, torch.tensor(valid), torch.tensor(test))
+    split = Split(histories, torch.tensor(valid), torch.tensor(test))
+    if not draw(st.booleans()):
+        return split
+    types = st.lists(st.integers(0, 2), min_size=len(flat), max_size=len(flat))
+    index = torch.tensor(draw(types), dtype=torch.int16)
+    histories = replace(histories, is_input=index != 1, is_seen=index != 2)
+    kinds = EventKinds(index, pa.array(["buy", "view"]))
+    return replace(split, histories=histories, is_target=index > 0, kinds=kinds)
 
 
 def by_last_item(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -65,21 +73,32 @@ def by_last_item(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
     return ((last * 7 + torch.arange(V) * 5) % 4 + item_seq_len[:, None]).float()
 
 
+def only(split: Split, mask: Tensor | None, begin: int, end: int) -> list[int]:
+    """The items of a range of which a mask is true."""
+    chosen = torch.arange(begin, end)
+    chosen = chosen if mask is None else chosen[mask[begin:end]]
+    return split.histories.items[chosen].tolist()
+
+
 def a_user_at_a_time(
-    split: Split, ranking: RankingProtocol, popularity: Popularity
+    split: Split, ranking: RankingProtocol, popularity: Popularity, targets: Tensor | None
 ) -> dict[str, Any]:
-    """The figures of `by_last_item` and the coverage, by plain sorts."""
+    """The figures of `by_last_item` and the coverage, by plain sorts, of some of the events."""
     hits, n_relevant, lists = [], [], []
-    for user in split.tested.tolist():
+    for user in range(len(split.ends)):
         begin, cut, end = (int(at[user]) for at in (split.begins, split.test_from, split.ends))
-        before = split.histories.items[begin:cut].tolist()
-        relevant = set(split.histories.items[cut:end].tolist())
+        before = only(split, split.histories.is_seen, begin, cut)
+        inputs = only(split, split.histories.is_input, begin, cut)
+        relevant = set(only(split, targets, cut, end))
+        if not relevant:
+            continue
         scores = popularity.order.tolist()
-        if before:
-            window = before[-ranking.length :]
+        if inputs:
+            window = inputs[-ranking.length :]
             row = torch.tensor([window + [0] * (ranking.length - len(window))])
             scores = by_last_item(row, torch.tensor([len(window)]))[0].tolist()
-        hidden = {0} | (set(before) if ranking.mask_seen else set())
+        # Who has no input gets the most popular items, whatever was seen.
+        hidden = {0} | (set(before) if ranking.mask_seen and inputs else set())
         order = sorted(set(range(V)) - hidden, key=lambda item: (-scores[item], item))
         best = (order + [0] * V)[: max(ranking.topk)]
         lists.append(best)
@@ -106,14 +125,21 @@ def test_figures_are_those_of_one_user_at_a_time(
     popularity = Popularity.learn(split.before(split.valid_from), V)
     ranking = RankingProtocol(V, 4, mask_seen, TOPK, batch_size)
     group = ScorerGroup({"model": by_last_item}, split, popularity, ranking)
-    sums = evaluate_scorers(group)["model"]
+    evaluated = evaluate_scorers(group)
+    sums = evaluated.all["model"]
     found = sums.means(popularity.counts)
-    expected = a_user_at_a_time(split, ranking, popularity)
+    expected = a_user_at_a_time(split, ranking, popularity, split.is_target)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    whole = evaluate_scorers(replace(group, ranking=replace(ranking, batch_size=99)))["model"]
+    for kind, of_type in evaluated.by_type.items():
+        assert split.kinds is not None
+        number = 1 + split.kinds.names.to_pylist().index(kind)
+        means = of_type["model"].user_means()
+        expected = a_user_at_a_time(split, ranking, popularity, split.kinds.index == number)
+        assert means == pytest.approx({name: expected[name] for name in means})
+    whole = evaluate_scorers(replace(group, ranking=replace(ranking, batch_size=99))).all["model"]
     assert whole.means(popularity.counts) == pytest.approx(found)
     assert whole.intervals(50, 1) == sums.intervals(50, 1)
-    if mask_seen:  # what was met before cannot be hit
+    if mask_seen and split.kinds is None:  # what was met before cannot be hit
         again = [
             set(split.histories.items[cut:end].tolist())
             <= set(split.histories.items[begin:cut].tolist())
@@ -265,7 +291,7 @@ def test_the_baselines_learn_from_training_alone(prepared: Prepared, trained: Tr
     scorers = {"co": CoOccurrence.learn(known, popularity)}
     group = ScorerGroup(scorers, split, popularity, ranking)
     with torch.inference_mode():
-        expected = evaluate_scorers(group)["co"].means(popularity.counts)
+        expected = evaluate_scorers(group).all["co"].means(popularity.counts)
     assert found.co_occurrence == pytest.approx(expected)
     assert found.popularity["Novelty@5"] <= found.model["Novelty@5"]
 

@@ -1,5 +1,6 @@
 """The realised hit rate: what users took of lists published before, by brute force."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,7 +60,12 @@ def test_it_is_what_brute_force_finds(
 ) -> None:
     columns = interactions_schema(pa.int64(), pa.string())
     rows = [
-        {"user_id": user, "item_id": item, "timestamp": START + timedelta(hours=hour)}
+        {
+            "user_id": user,
+            "item_id": item,
+            "timestamp": START + timedelta(hours=hour),
+            "event_type": str(hour),
+        }
         for user, item, hour in events
     ]
     published = [
@@ -79,10 +85,14 @@ def test_it_is_what_brute_force_finds(
         found = lists_before(given.warehouse, NEXT)
         assert found is not None
         assert found.run_date == DAY
-        taken = Taken(0, START, START + timedelta(hours=5))
-        result = realised_hits(found, taken, pa.chunked_array([POPULAR]), given)
+        taken = Taken(0, START, START + timedelta(hours=5), ())
+        popular = pa.chunked_array([POPULAR])
+        result = realised_hits(found, taken, popular, given)
+        bought = realised_hits(found, replace(taken, event_types=("1", "2")), popular, given)
     counted = [(user, item) for user, item, hour in events if 0 < hour < 5]
     assert result == pytest.approx(brute_force(lists, counted))
+    counted = [(user, item) for user, item, hour in events if hour in (1, 2)]
+    assert bought == pytest.approx(brute_force(lists, counted))
 
 
 def test_there_are_none_before_the_first(tmp_path: Path) -> None:

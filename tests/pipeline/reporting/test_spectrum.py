@@ -27,7 +27,7 @@ def spectra(folder: Path, **changes: Any) -> tuple[FEARec, list[LayerSpectrum]]:
     network = FEARec(config).eval()
     (folder / "bundle").mkdir()
     save_weights(network, folder / "bundle" / WEIGHTS)
-    described = SimpleNamespace(hyper_parameters=config.model_dump())
+    described = SimpleNamespace(hyper_parameters=config.model_dump(), input_types=())
     bundle = cast(Bundle, SimpleNamespace(path=folder / "bundle", description=described))
     return network, layer_spectra(bundle, write_prepared(folder / "prepared", HISTORIES))
 

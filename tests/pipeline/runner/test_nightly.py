@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -658,7 +659,8 @@ def test_only_parts_of_another_run_are_scored_anew(
     )
     stage = Score.of(settings, locations(settings, DAY), done)
     folder = locations(settings, DAY).parts
-    monkeypatch.setattr("pipeline.runner.stages.table_stages.Bundle.load", lambda path: path)
+    opened = SimpleNamespace(description=SimpleNamespace(input_types=()))
+    monkeypatch.setattr("pipeline.runner.stages.table_stages.Bundle.load", lambda path: opened)
 
     def resumes_to(error: Exception) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []

@@ -78,6 +78,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "prepare.history_days": (30, PREPARE),
     "prepare.user_inter_num_interval": ("[5,inf)", PREPARE),
     "prepare.item_inter_num_interval": ("[5,inf)", PREPARE),
+    "event_types.inputs": (["view"], TRAIN),
+    "event_types.targets": (["purchase"], CHECK),
+    "event_types.weights": ({"purchase": 3.0}, TRAIN),
     "model.preset": ("best", TRAIN),
     **{f"model.{name}": (value, TRAIN) for name, value in MODEL.items()},
     "train.epochs": (3, TRAIN),
@@ -230,8 +233,9 @@ def test_a_setting_redoes_exactly_what_depends_on_it(name: str) -> None:
     assert name in CHANGES, f"say here what a change of {name} redoes"
     value, first = CHANGES[name]
     given = {"model.fredom_type": "un"} if name == "model.fredom" else {}
+    given |= {"logs.event_type": "kind"} if name.startswith("event_types.") else {}
     expected = EVERY[EVERY.index(first) :] if first else []
-    if first == CHECK:  # which can hold the run, but changes nothing in the model
+    if name.startswith("checks."):  # which can hold the run, but changes nothing in the model
         expected = [stage for stage in expected if stage not in (TRAIN, EVALUATE, EXPORT)]
     assert redone(settings_with(**given), settings_with(**given, **{name: value})) == expected
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pipeline.scoring import batches as batches_module
 from pipeline.scoring.batches import batches, pad
 from pipeline.scoring.user_histories import UserHistories
-from tests.helpers.history_strategies import as_lists, seen_lists, some_histories
+from tests.helpers.history_strategies import as_lists, input_lists, seen_lists, some_histories
 
 
 @given(some_histories(), st.integers(1, 6), st.integers(1, 5), st.integers(1, 12), st.booleans())
@@ -18,7 +18,7 @@ def test_batches_hold_the_last_items_and_all_that_was_seen(
         found = list(
             batches(everybody, max_length=length, batch_size=size, exclude_seen=exclude_seen)
         )
-    lists, seen_by = as_lists(everybody), seen_lists(everybody)
+    lists, seen_by = input_lists(everybody), seen_lists(everybody)
     assert sorted(row for batch in found for row in batch.rows) == [
         row for row, items in enumerate(lists) if items
     ]

@@ -1,6 +1,7 @@
 """What counts as seen: by age, by the type of the event or both, beside plain Python."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import open_inputs
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.storage.resources import ResourceSettings
-from tests.helpers.history_strategies import seen_lists
+from tests.helpers.history_strategies import input_lists, seen_lists
 from tests.helpers.prepared_folders import write_prepared
 from tests.helpers.scoring_cases import (
     RUN_DATE,
@@ -77,16 +78,22 @@ def counts_as_seen(event: Event, rule: SeenRule | None) -> bool:
     return is_recent and (not rule.event_types or event[3] in rule.event_types)
 
 
-def seen_by_user(source: HistorySource, items: pa.Table, folder: Path) -> dict[int, list[int]]:
-    """The items that count as seen of every user, and a check that histories are whole."""
+def seen_and_read_by_user(
+    source: HistorySource, items: pa.Table, folder: Path
+) -> dict[int, tuple[list[int], list[int]]]:
+    """The items that count as seen of every user, and those that the model sees."""
     found = {}
     with source.open(items, folder) as opened:
         for part in opened.histories:
-            found.update(zip(part.user_id.to_pylist(), map(sorted, seen_lists(part)), strict=True))
+            lists = zip(map(sorted, seen_lists(part)), input_lists(part), strict=True)
+            found.update(zip(part.user_id.to_pylist(), lists, strict=True))
+            assert input_lists(part.inputs()) == input_lists(part)
     return found
 
 
-def log_source(path: Path, rule: SeenRule | None, logs: LogSettings = TYPED) -> HistorySource:
+def log_source(
+    path: Path, rule: SeenRule | None, inputs: tuple[str, ...] = (), logs: LogSettings = TYPED
+) -> HistorySource:
     return open_inputs([str(path)], skip_bad_files=False).histories(
         logs,
         run_date=RUN_DATE,
@@ -94,17 +101,24 @@ def log_source(path: Path, rule: SeenRule | None, logs: LogSettings = TYPED) -> 
         users=None,
         active_within_days=None,
         seen_rule=rule,
+        input_types=inputs,
         skip_bad_files=False,
         resources=ResourceSettings(threads=1),
     )
 
 
-@given(given=events, rule=st.none() | rules, limit=st.integers(1, 4))
-@tuned(deadline=None, max_examples=15)
+@given(
+    given=events,
+    rule=st.none() | rules,
+    limit=st.integers(1, 4),
+    inputs=st.sampled_from([(), ("view",), ("buy", "gift"), ("gift",)]),
+)
+@tuned(deadline=None, max_examples=25)
 def test_logs_and_prepared_histories_have_what_a_loop_finds(
     given: list[Event],
     rule: SeenRule | None,
     limit: int,
+    inputs: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("seen")
@@ -124,23 +138,28 @@ def test_logs_and_prepared_histories_have_what_a_loop_finds(
         1, "item_id", items["item_id"].take(pa.array(range(limit - 1, -1, -1)))
     )
     index = {item: place for place, item in enumerate(items["item_id"].to_pylist(), start=1)}
+    known = [[event for event in each if event[1] in index] for each in mine]
     expected = [
-        sorted(index[e[1]] for e in each if e[1] in index and counts_as_seen(e, rule))
-        for each in mine
+        (
+            sorted(index[event[1]] for event in each if counts_as_seen(event, rule)),
+            [index[event[1]] for event in each if not inputs or event[3] in inputs],
+        )
+        for each in known
     ]
     sources = [
         PreparedHistories(
-            folder / "prepared", None, rule.on(RunDay(RUN_DATE, "UTC")) if rule else None
+            folder / "prepared", None, rule.on(RunDay(RUN_DATE, "UTC")) if rule else None, inputs
         ),
-        log_source(write_typed(folder / "log.parquet", given), rule),
+        log_source(write_typed(folder / "log.parquet", given), rule, inputs),
     ]
     types = {event[3] for event in given}
     for source, ids in zip(sources, (range(len(users)), users), strict=True):
-        if rule and rule.event_types and not types.intersection(rule.event_types):
+        wanted = [rule.event_types if rule else (), inputs]
+        if any(some and not types.intersection(some) for some in wanted):
             with pytest.raises(ConfigError, match="no event is of a type that"):
-                seen_by_user(source, items, folder)
+                seen_and_read_by_user(source, items, folder)
             continue
-        found = seen_by_user(source, items, folder)
+        found = seen_and_read_by_user(source, items, folder)
         assert found == dict(zip(ids, expected, strict=True))
         assert source.dropped.absent_types == set(rule.event_types if rule else ()) - types
 
@@ -234,3 +253,63 @@ def test_another_rule_is_another_run(make_bundle: Callable[..., Bundle], tmp_pat
     run(path, bundle, tmp_path / "out", exclude_seen=["buy", "4 days"], **given)
     with pytest.raises(FearecError, match="exclude_seen is not what it was"):
         run(path, bundle, tmp_path / "out", exclude_seen=["buy", "5 days"], **given)
+
+
+def reading(bundle: Bundle, *types: str) -> Bundle:
+    """The same model, which sees events of some types alone."""
+    given = {"event_types": {"inputs": list(types)}}
+    return replace(bundle, description=bundle.description.model_copy(update={"settings": given}))
+
+
+@pytest.mark.parametrize("exclude", [True, False, "buy"])
+def test_a_model_of_some_types_reads_no_other_events(
+    exclude: Any, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = reading(make_bundle(tmp_path / "bundle", list(range(40))), "view")
+    path, given = some_log(tmp_path)
+    # A user of whom the model sees nothing gets what is popular, but for what was seen.
+    given = [*given, *((50, item, item, "buy") for item in range(5))]
+    write_typed(path, given)
+    settings = {"exclude_seen": exclude, "top_k": 12, "logs": TYPED, "because": True}
+    result = run(path, bundle, tmp_path / "out", **settings)
+    viewers = {event[0] for event in given if event[3] == "view"}
+    assert result.n_fallback == len({event[0] for event in given} - viewers) > 1
+    rule = ScoreSettings(exclude_seen=exclude).seen_rule
+    expected = {}
+    for user in {event[0] for event in given}:
+        mine = sorted((event for event in given if event[0] == user), key=time_of)
+        seen = {e[1] for e in mine if exclude is not False and counts_as_seen(e, rule)}
+        inputs: list[Any] = [event[1] for event in mine if event[3] == "view"]
+        every = brute_force(bundle, inputs, 40, exclude_seen=False)
+        expected[user] = [pair for pair in every if pair[0] not in seen][:12]
+    assert_rows(rows(tmp_path / "out"), expected)
+    views = {user: {e[1] for e in given if e[0] == user and e[3] == "view"} for user in expected}
+    for row in pq.read_table(tmp_path / "out").to_pylist():
+        assert row["because"] in views[row["user_id"]] or row["user_id"] not in viewers
+    # Only some items, by the same events.
+    pairs = [(user, item) for user in expected for item in range(0, 40, 3)]
+    table = pa.table([*zip(*pairs, strict=True)], names=["user_id", "item_id"])
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    listed = {**settings, "candidates": str(tmp_path / "pairs.parquet"), "top_k": 40}
+    run(path, bundle, tmp_path / "listed", **listed)
+    run(path, bundle, tmp_path / "every", **{**settings, "top_k": 40})
+    every = rows(tmp_path / "every")
+    some = {user: [pair for pair in mine if pair[0] % 3 == 0] for user, mine in every.items()}
+    assert_rows(rows(tmp_path / "listed"), some)
+
+
+def test_a_model_of_some_types_needs_events_with_types(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = reading(make_bundle(tmp_path / "bundle", [f"item{n}" for n in range(40)]), "rent")
+    path, _ = some_log(tmp_path)
+    with pytest.raises(ConfigError, match="of the bundle names types of events, which this input"):
+        run(path, bundle, tmp_path / "x")
+    path = write_sequences(tmp_path / "s.parquet", {"a": ["item1"]})
+    with pytest.raises(ConfigError, match="of the bundle names types of events, which this input"):
+        run(path, bundle, tmp_path / "x", logs=TYPED)
+    path, _ = some_log(tmp_path)
+    bundle = reading(make_bundle(tmp_path / "numbers", list(range(40))), "rent")
+    with pytest.raises(ConfigError, match="expected rent; found buy, view"):
+        run(path, bundle, tmp_path / "x", logs=TYPED)
+    assert not (tmp_path / "x").exists()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -5,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.scoring.user_histories import UserHistories, split_parts
-from tests.helpers.history_strategies import as_lists, seen_lists, some_histories
+from tests.helpers.history_strategies import as_lists, input_lists, seen_lists, some_histories
 
 
 @given(some_histories(), st.integers(1, 7), st.integers(1, 15), st.data())
@@ -41,9 +42,9 @@ def test_what_counts_as_seen_is_kept_with_its_events(
     assert as_lists(chosen.seen()) == expected
     unknown = data.draw(st.sets(st.integers(1, 9)), label="unknown items")
     indices = np.where(np.isin(everybody.items, list(unknown)), 0, everybody.items)
-    known = UserHistories.without_pad(
-        everybody.user_id, indices, everybody.offsets, everybody.is_seen
-    )
-    assert seen_lists(known) == [
-        [item for item in items if item not in unknown] for items in seen_lists(everybody)
-    ]
+    known = replace(everybody, items=indices).without_pad()
+    for lists in (seen_lists, input_lists):
+        assert lists(known) == [
+            [item for item in items if item not in unknown] for items in lists(everybody)
+        ]
+    assert as_lists(chosen.inputs()) == input_lists(chosen)

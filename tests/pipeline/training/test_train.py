@@ -70,6 +70,7 @@ class Champion:
         self.description = SimpleNamespace(
             settings={"evaluate": {"topk": [5]}},
             files={HELD_OUT_WEIGHTS: ""},
+            input_types=(),
             data=SimpleNamespace(last_event=NOON - timedelta(days=1)),
         )
 

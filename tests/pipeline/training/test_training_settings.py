@@ -129,7 +129,7 @@ def night(folder: Path, name: str, value: Any) -> Any:
         return Fitted(FEARec(CONFIG), 3, 0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.training.train, "read_histories", lambda folder: HISTORIES)
+        patch.setattr(pipeline.training.train, "read_histories", lambda *given: HISTORIES)
         patch.setattr("pipeline.runner.stages.model_stages.champion_before", no_champion)
         patch.setattr(pipeline.training.train, "fit", run)
         patch.setattr(pipeline.training.train, "load_network", lambda config, path: FEARec(config))

@@ -222,7 +222,7 @@ def test_the_metrics_are_those_of_the_best_weights(config: Path) -> None:
     histories = read_histories(out / "data")
     values: dict[str, Any] = dict.fromkeys(Prepared.__dataclass_fields__, 0)
     prepared = Prepared(**{**values, "folder": out / "data"})
-    held_out = held_out_events(settings.evaluate, DAY, settings.time_zone)
+    held_out = held_out_events(settings, DAY)
     split = split_histories(histories, held_out, prepared)
     weights = out / "trials" / f"{tuned.best:05d}" / "held_out.safetensors"
     network = load_network(settings.model.config(ITEMS + 1), weights)
