@@ -48,6 +48,8 @@ from tests.helpers.stages import ingest, locations, read_champion, table_uri
 
 skip_without_server()
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 
 CHANGES = ((StoreFolder, "upload"), (Folder, "remove"))
@@ -332,8 +334,6 @@ class Blocked:
             raise ImportError(f"{name} must not be imported by the scoring path")
 sys.meta_path.insert(0, Blocked())
 from pipeline.scoring.cli import app
-
-pytestmark = pytest.mark.usefixtures("shared_traces")
 app()
 """
     command = [sys.executable, "-c", blocked, f"{bucket}/logs/*/a.parquet"]
