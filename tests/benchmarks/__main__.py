@@ -14,6 +14,7 @@ BENCHMARKS = (
     "evaluation",
     "data",
     "related",
+    "scale_out",
     "sharing",
 )
 

@@ -191,6 +191,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_damaged_checkpoint_counts_as_none(
+    tmp_path: Path, four_epochs: FEARec, name: str
+) -> None:
+    train(tmp_path, epochs=2, valid=None)
+    checkpoint = tmp_path / name
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1  # amid the weights, which PyTorch's own reader takes as they are
+    checkpoint.write_bytes(content)
+    assert same(train(tmp_path, epochs=4, valid=None).network, four_epochs)
+
+
 @pytest.mark.slow
 def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(
     tmp_path: Path, four_epochs: FEARec

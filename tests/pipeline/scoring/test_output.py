@@ -267,6 +267,7 @@ def test_no_file_outside_the_output_is_removed_whatever_its_manifest_lists(
     manifest = json.loads((out / "_manifest.json").read_text())
     listed = str(outside) if absolute else "../precious.parquet"
     manifest["parts"][listed] = manifest["parts"]["part-00000.parquet"]
+    manifest["checksum"] = None  # as version 0.1.0 wrote it: the names alone give it away
     (out / "_manifest.json").write_text(json.dumps(manifest))
     before = {file: file.read_bytes() for file in out.iterdir()}
 
