@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundles.bundle import Bundle, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.schema import vocabulary_schema
+from tests.helpers.traces import traces_shared_in
 
 MAX_LENGTH = 5
 
@@ -30,6 +31,37 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores, as the tests wait for others a third of their time."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+# What takes long comes first, so that no process is left with it alone at the end.
+LONG = ("flows/", "end_to_end/", "pipeline/tuning/", "pipeline/runner/", "pipeline/data/")
+# Modules that use one Prefect server, which is started once where one process runs them all.
+SERVED = ("flows/test_night.py", "flows/scheduled/test_flows.py",
+          "flows/scheduled/test_automations.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        folders = (number for number, folder in enumerate(LONG) if path.startswith(folder))
+        return path not in SERVED, next(folders, len(LONG))
+
+    items.sort(key=rank)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`: files in the order above, those of one server as one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "a Prefect server" if file.endswith(SERVED) else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 def describe(model_version: str = "tiny-1", **changes: Any) -> BundleDescription:
@@ -103,6 +135,42 @@ def tiny_bundle(
     """40 items item1..item40, item1 the most popular, item39 and item40 never trained on."""
     popularity = [*range(38, 0, -1), 0, 0]
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny", popularity=popularity)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_traces(shared_folder: Path) -> Iterator[None]:
+    """For modules that export models, but of which none is about the export."""
+    with traces_shared_in(shared_folder):
+        yield
+
+
+@pytest.fixture(scope="module")
+def without_reports() -> Iterator[None]:
+    """For modules that run nights, but look at no report, which takes more than half of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("page_of_run", "index_of_run"):
+            patch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
+        yield
+
+
+@pytest.fixture
+def without_charts() -> Iterator[None]:
+    """For tests of reports whose charts others look at, as drawing takes most of their time."""
+    from markupsafe import Markup
+
+    empty = Markup('<svg aria-label="a chart"></svg>')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.reporting.charts._svg", lambda *given, **options: empty)
+        yield
 
 
 @pytest.fixture(scope="session")

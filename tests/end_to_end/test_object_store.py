@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,6 +47,8 @@ from tests.helpers.scoring_cases import (
 from tests.helpers.stages import ingest, locations, read_champion, table_uri
 
 skip_without_server()
+
+pytestmark = pytest.mark.usefixtures("shared_traces")
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 
@@ -128,7 +130,13 @@ def test_a_store_gets_the_table_of_a_disk(
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
-    ("parts", "when"), [(0, "write"), (2, "write"), (0, "_record"), (3, "_record")]
+    ("parts", "when"),
+    [
+        (0, "write"),
+        pytest.param(2, "write", marks=pytest.mark.slow),
+        pytest.param(0, "_record", marks=pytest.mark.slow),
+        (3, "_record"),
+    ],
 )
 def test_a_killed_run_is_resumed(
     tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path, parts: int, when: str
@@ -157,12 +165,18 @@ def test_a_killed_run_is_resumed(
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
+@pytest.mark.parametrize(
+    "steps",  # of two manifests, six removals, a part and its manifest
+    [(1, 9), pytest.param(range(1, 10), marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
 def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
-    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path, flag: str
-) -> None:
+    tiny_bundle: Bundle, source: Path, bucket: str, tmp_path: Path, flag: str,
+    steps: Sequence[int],
+) -> None:  # fmt: skip
     settings = {"top_k": 5 if flag == "resume" else 4}
     run(source, tiny_bundle, tmp_path / "whole", **settings)
-    for step in (1, 4, 8, 9):  # of two manifests, six removals, a part and its manifest
+    for step in steps:
         out = f"{bucket}/{step}"
         run(source, tiny_bundle, out)
         store(out).put_text("part-00000.parquet", "")
@@ -412,6 +426,7 @@ def settings_of(bucket: str, work_dir: Path, logs: str) -> Settings:
     )
 
 
+@pytest.mark.slow
 def test_nights_need_no_more_than_the_warehouse(bucket: str, tmp_path: Path) -> None:
     from pipeline.runner.nightly import nightly
 

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app as fearec
 from pipeline.scoring.cli import app as fearec_score
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "version_0_1"
 SECOND, THIRD, FOURTH = (date(2026, 6, day) for day in (2, 3, 4))
 BUNDLES = {SECOND: "20260602-0db89ae1", THIRD: "20260603-c54d8fb4"}

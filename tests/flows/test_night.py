@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -28,7 +27,6 @@ from tests.helpers.tiny_night import (
     ITEMS,
     USERS,
     log_of,
-    prefect_server,
     read_flow_run,
     task_names,
     write_logs,
@@ -39,6 +37,10 @@ DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 NAMES = list(cli.STAGES)
 ARTIFACTS = ("nightly", "stages", "metrics", "report", "training")
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures(
+    "shared_traces", "without_charts"
+)  # of all but the first report
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,6 @@ class Night:
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         return done.exit_code, done.stdout, done.stderr
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        yield
 
 
 @pytest.fixture(scope="module")

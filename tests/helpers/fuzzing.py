@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FearecError
 
-SOME = 60  # examples of each reader, always the same
+SOME = 30  # examples of each reader, always the same
 SECONDS = 60  # per example, or it hangs; most take milliseconds, but the machine may be busy
 
 # What has broken readers of text before.

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,8 +17,7 @@ from model.network import spectral
 from model.network.attention import HybridAttention
 from model.network.fearec import FEARec
 from model.reference import ReferenceAttention, ReferenceFEARec
-
-steady = settings(deadline=None)  # the machine may be busy
+from tests.helpers.examples import few_and_many
 
 lengths = st.integers(1, 200)
 ratios = st.one_of(st.sampled_from([0.05, 0.2, 0.4, 0.6, 0.8, 1.0]), st.floats(0.01, 1.0))
@@ -90,8 +89,6 @@ def networks(draw: st.DrawFn) -> FEARecConfig:
     return config.model_copy(update={"topk_factor": factor}) if possible else config
 
 
-@given(networks(), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2**32))
-@settings(steady, max_examples=80)
 @example(small(200, n_layers=2, dual_domain=True, std=True, spatial_ratio=0.1), 3, 1, True, 0)
 @example(small(1, n_layers=5, global_ratio=0.2), 1, 1, False, 0)  # empty bands
 @example(
@@ -102,7 +99,7 @@ def networks(draw: st.DrawFn) -> FEARecConfig:
     0,
 )
 @example(small(51, n_layers=1, dual_domain=True, spatial_ratio=0.5), 2, 3, True, 0)
-def test_the_forms_agree_in_outputs_and_gradients(
+def check_the_forms_agree_in_outputs_and_gradients(
     config: FEARecConfig, views: int, rows: int, train: bool, seed: int
 ) -> None:
     # In float64, so that a disagreement is one of mathematics; two correct programs may still
@@ -126,6 +123,18 @@ def test_the_forms_agree_in_outputs_and_gradients(
     largest = max(float(gradient.abs().max()) for gradient in gradients[1])
     for ours, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * largest)
+
+
+test_the_forms_agree_in_outputs_and_gradients, test_the_forms_agree_in_many_networks = few_and_many(
+    check_the_forms_agree_in_outputs_and_gradients,
+    25,
+    400,
+    networks(),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 50, 51, 199, 200])

@@ -1,7 +1,6 @@
 """The automations on a server: made once, kept by their names, refused where they cannot work."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,15 +10,11 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from pipeline.errors import ConfigError
-from tests.helpers.tiny_night import prefect_server
 
 WEBHOOK = "http://127.0.0.1:9/hook"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect")
 
 
 def on_server() -> dict[str, Any]:

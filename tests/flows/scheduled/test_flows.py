@@ -1,6 +1,5 @@
 """How the flows end, and what they do beside a whole night: steps, backfills, overlaps."""
 
-from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 from tests.helpers.tiny_night import (
     log_of,
-    prefect_server,
     read_flow_run,
     task_names,
     write_logs,
@@ -27,16 +25,20 @@ DIVERGES = ["train.learning_rate=1e30"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(
+    prefect: None,
+    shared_traces: None,
+    without_reports: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A folder with one whole night, and a server."""
+    from flows.scheduled.nightly import nightly
+
     folder = tmp_path_factory.mktemp("flows")
     write_logs(folder / "logs")
     write_settings(folder)
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        from flows.scheduled.nightly import nightly
-
-        assert nightly(night(folder, 0), return_state=True).is_completed()
-        yield folder
+    assert nightly(night(folder, 0), return_state=True).is_completed()
+    return folder
 
 
 def night(folder: Path, days: int, **given: Any) -> RunParameters:

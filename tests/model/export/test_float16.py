@@ -32,6 +32,8 @@ from pipeline.schema import ITEMS_FILE
 from pipeline.training.float16_check import check_float16
 from tests.helpers.prepared_folders import sequences, write_histories
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 V, L, D = 200, 12, 16
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 

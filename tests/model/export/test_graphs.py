@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from model.training.weights import ITEM_TABLE
 
 V, L = 37, 11
 FORMS: tuple[Form, ...] = ("matmul", "dft")
+# By default the form that bundles have; the other one serves as a yardstick.
+BY_DEFAULT = ("matmul", pytest.param("dft", marks=pytest.mark.slow))
 TWINS = ((3, 17, 36), (5, 6))  # item rows that are equal
 
 Array = npt.NDArray[Any]
@@ -63,22 +66,20 @@ def network(**changes: Any) -> FEARec:
 NETWORK = network()
 
 
-@pytest.fixture(scope="session")
-def graphs() -> Mapping[Form, onnx.ModelProto]:
-    """The traced encoder in both forms; tracing takes seconds."""
-    return {fft: trace_encoder(NETWORK, fft) for fft in FORMS}
+@cache
+def traced_once(fft: Form) -> onnx.ModelProto:
+    """The traced encoder; tracing takes seconds."""
+    return trace_encoder(NETWORK, fft)
 
 
 @pytest.fixture
-def traced(
-    graphs: Mapping[Form, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Exports of `NETWORK` take their trace from `graphs`."""
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Exports of `NETWORK` take their trace from `traced_once`."""
 
     def take(given: FEARec, fft: Form) -> onnx.ModelProto:
         assert given is NETWORK
         copy = onnx.ModelProto()
-        copy.CopyFrom(graphs[fft])
+        copy.CopyFrom(traced_once(fft))
         return copy
 
     with monkeypatch.context() as patch:
@@ -121,7 +122,7 @@ def compare(built: FEARec, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("fft", BY_DEFAULT)
 def test_the_encoder_computes_pytorchs_embeddings(tmp_path: Path, fft: Form) -> None:
     export_encoder(NETWORK, tmp_path / "encoder.onnx", fft=fft)
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]  # self-contained
@@ -146,7 +147,7 @@ def test_an_architecture_is_traced_once_for_all_weights(
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("fft", BY_DEFAULT)
 def test_the_batch_is_dynamic(tmp_path: Path, fft: Form) -> None:
     export_encoder(NETWORK, tmp_path / "encoder.onnx", fft=fft)
     item_seq, item_seq_len = sequences()
@@ -169,15 +170,12 @@ def test_the_encoders_interface_is_the_designs(tmp_path: Path) -> None:
     assert (output.name, output.type, output.shape[1]) == ("user_embedding", "tensor(float)", 16)
 
 
-def test_the_dft_form_alone_uses_the_standard_operator(
-    graphs: Mapping[Form, onnx.ModelProto],
-) -> None:
-    used = {fft: {node.op_type for node in graph.graph.node} for fft, graph in graphs.items()}
-    assert "DFT" in used["dft"]
-    assert "DFT" not in used["matmul"]
-    for graph in graphs.values():
-        assert {(entry.domain, entry.version) for entry in graph.opset_import} == {("", 20)}
-        assert not graph.functions
+@pytest.mark.parametrize("fft", BY_DEFAULT)
+def test_the_dft_form_alone_uses_the_standard_operator(fft: Form) -> None:
+    graph = traced_once(fft)
+    assert ("DFT" in {node.op_type for node in graph.graph.node}) == (fft == "dft")
+    assert {(entry.domain, entry.version) for entry in graph.opset_import} == {("", 20)}
+    assert not graph.functions
 
 
 @pytest.mark.usefixtures("traced")
@@ -265,7 +263,7 @@ export_both(FEARec(FEARecConfig.from_preset("paper", n_items=30)), Path(sys.argv
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("fft", BY_DEFAULT)
 @pytest.mark.parametrize("export", [export_encoder, export_recommender])
 def test_no_trace_of_the_machine_is_left(tmp_path: Path, fft: Form, export: Any) -> None:
     export(NETWORK, tmp_path / "graph.onnx", fft=fft)
@@ -279,7 +277,7 @@ def test_no_trace_of_the_machine_is_left(tmp_path: Path, fft: Form, export: Any)
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("fft", FORMS)
+@pytest.mark.parametrize("fft", BY_DEFAULT)
 def test_the_metadata_follow_from_weights_and_settings_alone(tmp_path: Path, fft: Form) -> None:
     export_encoder(NETWORK, tmp_path / "encoder.onnx", fft=fft)
     graph = onnx.load(str(tmp_path / "encoder.onnx"))
@@ -375,13 +373,11 @@ def check_recommender(
 
 
 @pytest.fixture(scope="session")
-def recommender(
-    graphs: Mapping[Form, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recommender") / "recommender.onnx"
     with pytest.MonkeyPatch.context() as patch:
         copy = onnx.ModelProto()
-        copy.CopyFrom(graphs["matmul"])
+        copy.CopyFrom(traced_once("matmul"))
         patch.setattr(model.export.graphs, "trace_encoder", lambda given, fft: copy)
         export_recommender(NETWORK, path)
     return path
@@ -482,7 +478,7 @@ def test_a_large_catalogue_has_a_second_recommender_of_the_same_answers(
 def test_positions_from_the_end_are_those_of_pytorch_in_a_bundles_graphs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = network(position_origin="end")
+    built = network(position_origin="end", n_layers=1)
     monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", V)
     export_both(built, tmp_path, fp16=True)
     compare(built, tmp_path / "encoder.onnx")

@@ -101,7 +101,7 @@ def test_identical_models_are_never_held(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("retrained", [0.05, 0.3])
+@pytest.mark.parametrize("retrained", [0.05, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_a_model_worse_by_twice_the_tolerance_is_held(retrained: float) -> None:
     tolerance = GateSettings().tolerance
     held, losses = 0, []

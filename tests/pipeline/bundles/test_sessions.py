@@ -32,6 +32,8 @@ from pipeline.bundles.sessions import (
 )
 from pipeline.errors import BundleError, MemoryShortError
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 class Session:
     """As much of an InferenceSession as opening one looks at."""
@@ -193,15 +195,16 @@ def test_a_first_pass_without_what_is_not_eligible_finds_the_same(
     n_items = 2 * TILE_ITEMS + 77
     monkeypatch.setattr(model.export.graphs, "TWO_PASS_FROM", n_items)
     torch.manual_seed(1)
-    sizes = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "inner_size": 16, "n_heads": 1}
-    network = FEARec(FEARecConfig.from_preset("paper", n_items=n_items, **sizes)).eval()
+    sizes = {"MAX_ITEM_LIST_LENGTH": 6, "hidden_size": 8, "inner_size": 8, "n_layers": 1}
+    config = FEARecConfig.from_preset("paper", n_items=n_items, contrast="none", **sizes)
+    network = FEARec(config).eval()
     export_both(network, tmp_path)
     random = np.random.default_rng(2)
     item_bias = np.where(random.random(n_items) < 0.4, -np.inf, 0).astype(np.float32)
     item_bias[: TILE_ITEMS // 2] = -np.inf  # whole blocks
-    lengths = random.integers(1, 9, 50)
+    lengths = random.integers(1, 7, 50)
     feeds = {
-        "item_seq": random.integers(1, n_items, (50, 8)) * (np.arange(8) < lengths[:, None]),
+        "item_seq": random.integers(1, n_items, (50, 6)) * (np.arange(6) < lengths[:, None]),
         "item_seq_len": lengths,
         "exclude": random.integers(0, n_items, (50, 20)),
         "item_bias": item_bias,

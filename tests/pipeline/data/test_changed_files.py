@@ -13,14 +13,13 @@ from typing import Any
 import deltalake
 import pytest
 from deltalake import DeltaTable
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.config.settings import Settings
 from pipeline.data import ingest_batches
 from pipeline.results.data_results import Ingested
 from pipeline.warehouse.tables import open_table
+from tests.helpers.examples import few_and_many
 from tests.helpers.ingest_cases import (
     NOON,
     TODAY,
@@ -179,9 +178,7 @@ days = st.tuples(
 )
 
 
-@given(st.lists(days, min_size=1, max_size=3), st.booleans(), st.sampled_from([6, 10**6]))
-@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_tables_depend_on_the_final_content_of_the_files_alone(
+def check_tables_depend_on_the_final_content_of_the_files_alone(
     history: list[tuple[dict[str, list[Any]], bool, str | None]], force: bool, batch_rows: int
 ):
     always = (0, "always", NOON)  # so that there is a good row
@@ -232,6 +229,16 @@ def test_tables_depend_on_the_final_content_of_the_files_alone(
         assert outcome(step) == (events, bad)
         assert result.rows == sum(map(len, final.values()))
         assert result.rows == len(events) + result.duplicates + bad.total()
+
+
+test_tables_depend_on_the_final_content_of_the_files_alone, test_many_final_contents = few_and_many(
+    check_tables_depend_on_the_final_content_of_the_files_alone,
+    4,
+    40,
+    st.lists(days, min_size=1, max_size=3),
+    st.booleans(),
+    st.sampled_from([6, 10**6]),
+)
 
 
 # Tables that lost rows
@@ -335,7 +342,10 @@ def counts_of(result: Ingested) -> Ingested:
     return replace(result, interactions_id="", interactions_version=0)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",  # the others are parts of the last
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in [*CHANGES][:2]), *[*CHANGES][2:]],
+)
 def test_counts_of_a_killed_ingest_are_those_of_one_that_was_not(
     settings: Settings, change: str, tmp_path: Path
 ):

@@ -151,7 +151,11 @@ def replay(
         assert (earlier.folder / "event_types.parquet").exists() == bool(kinds)
 
 
-@pytest.mark.parametrize("ids", [int, "user-{}".format], ids=["integers", "strings"])
+@pytest.mark.parametrize(
+    "ids",  # of integers is the next replay, too
+    [pytest.param(int, marks=pytest.mark.slow), "user-{}".format],
+    ids=["integers", "strings"],
+)
 def test_every_night_of_a_replay_is_that_of_a_prepare_from_the_beginning(
     tmp_path: Path, ids: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

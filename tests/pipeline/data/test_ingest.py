@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.data.ingest
@@ -39,6 +38,7 @@ from pipeline.warehouse.tables import (
     open_table,
     table_id,
 )
+from tests.helpers.examples import few_and_many
 from tests.helpers.ingest_cases import (
     NOON,
     TODAY,
@@ -699,11 +699,7 @@ rows = st.tuples(
 )
 
 
-@given(
-    st.lists(st.lists(st.lists(rows, max_size=5), min_size=1, max_size=3), min_size=1, max_size=3)
-)
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_split_into_files_and_nights_comes_to_the_same(nights: list[list[list[Any]]]):
+def check_any_split_into_files_and_nights_comes_to_the_same(nights: list[list[list[Any]]]):
     always = (0, "x", NOON)  # so that there is a good row
     last_night = TODAY + timedelta(days=len(nights) - 1)
 
@@ -732,3 +728,11 @@ def test_any_split_into_files_and_nights_comes_to_the_same(nights: list[list[lis
             if None not in row and row[2].year >= 1990 and row[2] < end
         }
         assert events == sorted(good)
+
+
+test_any_split_into_files_and_nights_comes_to_the_same, test_many_splits = few_and_many(
+    check_any_split_into_files_and_nights_comes_to_the_same,
+    6,
+    60,
+    st.lists(st.lists(st.lists(rows, max_size=5), min_size=1, max_size=3), min_size=1, max_size=3),
+)

@@ -67,7 +67,10 @@ def test_the_counts_are_those_of_one_batch(settings: Settings, tmp_path: Path):
     assert versions(settings) == before
 
 
-@pytest.mark.parametrize("killed_at", [2, 3, 5, 8])  # of two commits per batch
+@pytest.mark.parametrize(
+    "killed_at",  # of two commits per batch
+    [2, pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_a_killed_load_goes_on_after_its_last_batch(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, killed_at: int, tmp_path: Path
 ):

@@ -11,8 +11,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import schema
@@ -25,6 +23,7 @@ from pipeline.results import Prepared
 from pipeline.runner.cache import RunResults, StageRecord, cache_key
 from pipeline.runner.stages import Prepare
 from pipeline.schema import ITEMS_FILE
+from tests.helpers.examples import few_and_many
 from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, locations, prepare
 
@@ -85,9 +84,7 @@ def has_a_count(span: tuple[str, int, float, str]) -> bool:
     return any(holds(span, number) for number in range(1, 10))
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
-@given(PAIRS, *[st.none() | st.lists(SPAN.filter(has_a_count), min_size=1, max_size=2)] * 2)
-def test_it_is_recboles_filter(pairs: list[Pair], users: Any, items: Any):
+def check_it_is_recboles_filter(pairs: list[Pair], users: Any, items: Any):
     def allowed(spans: Any) -> Callable[[int], bool]:
         return lambda n: spans is None or any(holds(span, n) for span in spans)
 
@@ -102,6 +99,15 @@ def test_it_is_recboles_filter(pairs: list[Pair], users: Any, items: Any):
     assert found == expected
     gone = [len({pair[side] for pair in pairs} - {pair[side] for pair in found}) for side in (0, 1)]
     assert left_out == Counts(*gone, len(pairs) - len(found))
+
+
+test_it_is_recboles_filter, test_it_is_recboles_filter_often = few_and_many(
+    check_it_is_recboles_filter,
+    30,
+    200,
+    PAIRS,
+    *[st.none() | st.lists(SPAN.filter(has_a_count), min_size=1, max_size=2)] * 2,
+)
 
 
 def test_one_that_goes_takes_others_along():

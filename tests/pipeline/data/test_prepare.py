@@ -8,8 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import pipeline.data.item_counts
@@ -22,6 +20,7 @@ from pipeline.results import Prepared
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.prepared_folder import id_types, sequence_files
 from pipeline.warehouse.tables import open_table
+from tests.helpers.examples import few_and_many
 from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, prepare, table_uri
 
@@ -215,11 +214,7 @@ events = st.tuples(
 )
 
 
-@given(
-    st.lists(st.lists(events, min_size=1, max_size=12), min_size=1, max_size=3), st.integers(1, 5)
-)
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int):
+def check_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int):
     kept: dict[Row, tuple[int, int]] = {}
     for number, file in enumerate(files):
         for row, event in enumerate(file):
@@ -243,6 +238,15 @@ def test_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int)
         assert histories(prepared) == expected
         assert prepared.n_users == len(expected)
         assert prepared.n_items == len({item for _, item, _ in kept}) + 1
+
+
+test_histories_equal_a_plain_sort, test_many_histories_equal_a_plain_sort = few_and_many(
+    check_histories_equal_a_plain_sort,
+    6,
+    60,
+    st.lists(st.lists(events, min_size=1, max_size=12), min_size=1, max_size=3),
+    st.integers(1, 5),
+)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,27 @@ def test_no_int96_time_wraps_around(
     assert scored.dropped == expected
 
 
+LOCAL: list[tuple[list[Any], pa.DataType]] = [
+    ([NOON.replace(tzinfo=None)], pa.timestamp("us")),
+    ([NOON.replace(tzinfo=None)], pa.timestamp("ns")),
+    (["2026-06-10T12:00:00"], pa.string()),
+    (["2026-06-10 12:00"], pa.large_string()),
+    (["2026-06-10T12:00:00.000"], pa.dictionary(pa.int8(), pa.string())),
+]
+ZONES = ("Asia/Tokyo", "America/New_York", "UTC")
+
+
 @pytest.mark.parametrize(
-    ("values", "kind"),
+    ("values", "kind", "zone", "own"),
     [
-        ([NOON.replace(tzinfo=None)], pa.timestamp("us")),
-        ([NOON.replace(tzinfo=None)], pa.timestamp("ns")),
-        (["2026-06-10T12:00:00"], pa.string()),
-        (["2026-06-10 12:00"], pa.large_string()),
-        (["2026-06-10T12:00:00.000"], pa.dictionary(pa.int8(), pa.string())),
+        # By default every kind with the logs' own zone and without, in one of the zones.
+        pytest.param(
+            *LOCAL[at], ZONES[zone], own, marks=[pytest.mark.slow] * bool((at + zone + own) % 3)
+        )
+        for at, zone, own in product(range(len(LOCAL)), range(len(ZONES)), (True, False))
     ],
     ids=str,
 )
-@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", "UTC"])
-@pytest.mark.parametrize("own", [True, False])
 def test_a_time_without_a_zone_is_of_the_logs_zone(
     tmp_path: Path, values: list[Any], kind: pa.DataType, zone: str, own: bool
 ):

@@ -83,8 +83,15 @@ def methods(page: Page, *named: str) -> list[dict[str, Any]]:
     return [parameters for method, parameters in page.events if method in named]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1200, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1200, "light", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_quiet_fits_and_can_be_read(
     reports: Path, browser: Page, name: str, width: int, scheme: str

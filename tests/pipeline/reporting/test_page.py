@@ -149,6 +149,7 @@ def test_quarantine_and_realised_hits_are_there(promoted: tuple[str, Outline]) -
     assert "40.0%" in text
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_what_changed_in_a_list_is_marked(promoted: tuple[str, Outline], tmp_path: Path) -> None:
     assert "new" not in re.findall(r'<span class="tag">(.*?)</span>', promoted[0])
     case = case_in(tmp_path)
@@ -217,6 +218,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_night_has_a_page(tmp_path: Path, name: str) -> None:
     kind, case = KINDS[name], case_in(tmp_path)
@@ -230,6 +232,7 @@ def test_each_kind_of_night_has_a_page(tmp_path: Path, name: str) -> None:
     assert "No recommendations are published yet" in text
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_night_that_published_nothing_names_what_is_served(tmp_path: Path) -> None:
     case = case_in(tmp_path)
     write_nights(case)

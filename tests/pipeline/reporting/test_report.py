@@ -22,6 +22,7 @@ from tests.helpers.object_store import new_bucket, s3_server, skip_without_serve
 from tests.helpers.report_cases import DAYS, LISTS, case_in, write_nights
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_report_and_the_index_are_files_of_the_warehouse(tmp_path: Path) -> None:
     case = case_in(tmp_path)
     write_nights(case)
@@ -60,6 +61,7 @@ def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
     assert report_dates(case.warehouse) == set()
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_report_that_fails_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_report_that_fails_is_a_warning(
     assert index_of_run(case.settings) == str(Path(page).parents[1] / "index.html")
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_report_of_lists_by_user(tmp_path: Path) -> None:
     case = case_in(tmp_path)
     case.run(DAYS[2])
@@ -95,6 +98,7 @@ def test_a_report_of_lists_by_user(tmp_path: Path) -> None:
     assert "<code>item-3</code>" in page
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_warehouse_in_an_object_store_has_reports(tmp_path: Path) -> None:
     skip_without_server()
     with s3_server() as endpoint:

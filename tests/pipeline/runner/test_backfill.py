@@ -23,6 +23,8 @@ from pipeline.runner.stages import Train
 from tests.helpers.stages import locations
 from tests.helpers.tiny_night import write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 FIRST = date(2026, 7, 1)
 DAYS = [FIRST + timedelta(days=n) for n in range(3)]
 

@@ -19,6 +19,8 @@ from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.stages import Evaluate, Gate, Train
 from tests.helpers.stages import locations, table_uri
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 FIRST = date(2026, 6, 1)
 N_USERS, N_ITEMS = 80, 30
 

@@ -18,6 +18,8 @@ from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import ITEMS, write_logs, write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 DAY = date(2026, 7, 1)
 WHERE = "price < 10"
 
@@ -34,8 +36,6 @@ def overlooking(items: pa.Table, settings: ScoreSettings, *given: Any) -> Eligib
 def test_a_night_recommends_the_chosen_items_and_follows_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("page_of_run", "index_of_run"):
-        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
     write_logs(tmp_path / "logs")
     table, config = tmp_path / "items.csv", write_settings(tmp_path)
     write_table(table, range(5))

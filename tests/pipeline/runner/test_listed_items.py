@@ -18,6 +18,8 @@ from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import ITEMS, USERS, write_logs, write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 DAY = date(2026, 7, 1)
 
 
@@ -33,8 +35,6 @@ def overlooking(settings: ScoreSettings, *given: Any) -> UserLists:
 def test_a_night_recommends_what_is_listed_and_follows_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("page_of_run", "index_of_run"):
-        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
     write_logs(tmp_path / "logs")
     own, never = tmp_path / "own.csv", tmp_path / "never.csv"
     write_pairs(own, {user: [user % 5, user % 5 + 5] for user in range(1, USERS + 3)})

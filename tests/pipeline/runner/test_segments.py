@@ -20,6 +20,8 @@ from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import ITEMS, USERS, write_logs, write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 DAY = date(2026, 7, 1)
 SEGMENTS = """
 [items]
@@ -52,8 +54,6 @@ def overlooking(items: pa.Table, settings: ScoreSettings, *given: Any) -> Eligib
 def test_a_night_gives_segments_their_lists_and_follows_the_users_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("page_of_run", "index_of_run"):
-        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
     write_logs(tmp_path / "logs")
     prices = (f"item-{item:02d},{5 if item < 6 else 50}" for item in range(ITEMS))
     (tmp_path / "items.csv").write_text("item_id,price\n" + "\n".join(prices))

@@ -28,6 +28,8 @@ from pipeline.training import export as exporting
 from tests.helpers.damages import DAMAGES
 from tests.helpers.stages import locations, table_uri
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 DAY = date(2026, 7, 1)
 USERS, ITEMS, EVENTS = 30, 15, 6
 

@@ -289,7 +289,7 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
 def test_an_interrupt_and_a_kill_leave_an_output_that_can_be_resumed(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    count = 12_000
+    count = 6_000
     users = [f"user{number:06}" for number in range(count)]
     items = [[f"item{number % 38 + 1}", f"item{number % 7 + 1}"] for number in range(count)]
     source = tmp_path / "sequences.parquet"

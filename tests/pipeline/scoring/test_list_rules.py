@@ -12,7 +12,6 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
@@ -21,6 +20,7 @@ from pipeline.dates import RunDay
 from pipeline.errors import BundleError, ConfigError
 from pipeline.scoring import list_scorer
 from pipeline.scoring.resume_keys import resume_key
+from tests.helpers.examples import few_and_many
 from tests.helpers.scoring_cases import (
     brute_force,
     events,
@@ -197,9 +197,7 @@ def whole_bundle(
     return make_bundle(folder, popularity=popularity, embedding=embedding)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_any_rules_together_give_the_lists_of_a_plain_loop(
+def check_any_rules_together_give_the_lists_of_a_plain_loop(
     tiny_bundle: Bundle, whole_bundle: Bundle, log: Path, whole_log: Path,
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject,
 ) -> None:  # fmt: skip
@@ -261,6 +259,11 @@ def test_any_rules_together_give_the_lists_of_a_plain_loop(
         np.testing.assert_allclose(
             [score for _, score in mine], [score for _, score in expected], atol=1e-5
         )
+
+
+test_any_rules_together_give_the_lists_of_a_plain_loop, test_many_rules_together = few_and_many(
+    check_any_rules_together_give_the_lists_of_a_plain_loop, 8, 80, data=st.data()
+)
 
 
 @pytest.fixture

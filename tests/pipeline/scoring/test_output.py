@@ -1,7 +1,7 @@
 """The output folder: parts that are whole, kills, resuming and replacing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,18 @@ def test_resuming_scores_again_from_the_first_part_that_is_not_as_it_was(
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
+@pytest.mark.parametrize(
+    "steps",  # the last of them after the first new part
+    [(0, 1, 8, 9), pytest.param(range(10), marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
 def test_whatever_moment_replacing_is_killed_at_the_folder_stays_our_own(
-    tiny_bundle: Bundle, tmp_path: Path, flag: str
+    tiny_bundle: Bundle, tmp_path: Path, flag: str, steps: Sequence[int]
 ) -> None:
     path = write_sequences(tmp_path / "s.parquet", random_histories(70))
     settings = {"top_k": 5 if flag == "resume" else 4}
     run(path, tiny_bundle, tmp_path / "whole", **settings)
-    for step in range(10):  # the last of them after the first new part
+    for step in steps:
         out = tmp_path / str(step)
         run(path, tiny_bundle, out)
         (out / "part-00000.parquet").write_bytes(b"")

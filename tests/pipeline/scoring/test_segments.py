@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
+from tests.helpers.examples import few_and_many
 from tests.helpers.scoring_cases import Killed, events, kill_after, rows, run, write_log
 from tests.pipeline.scoring.test_list_rules import (
     FRESHNESS,
@@ -102,9 +102,7 @@ def promotion(rules: Values) -> list[Values]:
     return [{"where": where(below), "slots": slots} for below, slots in rules["promotions"]]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
+def check_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
     tiny_bundle: Bundle,
     whole_bundle: Bundle,
     log: Path,
@@ -195,6 +193,13 @@ def test_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         )
         short += len(expected) < rules["top_k"]
     assert result.n_short == short
+
+
+test_each_user_gets_the_list_of_the_first_segment_that_they_are_in, test_many_segments = (
+    few_and_many(
+        check_each_user_gets_the_list_of_the_first_segment_that_they_are_in, 6, 60, data=st.data()
+    )
+)
 
 
 def test_a_segment_without_rules_changes_nothing(

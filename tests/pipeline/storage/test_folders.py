@@ -51,8 +51,15 @@ def test_tidying_that_fails_hides_no_error(
         raise Killed
 
 
-@pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        # By default each once, in turn from the root and from the working directory.
+        pytest.param(name, relative, marks=[pytest.mark.slow] * (relative != bool(number % 2)))
+        for number, name in enumerate(ODD)
+        for relative in (False, True)
+    ],
+)
 def test_every_local_path_is_a_path_and_never_half_a_uri(
     make_bundle: Callable[..., Bundle],
     tmp_path: Path,

@@ -35,6 +35,7 @@ from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, Sea
 from pipeline.results import Prepared, Trained
 from pipeline.tuning import trial as tune_trial
 from pipeline.tuning import tune as search
+from pipeline.tuning.outputs import PLOTS_FILE
 from pipeline.tuning.params_file import read_space
 from pipeline.tuning.study import check_resume_key, fill_queue, load_study
 from pipeline.tuning.tune import Tuned, tune
@@ -97,6 +98,25 @@ def quiet() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
+@pytest.fixture
+def plots() -> None:
+    """For a test that is about the page of plots, too."""
+
+
+@pytest.fixture(autouse=True)
+def page_without_plots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An empty page instead of the plots, which take most of a small search's time."""
+
+    def write_nothing(out: Path, study: optuna.Study) -> Path:
+        (out / PLOTS_FILE).write_text("")
+        return out / PLOTS_FILE
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "plots" not in request.fixturenames:
+            patch.setattr(search, "write_plots", write_nothing)
+        yield
+
+
 def run(config: Path, *overrides: str, **options: Any) -> Tuned:
     return tune(load_settings(config, overrides), DAY, **options)
 
@@ -120,7 +140,7 @@ def watch(patch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
 
 def test_an_exhaustive_search_runs_every_combination_once(
-    config: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, plots: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, bars = watch(monkeypatch), []
     tuned = run(config, progress=lambda *bar: bars.append(bar))
@@ -438,6 +458,17 @@ def test_no_two_workers_take_the_same_trial(config: Path) -> None:
     assert sorted(taken) == list(range(60))
 
 
+def test_a_trial_in_a_process_of_its_own_is_that_of_one_here(config: Path) -> None:
+    (config.parent / "hyper.test").write_text("learning_rate choice [0.03]\n")
+    two = run(config, "tune.workers=2")
+    one = run(config, f"tune.out={config.parent}/one")
+    assert [(row["ndcg_at_10"], row["epochs"]) for row in rows(two)] == [
+        (row["ndcg_at_10"], row["epochs"]) for row in rows(one)
+    ]
+    assert two.n_complete == 1
+
+
+@pytest.mark.slow
 def test_two_workers_share_the_search(config: Path) -> None:
     (config.parent / "hyper.test").write_text("learning_rate choice [0.03,1e38]\n")
     two = run(config, "tune.workers=2")

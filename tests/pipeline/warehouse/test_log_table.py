@@ -47,7 +47,9 @@ def expected(settings: Settings) -> list[Any]:
     return sorted({(row["user_id"], row["item_id"], row["timestamp"]) for row in rows})
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
+)
 def test_events_are_the_rows_of_the_newest_version(settings: Settings, seed: int) -> None:
     choose = random.Random(seed)
 
