@@ -20,6 +20,8 @@ from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import evaluate, ingest, prepare, table_uri, train
 from tests.helpers.tiny_night import write_settings
 
+pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
+
 FIRST, SECOND = date(2026, 6, 30), date(2026, 7, 1)
 USERS, ITEMS, BOUGHT = 40, 30, 14
 PURCHASES = {
@@ -56,12 +58,6 @@ def given(folder: Path, *more: str, **types: str) -> Settings:
     settings = [f"{name}={value}" for name, value in types.items()]
     common = ("logs.event_type=kind", "gate.enabled=false", "train.train_batch_size=64", *training)
     return load_settings(write_settings(folder), [*common, *settings, *more])
-
-
-@pytest.fixture(autouse=True)
-def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("page_of_run", "index_of_run"):
-        monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
 
 
 def of_purchases(found: Evaluated, name: str = "model") -> float:
