@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundles.bundle import Bundle, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.schema import vocabulary_schema
+from tests.helpers.tiny_night import SERVED
 from tests.helpers.traces import traces_shared_in
 
 MAX_LENGTH = 5
@@ -35,9 +36,6 @@ def pytest_xdist_auto_num_workers() -> int:
 
 # What takes long comes first, so that no process is left with it alone at the end.
 LONG = ("flows/", "end_to_end/", "pipeline/tuning/", "pipeline/runner/", "pipeline/data/")
-# Modules that use one Prefect server, which is started once where one process runs them all.
-SERVED = ("flows/test_night.py", "flows/scheduled/test_flows.py",
-          "flows/scheduled/test_automations.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
