@@ -1,5 +1,6 @@
 """A bundle small enough to check by hand, made without PyTorch."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return path not in SERVED, next(folders, len(LONG))
 
     items.sort(key=rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take away the log handler that importing Prefect leaves: it would print to other tests."""
+    if "/flows/" not in item.path.as_posix():
+        root = logging.getLogger()
+        for handler in list(root.handlers):
+            if type(handler).__module__.startswith("prefect."):
+                root.removeHandler(handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -1,6 +1,5 @@
 """One Prefect server for all tests of flows, as starting one takes half a minute of a core."""
 
-import logging
 from contextlib import ExitStack
 
 import pytest
@@ -21,14 +20,9 @@ def prefect(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After the last of these modules, leave no server and no log handler to other tests."""
+    """End the server after the last of these modules: other tests run without its threads."""
     stash = item.config.stash
-    if nextitem is not None and nextitem.path.as_posix().endswith(SERVED):
-        return
-    if _SERVER in stash:
+    is_last = nextitem is None or not nextitem.path.as_posix().endswith(SERVED)
+    if is_last and _SERVER in stash:
         stash[_SERVER].close()
         del stash[_SERVER]
-    for logger in map(logging.getLogger, ("", "model", "pipeline", "flows")):
-        for handler in list(logger.handlers):
-            if type(handler).__module__.startswith("prefect."):
-                logger.removeHandler(handler)
