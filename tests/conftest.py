@@ -1,6 +1,5 @@
 """A bundle small enough to check by hand, made without PyTorch."""
 
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundles.bundle import Bundle, publish_bundle
 from pipeline.bundles.description import BundleDescription, DataSnapshot
 from pipeline.schema import vocabulary_schema
-from tests.helpers.tiny_night import SERVED
 from tests.helpers.traces import traces_shared_in
 
 MAX_LENGTH = 5
@@ -33,43 +31,6 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores, as the tests wait for others a third of their time."""
     return len(os.sched_getaffinity(0)) + 1
-
-
-# What takes long comes first, so that no process is left with it alone at the end.
-LONG = ("flows/", "end_to_end/", "pipeline/tuning/", "pipeline/runner/", "pipeline/data/")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> tuple[bool, int]:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        folders = (number for number, folder in enumerate(LONG) if path.startswith(folder))
-        return path not in SERVED, next(folders, len(LONG))
-
-    items.sort(key=rank)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Take away the log handler that importing Prefect leaves: it would print to other tests."""
-    if "/flows/" not in item.path.as_posix():
-        root = logging.getLogger()
-        for handler in list(root.handlers):
-            if type(handler).__module__.startswith("prefect."):
-                root.removeHandler(handler)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile`: files in the order above, those of one server as one."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "a Prefect server" if file.endswith(SERVED) else file
-
-    config.option.loadscopereorder = False
-    return Scheduling(config, log)
 
 
 def describe(model_version: str = "tiny-1", **changes: Any) -> BundleDescription:

@@ -13,10 +13,6 @@ import pytest
 
 USERS, ITEMS, EVENTS = 40, 15, 8
 
-# Modules that use one Prefect server, which is started once where one process runs them all.
-SERVED = ("flows/test_night.py", "flows/scheduled/test_flows.py",
-          "flows/scheduled/test_automations.py")  # fmt: skip
-
 
 def write_logs(folder: Path) -> None:
     """Every user walks round the items; the last event of each is on June 30."""
