@@ -27,7 +27,7 @@ LIBRARY_NAMES = {
 _MORE_LIBRARIES = {"ray", "recbole"}  # neither imported nor declared, but their names are taken
 _ADDRESSES = (
     rb"(?<![\w.~$)}\]-])/(?:home|root|work|Users)/\w"
-    rb"|pypi\.org|pythonhosted\.org|registry\.npmjs"
+    rb"|py[p]i\.org|pythonh[o]sted\.org|registry\.npmj[s]"  # not to be found here itself
 )
 _MACHINE = re.compile(_ADDRESSES)
 _MACHINE_OR_TEMPORARY = re.compile(_ADDRESSES + rb"|/tmp/")

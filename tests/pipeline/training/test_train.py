@@ -244,9 +244,9 @@ def test_a_full_disk_is_that_of_the_training(
 
     settings, prepared = quick(tmp_path), prepare(tmp_path / "prepared")
     monkeypatch.setattr(train, function, full_disk)
-    place = f"{tmp_path}/work/run_date={DAY}/train/"
+    place = tmp_path / "work" / f"run_date={DAY}" / "train"
     with (
-        pytest.raises(StorageError, match=rf"^{place}\w+: the disk is full"),
+        pytest.raises(StorageError, match=rf"^{place}/\w+: the disk is full"),
         storage_failures(settings),
     ):
         stages.train(settings, DAY, prepared)
