@@ -43,9 +43,7 @@ class EventHistories:
         The counts are of `position_dtype`, the smallest that holds them.
         """
         assert self.is_input is not None
-        before = torch.zeros(len(self.items) + 1, dtype=self.position_dtype)
-        torch.cumsum(self.is_input, 0, dtype=self.position_dtype, out=before[1:])
-        return self.items[self.is_input], before
+        return self.items[self.is_input], count_before(self.is_input, self.position_dtype)
 
     def window_ends(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Where the window of at most L inputs before each position lies.
@@ -70,11 +68,12 @@ class EventHistories:
         found = items[at.clamp_(max=len(items) - 1)].long()
         return found.where(inside, 0), ends - begins
 
-    def only(self, kept: Tensor) -> "EventHistories":
-        """The same users with some of their items, bool (N,)."""
+    def only(self, kept: Tensor, before: Tensor | None = None) -> "EventHistories":
+        """The same users with some of their items, bool (N,), perhaps already counted."""
+        before = count_before(kept, torch.int64) if before is None else before
         return EventHistories(
             self.items[kept],
-            torch.nn.functional.pad(kept.cumsum(0), (1, 0))[self.offsets],
+            before[self.offsets],
             None if self.is_input is None else self.is_input[kept],
             None if self.is_seen is None else self.is_seen[kept],
         )
@@ -92,6 +91,13 @@ class EventHistories:
             counts = self.is_seen[before]
             rows, before = rows[counts], before[counts]
         return rows, self.items[before].long()
+
+
+def count_before(chosen: Tensor, dtype: torch.dtype) -> Tensor:
+    """How many chosen positions, bool (N,), precede each position, (N + 1,)."""
+    before = torch.zeros(len(chosen) + 1, dtype=dtype)
+    torch.cumsum(chosen, 0, dtype=dtype, out=before[1:])
+    return before
 
 
 def expand_ranges(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from model.training.histories import EventHistories
+from model.training.histories import EventHistories, count_before
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import are_of_types, events_before, read_event_types
 from pipeline.errors import EmptyTestError
@@ -138,9 +138,9 @@ class Split:
     def without(self, dropped: Tensor) -> "Split":
         """The same split of the interactions that are not dropped, bool (N,)."""
         kept = ~dropped
-        moved = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+        moved = count_before(kept, torch.int64)
         return Split(
-            self.histories.only(kept),
+            self.histories.only(kept, moved),
             moved[self.valid_from],
             moved[self.test_from],
             None if self.is_target is None else self.is_target[kept],
@@ -183,13 +183,13 @@ def leave_one_out(histories: EventHistories, is_target: Tensor | None = None) ->
     if is_target is None:
         last = ends - (counts >= 2).long()
         return Split(histories, last - (counts >= 3).long(), last)
-    last = _last_before(ends, begins + 1, is_target)
-    return Split(histories, _last_before(last, begins + 1, is_target), last, is_target)
+    places = is_target.nonzero().squeeze(1)
+    last = _last_before(ends, begins + 1, places)
+    return Split(histories, _last_before(last, begins + 1, places), last, is_target)
 
 
-def _last_before(positions: Tensor, begins: Tensor, chosen: Tensor) -> Tensor:
-    """The last chosen position from a begin to before a position, or the position, int64 (B,)."""
-    places = chosen.nonzero().squeeze(1)
+def _last_before(positions: Tensor, begins: Tensor, places: Tensor) -> Tensor:
+    """The last of some places from a begin to before a position, or the position, int64 (B,)."""
     found = torch.searchsorted(places, positions) - 1
     if not len(places):
         return positions

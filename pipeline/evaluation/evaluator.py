@@ -121,13 +121,13 @@ def evaluate_scorers(*groups: ScorerGroup) -> EvaluationSums:
         first: dict[int, Tensor] = {}  # the headline metric of the first scorer, by type
         for group, batch, fallback in zip(groups, batches, popular, strict=True):
             topk = group.ranking.topk
+            relevant_of = {kind: batch.relevant_of(kind) for kind in (ANY_TYPE, *of_types)}
             for name, scorer in group.scorers.items():
                 scores = batch.scores(scorer)
                 sums[name].n_not_finite += int((~scores.sum(1).isfinite()).sum())
                 lists = group.top(scores, batch, fallback)
                 for kind, summed in [(ANY_TYPE, sums), *of_types.items()]:
-                    relevant = batch.relevant_of(kind)
-                    users, n_relevant = batch.users_with(relevant)
+                    relevant, users, n_relevant = relevant_of[kind]
                     if not len(users):
                         continue
                     hits = batch.hits(lists, relevant)[users]
@@ -158,17 +158,19 @@ class EvalBatch:
             return torch.zeros(0, 1)
         return scorer(self.item_seq, self.item_seq_len)
 
-    def relevant_of(self, kind: int) -> Tensor:
-        """The keys of the held-out events of a type, repeated ones once."""
-        if kind == ANY_TYPE or self.kinds is None:
-            return torch.unique(self.relevant)
-        return torch.unique(self.relevant[self.kinds == kind])
+    def relevant_of(self, kind: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The keys of the held-out events of a type, repeated ones once.
 
-    def users_with(self, relevant: Tensor) -> tuple[Tensor, Tensor]:
-        """The M users who have any of some keys, int64 (M,), and how many they have."""
+        Returns:
+            The keys, the M users who have any, int64 (M,), and how many they have.
+        """
+        every = self.relevant
+        if kind != ANY_TYPE and self.kinds is not None:
+            every = every[self.kinds == kind]
+        relevant = torch.unique(every)
         counts = torch.bincount(relevant // self.width, minlength=len(self.served))
         users = counts.nonzero().squeeze(1)
-        return users, counts[users]
+        return relevant, users, counts[users]
 
     def hits(self, lists: Tensor, relevant: Tensor) -> Tensor:
         """Which places of the lists int64 (B, K) hold an item with a key, bool (B, K)."""
