@@ -74,7 +74,7 @@ Engine = Annotated[
     typer.Option(
         "--engine",
         metavar="ENGINE",
-        help="Where users are scored: local, or ray for a Ray cluster. (default: local)",
+        help="Where the work is done: local, or ray for a Ray cluster. (default: local)",
         show_default=False,
     ),
 ]

@@ -9,11 +9,13 @@ import typer
 from flows.cli.options import (
     Config,
     Day,
+    Engine,
     Json,
     Overrides,
     as_date,
     one_line_errors,
     print_result,
+    with_engine,
 )
 
 
@@ -37,6 +39,7 @@ def tune(
     out: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Folder of the search. (default: tune)")
     ] = None,
+    engine: Engine = None,
     overrides: Overrides = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew; without it, a search is continued.")
@@ -56,7 +59,9 @@ def tune(
         "workers": workers,
         "out": out,
     }
-    settings = load_settings(config, [*(overrides or ()), *as_overrides("tune", flags)])
+    settings = load_settings(
+        config, [*with_engine(overrides, engine), *as_overrides("tune", flags)]
+    )
     with search_progress() as progress:
         tuned = search(
             settings, as_date(day) or settings.today(), overwrite=overwrite, progress=progress

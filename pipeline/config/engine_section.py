@@ -8,14 +8,14 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 
 class EngineSettings(Frozen):
-    """Where users are scored: on this machine, or on a Ray cluster."""
+    """Where users are scored and trials trained: on this machine, or on a Ray cluster."""
 
     section = "engine"
 
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="where users are scored: `local`, this machine, or `ray`, a Ray cluster; needs "
-        "the extra `ray`",
+        description="where users are scored and trials trained: `local`, this machine, or `ray`, a "
+        "Ray cluster; needs the extra `ray`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     address: str = Field(
@@ -27,8 +27,8 @@ class EngineSettings(Frozen):
     num_cpus: int = Field(
         1,
         ge=1,
-        description="cores per Ray worker, which are its threads too where `score.threads` is "
-        "`auto`",
+        description="cores per Ray worker: the threads of a trial, and of scoring where "
+        "`score.threads` is `auto`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     num_gpus: int = Field(
@@ -41,7 +41,7 @@ class EngineSettings(Frozen):
     min_workers: int = Field(
         1,
         ge=1,
-        description="Ray workers that must have started before the first part is scored",
+        description="Ray workers that must have started before the first gets work",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     max_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(

@@ -20,6 +20,8 @@ class TuneSettings(Frozen):
     max_evals: int | None = Field(
         None, ge=1, description="trials; default every combination of an exhaustive search, or 100"
     )
-    workers: int = Field(1, ge=1, description="trials at a time, each a process where several")
+    workers: int = Field(
+        1, ge=1, description="trials at a time on this machine, each a process where several"
+    )
     prune: bool = Field(True, description="end trials early that are worse than the median")
     out: Path = Field(Path("tune"), description="folder of the search and what came of it")

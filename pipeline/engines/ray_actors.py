@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.engine_section import EngineSettings
 from pipeline.engines.base import Worker, WorkerDiedError
+from pipeline.engines.ray_cluster import deferred_sigterm
 from pipeline.errors import ConfigError, MemoryShortError
 from pipeline.version import fearec_version
 
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_LOSSES = 3  # of actors that start, one after another
 _WARNING, _PATIENCE = 60.0, 900.0  # seconds; a cloud's nodes take minutes to come
-_LOOK = 1.0  # seconds, in which signals are noticed too
+_LOOK = 1.0  # seconds, after which signals are noticed too
 
 
 class WorkerLostError(Exception):
@@ -91,7 +92,8 @@ class RayActors:
         awaited = [*self._at_work, *self._starting]
         if not awaited:
             raise WorkerDiedError("workers on the Ray cluster are lost as they start")
-        ready, _ = self._ray.wait(awaited, timeout=_LOOK)
+        with deferred_sigterm():
+            ready, _ = self._ray.wait(awaited, timeout=_LOOK)
         for ref in ready:
             if ref in self._starting:
                 self._started(ref)
@@ -162,7 +164,8 @@ class RayActors:
         errors = self._ray.exceptions
         gone = (errors.ActorUnavailableError, errors.ObjectLostError, errors.NodeDiedError)
         try:
-            return self._ray.get(ref)
+            with deferred_sigterm():
+                return self._ray.get(ref)
         except errors.RayTaskError as error:
             if isinstance(error.cause, MemoryError | MemoryShortError):
                 raise WorkerLostError("its memory ran out") from None

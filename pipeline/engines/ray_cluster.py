@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any
 
 from pipeline.config.engine_section import EngineSettings
@@ -49,6 +50,26 @@ def room(ray: Any, settings: EngineSettings) -> int:
             fitting = cores // settings.num_cpus
             workers += min(fitting, gpus // settings.num_gpus) if settings.num_gpus else fitting
     return workers
+
+
+@contextmanager
+def deferred_sigterm() -> Iterator[None]:
+    """Let SIGTERM wait for the end of a call of Ray, which loses what the signal's handler raises.
+
+    Ctrl-C comes through, and a SIGTERM without a handler ends the process at once.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGTERM, lambda *signalled: received.append(signalled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if received:
+        before(*received[0])
 
 
 def _imported() -> Any:

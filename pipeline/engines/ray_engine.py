@@ -15,7 +15,7 @@ from typing import Any, Generic
 from pipeline.config.engine_section import EngineSettings
 from pipeline.engines.base import Part, Progress, Result, Worker, WorkerDiedError
 from pipeline.engines.ray_actors import RayActors, WorkerLostError
-from pipeline.engines.ray_cluster import connected, room
+from pipeline.engines.ray_cluster import connected, deferred_sigterm, room
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +32,17 @@ class RayEngine(Generic[Part, Result]):
             but its own. It must pickle, and is sent to every node once.
         settings: The resources of a worker.
         count: The number of actors.
+        in_order: Whether results come in the order of the parts, not as soon as they are there.
+        if_lost: Given a part that too many workers were lost by, and how, makes what stands for its
+            result; None to raise an error.
     """
 
     ray: Any
     make_worker: Callable[[int], Worker[Part, Result]]
     settings: EngineSettings
     count: int
+    in_order: bool = True
+    if_lost: Callable[[Part, str], Result] | None = None
 
     def results(self, parts: Iterable[Part], progress: Progress) -> Generator[Result, None, None]:
         """See `Engine`; `progress` is called once per part, when its result is there.
@@ -48,7 +53,7 @@ class RayEngine(Generic[Part, Result]):
         """
         actors = RayActors(self.ray, self.make_worker, self.settings, self.count)
         try:
-            yield from _Map(self.ray, actors, iter(parts), self.count).results(progress)
+            yield from _Map(self, actors, iter(parts)).results(progress)
         finally:
             actors.end()
 
@@ -79,20 +84,20 @@ class _Task:
 
 
 class _Map:
-    """One ordered map over parts.
+    """One map over parts.
 
     Args:
-        ray: The module.
+        engine: How.
         actors: They compute the parts.
         parts: The parts.
-        count: The number of actors.
     """
 
-    def __init__(self, ray: Any, actors: RayActors, parts: Iterator[Any], count: int) -> None:
-        self._ray = ray
+    def __init__(
+        self, engine: RayEngine[Any, Any], actors: RayActors, parts: Iterator[Any]
+    ) -> None:
+        self._engine = engine
         self._actors = actors
         self._parts = parts
-        self._count = count
         self._waiting: deque[_Task] = deque()  # for an actor
         self._running: dict[Any, _Task] = {}
         self._ended: dict[int, Any] = {}  # results, or what was raised instead
@@ -100,18 +105,19 @@ class _Map:
         self._all_read = False
 
     def results(self, progress: Progress) -> Iterator[Any]:
-        """The results in the order of the parts."""
-        number = 0
+        """The results of the parts."""
+        n_given = 0
         while True:
             self._hand_out()
+            number = n_given if self._engine.in_order else min(self._ended, default=-1)
             if number in self._ended:
                 size, result = self._ended.pop(number)
                 if isinstance(result, BaseException):
                     raise result
-                number += 1
+                n_given += 1
                 progress(size)
                 yield result
-            elif self._all_read and number == self._n_read:
+            elif self._all_read and n_given == self._n_read:
                 return
             else:
                 self._take(self._actors.wait())
@@ -126,13 +132,15 @@ class _Map:
         """Whether a part waits for an actor; reads one if none does and more may be read."""
         if self._waiting:
             return True
-        if self._all_read or len(self._ended) >= self._count:
+        if self._all_read or len(self._ended) >= self._engine.count:
             return False
         part = next(self._parts, None)
         if part is None:
             self._all_read = True
             return False
-        self._waiting.append(_Task(self._n_read, len(part), self._ray.put(part)))
+        with deferred_sigterm():
+            stored = self._engine.ray.put(part)
+        self._waiting.append(_Task(self._n_read, len(part), stored))
         self._n_read += 1
         return True
 
@@ -150,7 +158,12 @@ class _Map:
                     _log.warning(message, loss)
                     self._waiting.appendleft(task)
                     continue
-                result = WorkerDiedError(f"{task.losses} workers were lost by one part: {loss}")
+                result = self._of_lost(task, f"{task.losses} workers were lost by one part: {loss}")
             except Exception as error:
                 result = error
             self._ended[task.number] = (task.size, result)
+
+    def _of_lost(self, task: _Task, reason: str) -> Any:
+        if self._engine.if_lost is None:
+            return WorkerDiedError(reason)
+        return self._engine.if_lost(self._engine.ray.get(task.part), reason)

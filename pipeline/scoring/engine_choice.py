@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
@@ -12,27 +12,20 @@ from pipeline.config.engine_section import EngineSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, SameProcess
 from pipeline.engines.process_pool import ProcessPool
-from pipeline.scoring.output_rows import Ranked
-from pipeline.scoring.segment_scorer import PartScorer
+from pipeline.scoring.encoded_part import EncodedPart, RankedPart
+from pipeline.scoring.part_worker import PartWorker, WorkerOpener
 from pipeline.scoring.user_histories import UserHistories
 
-ScoringEngine = Engine[UserHistories, Ranked]
-
-
-class OpenScorer(Protocol):
-    """`open_scorer`, given all but these arguments; it must pickle."""
-
-    def __call__(self, bundle: Bundle, settings: ScoreSettings, *, device_id: int) -> PartScorer:
-        """See `open_scorer`."""
+ScoringEngine = Engine[UserHistories, RankedPart | EncodedPart]
 
 
 def scoring_engine(
-    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
+    opener: WorkerOpener, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
 ) -> tuple[AbstractContextManager[ScoringEngine], str]:
     """The engine of the settings, and ONNX Runtime's name of its provider.
 
     Args:
-        open_scorer: Opens a worker.
+        opener: Opens the workers.
         bundle: The model.
         settings: What to recommend, with which provider, devices and threads.
         engine: Where.
@@ -45,22 +38,20 @@ def scoring_engine(
         BundleError: the graph cannot be loaded.
     """
     if engine.kind == "ray":
-        return _on_ray(open_scorer, bundle, settings, engine)
+        return _on_ray(opener, bundle, settings, engine)
     # Also for several processes, to raise errors before anything else.
-    scorer = open_scorer(bundle, settings, device_id=0)
-    provider = scorer.recommender.provider
+    worker = opener(bundle, settings, device_id=0, encodes=False)
+    provider = worker.scorer.recommender.provider
     devices = count_devices(settings.devices, provider)
     if devices == 1:
-        return nullcontext(SameProcess(scorer)), provider
-    del scorer  # frees device 0 for one of the processes
+        return nullcontext(SameProcess(worker)), provider
+    del worker  # frees device 0 for one of the processes
     shared = settings.model_copy(update={"threads": thread_count(settings.threads, devices)})
-    return nullcontext(
-        ProcessPool(partial(_opened, open_scorer, bundle, shared), devices)
-    ), provider
+    return nullcontext(ProcessPool(partial(_opened, opener, bundle, shared), devices)), provider
 
 
 def _on_ray(
-    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
+    opener: WorkerOpener, bundle: Bundle, settings: ScoreSettings, engine: EngineSettings
 ) -> tuple[AbstractContextManager[ScoringEngine], str]:
     from pipeline.engines.ray_engine import opened_ray_engine
 
@@ -71,18 +62,18 @@ def _on_ray(
         chosen["threads"] = engine.num_cpus
     settings = settings.model_copy(update=chosen)
     copied = CopiedRecommender.of(bundle, float16=settings.precision == "fp16")
-    make_worker = partial(_opened_copy, open_scorer, copied, settings)
+    make_worker = partial(_opened_copy, opener, copied, settings)
     return opened_ray_engine(make_worker, engine), NAMES[settings.provider]
 
 
 def _opened(
-    open_scorer: OpenScorer, bundle: Bundle, settings: ScoreSettings, index: int
-) -> PartScorer:
-    return open_scorer(bundle, settings, device_id=index)
+    opener: WorkerOpener, bundle: Bundle, settings: ScoreSettings, index: int
+) -> PartWorker:
+    return opener(bundle, settings, device_id=index, encodes=True)
 
 
 def _opened_copy(
-    open_scorer: OpenScorer, copied: CopiedRecommender, settings: ScoreSettings, index: int
-) -> PartScorer:
+    opener: WorkerOpener, copied: CopiedRecommender, settings: ScoreSettings, index: int
+) -> PartWorker:
     with copied.unpacked() as bundle:
-        return open_scorer(bundle, settings, device_id=index)
+        return _opened(opener, bundle, settings, index)

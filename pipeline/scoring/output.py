@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, PublishError, ResumeError, raised_as
-from pipeline.schema import BECAUSE, ITEM_ID, SCORE, SOURCE
+from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import (
     MANIFEST,
-    FinishedPart,
     Manifest,
     PartCounts,
     ResumeKey,
@@ -27,8 +25,7 @@ from pipeline.scoring.manifest import (
     intact,
     read_manifest,
 )
-from pipeline.storage.atomic_files import fsync, is_unfinished
-from pipeline.storage.content_hash import content_hash
+from pipeline.storage.atomic_files import is_unfinished
 from pipeline.storage.folders import LOCK, SCRATCH, Folder, storage_errors
 
 
@@ -71,7 +68,7 @@ class PartWriter:
                         self.folder.remove(name)
             yield self._scratch
 
-    def write(self, table: pa.Table, counts: PartCounts) -> None:
+    def write(self, part: EncodedPart) -> None:
         """Add one part.
 
         Raises:
@@ -80,17 +77,15 @@ class PartWriter:
         name = self.manifest.next_part
         file = self._scratch / "part.parquet"
         with self._writing(name):
-            pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
-            fsync(file)
-            part = FinishedPart(**counts.model_dump(), content_hash=content_hash(file))
+            file.write_bytes(part.content)
             self._start()
             self.folder.put(file, name)
-        self._record(parts={**self.manifest.parts, name: part})
+        self._record(parts={**self.manifest.parts, name: part.finished})
 
     def finish(self, empty: pa.Table) -> None:
         """Mark the output complete; a run without users gets one part without rows, `empty`."""
         if not self.manifest.parts:
-            self.write(empty, PartCounts())
+            self.write(EncodedPart.of(empty, PartCounts()))
         self._record(complete=True)
 
     def _start(self) -> None:
@@ -201,12 +196,3 @@ def _check_own_files(folder: Folder, names: set[str], before: Manifest | None) -
             found=", ".join(foreign[:3]),
             remedy="Give another folder, or move them away.",
         )
-
-
-def _repeating(table: pa.Table) -> list[str]:
-    """Parquet's names of the columns with repeated values: all but the scores."""
-    names = [name for name in table.schema.names if name != SCORE]
-    return [
-        *names,
-        *(f"recommendations.list.element.{name}" for name in (ITEM_ID, SOURCE, BECAUSE)),
-    ]

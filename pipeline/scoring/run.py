@@ -26,6 +26,7 @@ from pipeline.scoring.inputs import check_overlap, open_inputs
 from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
+from pipeline.scoring.part_worker import WorkerOpener
 from pipeline.scoring.resume_keys import log_names, resume_key
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.segment_scorer import UsersPerSegment
@@ -213,14 +214,6 @@ def score_histories(
     every_item = eligibility.with_others(items)
     user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
-    opener = partial(
-        open_scorer,
-        eligibility=eligibility,
-        cache=cache,
-        user_lists=user_lists,
-        segments=segments,
-    )
-    opening, provider = scoring_engine(opener, bundle, settings, engine)
     no_users = Ranked.of_nobody(source.types.user, because=settings.because)
     inputs = {
         **resume_inputs,
@@ -238,6 +231,15 @@ def score_histories(
         settings.marks_items,
         eligibility.is_new,
     )
+    open_one = partial(
+        open_scorer,
+        eligibility=eligibility,
+        cache=cache,
+        user_lists=user_lists,
+        segments=segments,
+    )
+    opener = WorkerOpener(open_one, row_format)
+    opening, provider = scoring_engine(opener, bundle, settings, engine)
     before = out.done.n_users
     with (
         opening as workers,
@@ -250,7 +252,6 @@ def score_histories(
             per_segment.counted(listed.counted(histories)),
             workers,
             settings.most_items,
-            row_format,
             out,
             lambda done: progress(done, total),
         )

@@ -12,13 +12,11 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
 from pipeline.rules.user_segments import UserSegments
-from pipeline.schema import PAD
 from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
+from pipeline.scoring.encoded_part import EncodedPart, RankedPart
 from pipeline.scoring.list_scorer import ListScorer
-from pipeline.scoring.manifest import PartCounts
 from pipeline.scoring.output import PartWriter
-from pipeline.scoring.output_rows import Ranked, RowFormat
 from pipeline.scoring.recommender import load_recommender
 from pipeline.scoring.segment_scorer import PartScorer, SegmentScorer
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
@@ -83,9 +81,8 @@ def open_scorer(
 
 def write_parts(
     histories: Iterable[UserHistories],
-    engine: Engine[UserHistories, Ranked],
+    engine: Engine[UserHistories, RankedPart | EncodedPart],
     most_items: int,
-    row_format: RowFormat,
     out: PartWriter,
     progress: Progress,
 ) -> None:
@@ -93,9 +90,8 @@ def write_parts(
 
     Args:
         histories: Everybody's, in the same order in every run over the same input.
-        engine: Ranks the users of each part.
+        engine: Scores the users of each part.
         most_items: The greatest K of any user.
-        row_format: Makes rows of ranked items.
         out: Writes the parts.
         progress: Is called with the number of users done, finished parts included.
 
@@ -111,16 +107,8 @@ def write_parts(
         done += users
         progress(done)
 
-    def write(ranked: Ranked) -> None:
-        table = row_format.rows(ranked)
-        sizes = (ranked.item_index != PAD).sum(axis=1)
-        counts = PartCounts(
-            n_users=len(sizes),
-            n_rows=table.num_rows,
-            n_fallback=int(ranked.popular.sum()),
-            n_short=int((sizes < ranked.wanted).sum()),
-        )
-        out.write(table, counts)
+    def write(part: RankedPart | EncodedPart) -> None:
+        out.write(part.encoded())
 
     parts = split_parts(histories, min(PART_USERS, max(1, _PART_ROWS // most_items)))
     writing: Future[None] | None = None
@@ -135,10 +123,10 @@ def write_parts(
         closing(prefetch(_without_first(parts, finished))) as upcoming,
         closing(engine.results(upcoming, scored)) as results,
     ):
-        for ranked in results:
+        for part in results:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(write, ranked)
+            writing = writer.submit(write, part)
         if writing is not None:
             writing.result()
 

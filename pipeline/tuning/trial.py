@@ -86,7 +86,11 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     Raises:
         FearecError: the training diverged.
     """
-    known = known_to_training(run.settings, run.run_date, run.prepared)
+    return train_on(known_to_training(run.settings, run.run_date, run.prepared), run, on_epoch)
+
+
+def train_on(known: Split, run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
+    """As `train_here`, on data that were read before: see `known_to_training`."""
     fitted = fit(
         run.settings.model.config(run.prepared.n_items),
         # Several devices are better used by several trials at a time than by one on all of them.

@@ -85,7 +85,7 @@ def measure(users: int) -> dict[str, float]:
     engines: list[MeasuredEngine] = []
 
     def engine(opener: Any, bundle: Any, settings: Any, _: Any) -> Any:
-        engines.append(MeasuredEngine(opener(bundle, settings, device_id=0)))
+        engines.append(MeasuredEngine(opener(bundle, settings, device_id=0, encodes=True)))
         return nullcontext(engines[0]), million_users.CPU
 
     with tempfile.TemporaryDirectory() as name:

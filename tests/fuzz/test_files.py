@@ -26,6 +26,7 @@ from pipeline.logs.imports.options import Columns, Format
 from pipeline.logs.items_table import item_titles
 from pipeline.schema import vocabulary_schema
 from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import PartCounts, ResumeKey
 from pipeline.scoring.output import PartWriter, open_output
 from pipeline.scoring.scorer import open_scorer
@@ -169,6 +170,7 @@ def items_parquet() -> st.SearchStrategy[bytes]:
 
 KEY = ResumeKey(model_version="v1", bundle={"a": "b"}, inputs={}, settings={"top_k": 10})
 ROWS = pa.table({"user_id": ["a", "b"], "score": [0.5, 0.25]})
+PART = EncodedPart.of(ROWS, PartCounts(n_users=2, n_rows=2))
 
 
 @cache
@@ -178,7 +180,7 @@ def finished() -> dict[str, bytes]:
         out = open_output(open_folder(folder), KEY, NOW, resume=False, overwrite=False)
         with out.begin():
             for _ in range(3):
-                out.write(ROWS, PartCounts(n_users=2, n_rows=2))
+                out.write(PART)
             out.finish(ROWS)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
@@ -209,7 +211,7 @@ def write_again(folder: Path, **flags: bool) -> None:
         open_folder(folder), KEY, NOW, **{"resume": False, "overwrite": False, **flags}
     )
     with out.begin():
-        out.write(ROWS, PartCounts(n_users=2, n_rows=2))
+        out.write(PART)
         out.finish(ROWS)
     written = json.loads((folder / "_manifest.json").read_bytes())
     assert {*written["parts"], "_manifest.json"} == set(os.listdir(folder))

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def running(processes: set[int]) -> set[int]:
 
 def parent(process: int) -> int:
     return int(_stat(process)[1])
+
+
+def children(process: int, title: str) -> set[int]:
+    """The children of a process whose command line begins with a title."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        number = int(folder.name)
+        if (_stat(number)[1:2] or [""])[0] == str(process):
+            with suppress(OSError):
+                if (folder / "cmdline").read_bytes().decode(errors="replace").startswith(title):
+                    found.add(number)
+    return found
 
 
 def ended_within(processes: set[int], seconds: float) -> bool:

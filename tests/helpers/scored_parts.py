@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
+from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.storage.folders import open_folder
@@ -73,7 +74,7 @@ def write_parts(
             some = lists[begin : begin + size]
             table = rows_of(some, layout, day)
             count = len(some) if n_users is None else n_users
-            out.write(table, PartCounts(n_users=count, n_rows=table.num_rows))
+            out.write(EncodedPart.of(table, PartCounts(n_users=count, n_rows=len(table))))
         out.finish(rows_of([], layout, day))
     values: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
     return Scored(**{**values, "folder": str(folder), "n_users": len(lists)})

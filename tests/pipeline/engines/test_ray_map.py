@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.engine_section import EngineSettings
 from pipeline.engines.base import WorkerDiedError
 from pipeline.engines.ray_actors import WorkerLostError
-from pipeline.engines.ray_engine import _Map
+from pipeline.engines.ray_engine import RayEngine, _Map
 
 
 class FakeActors:
@@ -56,6 +57,12 @@ class FakeActors:
 BAD = st.none() | st.tuples(st.integers(0, 12), st.sampled_from(["bad", "lost"]))
 
 
+def engine(count: int, **options: Any) -> RayEngine[Any, Any]:
+    store = SimpleNamespace(put=lambda part: part, get=lambda ref: ref)
+    no_worker: Any = None
+    return RayEngine(store, no_worker, EngineSettings(kind="ray"), count, **options)
+
+
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(0, 12), BAD)
 def test_results_come_in_order_whatever_ends_first_or_is_lost(
     seed: int, count: int, n_parts: int, bad: tuple[int, str] | None
@@ -67,7 +74,7 @@ def test_results_come_in_order_whatever_ends_first_or_is_lost(
     source = (read.append(part) or part for part in parts)  # type: ignore[func-returns-value]
     actors: Any = FakeActors(count, Random(seed))
     done: list[int] = []
-    found = _Map(SimpleNamespace(put=lambda part: part), actors, source, count).results(done.append)
+    found = _Map(engine(count), actors, source).results(done.append)
     for part in parts:
         if part == "bad":
             with pytest.raises(ValueError, match="a bad part"):
@@ -86,3 +93,22 @@ def test_results_come_in_order_whatever_ends_first_or_is_lost(
     assert read == parts
     assert not actors.at_work
     assert actors.n_given == len(parts) + sum(actors.losses.values())
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(0, 12), st.integers(0, 12))
+def test_without_an_order_every_result_comes_once_and_no_result_waits_for_another(
+    seed: int, count: int, n_parts: int, lost: int
+) -> None:
+    parts = ["lost" if number == lost else f"part{number}" for number in range(n_parts)]
+    actors: Any = FakeActors(count, Random(seed))
+    options = {"in_order": False, "if_lost": lambda part, reason: f"{part}: {reason}"}
+    read: list[str] = []
+    source = (read.append(part) or part for part in parts)  # type: ignore[func-returns-value]
+    found = []
+    for result in _Map(engine(count, **options), actors, source).results(lambda size: None):
+        found.append(result)
+        assert len(read) - len(found) <= 2 * count + 1
+    stands_for_it = "lost: 3 workers were lost by one part: gone"
+    expected = [stands_for_it if part == "lost" else part.upper() for part in parts]
+    assert sorted(found) == sorted(expected)
+    assert not actors.at_work

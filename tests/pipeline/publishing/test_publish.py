@@ -18,6 +18,7 @@ from pipeline.publishing import publish as publishing
 from pipeline.publishing.publish import check_layout
 from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
+from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
 from pipeline.scoring.output import open_output
 from pipeline.storage.content_hash import content_hash
@@ -80,7 +81,7 @@ def scored(
         for n_users in users:
             rows = rows_of(range(first, first + n_users), day, version)
             table = pa.Table.from_pylist(rows, schema)
-            out.write(table, PartCounts(n_users=n_users, n_rows=len(rows)))
+            out.write(EncodedPart.of(table, PartCounts(n_users=n_users, n_rows=len(rows))))
             first += n_users
         out.finish(schema.empty_table())
     return Scored(

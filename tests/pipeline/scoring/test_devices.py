@@ -24,9 +24,10 @@ from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError, PublishError, ResumeError
 from pipeline.scoring.cli import app
 from pipeline.scoring.eligibility import eligible_items
+from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import Manifest, ResumeKey
 from pipeline.scoring.output import PartWriter
-from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
+from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.run import score
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
@@ -79,7 +80,7 @@ def test_processes_share_the_threads(
 
     class Watched(ProcessPool[Any, Any]):
         def __init__(self, make_worker: Any, count: int) -> None:
-            shares.append((count, make_worker(0).recommender.at_once))
+            shares.append((count, make_worker(0).scorer.recommender.at_once))
             super().__init__(make_worker, count)
 
     monkeypatch.setattr("pipeline.scoring.engine_choice.ProcessPool", Watched)
@@ -162,8 +163,7 @@ def test_a_process_that_dies_is_reported(tmp_path: Path) -> None:
     now = datetime(2026, 11, 25, tzinfo=UTC)
     manifest = Manifest(resume_key=key, generated_at=now, parts={}, complete=False)
     out = PartWriter(LocalFolder(tmp_path / "out"), manifest)
-    row_format = RowFormat("long", pa.array(["item1"]), RunColumns("m", now.date(), now))
-    engine: ProcessPool[UserHistories, Ranked] = ProcessPool(os._exit, 1)  # with its index
+    engine: ProcessPool[UserHistories, EncodedPart] = ProcessPool(os._exit, 1)  # with its index
     with pytest.raises(PublishError, match=r"a scoring process died.*--resume"), out.begin():
-        write_parts([PART], engine, TOP_K, row_format, out, lambda users: None)
+        write_parts([PART], engine, TOP_K, out, lambda users: None)
     assert not (tmp_path / "out").exists()

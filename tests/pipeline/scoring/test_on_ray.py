@@ -88,7 +88,7 @@ def test_a_workers_error_is_raised_as_itself(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_no_process_and_is_resumed(
     cluster: Any, inputs: Path, local: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path,
     end: signal.Signals,

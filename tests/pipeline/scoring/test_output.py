@@ -394,17 +394,17 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_sequences(tmp_path / "s.parquet", random_histories(40))
-    original = pq.write_table
+    original = Path.write_bytes
     written = 0
 
-    def full(*args: Any, **kwargs: Any) -> None:
+    def full(file: Path, content: bytes) -> int:
         nonlocal written
         written += 1
         if written > 1:
             raise OSError(28, "No space left on device")
-        original(*args, **kwargs)
+        return original(file, content)
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(PublishError, match="No space left on device") as refusal:
         run(path, tiny_bundle, tmp_path / "out")
     assert refusal.value.exit_code == 1

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,96 +32,12 @@ from pipeline.data.prepared import read_histories
 from pipeline.data.splits import split_histories
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
 from pipeline.results import Prepared, Trained
+from pipeline.tuning import outputs, search
 from pipeline.tuning import trial as tune_trial
-from pipeline.tuning import tune as search
-from pipeline.tuning.outputs import PLOTS_FILE
+from pipeline.tuning import tune as tuning
 from pipeline.tuning.params_file import read_space
 from pipeline.tuning.study import check_resume_key, fill_queue, load_study
-from pipeline.tuning.tune import Tuned, tune
-
-DAY = date(2026, 7, 1)
-USERS, ITEMS, EVENTS = 40, 15, 8
-GRID = "learning_rate choice [0.001,0.03]\ntopk_factor choice [1,2,3]\n"
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs in which every user visits the items in the same circular order."""
-    folder = tmp_path_factory.mktemp("logs")
-    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
-    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
-    times = [end - timedelta(hours=int(EVENTS - s)) for s in step]
-    items = [f"item-{(u * 3 + s) % ITEMS:02d}" for u, s in zip(user, step, strict=True)]
-    table = pa.table({"user_id": user, "item_id": items, "timestamp": times})
-    pq.write_table(table, folder / "a.parquet")
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path: Path, logs: Path) -> Path:
-    """Settings of a search over six combinations."""
-    (tmp_path / "hyper.test").write_text(GRID)
-    path = tmp_path / "given.toml"
-    path.write_text(
-        f"""
-        warehouse = "{tmp_path}/warehouse"
-        work_dir = "{tmp_path}/work"
-        [logs]
-        path = "{logs}"
-        [model]
-        hidden_size = 8
-        inner_size = 8
-        n_layers = 1
-        MAX_ITEM_LIST_LENGTH = 6
-        contrast = "none"
-        [train]
-        epochs = 2
-        clip_grad_norm = 5
-        accelerator = "cpu"
-        [evaluate]
-        topk = [5, 10]
-        bootstrap = 0
-        [tune]
-        params_file = "{tmp_path}/hyper.test"
-        out = "{tmp_path}/tune"
-        """
-    )
-    return path
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Restore the process-wide settings of PyTorch and Lightning."""
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)
-
-
-@pytest.fixture
-def plots() -> None:
-    """For a test that is about the page of plots, too."""
-
-
-@pytest.fixture(autouse=True)
-def page_without_plots(request: pytest.FixtureRequest) -> Iterator[None]:
-    """An empty page instead of the plots, which take most of a small search's time."""
-
-    def write_nothing(out: Path, study: optuna.Study) -> Path:
-        (out / PLOTS_FILE).write_text("")
-        return out / PLOTS_FILE
-
-    with pytest.MonkeyPatch.context() as patch:
-        if "plots" not in request.fixturenames:
-            patch.setattr(search, "write_plots", write_nothing)
-        yield
-
-
-def run(config: Path, *overrides: str, **options: Any) -> Tuned:
-    return tune(load_settings(config, overrides), DAY, **options)
-
-
-def rows(tuned: Tuned) -> list[dict[str, Any]]:
-    return pq.read_table(tuned.trials).to_pylist()
+from tests.helpers.searches import DAY, EVENTS, GRID, ITEMS, USERS, rows, run
 
 
 def watch(patch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
@@ -189,7 +104,7 @@ def test_a_value_of_none_comes_back_as_none(config: Path) -> None:
 
 def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, evaluated = [], []
-    real_fit, real_evaluate = tune_trial.fit, search.evaluate
+    real_fit, real_evaluate = tune_trial.fit, tuning.evaluate
 
     def fit(network: Any, training: Any, histories: Any, *args: Any, **options: Any) -> Any:
         assert not evaluated
@@ -208,7 +123,7 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
         return real_evaluate(prepared, weights, network, training, *args, **options)
 
     monkeypatch.setattr(tune_trial, "fit", fit)
-    monkeypatch.setattr(search, "evaluate", evaluate)
+    monkeypatch.setattr(tuning, "evaluate", evaluate)
     tuned = run(config, "tune.max_evals=3")
     assert evaluated == [tuple(tuned.parameters.values())]
     assert [len(items) for items in seen] == [USERS * (EVENTS - 1)] * 3
@@ -546,7 +461,7 @@ def test_a_running_search_is_locked(config: Path, monkeypatch: pytest.MonkeyPatc
         run(config)
     monkeypatch.undo()
     with (
-        search.lock_search(config.parent / "tune"),
+        outputs.lock_search(config.parent / "tune"),
         pytest.raises(BusyError, match="another process is at work on this search"),
     ):
         run(config)
