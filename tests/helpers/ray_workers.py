@@ -79,15 +79,18 @@ def parent(process: int) -> int:
     return int(_stat(process)[1])
 
 
-def children(process: int, title: str) -> set[int]:
-    """The children of a process whose command line begins with a title."""
+def workers(cluster: Any) -> set[int]:
+    """The processes of a cluster on this machine that hold a worker."""
+    raylets = {
+        str(node.all_processes["raylet"][0].process.pid) for node in cluster.list_all_nodes()
+    }
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
-        number = int(folder.name)
-        if (_stat(number)[1:2] or [""])[0] == str(process):
+        process = int(folder.name)
+        if (_stat(process)[1:2] or [""])[0] in raylets:
             with suppress(OSError):
-                if (folder / "cmdline").read_bytes().decode(errors="replace").startswith(title):
-                    found.add(number)
+                if (folder / "cmdline").read_bytes().startswith(b"ray::_Place"):
+                    found.add(process)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.cli import main as cli
-from tests.helpers.ray_workers import children, ended_within, until
+from tests.helpers.ray_workers import ended_within, until, workers
 from tests.helpers.searches import DAY, rows, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -23,12 +23,6 @@ LONG = ["train.epochs=60", "train.stopping_step=60", "tune.prune=false"]
 def on_ray(cluster: Any) -> list[str]:
     """The settings of a search on the cluster."""
     return ["engine.kind=ray", f"engine.address={cluster.address}", "train.threads=1"]
-
-
-def workers(cluster: Any) -> set[int]:
-    """The processes of the cluster that hold a worker."""
-    raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
-    return {each for raylet in raylets for each in children(raylet, "ray::_Place")}
 
 
 def begun(config: Path) -> bool:
