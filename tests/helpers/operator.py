@@ -105,9 +105,15 @@ class Operator:
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_CLIENT_RETRY_EXTRA_CODES,
+            temporary_settings,
+        )
 
-        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as api:
+        # 500 is what a server on a busy machine answers while its SQLite is locked.
+        settings = {PREFECT_API_URL: self.url, PREFECT_CLIENT_RETRY_EXTRA_CODES: {500}}
+        with temporary_settings(settings), get_client(sync_client=True) as api:
             yield api
 
     def schedule(self, deployment: str, first: date, last: date) -> list[UUID]:
