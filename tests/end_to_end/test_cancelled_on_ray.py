@@ -43,7 +43,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory, cluster: Any) -> Iterator
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    user, step = np.divmod(np.arange(USERS * 3), 3)
+    user, step = np.divmod(np.arange(USERS * 5), 5)
     times = np.datetime64("2026-06-30T12:00", "us") + step.astype("m8[s]")
     items = (user * 3 + step) % 40
     (tmp_path / "logs").mkdir()
