@@ -1,9 +1,9 @@
 """What the scoring benchmarks share: a bundle of random weights, logs or sequences, one core."""
 
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,11 +55,15 @@ def make_bundle(config: FEARecConfig, folder: Path) -> tuple[Bundle, FEARec]:
 def fearec_score(*arguments: str, cores: Collection[int] = (0,)) -> tuple[float, float, list[str]]:
     """Run `fearec-score`, by default on one core; CPU seconds, peak GiB and what it printed."""
     command = [str(Path(sys.executable).with_name("fearec-score")), *arguments]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, after.ru_maxrss / 2**20, done.stdout.splitlines()
+    with tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=messages, text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )  # fmt: skip
+        assert process.stdout is not None
+        printed = process.stdout.read().splitlines()
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            messages.seek(0)
+            sys.exit(messages.read())
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20, printed

@@ -77,5 +77,5 @@ def test_a_cancelled_flow_run_ends_its_work_on_the_cluster(
     operator.run("prefect", "flow-run", "cancel", uuid)
     assert ended_within(there, 20)
     assert not workers(cluster)
-    assert operator.ended(flow_run, 60).state.is_cancelled(), operator.log_of(flow_run)
+    operator.wait_for(lambda: operator.flow_run(flow_run).state.is_cancelled(), 60)
     assert not list(folder.glob("warehouse/recommendations"))
