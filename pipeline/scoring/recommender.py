@@ -112,10 +112,12 @@ class Recommender:
         return int(self.k.numpy()[0])
 
     def _make_buffers(self) -> None:
-        # Whoever runs a batch on a GPU takes one of the sets of buffers, and puts it back.
+        # Whoever runs a batch on a GPU takes one of the sets of buffers, and puts it back. They are
+        # made for a copy, as what refers to itself stays in memory until Python looks for cycles.
+        make = partial(Buffers, copy(self))
         self._buffers: SimpleQueue[Callable[[int, int], Buffers]] = SimpleQueue()
         for _ in range(self.at_once):
-            self._buffers.put(lru_cache(_SHAPES)(partial(Buffers, self)))
+            self._buffers.put(lru_cache(_SHAPES)(make))
 
     @property
     def provider(self) -> str:

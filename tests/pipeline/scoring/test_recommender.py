@@ -1,5 +1,7 @@
 """The recommender: buffers on a device, and batches in them."""
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,6 +36,15 @@ def batch_of(users: int, excluded: int, seed: int = 0) -> ScoringBatch:
     return ScoringBatch(
         np.arange(users), item_seq, lengths, random.integers(0, 39, (users, excluded))
     )
+
+
+def test_a_recommender_goes_as_soon_as_nobody_uses_it(on_cpu: Recommender) -> None:
+    gc.disable()  # segments make one each, with a table of all items
+    try:
+        gone = weakref.ref(on_cpu.giving(3, embeddings=False))
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # Buffers: the same code as on a device, their memory here
@@ -106,7 +117,7 @@ def as_on_a_gpu(on_cpu: Recommender, monkeypatch: pytest.MonkeyPatch) -> Recomme
     device = Recommender(on_cpu.session, on_cpu.item_bias.numpy(), TOP_K, 64)
     assert device.where == ("cuda", 0)
     device.where = ("cpu", 0)
-    return device
+    return device.giving(TOP_K, embeddings=False)  # whose buffers are there, too
 
 
 _ortvalue_from_numpy = onnxruntime.OrtValue.ortvalue_from_numpy
