@@ -47,27 +47,26 @@ class Cost:
 
 
 def processes() -> dict[int, tuple[int, float]]:
-    """Parent and CPU seconds, those of ended children included, of every process."""
+    """Parent and CPU seconds of every process."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             values = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
-        ticks = sum(int(value) for value in values[11:15])
+        ticks = sum(int(value) for value in values[11:13])
         found[int(folder.name)] = (int(values[1]), ticks / os.sysconf("SC_CLK_TCK"))
     return found
 
 
-def descendants_cpu() -> float:
-    """CPU seconds of everything below this process, but itself."""
+def descendants_cpu() -> dict[int, float]:
+    """CPU seconds of every process below this one."""
     every = processes()
     below, new = {os.getpid()}, True
     while new:
         new = {pid for pid, (parent, _) in every.items() if parent in below} - below
         below |= new
-    mine = os.times()
-    return sum(every[pid][1] for pid in below if pid in every) - mine.user - mine.system
+    return {pid: every[pid][1] for pid in below - {os.getpid()} if pid in every}
 
 
 def anonymous_memory(process: int) -> float:
@@ -80,21 +79,19 @@ def anonymous_memory(process: int) -> float:
 
 
 def measure(command: list[str]) -> Cost:
-    before, own, started = descendants_cpu(), os.times(), time.perf_counter()
-    memory = 0.0
+    before, started = descendants_cpu(), time.perf_counter()
+    memory, seconds = 0.0, dict(before)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as driver:
         while driver.poll() is None:
             memory = max(memory, anonymous_memory(driver.pid))
-            time.sleep(0.1)
+            seconds |= descendants_cpu()  # Ray does not wait for workers that it ends
+            time.sleep(0.2)
         wall = time.perf_counter() - started
         assert driver.stderr is not None
         if driver.returncode:
             sys.exit(driver.stderr.read().decode())
-    now = os.times()
-    driver_cpu = (now.children_user + now.children_system) - (
-        own.children_user + own.children_system
-    )
-    return Cost(wall, descendants_cpu() - before, driver_cpu, memory)
+    spent = sum(seconds.values()) - sum(before.values())
+    return Cost(wall, spent, seconds[driver.pid], memory)
 
 
 def rows(out: Path) -> Any:
