@@ -37,8 +37,8 @@ PLACES = [
     "pipeline.scoring.sequence_reader.read_batches",
     "pipeline.scoring.list_scorer.batches",
     "pipeline.scoring.recommender.Recommender.__call__",
-    "pipeline.scoring.output.pq.write_table",
-    "pipeline.scoring.output.content_hash",
+    "pipeline.scoring.encoded_part.pq.write_table",
+    "pipeline.scoring.encoded_part.sha256",
 ]
 
 
