@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.export.files import (
     CPU_RECOMMENDER,
@@ -15,8 +20,7 @@ from model.export.files import (
 )
 from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.description import BundleDescription
-from pipeline.errors import BundleError, raised_as
-from pipeline.storage.copied_files import CopiedFiles
+from pipeline.errors import BundleError, StorageError, raised_as
 
 _FLOAT32 = (RECOMMENDER, CPU_RECOMMENDER, INT8_TABLE)
 _FLOAT16 = (FLOAT16_RECOMMENDER, FLOAT16_TABLE)
@@ -28,11 +32,11 @@ class CopiedRecommender:
 
     Attributes:
         description: Of the bundle.
-        files: Their contents.
+        files: Their contents, uint8, by name; arrays, as Ray shares these among a node's workers.
     """
 
     description: BundleDescription
-    files: CopiedFiles
+    files: dict[str, NDArray[np.uint8]]
 
     @classmethod
     def of(cls, bundle: Bundle, *, float16: bool) -> Self:
@@ -47,7 +51,11 @@ class CopiedRecommender:
         """
         names = {ITEM_TABLE, *(_FLOAT16 if float16 else _FLOAT32)}
         with raised_as(BundleError, OSError, "cannot be read", str(bundle.path)):
-            files = CopiedFiles.of(bundle.path, sorted(names & bundle.description.files.keys()))
+            files = {
+                name: np.fromfile(bundle.path / name, np.uint8)
+                for name in bundle.description.files
+                if name in names
+            }
         return cls(bundle.description, files)
 
     @contextmanager
@@ -60,5 +68,8 @@ class CopiedRecommender:
         Raises:
             StorageError: there is no space.
         """
-        with self.files.unpacked() as folder:
-            yield Bundle(folder, self.description)
+        with TemporaryDirectory(prefix="fearec-") as folder:
+            with raised_as(StorageError, OSError, "cannot be written", folder):
+                for name, content in self.files.items():
+                    content.tofile(Path(folder) / name)
+            yield Bundle(Path(folder), self.description)

@@ -33,12 +33,10 @@ class Begun:
     """A trial on its way to a worker.
 
     Attributes:
-        number: Of the trial in the study.
         trial_id: In the study's storage.
         run: Its training; the folder is the driver's.
     """
 
-    number: int
     trial_id: int
     run: Run
 
@@ -66,17 +64,16 @@ class Ended:
         """Write it into the study, and the weights into the trial's folder."""
         trial = optuna.Trial(study, self.begun.trial_id)
         if self.error is not None:
-            note_failure(trial, self.error)
-            study.tell(self.begun.number, state=TrialState.FAIL)
+            _fail(trial, self.error)
         elif self.judged is None:
-            study.tell(self.begun.number, state=TrialState.PRUNED)
+            study.tell(trial.number, state=TrialState.PRUNED)
         else:
             file = self.begun.run.folder / HELD_OUT_WEIGHTS
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(self.weights)
             fsync(file)
             trial.set_user_attr(EPOCH, self.judged.epoch)
-            study.tell(self.begun.number, self.judged.valid_ndcg_at_10)
+            study.tell(trial.number, self.judged.valid_ndcg_at_10)
 
 
 def run_on_ray(
@@ -102,12 +99,11 @@ def run_on_ray(
             try:
                 run = search.training(trial, settings.num_cpus)
             except FearecError as error:
-                note_failure(trial, as_line(error))
-                study.tell(trial.number, state=TrialState.FAIL)
+                _fail(trial, as_line(error))
                 ended()
                 continue
             # Optuna has no public name for a trial's id in its storage.
-            yield Begun(trial.number, trial._trial_id, run)
+            yield Begun(trial._trial_id, run)
 
     known = known_to_training(search.settings, search.run_date, search.prepared)
     with connected(settings) as ray:
@@ -120,6 +116,11 @@ def run_on_ray(
                 for trial in results:
                     trial.tell(study)
                     ended()
+
+
+def _fail(trial: optuna.Trial, line: str) -> None:
+    note_failure(trial, line)
+    trial.study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _lost(begun: Begun, reason: str) -> Ended:

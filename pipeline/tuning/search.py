@@ -83,7 +83,7 @@ class Search:
             SearchError: not all were run.
         """
 
-        def ended(study: optuna.Study, _: FrozenTrial | None = None) -> None:
+        def ended(*_: object) -> None:
             self._tidy(study)
             if progress:
                 progress(*_so_far(study, wanted))
@@ -93,7 +93,7 @@ class Search:
         if lacking and self.settings.engine.kind == "ray":
             from pipeline.tuning.ray_trials import run_on_ray
 
-            run_on_ray(self, study, lacking, partial(ended, study))
+            run_on_ray(self, study, lacking, ended)
         elif lacking:
             workers = min(self.settings.tune.workers, lacking)
             stops: list[Exception] = []

@@ -10,7 +10,6 @@ from pipeline.config.settings import load_settings
 from pipeline.tuning.tune import Tuned, tune
 
 DAY = date(2026, 7, 1)
-USERS, ITEMS, EVENTS = 40, 15, 8
 GRID = "learning_rate choice [0.001,0.03]\ntopk_factor choice [1,2,3]\n"
 
 

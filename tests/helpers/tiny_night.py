@@ -12,6 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 USERS, ITEMS, EVENTS = 40, 15, 8
+MODEL = """
+[model]
+hidden_size = 8
+inner_size = 8
+n_layers = 1
+MAX_ITEM_LIST_LENGTH = 6
+contrast = "none"
+"""
 
 
 def write_logs(folder: Path) -> None:
@@ -36,12 +44,7 @@ def write_settings(folder: Path) -> Path:
         work_dir = "{folder}/work"
         [logs]
         path = "{folder}/logs"
-        [model]
-        hidden_size = 8
-        inner_size = 8
-        n_layers = 1
-        MAX_ITEM_LIST_LENGTH = 6
-        contrast = "none"
+        {MODEL}
         [train]
         epochs = 1
         accelerator = "cpu"

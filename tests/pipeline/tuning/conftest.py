@@ -1,31 +1,23 @@
 """The settings and logs of small searches."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import optuna
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.tuning import tune
 from pipeline.tuning.outputs import PLOTS_FILE
-from tests.helpers.searches import EVENTS, GRID, ITEMS, USERS
+from tests.helpers.searches import GRID
+from tests.helpers.tiny_night import MODEL, write_logs
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs in which every user visits the items in the same circular order."""
     folder = tmp_path_factory.mktemp("logs")
-    user, step = np.divmod(np.arange(USERS * EVENTS), EVENTS)
-    end = datetime(2026, 6, 30, 12, tzinfo=UTC)
-    times = [end - timedelta(hours=int(EVENTS - s)) for s in step]
-    items = [f"item-{(u * 3 + s) % ITEMS:02d}" for u, s in zip(user, step, strict=True)]
-    table = pa.table({"user_id": user, "item_id": items, "timestamp": times})
-    pq.write_table(table, folder / "a.parquet")
+    write_logs(folder)
     return folder
 
 
@@ -40,12 +32,7 @@ def config(tmp_path: Path, logs: Path) -> Path:
         work_dir = "{tmp_path}/work"
         [logs]
         path = "{logs}"
-        [model]
-        hidden_size = 8
-        inner_size = 8
-        n_layers = 1
-        MAX_ITEM_LIST_LENGTH = 6
-        contrast = "none"
+        {MODEL}
         [train]
         epochs = 2
         clip_grad_norm = 5

@@ -37,7 +37,8 @@ from pipeline.tuning import trial as tune_trial
 from pipeline.tuning import tune as tuning
 from pipeline.tuning.params_file import read_space
 from pipeline.tuning.study import check_resume_key, fill_queue, load_study
-from tests.helpers.searches import DAY, EVENTS, GRID, ITEMS, USERS, rows, run
+from tests.helpers.searches import DAY, GRID, rows, run
+from tests.helpers.tiny_night import EVENTS, ITEMS, USERS
 
 
 def watch(patch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
@@ -219,7 +220,7 @@ def test_a_changed_search_is_not_resumed(config: Path, tmp_path: Path, logs: Pat
     run(config, one)
     other = tmp_path / "other"
     other.mkdir()
-    pq.write_table(pq.read_table(logs / "a.parquet").slice(8), other / "b.parquet")
+    pq.write_table(pq.read_table(logs / "dt=2026-06-30/a.parquet").slice(8), other / "b.parquet")
     space = tmp_path / "space"
     space.write_text(GRID.replace("[1,2,3]", "[1,2]"))
     changes = {
