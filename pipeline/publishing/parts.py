@@ -31,7 +31,7 @@ class ScoredParts:
     manifest: Manifest
     dataset: ds.Dataset
 
-    def read(self, name: str) -> pa.BufferReader:
+    def read(self, name: str) -> pa.Buffer:
         """The content of a part, which is read once and hashed.
 
         Raises:
@@ -41,7 +41,7 @@ class ScoredParts:
         expected, found = self.manifest.parts[name].content_hash, sha256(content).hexdigest()
         if expected not in (None, found):
             raise _changed(self.folder.name_of(name), f"sha256 {expected}", found)
-        return pa.BufferReader(content)
+        return pa.py_buffer(content)
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of each part: memory holds one part at a time.
@@ -50,7 +50,7 @@ class ScoredParts:
             PublishError: a part is not as it was written.
         """
         for name in self.manifest.parts:
-            yield pq.read_table(self.read(name), columns=columns)
+            yield pq.read_table(pa.BufferReader(self.read(name)), columns=columns)
 
     def rows(self) -> pa.RecordBatchReader:
         """The users and items of all parts, with the columns of their layout, as a stream."""

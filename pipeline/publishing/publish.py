@@ -1,13 +1,13 @@
 """Stage: the scored parts into the Delta table `recommendations`, one partition per run date.
 
-The partition is replaced in one commit, so readers see yesterday's rows or today's, never a
+The parts are copied into the table's folder as they are, and named by one commit. The partition is replaced in one commit, so readers see yesterday's rows or today's, never a
 mixture. The commit says which scoring run the rows are of (its time, as the version of a Delta
 transaction), so that publishing the same run again changes nothing, not even the table's version.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,15 +18,14 @@ from pipeline.errors import ConfigError, PublishError, naming
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
+from pipeline.scoring.encoded_part import parquet_file
+from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.partitions import commit_errors, fit_columns
-from pipeline.warehouse.tables import (
-    count_rows,
-    open_table,
-    replace_run_date,
-    table_id,
-)
+from pipeline.warehouse.commits import conflicts
+from pipeline.warehouse.partition_files import put_file, replace_files
+from pipeline.warehouse.partitions import commit_errors, fit_columns, widths
+from pipeline.warehouse.tables import count_rows, open_table, table_id
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -57,29 +56,14 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     with commit_errors(uri):
         remove_unfinished_uploads(locations.warehouse)
         table = open_table(uri)
-        if table is not None:
-            remedy = "Set score.layout and the id columns back, or move the table away."
-            fit_columns(table, parts.dataset.schema, uri, remedy)
-        known = table.transaction_version(transaction) if table is not None else None
-        if table is None or known != scoring_run or _rows_of(table, run_date) != n_rows:
-            with _checked_rows(parts) as rows:
-                replace_run_date(
-                    table or uri,
-                    rows,
-                    run_date,
-                    (transaction, scoring_run),
-                    partition_by=[RUN_DATE],
-                )
+        before = _published_run(table, transaction)
+        if table is None or before != scoring_run or _rows_of(table, run_date) != n_rows:
+            commit = partial(_replace, uri, parts, run_date, (transaction, scoring_run), before)
+            until_committed(commit)
             table = open_table(uri)
     assert table is not None
     with naming(uri):
-        published = table.transaction_version(transaction)
-    if published != scoring_run:
-        raise PublishError(
-            "lost the race: another run of this run date has published meanwhile",
-            uri,
-            remedy="The table holds the other run's rows, and its model becomes the champion.",
-        )
+        _check_race(uri, _published_run(table, transaction), scoring_run)
     return Published(uri, table_id(table), table.version(), n_rows, n_users)
 
 
@@ -105,34 +89,49 @@ def check_layout(layout: str, locations: RunLocations) -> None:
         )
 
 
-@contextmanager
-def _checked_rows(parts: ScoredParts) -> Iterator[pa.RecordBatchReader]:
-    """The rows of all parts as a stream, part by part.
-
-    The parts together may be far larger than memory.
+def _replace(
+    uri: str, parts: ScoredParts, run_date: date, transaction: tuple[str, int], before: int | None
+) -> None:
+    """Commit the parts; `before` is the scoring run that the table has of the run date.
 
     Raises:
-        PublishError: a part is not as it was written. It replaces the error that delta-rs, which
-            reads the stream, raises then.
+        ConflictError: another run wrote to the table meanwhile.
+        PublishError: it was one of this run date; or the table has other columns.
     """
-    failures: list[PublishError] = []
+    table, columns = open_table(uri), parts.dataset.schema
+    _check_race(uri, _published_run(table, transaction[0]), before)
+    if table is not None:
+        remedy = "Set score.layout and the id columns back, or move the table away."
+        columns = fit_columns(table, columns, uri, remedy)
+    files = [put_file(uri, content, run_date) for content in _contents(parts, columns)]
+    with conflicts(uri):
+        replace_files(table or uri, files, columns, run_date, transaction)
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for name in parts.manifest.parts:
-            try:
-                content = parts.read(name)
-            except PublishError as error:
-                failures.append(error)
-                raise
-            with pq.ParquetFile(content) as file:
-                yield from file.iter_batches(1 << 16)
 
-    try:
-        yield pa.RecordBatchReader.from_batches(parts.dataset.schema, batches())
-    except Exception:
-        if failures:
-            raise failures[0] from None
-        raise
+def _contents(parts: ScoredParts, columns: pa.Schema) -> Iterator[pa.Buffer]:
+    """The files' contents, written anew only where a table's ids are wider than theirs."""
+    own = parts.dataset.schema
+    wanted = pa.schema([columns.field(name) for name in own.names])
+    is_narrow = not widths(wanted).items() <= widths(own).items()
+    for name in parts.manifest.parts:
+        content = parts.read(name)
+        if is_narrow:
+            content = parquet_file(pq.read_table(pa.BufferReader(content)).cast(wanted))
+        yield content
+
+
+def _published_run(table: "DeltaTable | None", transaction: str) -> int | None:
+    """The scoring run whose rows a table has of a run date."""
+    return None if table is None else table.transaction_version(transaction)
+
+
+def _check_race(uri: str, found: int | None, expected: int | None) -> None:
+    if found != expected:
+        raise PublishError(
+            "lost the race: another run of this run date has published meanwhile",
+            uri,
+            remedy="The table holds the other run's rows, and its model becomes the champion.",
+        )
 
 
 def _rows_of(table: "DeltaTable", run_date: date) -> int:

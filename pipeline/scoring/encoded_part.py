@@ -27,9 +27,7 @@ class EncodedPart:
     @classmethod
     def of(cls, table: pa.Table, counts: PartCounts) -> Self:
         """The part with these rows."""
-        file = pa.BufferOutputStream()
-        pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
-        content = file.getvalue()
+        content = parquet_file(table)
         digest = sha256(content).hexdigest()
         return cls(content, FinishedPart(**counts.model_dump(), content_hash=digest))
 
@@ -61,6 +59,13 @@ class RankedPart:
             n_short=int((sizes < self.ranked.wanted).sum()),
         )
         return EncodedPart.of(table, counts)
+
+
+def parquet_file(table: pa.Table) -> pa.Buffer:
+    """The content of the file of a part with these rows."""
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file, compression="zstd", use_dictionary=_repeating(table))
+    return file.getvalue()
 
 
 def _repeating(table: pa.Table) -> list[str]:

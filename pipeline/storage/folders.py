@@ -86,6 +86,10 @@ class Folder(ABC):
         """Move a finished file from `scratch` into the folder, under that name."""
 
     @abstractmethod
+    def put_new(self, name: str, content: pa.Buffer) -> None:
+        """Write a file that nobody looks for yet; the folder is made if need be."""
+
+    @abstractmethod
     def put_text(self, name: str, text: str) -> None:
         """Write a small file; readers see the old text or the new text, never a mixture."""
 
@@ -115,6 +119,14 @@ class LocalFolder(Folder):
         fsync(file)
         file.replace(self.path(name))
         fsync(Path(self.root))
+
+    def put_new(self, name: str, content: pa.Buffer) -> None:
+        """Write a file to the disk itself."""
+        file = Path(self.path(name))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        fsync(file)
+        fsync(file.parent)
 
     def put_text(self, name: str, text: str) -> None:
         """Write a small file, by rename."""
@@ -168,6 +180,11 @@ class StoreFolder(Folder):
             source_filesystem=_LOCAL,
             destination_filesystem=self.filesystem,
         )
+
+    def put_new(self, name: str, content: pa.Buffer) -> None:
+        """Write a file, by one upload."""
+        with self.filesystem.open_output_stream(self.path(name)) as file:
+            file.write(content)
 
     def put_text(self, name: str, text: str) -> None:
         """Write a small file, by one upload."""

@@ -85,17 +85,20 @@ def _spool(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
     return n_rows
 
 
-def fit_columns(table: "DeltaTable", rows: pa.Schema, uri: str, remedy: str) -> None:
+def fit_columns(table: "DeltaTable", rows: pa.Schema, uri: str, remedy: str) -> pa.Schema:
     """Check that a table has the columns of new rows, and widen its integers that are narrower.
 
     Only the latter rewrites the table. Columns and fields that not every run writes may be missing
-    on either side: `replace_run_date` adds them to the table, and null where the rows have none.
+    on either side: writing adds them to the table, and null where the rows have none.
 
     Args:
         table: Becomes the new version.
         rows: The columns of the new rows.
         uri: The table's, for the error.
         remedy: For the error.
+
+    Returns:
+        The columns of both.
 
     Raises:
         PublishError: it has others; nothing was changed.
@@ -116,8 +119,9 @@ def fit_columns(table: "DeltaTable", rows: pa.Schema, uri: str, remedy: str) -> 
     columns = pa.unify_schemas([there, rows], promote_options="permissive")
     # Ids that grew, as in `interactions`; narrower ones are widened as they are written.
     wide = pa.schema([columns.field(name) for name in there.names])
-    if not _widths(there).items() <= _widths(wide).items():
+    if not widths(there).items() <= widths(wide).items():
         replace(table, all_rows(table).cast(wide))
+    return columns
 
 
 @contextmanager
@@ -154,7 +158,7 @@ def _kind(kind: pa.DataType) -> str:
     return re.sub(r"\bint\d+", "int", plain)
 
 
-def _widths(columns: pa.Schema) -> dict[str, str]:
+def widths(columns: pa.Schema) -> dict[str, str]:
     """The integer types of all columns and fields that have one, by name."""
     text = "\n".join(f"{column.name}: {column.type}" for column in columns)
     return dict(re.findall(r"(\w+): (?:list<\w+: )?(int\d+)", text))

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
@@ -369,7 +369,7 @@ def test_no_rows_are_refused(settings: Settings, tmp_path: Path) -> None:
 def test_rows_of_another_date_are_refused(settings: Settings, tmp_path: Path) -> None:
     table = publish(settings, DAY, scored(tmp_path / "parts")).table
     before = rows_of(table)
-    with pytest.raises(PublishError, match="cannot be written") as caught:
+    with pytest.raises(PublishError, match="rows of another run date.*2026-07-01; found 2026-07-02") as caught:
         publish(settings, DAY, scored(tmp_path / "next", NEXT))
     assert "\n" not in str(caught.value)
     assert rows_of(table) == before
@@ -381,17 +381,48 @@ def test_a_race_is_told(
     publish(settings, DAY, scored(tmp_path / "first"))
     mine = scored(tmp_path / "mine", version="mine")
 
-    def write_after_another(table: Any, *args: Any, **kwargs: Any) -> None:
+    real = publishing.replace_files
+
+    def write_after_another(*given: Any) -> None:
         monkeypatch.undo()
         publish(settings, DAY, scored(tmp_path / "theirs", version="theirs"))
-        write_deltalake(table, *args, **kwargs)
+        real(*given)
 
-    monkeypatch.setattr("deltalake.write_deltalake", write_after_another)
-    with pytest.raises(PublishError, match="another run wrote") as caught:
+    monkeypatch.setattr(publishing, "replace_files", write_after_another)
+    with pytest.raises(PublishError, match="lost the race") as caught:
         publish(settings, DAY, mine)
     assert "\n" not in str(caught.value)
     table = str(Path(settings.warehouse) / "recommendations")
     assert {row["model_version"] for row in rows_of(table)} == {"theirs"}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["new table", "a table"])
+def test_runs_of_two_dates_at_once_are_both_published(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    if not first:
+        publish(settings, date(2026, 6, 30), scored(tmp_path / "earlier", date(2026, 6, 30)))
+    mine, real = scored(tmp_path / "mine"), publishing.replace_files
+
+    def write_after_another(*given: Any) -> None:
+        monkeypatch.undo()
+        publish(settings, NEXT, scored(tmp_path / "theirs", NEXT, "theirs", users=(3,)))
+        real(*given)
+
+    monkeypatch.setattr(publishing, "replace_files", write_after_another)
+    table = publish(settings, DAY, mine).table
+    assert (len(rows_of(table, DAY)), len(rows_of(table, NEXT))) == (16, 6)
+
+
+def test_parts_go_into_the_table_as_they_are(settings: Settings, tmp_path: Path) -> None:
+    parts = scored(tmp_path / "parts")
+    table = publish(settings, DAY, parts).table
+    actions = pa.table(DeltaTable(table).get_add_actions(flatten=True)).to_pylist()
+    assert sorted(
+        (each["num_records"], each["min.user_id"], each["max.user_id"]) for each in actions
+    ) == [(6, 5, 7), (10, 0, 4)]
+    contents = {(Path(table) / each["path"]).read_bytes() for each in actions}
+    assert contents == {path.read_bytes() for path in Path(parts.folder).glob("*.parquet")}
 
 
 @pytest.mark.parametrize("schema", [LONG, LISTS], ids=["long", "list"])
@@ -414,14 +445,14 @@ def test_a_run_overtaken_by_another_of_its_date_reports_that_it_lost_the_race(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, other = scored(tmp_path / "mine"), scored(tmp_path / "other", version="v2")
-    real = publishing.replace_run_date
+    real = publishing.replace_files
 
-    def overtaken(*given: Any, **options: Any) -> None:
-        real(*given, **options)
-        monkeypatch.setattr(publishing, "replace_run_date", real)
+    def overtaken(*given: Any) -> None:
+        real(*given)
+        monkeypatch.setattr(publishing, "replace_files", real)
         publish(settings, DAY, other)
 
-    monkeypatch.setattr(publishing, "replace_run_date", overtaken)
+    monkeypatch.setattr(publishing, "replace_files", overtaken)
     with pytest.raises(PublishError, match="lost the race"):
         publish(settings, DAY, mine)
     rows = DeltaTable(Warehouse(settings.warehouse).table("recommendations")).to_pyarrow_table()
