@@ -15,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -36,13 +36,16 @@ class Cost:
     wall: float
     cpu: float
     driver_cpu: float
-    driver_memory: float  # GiB
+    memory: list[tuple[float, float]]  # of the driver: GiB by the time of the clock
+
+    def most_memory(self, begin: float = 0, end: float = float("inf")) -> float:
+        return max((size for at, size in self.memory if begin < at <= end), default=0)
 
     def line(self, name: str, users: int) -> str:
         return (
             f"{name}: {self.wall:.1f} wall seconds, {users / self.wall:,.0f} users/s; "
             f"{self.cpu:.1f} CPU seconds, of the driver {self.driver_cpu:.1f}; "
-            f"driver's memory {self.driver_memory:.2f} GiB at most"
+            f"driver's memory {self.most_memory():.2f} GiB at most"
         )
 
 
@@ -78,18 +81,21 @@ def anonymous_memory(process: int) -> float:
     return next((int(x.split()[1]) for x in lines if x.startswith("RssAnon")), 0) / 2**20
 
 
-def measure(command: list[str]) -> Cost:
+def measure(command: list[str], out: IO[str] | int = subprocess.DEVNULL) -> Cost:
     before, started = descendants_cpu(), time.perf_counter()
-    memory, seconds = 0.0, dict(before)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as driver:
+    memory, seconds = [], dict(before)
+    with (
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(command, stdout=out, stderr=messages) as driver,
+    ):
         while driver.poll() is None:
-            memory = max(memory, anonymous_memory(driver.pid))
+            memory.append((time.time(), anonymous_memory(driver.pid)))
             seconds |= descendants_cpu()  # Ray does not wait for workers that it ends
             time.sleep(0.2)
         wall = time.perf_counter() - started
-        assert driver.stderr is not None
         if driver.returncode:
-            sys.exit(driver.stderr.read().decode())
+            messages.seek(0)
+            sys.exit(messages.read().decode())
     spent = sum(seconds.values()) - sum(before.values())
     return Cost(wall, spent, seconds[driver.pid], memory)
 
