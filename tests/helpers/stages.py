@@ -103,6 +103,7 @@ def evaluate(
         settings.prepare,
         settings.event_types.inputs,
         champion,
+        settings.engine,
     )
 
 
