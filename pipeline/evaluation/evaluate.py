@@ -48,6 +48,7 @@ def evaluate(
     limits: PrepareSettings,
     inputs: Sequence[str],
     champion: Path | None,
+    *,
     engine: EngineSettings = LOCAL,
     progress: Progress = _unseen,
 ) -> Evaluated:

@@ -103,7 +103,7 @@ def evaluate(
         settings.prepare,
         settings.event_types.inputs,
         champion,
-        settings.engine,
+        engine=settings.engine,
     )
 
 

@@ -191,8 +191,8 @@ class Evaluate(Stage[Evaluated]):
                 self.limits,
                 self.inputs,
                 champion,
-                self.engine,
-                progress,
+                engine=self.engine,
+                progress=progress,
             )
 
 
