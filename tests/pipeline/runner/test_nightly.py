@@ -156,7 +156,7 @@ class Stages:
         hashes = {WEIGHTS: content_hash(folder / WEIGHTS)}
         return Trained(folder, 2, 0.25, parent, refit=True, content_hashes=hashes)
 
-    def evaluate(self, prepared: Prepared, *given: Any) -> Evaluated:
+    def evaluate(self, prepared: Prepared, *given: Any, **options: Any) -> Evaluated:
         self.calls.append("evaluate")
         return Evaluated(
             "leave-one-out", 4, 3, {"HR@5": 0.5, "NDCG@10": 0.3}, {"NDCG@10": 0.1},
