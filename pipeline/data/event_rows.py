@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, reduce
-from socket import gethostname
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -195,13 +194,7 @@ class EventSource:
         """
         table = open_table(self.place, self.version)
         if table is None:
-            raise InputError(
-                "no such table",
-                self.place,
-                expected=f"the warehouse, which {gethostname()} has to reach too",
-                remedy="Put it where every node of the Ray cluster reaches it, or set"
-                " engine.kind to local.",
-            )
+            raise InputError("no such table", self.place)
         return EventRows(table, self.end, self.start, users, self.rank_of_files)
 
 

@@ -4,11 +4,14 @@ What comes back are files of buckets, as of a prepared folder of the range's use
 one another in the order of the ranges they are, byte for byte, those of one sort of everybody.
 """
 
+import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 
 import duckdb
@@ -22,12 +25,18 @@ from pipeline.data.sequence_files import Totals, bucket_files
 from pipeline.data.user_ranges import UserRange, user_ranges
 from pipeline.engines.base import Engine, Progress, WorkerDiedError
 from pipeline.engines.ray_engine import opened_ray_engine
-from pipeline.errors import MemoryShortError, raised_as
-from pipeline.schema import ITEM_ID, USER_ID, prepared_schema
+from pipeline.errors import MemoryShortError, first_line, raised_as
+from pipeline.schema import ITEM_ID, SEQUENCES, USER_ID, prepared_schema
 from pipeline.storage.prepared_folder import batches_of, sequence_files
 from pipeline.storage.resources import ResourceSettings
 from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.tables import count_rows
+
+_log = logging.getLogger(__name__)
+
+
+class UnreachableError(Exception):
+    """Why a worker cannot open the table of events, with the name of its machine."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,14 @@ class RangeSorter:
         """The files of a task's users.
 
         Raises:
-            InputError: the table cannot be reached from here.
+            UnreachableError: the table cannot be opened from here.
             StorageError: the disk for temporary files is full.
             MemoryShortError: there is not enough memory.
         """
-        rows = self.source.open(task.users)
+        try:
+            rows = self.source.open(task.users)
+        except Exception as error:
+            raise UnreachableError(f"{gethostname()}: {first_line(error)}") from None
         resources = self.resources.of_one_worker(self.cores)
         if resources.scratch_dir is not None:
             resources.scratch_dir.mkdir(parents=True, exist_ok=True)
@@ -98,6 +110,8 @@ def sort_on_ray(
 ) -> Totals:
     """Write the histories of all events, as `HistorySort.write` does.
 
+    Where a worker does not reach the warehouse, this process sorts everything.
+
     Args:
         rows: The events.
         sort: How.
@@ -117,7 +131,13 @@ def sort_on_ray(
         n_events = count_rows(rows.table)
         ranges = user_ranges(rows.read([USER_ID]), n_events, min(engine.count, n_events))
         tasks = sort_tasks(ranges, sort, db)
-        return write_ranges(replace(engine, count=len(ranges)), tasks, columns, folder)
+        try:
+            return write_ranges(replace(engine, count=len(ranges)), tasks, columns, folder)
+        except UnreachableError as error:
+            message = "sorting here, as a worker on the Ray cluster cannot open the table: %s"
+            _log.warning(message, error)
+    shutil.rmtree(folder / SEQUENCES)
+    return sort.write(rows, folder, db)
 
 
 def sort_tasks(

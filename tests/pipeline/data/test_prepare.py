@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
+import pipeline.data.history_sort
 import pipeline.data.item_counts
-import pipeline.data.prepare
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings

@@ -28,7 +28,7 @@ from pipeline.config.settings import Settings
 from pipeline.data import history_sort, sequence_files
 from pipeline.data.user_ranges import EVERYBODY, UserRange, user_ranges
 from pipeline.engines.base import WorkerDiedError
-from pipeline.errors import InputError, MemoryShortError
+from pipeline.errors import MemoryShortError
 from pipeline.results import Ingested, Prepared
 from pipeline.runner.nightly import run_stage
 from pipeline.runner.stages import Ingest, Prepare
@@ -126,8 +126,8 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         {
             "typed": True,
             "prepare": {
-                "user_inter_num_interval": "[9,inf)",
-                "item_inter_num_interval": "[36,inf)",
+                "user_inter_num_interval": "[8,inf)",
+                "item_inter_num_interval": "[32,inf)",
             },
         },
         True,
@@ -180,8 +180,8 @@ def check_small_batches_are_cut_alike(
 
 test_small_batches_are_cut_alike, test_many_small_batches_are_cut_alike = few_and_many(
     check_small_batches_are_cut_alike,
-    4,
-    12,
+    3,
+    9,
     st.lists(st.lists(events, min_size=1, max_size=20), min_size=1, max_size=3),
     st.integers(2, 20),
     st.integers(1, 6),
@@ -203,18 +203,49 @@ def test_ranges_hold_about_as_many_events_each_and_every_user_once() -> None:
     assert user_ranges(one, 2, 2) == [EVERYBODY]
 
 
-def test_a_warehouse_that_a_worker_cannot_reach_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("away", ["missing", "damaged"])
+def test_where_workers_do_not_reach_the_warehouse_the_driver_sorts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: str
 ) -> None:
-    settings = settings_in(tmp_path, engine=ON_RAY)
-    ingested = written(settings, some_events())
+    sections, texts = CASES["limits"]
+    settings = settings_in(tmp_path, **sections)
+    ingested = written(settings, some_events(texts=texts))
+    expected = outcome(prepare(settings, TODAY, ingested))
+    place = tmp_path / away
+    if away == "damaged":
+        (place / "_delta_log").mkdir(parents=True)
+        (place / "_delta_log" / f"{0:020}.json").write_text("{")
     let_work_here(monkeypatch, 2)
+    look_elsewhere(monkeypatch, place)
+    assert outcome(prepare(with_engine(settings, ON_RAY), TODAY, ingested)) == expected
+    check_warned(caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_where_a_clusters_workers_do_not_reach_the_warehouse_the_driver_sorts(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_in(tmp_path)
+    ingested = written(settings, some_events())
+    expected = outcome(prepare(settings, TODAY, ingested))
+    look_elsewhere(monkeypatch, tmp_path / "missing")
+    engine = EngineSettings(kind="ray", address=cluster.address)
+    assert outcome(prepare(with_engine(settings, engine), TODAY, ingested)) == expected
+    check_warned(caplog)
+
+
+def look_elsewhere(patch: pytest.MonkeyPatch, place: Path) -> None:
+    """Let workers look for the table in another place."""
     unpatched = pipeline.data.ray_sort.EventSource.of
-    away = str(tmp_path / "away")
-    elsewhere = staticmethod(lambda rows: replace(unpatched(rows), place=away))
-    monkeypatch.setattr(pipeline.data.ray_sort.EventSource, "of", elsewhere)
-    with pytest.raises(InputError, match=r"away: no such table.*has to reach.*every node"):
-        prepare(settings, TODAY, ingested)
+    elsewhere = staticmethod(lambda rows: replace(unpatched(rows), place=str(place)))
+    patch.setattr(pipeline.data.ray_sort.EventSource, "of", elsewhere)
+
+
+def check_warned(caplog: pytest.LogCaptureFixture) -> None:
+    (warning,) = (each.getMessage() for each in caplog.records if each.levelname == "WARNING")
+    assert "sorting here" in warning
+    assert len(warning.splitlines()) == 1
 
 
 def test_a_range_that_workers_are_lost_by_is_one_line(
