@@ -130,9 +130,9 @@ def sort_on_ray(
     with opened_ray_engine(partial(_made, worker), settings) as engine:
         n_events = count_rows(rows.table)
         ranges = user_ranges(rows.read([USER_ID]), n_events, min(engine.count, n_events))
-        tasks = sort_tasks(ranges, sort, db)
+        engine = replace(engine, count=max(settings.min_workers, len(ranges)))
         try:
-            return write_ranges(replace(engine, count=len(ranges)), tasks, columns, folder)
+            return write_ranges(engine, sort_tasks(ranges, sort, db), columns, folder)
         except UnreachableError as error:
             message = "sorting here, as a worker on the Ray cluster cannot open the table: %s"
             _log.warning(message, error)

@@ -277,6 +277,16 @@ def test_the_bytes_on_a_cluster_are_those_of_one_machine(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+def test_there_may_be_more_workers_than_users(cluster: Any, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    ingested = written(settings, [[(5, "x", 1, None), (5, "y", 2, None)]])
+    expected = outcome(prepare(settings, TODAY, ingested))
+    engine = EngineSettings(kind="ray", address=cluster.address, min_workers=2)
+    assert outcome(prepare(with_engine(settings, engine), TODAY, ingested)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_a_killed_worker_costs_its_range_only(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
