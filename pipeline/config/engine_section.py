@@ -8,14 +8,14 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 
 class EngineSettings(Frozen):
-    """Where users are scored and trials trained: on this machine, or on a Ray cluster."""
+    """Where histories are sorted, users scored and trials trained: here, or on a Ray cluster."""
 
     section = "engine"
 
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="where users are scored and trials trained: `local`, this machine, or `ray`, a "
-        "Ray cluster; needs the extra `ray`",
+        description="where histories are sorted, users scored and trials trained: `local`, this "
+        "machine, or `ray`, a Ray cluster; needs the extra `ray`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     address: str = Field(
@@ -27,7 +27,7 @@ class EngineSettings(Frozen):
     num_cpus: int = Field(
         1,
         ge=1,
-        description="cores per Ray worker: the threads of a trial, and of scoring where "
+        description="cores per Ray worker: the threads of a sort, of a trial, and of scoring where "
         "`score.threads` is `auto`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
