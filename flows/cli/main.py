@@ -148,13 +148,14 @@ def _evaluate(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Evaluate this bundle in ONNX Runtime instead; nothing is recorded.",
+            help="Evaluate this bundle in ONNX Runtime, here, instead; nothing is recorded.",
         ),
     ] = None,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     if bundle is None:
-        _run_stage("evaluate", config, day, overrides, force, as_json)
+        _run_stage("evaluate", config, day, with_engine(overrides, engine), force, as_json)
         return
     from flows.console.figures import print_metrics
     from pipeline.config.settings import load_settings

@@ -51,6 +51,10 @@ class EngineSettings(Frozen):
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
+    def on_cpus(self) -> "EngineSettings":
+        """The settings of work that uses no GPU."""
+        return self.model_copy(update={"num_gpus": 0})
+
     @field_validator("address")
     @classmethod
     def _is_address(cls, address: str) -> str:

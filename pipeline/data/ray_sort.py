@@ -127,7 +127,7 @@ def sort_on_ray(
     """
     worker = RangeSorter(EventSource.of(rows), sort, resources, settings.num_cpus)
     columns = prepared_schema(rows.type_of(USER_ID), event_types=sort.event_types is not None)
-    with opened_ray_engine(partial(_made, worker), settings) as engine:
+    with opened_ray_engine(partial(_made, worker), settings.on_cpus()) as engine:
         n_events = count_rows(rows.table)
         ranges = user_ranges(rows.read([USER_ID]), n_events, min(engine.count, n_events))
         engine = replace(engine, count=max(settings.min_workers, len(ranges)))

@@ -50,7 +50,13 @@ def test_another_exit_is_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["nightly"], ["prepare"], ["score"], ["backfill", "--from=2026-06-30", "--to=2026-07-01"]],
+    [
+        ["nightly"],
+        ["prepare"],
+        ["evaluate"],
+        ["score"],
+        ["backfill", "--from=2026-06-30", "--to=2026-07-01"],
+    ],
 )
 def test_where_the_work_is_done_is_an_override(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
