@@ -178,6 +178,17 @@ class TrainingConfig(Frozen):
         "constant", description="cosine falls to 0 at the last of `epochs`"
     )
     weight_decay: float = Field(0.0, ge=0, description="of Adam")
+    item_start: Literal["random", "co_occurrence"] = Field(
+        "random",
+        description="item embeddings before the first epoch: random, or near to each other where "
+        "the same users chose the items",
+    )
+    item_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a sequence's items that training leaves out, anew each time",
+    )
     stopping_step: int = Field(
         5, ge=1, description="epochs without a better NDCG@10 before training stops"
     )

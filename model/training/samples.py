@@ -41,6 +41,7 @@ class TrainingSet(Dataset[TrainingBatch]):
         histories: All items; `positions` are the targets among them.
         positions: (S,) integer, flat positions of the targets, each with an input before it.
         config: Decides which parts of a batch are needed.
+        item_dropout: The share of items that is left out of sequences at random.
         weights: float32 (S,), of the targets in the loss of the next item; None for equal ones.
     """
 
@@ -49,10 +50,12 @@ class TrainingSet(Dataset[TrainingBatch]):
         histories: EventHistories,
         positions: Tensor,
         config: FEARecConfig,
+        item_dropout: float = 0.0,
         weights: Tensor | None = None,
     ) -> None:
         self.histories = histories
         self.config = config
+        self.item_dropout = item_dropout
         self.positions = positions.to(histories.position_dtype)
         self.weights = weights
         self._partners: SameTarget | None = None
@@ -70,20 +73,23 @@ class TrainingSet(Dataset[TrainingBatch]):
         return len(self.positions)
 
     def __getitem__(self, samples: Tensor) -> TrainingBatch:
-        length = self.config.MAX_ITEM_LIST_LENGTH
         positions = self.positions[samples]
-        item_seq, item_seq_len = self.histories.windows(positions, length)
+        item_seq, item_seq_len = self._sequences(positions)
         item_id = self.histories.items[positions].long()
         negatives = same_target_seq = same_target_len = None
         if self._negatives:
             negatives = self._negatives.sample(self.histories, positions, self.config.sample_num)
         if self._partners:
             partners = self.positions[self._partners.sample(samples, item_id)]
-            same_target_seq, same_target_len = self.histories.windows(partners, length)
+            same_target_seq, same_target_len = self._sequences(partners)
         weight = None if self.weights is None else self.weights[samples]
         return TrainingBatch(
             item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len, weight
         )
+
+    def _sequences(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        sequences = self.histories.windows(positions, self.config.MAX_ITEM_LIST_LENGTH)
+        return drop_items(*sequences, self.item_dropout) if self.item_dropout else sequences
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,25 @@ class ShuffledBatches(Sampler[Tensor]):
             # A batch smaller than the number of processes: some share a sample, as the mean of
             # an empty batch is NaN.
             yield batch[min(rank, len(batch) - 1) :: world]
+
+
+def drop_items(item_seq: Tensor, item_seq_len: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Leave items out of sequences at random; the others move together, and one always stays.
+
+    Args:
+        item_seq: int64 (B, L), oldest first, right-padded with 0.
+        item_seq_len: int64 (B,), at least 1.
+        share: The probability of each item to be left out.
+
+    Returns:
+        The sequences int64 (B, L), and their lengths int64 (B,).
+    """
+    left_out = torch.rand(item_seq.shape) < share
+    survivor = (torch.rand(item_seq_len.shape) * item_seq_len).long()
+    left_out.scatter_(1, survivor[:, None], value=False)
+    left_out |= item_seq == 0
+    order = left_out.to(torch.int8).argsort(dim=1, stable=True)
+    return item_seq.masked_fill(left_out, 0).gather(1, order), (~left_out).sum(1)
 
 
 def window_hashes(

@@ -32,6 +32,7 @@ from model.progress import draws_bars
 from model.training.checkpoints import WholeCheckpoints, is_whole
 from model.training.epoch_log import EpochLog
 from model.training.histories import EventHistories
+from model.training.item_start import start_items
 from model.training.lightning_module import MONITOR, FEARecModule
 from model.training.progress import EpochBar, TrainingLines
 from model.training.samples import ShuffledBatches, TrainingSet
@@ -198,6 +199,8 @@ def fit(
     module = FEARecModule(config, training, histories, mask_seen)
     if start is not None:
         module.network.load_state_dict(start.state_dict())
+    elif training.item_start == "co_occurrence":
+        start_items(module.network, histories, train, training.seed)
     validated = valid is not None and len(valid) > 0
     best = ModelCheckpoint(
         folder, Path(BEST).stem, monitor=MONITOR if validated else None, mode="max",
@@ -216,7 +219,7 @@ def fit(
         str(folder), name="logs", version=0
     )
     samples: DataLoader[Any] = DataLoader(
-        TrainingSet(histories, train, config, weights),
+        TrainingSet(histories, train, config, training.item_dropout, weights),
         batch_size=None,
         sampler=ShuffledBatches(len(train), training.train_batch_size, training.seed),
         # A separate generator, as the loader draws from it after the first epoch's seeding, but

@@ -4,9 +4,9 @@
 
 Each is one command, `fearec nightly`, on the same logs: 1 to 30 events per user. One user in fifty
 makes purchases, three events in ten, which the network is trained to predict, for one epoch. The
-network is of the size that `ray_scoring.py` has. The local engine has one core; the cluster is two nodes of a
-core on this machine, with a worker each, beside the driver. The driver's memory is what it
-allocated itself, by the stage.
+network is of the size that `ray_scoring.py` has. The local engine has one core; the cluster is two
+nodes of a core on this machine, with a worker each, beside the driver. The driver's memory is what
+it allocated itself, by the stage.
 """
 
 import argparse

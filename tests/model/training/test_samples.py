@@ -14,7 +14,13 @@ from torch import Tensor
 
 from model.config import FEARecConfig
 from model.training.histories import EventHistories
-from model.training.samples import Negatives, SameTarget, ShuffledBatches, TrainingSet
+from model.training.samples import (
+    Negatives,
+    SameTarget,
+    ShuffledBatches,
+    TrainingSet,
+    drop_items,
+)
 from tests.helpers.event_histories import histories_of, prefix, targets_of, users_of_items
 
 steady = settings(deadline=None)
@@ -109,6 +115,44 @@ def test_a_batch_holds_what_its_configuration_needs() -> None:
     for contrast in ("su", "us", "us_x"):
         assert batch(contrast=contrast).same_target_seq.shape == (3, 3)
     assert batch(loss_type="BPR", sample_num=4).neg_item_id.shape == (3, 4)
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1), st.floats(0, 0.9))
+@settings(steady)
+def test_items_left_out_leave_the_others_in_order(rows: list[list[int]], share: float) -> None:
+    item_seq = torch.tensor([row + [0] * (6 - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    found, found_lengths = drop_items(item_seq, lengths, share)
+    for row, left, length in zip(rows, found.tolist(), found_lengths.tolist(), strict=True):
+        assert 1 <= length <= len(row)
+        assert left[length:] == [0] * (6 - length)
+        assert 0 not in left[:length]
+        rest = iter(row)
+        assert all(item in rest for item in left[:length])  # a subsequence
+    if not share:
+        assert torch.equal(found, item_seq)
+
+
+def test_the_share_of_items_left_out_is_as_asked_for() -> None:
+    torch.manual_seed(0)
+    item_seq = torch.arange(1, 21).repeat(5000, 1)
+    _, lengths = drop_items(item_seq, torch.full((5000,), 20), 0.3)
+    assert float(lengths.double().mean()) == pytest.approx(20 - 19 * 0.3, abs=0.1)
+
+
+def test_training_sequences_and_partners_leave_items_out() -> None:
+    histories = histories_of([[1, 2, 3, 4, 5, 6]] * 30 + [[6, 5, 4, 3, 2, 1]] * 30)
+    positions = targets_of(histories)
+    config = FEARecConfig(n_items=9, MAX_ITEM_LIST_LENGTH=5, contrast="su")
+    whole = TrainingSet(histories, positions, config)[torch.arange(len(positions))]
+    torch.manual_seed(0)
+    found = TrainingSet(histories, positions, config, 0.5)[torch.arange(len(positions))]
+    assert torch.equal(found.item_id, whole.item_id)
+    assert (found.item_seq_len <= whole.item_seq_len).all()
+    assert found.item_seq_len.sum() < 0.8 * whole.item_seq_len.sum()
+    assert found.same_target_len is not None
+    assert whole.same_target_len is not None
+    assert found.same_target_len.sum() < 0.8 * whole.same_target_len.sum()
 
 
 @given(users_of_items)

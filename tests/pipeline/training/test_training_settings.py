@@ -148,6 +148,8 @@ FIELDS: dict[str, tuple[Effect, list[Any]]] = {
     "learning_rate": (weights, [3e-3, 1e-3]),
     "learning_rate_schedule": (weights, ["constant", "cosine"]),
     "weight_decay": (weights, [0.0, 0.1]),
+    "item_start": (weights, ["random", "co_occurrence"]),
+    "item_dropout": (weights, [0.0, 0.5]),
     "stopping_step": (epochs_trained, [1, 2, 3]),
     "clip_grad_norm": (weights, [None, 1e-3]),
     "seed": (weights, [1, 2]),
