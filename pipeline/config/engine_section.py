@@ -8,7 +8,7 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 
 class EngineSettings(Frozen):
-    """Where users are scored and trials trained: on this machine, or on a Ray cluster."""
+    """Where users are scored and networks trained: on this machine, or on a Ray cluster."""
 
     section = "engine"
 
@@ -51,6 +51,14 @@ class EngineSettings(Frozen):
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
+    train_workers: int = Field(
+        0,
+        ge=0,
+        description="Ray workers that train a network together, each with `engine.num_cpus` "
+        "threads or a GPU, whatever `train.devices` is; 0: the driver trains alone",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
     @field_validator("address")
     @classmethod
     def _is_address(cls, address: str) -> str:
@@ -64,6 +72,11 @@ class EngineSettings(Frozen):
         if self.max_workers != "auto" and self.max_workers < self.min_workers:
             raise ValueError("max_workers is below min_workers")
         return self
+
+    @property
+    def trains_on_ray(self) -> bool:
+        """Whether the training stage is given to workers of the cluster."""
+        return self.kind == "ray" and self.train_workers > 0
 
 
 LOCAL = EngineSettings()

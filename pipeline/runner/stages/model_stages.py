@@ -14,6 +14,7 @@ from pipeline.bundles.registry import (
     champion_before,
     local_bundle,
 )
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.event_types_section import EventTypeSettings, Names
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.sections import (
@@ -50,6 +51,7 @@ class Train(Stage[Trained]):
     event_types: EventTypeSettings
     champion: RegisteredModel | None
     locations: RunLocations
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Train":
@@ -64,6 +66,7 @@ class Train(Stage[Trained]):
             settings.event_types,
             champion_before(locations) if settings.train.warm_start else None,
             locations,
+            settings.engine,
         )
 
     @classmethod
@@ -114,6 +117,7 @@ class Train(Stage[Trained]):
             self.event_types,
             self.champion,
             self.locations,
+            self.engine,
         )
 
     def is_intact(self, result: Trained) -> bool:
