@@ -165,19 +165,27 @@ def _evaluate(
     print_result(evaluated, partial(print_metrics, evaluated), as_json)
 
 
-@one_line_errors()
-def _score(
-    config: Config = None,
-    day: Day = None,
-    overrides: Overrides = None,
-    force: Force = False,
-    engine: Engine = None,
-    as_json: Json = False,
-) -> None:
-    _run_stage("score", config, day, with_engine(overrides, engine), force, as_json)
+def _engine_command(name: str) -> Callable[..., None]:
+    @one_line_errors()
+    def command(
+        config: Config = None,
+        day: Day = None,
+        overrides: Overrides = None,
+        force: Force = False,
+        engine: Engine = None,
+        as_json: Json = False,
+    ) -> None:
+        _run_stage(name, config, day, with_engine(overrides, engine), force, as_json)
+
+    return command
 
 
-_OTHERS = {"ingest": _ingest, "evaluate": _evaluate, "score": _score}
+_OTHERS = {
+    "ingest": _ingest,
+    "train": _engine_command("train"),
+    "evaluate": _evaluate,
+    "score": _engine_command("score"),
+}
 for _name, _help in STAGES.items():
     app.command(_name, help=_help)(_OTHERS.get(_name) or _stage_command(_name))
 

@@ -14,8 +14,8 @@ class EngineSettings(Frozen):
 
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="where users are scored and trials trained: `local`, this machine, or `ray`, a "
-        "Ray cluster; needs the extra `ray`",
+        description="where users are scored, trials trained and, by `engine.train_workers`, the "
+        "network: `local`, this machine, or `ray`, a Ray cluster; needs the extra `ray`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     address: str = Field(
@@ -27,7 +27,7 @@ class EngineSettings(Frozen):
     num_cpus: int = Field(
         1,
         ge=1,
-        description="cores per Ray worker: the threads of a trial, and of scoring where "
+        description="cores per Ray worker: the threads of training, and of scoring where "
         "`score.threads` is `auto`",
         json_schema_extra=NO_RESULT_CHANGE,
     )

@@ -191,6 +191,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
 
 
+def test_a_run_goes_on_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [0.1, 0.5, 0.3, 0.2])
+    train(tmp_path / "begun", epochs=3)
+    (tmp_path / "begun").rename(tmp_path / "moved")
+    fitted = train(tmp_path / "moved", epochs=4)
+    assert (fitted.epoch, fitted.valid_ndcg_at_10) == (2, pytest.approx(0.5))
+    assert not (tmp_path / "begun").exists()
+
+
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
 def test_a_damaged_checkpoint_counts_as_none(
     tmp_path: Path, four_epochs: FEARec, name: str

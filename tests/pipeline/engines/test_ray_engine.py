@@ -135,6 +135,7 @@ def test_a_killed_process_and_a_removed_node_cost_no_part(cluster: Any, tmp_path
         thread.join()
         if node in cluster.worker_nodes:
             cluster.remove_node(node)
+        cluster.wait_for_nodes()  # until Ray has noticed
     assert len(list(tmp_path.iterdir())) >= len(parts) + 2  # those lost were begun twice
     assert ended_within(pids(tmp_path), 20)
 

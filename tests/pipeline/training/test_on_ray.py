@@ -180,6 +180,7 @@ def test_a_removed_node_costs_no_more(
     finally:
         for node in nodes:
             cluster.remove_node(node)
+        cluster.wait_for_nodes()  # until Ray has noticed
     assert "a worker on the Ray cluster is lost" in caplog.text
     epochs = epochs_logged(caplog)
     assert sorted(set(epochs)) == list(range(1, 41))
