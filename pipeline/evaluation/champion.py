@@ -24,7 +24,6 @@ from typing import Any
 from torch import Tensor
 
 from model.config import FEARecConfig
-from model.network.fearec import FEARec
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
 from pipeline.bundles.description import BUNDLE_INPUTS
@@ -35,8 +34,9 @@ from pipeline.data.splits import Split
 from pipeline.errors import SchemaError
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.bundle_indices import in_bundle_indices
-from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup
+from pipeline.evaluation.evaluator import RankerGroup, RankingProtocol
 from pipeline.evaluation.protocol import rule_of
+from pipeline.evaluation.rankers import ByScores, NetworkScorer
 from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Prepared
 from pipeline.results.evaluated import headline_metric
@@ -44,16 +44,6 @@ from pipeline.schema import ITEM_ID
 from pipeline.storage.prepared_folder import event_type_names
 
 CHAMPION = "champion"
-
-
-def network_scorer(network: FEARec) -> Scorer:
-    """The scores of a network for its whole catalogue, float32 (B, V)."""
-
-    def score(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        output = network(item_seq, item_seq_len)
-        return (output @ network.item_embedding.weight.T).float()
-
-    return score
 
 
 def obstacle(
@@ -92,8 +82,8 @@ def obstacle(
 
 def champion_group(
     champion: Bundle, split: Split, prepared: Prepared, ranking: RankingProtocol
-) -> ScorerGroup:
-    """The champion as a scorer, with the run's events in its own indices.
+) -> RankerGroup:
+    """The champion as a ranker, with the run's events in its own indices.
 
     Args:
         champion: One without an `obstacle`.
@@ -107,8 +97,8 @@ def champion_group(
     histories = replace(split.histories, items=items, is_input=inputs_of(champion, prepared))
     own = replace(split, histories=histories)
     own = own.without((items >= config.n_items) & ~own.in_test)
-    return ScorerGroup(
-        {CHAMPION: network_scorer(network)},
+    return RankerGroup(
+        {CHAMPION: ByScores(NetworkScorer(network))},
         own,
         Popularity.learn(own.before(own.valid_from), config.n_items),
         replace(ranking, n_items=config.n_items, length=config.MAX_ITEM_LIST_LENGTH),

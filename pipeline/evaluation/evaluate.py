@@ -1,6 +1,6 @@
 """Stage: measure the weights that never saw the held-out events, beside the champion's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from model.config import TrainingConfig
 from model.training.threads import set_threads
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, Bundle
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.sections import EvaluateSettings, ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import read_histories
@@ -19,16 +20,22 @@ from pipeline.evaluation.champion import (
     CHAMPION,
     champion_group,
     headline_then,
-    network_scorer,
     obstacle,
 )
-from pipeline.evaluation.evaluator import RankingProtocol, Scorer, ScorerGroup, evaluate_scorers
+from pipeline.evaluation.evaluator import RankerGroup, RankingProtocol, evaluate_rankers
 from pipeline.evaluation.protocol import check_topk, describe
+from pipeline.evaluation.rankers import ByScores, NetworkScorer, Ranker
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.results.evaluated import TypeMetrics
 
+Progress = Callable[[int, int | None], None]
+
 # Of what the gate decides by: not fewer where `evaluate.bootstrap` is small or 0.
 _RESAMPLES = 1000
+
+
+def _unseen(done: int, total: int | None) -> None:
+    """Show no progress."""
 
 
 def evaluate(
@@ -41,6 +48,9 @@ def evaluate(
     limits: PrepareSettings,
     inputs: Sequence[str],
     champion: Path | None,
+    *,
+    engine: EngineSettings = LOCAL,
+    progress: Progress = _unseen,
 ) -> Evaluated:
     """Rank the whole catalogue for every user with held-out events, by the PyTorch model.
 
@@ -55,6 +65,8 @@ def evaluate(
         inputs: Types of the events that the model sees; empty for all events.
         champion: Its bundle's folder; measured in the same pass, for the same users and events,
             where that is fair (see `pipeline.evaluation.champion`). None of a first run.
+        engine: Where lists are made; no figure depends on it.
+        progress: Takes the number of users done, and of all.
 
     Raises:
         ConfigError: a k is larger than the catalogue, or no event is of the types asked for.
@@ -82,7 +94,7 @@ def evaluate(
     if other and why_not is None:
         beside = champion_group(other, split, prepared, ranking)
     evaluated = compare(
-        network_scorer(network),
+        ByScores(NetworkScorer(network)),
         split,
         ranking,
         evaluation.bootstrap,
@@ -90,6 +102,8 @@ def evaluate(
         learned_until=split.valid_from,
         protocol=describe(evaluation, held_out, training.seed, length, weights),
         champion=beside,
+        engine=engine,
+        progress=progress,
     )
     return replace(
         evaluated,
@@ -100,7 +114,7 @@ def evaluate(
 
 
 def compare(
-    model: Scorer,
+    model: Ranker,
     split: Split,
     ranking: RankingProtocol,
     resamples: int,
@@ -108,7 +122,9 @@ def compare(
     *,
     learned_until: torch.Tensor,
     protocol: str,
-    champion: ScorerGroup | None = None,
+    champion: RankerGroup | None = None,
+    engine: EngineSettings = LOCAL,
+    progress: Progress = _unseen,
 ) -> Evaluated:
     """The metrics of a model, of both baselines and of the champion, under one protocol.
 
@@ -122,19 +138,21 @@ def compare(
             user: the baselines learn from the same.
         protocol: As text.
         champion: With the same users and events; None where there is none to compare with.
+        engine: Where lists are made.
+        progress: Takes the number of users done, and of all.
     """
     learned = split.before(learned_until)
     popularity = Popularity.learn(learned, ranking.n_items)
-    scorers: dict[str, Scorer] = {
+    rankers: dict[str, Ranker] = {
         "model": model,
         "popularity": popularity,
         "co_occurrence": CoOccurrence.learn(learned, popularity),
     }
-    groups = [ScorerGroup(scorers, split, popularity, ranking), *([champion] if champion else [])]
+    groups = [RankerGroup(rankers, split, popularity, ranking), *([champion] if champion else [])]
     with torch.inference_mode():
-        found = evaluate_scorers(*groups)
+        found = evaluate_rankers(*groups, engine=engine, progress=progress)
     sums = found.all
-    learned_by = {name: group.popularity for group in groups for name in group.scorers}
+    learned_by = {name: group.popularity for group in groups for name in group.by_name}
     metrics = {name: each.means(learned_by[name].counts) for name, each in sums.items()}
     tested = split.tested
     return Evaluated(
@@ -158,7 +176,7 @@ def compare(
         by_event_type={
             name: TypeMetrics(
                 of_type["model"].n_users,
-                {scorer: each.user_means() for scorer, each in of_type.items()},
+                {ranker: each.user_means() for ranker, each in of_type.items()},
                 of_type["model"].headline_interval(_RESAMPLES, seed),
             )
             for name, of_type in found.by_type.items()

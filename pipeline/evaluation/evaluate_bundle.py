@@ -22,6 +22,7 @@ from pipeline.evaluation.champion import inputs_of
 from pipeline.evaluation.evaluate import compare
 from pipeline.evaluation.evaluator import RankingProtocol
 from pipeline.evaluation.protocol import check_topk, describe, rule_of
+from pipeline.evaluation.rankers import ByScores
 from pipeline.results import Evaluated, Prepared
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def evaluate_bundle(
         training.eval_batch_size,
     )
     evaluated = compare(
-        scorer,
+        ByScores(scorer),
         split,
         ranking,
         evaluation.bootstrap,

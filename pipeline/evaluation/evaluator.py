@@ -1,22 +1,29 @@
-"""The evaluator: ranks the catalogue for every tested user by several scorers at once."""
+"""The evaluator: ranks the catalogue for every tested user by several rankers at once."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from model.ranking import top_items
 from model.training.histories import expand_ranges
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.data.splits import Split
+from pipeline.engines.choice import opened_engine
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import user_metrics
+from pipeline.evaluation.rankers import (
+    Ranker,
+    Rankers,
+    UserBatch,
+    UserInputs,
+    open_ranking_worker,
+)
 from pipeline.results.evaluated import headline_metric
-
-# item_seq int64 (B, L) and item_seq_len int64 (B,) to scores (B, V), which may be changed.
-Scorer = Callable[[Tensor, Tensor], Tensor]
 
 ANY_TYPE = -1  # the index of a type
 
@@ -25,11 +32,11 @@ _SCORES = 2**24  # elements of a batch's (B, V) scores, at most
 
 @dataclass(frozen=True)
 class RankingProtocol:
-    """How lists are made, the same for every scorer.
+    """How lists are made, the same for every ranker.
 
     Attributes:
         n_items: V, PAD included.
-        length: L, how many of the last items a scorer sees.
+        length: L, how many of the last items a ranker sees.
         mask_seen: Whether items that the user has seen before the test are left out.
         topk: The k of the metrics; the longest is the length of the lists.
         batch_size: Users scored at once, or fewer where the catalogue is large.
@@ -48,46 +55,38 @@ class RankingProtocol:
 
 
 @dataclass(frozen=True)
-class ScorerGroup:
-    """Scorers of one vocabulary, and the users' events in its indices.
+class RankerGroup:
+    """Rankers of one vocabulary, and the users' events in its indices.
 
-    Indices of V and above are items that the scorers do not know: in the test they count as
+    Indices of V and above are items that the rankers do not know: in the test they count as
     relevant and are never hit.
 
     Attributes:
-        scorers: By name.
+        by_name: The rankers.
         split: Whose test is ranked.
         popularity: What users without a history get.
         ranking: How lists are made.
     """
 
-    scorers: Mapping[str, Scorer]
+    by_name: Mapping[str, Ranker]
     split: Split
     popularity: Popularity
     ranking: RankingProtocol
 
+    @property
+    def rankers(self) -> Rankers:
+        """The rankers, without the users."""
+        return Rankers(self.by_name, self.ranking.n_items, max(self.ranking.topk))
+
     def popular(self) -> Tensor:
         """The list of a user without any item before the test, int64 (1, K)."""
         nothing = torch.zeros(1, 1, dtype=torch.int64)
-        return self._top(self.popularity(nothing, nothing[0]), None)
-
-    def top(self, scores: Tensor, batch: "EvalBatch", popular: Tensor) -> Tensor:
-        """The lists of a batch, int64 (B, K), given the scores of the users who are served."""
-        lists = popular.repeat(len(batch.served), 1)
-        if len(scores):
-            lists[batch.served] = self._top(scores, batch.seen)
-        return lists
-
-    def _top(self, scores: Tensor, seen: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The best items; where the vocabulary has fewer than K, 0 follows them."""
-        longest = max(self.ranking.topk)
-        known = min(longest, self.ranking.n_items - 1)
-        return pad(top_items(scores, known, seen), (0, longest - known))
+        return self.rankers.lists(self.popularity, UserInputs(nothing, nothing[0], None)).items
 
 
 @dataclass(frozen=True)
 class EvaluationSums:
-    """What `evaluate_scorers` sums, by the name of the scorer.
+    """What `evaluate_rankers` sums, by the name of the ranker.
 
     Attributes:
         all: Over all tested users.
@@ -99,41 +98,70 @@ class EvaluationSums:
     by_type: Mapping[str, Mapping[str, MetricSums]]
 
 
-def evaluate_scorers(*groups: ScorerGroup) -> EvaluationSums:
-    """Sum the metrics of every scorer's lists for every tested user.
+def evaluate_rankers(
+    *groups: RankerGroup,
+    engine: EngineSettings = LOCAL,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> EvaluationSums:
+    """Sum the metrics of every ranker's lists for every tested user.
 
     A user without any input before the test gets the most popular items. All targets of the user's
     test are relevant, repeated ones once. The groups have the same users with the same held-out
-    events, so that every user's metrics can be compared with those of the very first scorer.
+    events, so that every user's metrics can be compared with those of the very first ranker.
 
     Args:
         groups: At least one.
+        engine: Where lists are made.
+        progress: Takes the number of users done, and of all.
+
+    Raises:
+        ConfigError: the engine cannot be reached.
+        WorkerDiedError: workers of the engine are lost.
     """
     types = groups[0].split.types_in_test
-    scorers = [(name, group.ranking) for group in groups for name in group.scorers]
-    sums = {name: MetricSums(ranking.topk, ranking.n_items) for name, ranking in scorers}
+    rankers = [(name, group.ranking) for group in groups for name in group.by_name]
+    sums = {name: MetricSums(ranking.topk, ranking.n_items) for name, ranking in rankers}
     of_types = {
-        kind: {name: MetricSums(ranking.topk) for name, ranking in scorers} for kind in types
+        kind: {name: MetricSums(ranking.topk) for name, ranking in rankers} for kind in types
     }
     popular = [group.popular() for group in groups]
     users = min(group.ranking.users_per_batch for group in groups)
-    for batches in zip(*(_batches(group, users) for group in groups), strict=True):
-        first: dict[int, Tensor] = {}  # the headline metric of the first scorer, by type
-        for group, batch, fallback in zip(groups, batches, popular, strict=True):
-            topk = group.ranking.topk
-            relevant_of = {kind: batch.relevant_of(kind) for kind in (ANY_TYPE, *of_types)}
-            for name, scorer in group.scorers.items():
-                scores = batch.scores(scorer)
-                sums[name].n_not_finite += int((~scores.sum(1).isfinite()).sum())
-                lists = group.top(scores, batch, fallback)
-                for kind, summed in [(ANY_TYPE, sums), *of_types.items()]:
-                    relevant, users, n_relevant = relevant_of[kind]
-                    if not len(users):
-                        continue
-                    hits = batch.hits(lists, relevant)[users]
-                    metrics = user_metrics(hits, n_relevant, topk)
-                    first.setdefault(kind, metrics[headline_metric(topk)])
-                    summed[name].add(lists[users], metrics, first[kind])
+    n_done, n_all = 0, len(groups[0].split.tested)
+    waiting: deque[tuple[EvalBatch, ...]] = deque()
+
+    def batches() -> Iterator[UserBatch]:
+        for each in zip(*(_batches(group, users) for group in groups), strict=True):
+            waiting.append(each)
+            yield UserBatch(tuple(batch.inputs for batch in each), len(each[0].served))
+
+    make_worker = partial(
+        open_ranking_worker,
+        tuple(group.rankers for group in groups),
+        engine.num_cpus if engine.kind == "ray" else None,
+    )
+    with (
+        opened_engine(make_worker, engine) as opened,
+        closing(opened.results(batches(), lambda done: None)) as results,
+    ):
+        for found in results:
+            ended = waiting.popleft()
+            first: dict[int, Tensor] = {}  # the headline metric of the first ranker, by type
+            for batch, fallback, group, best in zip(ended, popular, groups, found, strict=True):
+                topk = group.ranking.topk
+                relevant_of = {kind: batch.relevant_of(kind) for kind in (ANY_TYPE, *of_types)}
+                for name, (items, n_not_finite) in best.items():
+                    sums[name].n_not_finite += n_not_finite
+                    lists = batch.with_fallback(items, fallback)
+                    for kind, summed in [(ANY_TYPE, sums), *of_types.items()]:
+                        relevant, tested, n_relevant = relevant_of[kind]
+                        if not len(tested):
+                            continue
+                        hits = batch.hits(lists, relevant)[tested]
+                        metrics = user_metrics(hits, n_relevant, topk)
+                        first.setdefault(kind, metrics[headline_metric(topk)])
+                        summed[name].add(lists[tested], metrics, first[kind])
+            n_done += len(ended[0].served)
+            progress(n_done, n_all)
     return EvaluationSums(sums, {types[kind]: summed for kind, summed in of_types.items()})
 
 
@@ -145,18 +173,16 @@ class EvalBatch:
     """
 
     served: Tensor  # bool (B,)
-    item_seq: Tensor  # int64 (S, L)
-    item_seq_len: Tensor  # int64 (S,)
-    seen: tuple[Tensor, Tensor] | None  # rows of S, items
+    inputs: UserInputs  # of those S
     relevant: Tensor
     kinds: Tensor | None
     width: int
 
-    def scores(self, scorer: Scorer) -> Tensor:
-        """What a scorer gives those who have a history, (S, V)."""
-        if not len(self.item_seq):
-            return torch.zeros(0, 1)
-        return scorer(self.item_seq, self.item_seq_len)
+    def with_fallback(self, items: Tensor, popular: Tensor) -> Tensor:
+        """The lists of all, int64 (B, K), given those of the users with a history, (S, K)."""
+        lists = popular.repeat(len(self.served), 1)
+        lists[self.served] = items
+        return lists
 
     def relevant_of(self, kind: int) -> tuple[Tensor, Tensor, Tensor]:
         """The keys of the held-out events of a type, repeated ones once.
@@ -178,7 +204,7 @@ class EvalBatch:
         return torch.isin(rows * self.width + lists, relevant)
 
 
-def _batches(group: ScorerGroup, users_per_batch: int) -> Iterator[EvalBatch]:
+def _batches(group: RankerGroup, users_per_batch: int) -> Iterator[EvalBatch]:
     split, ranking = group.split, group.ranking
     histories = split.histories
     width = max(int(histories.items.max()) + 1, ranking.n_items)
@@ -187,16 +213,14 @@ def _batches(group: ScorerGroup, users_per_batch: int) -> Iterator[EvalBatch]:
         cuts = split.test_from[users]
         served = all_served[users]
         ends = cuts[served]
-        item_seq, item_seq_len = histories.windows(ends, ranking.length)
+        inputs = histories.windows(ends, ranking.length)
         rows, positions = expand_ranges(cuts, split.ends[users] - cuts)
         if split.is_target is not None:
             are_targets = split.is_target[positions]
             rows, positions = rows[are_targets], positions[are_targets]
         yield EvalBatch(
             served,
-            item_seq,
-            item_seq_len,
-            histories.seen(ends) if ranking.mask_seen else None,
+            UserInputs(*inputs, histories.seen(ends) if ranking.mask_seen else None),
             rows * width + histories.items[positions],
             None if split.kinds is None else split.kinds.index[positions],
             width,

@@ -1,8 +1,9 @@
 """Stage: the scored parts into the Delta table `recommendations`, one partition per run date.
 
-The parts are copied into the table's folder as they are, and named by one commit. The partition is replaced in one commit, so readers see yesterday's rows or today's, never a
-mixture. The commit says which scoring run the rows are of (its time, as the version of a Delta
-transaction), so that publishing the same run again changes nothing, not even the table's version.
+The parts are copied into the table's folder as they are. One commit puts them in the place of the
+partition's files, so readers see yesterday's rows or today's, never a mixture. The commit says
+which scoring run the rows are of (its time, as the version of a Delta transaction), so that
+publishing the same run again changes nothing, not even the table's version.
 """
 
 from collections.abc import Iterator

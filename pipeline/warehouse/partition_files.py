@@ -46,7 +46,9 @@ def put_file(uri: str, content: pa.Buffer, run_date: date) -> "AddAction":
     metadata = pq.read_metadata(pa.BufferReader(content))
     days = _bounds(metadata, RUN_DATE)
     if days is not None and days != (run_date, run_date):
-        raise PublishError("rows of another run date", uri, str(run_date), " to ".join(map(str, days)))
+        raise PublishError(
+            "rows of another run date", uri, str(run_date), " to ".join(map(str, days))
+        )
     partition, name = f"{RUN_DATE}={run_date}", f"part-{uuid4()}.parquet"
     open_folder(f"{uri}/{partition}").put_new(name, content)
     return AddAction(

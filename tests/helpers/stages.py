@@ -104,6 +104,7 @@ def evaluate(
         settings.prepare,
         settings.event_types.inputs,
         champion,
+        engine=settings.engine,
     )
 
 

@@ -26,6 +26,7 @@ from pipeline.config.settings import Settings
 from pipeline.data.held_out import HeldOut, held_out_events
 from pipeline.dates import RunDay, days_before
 from pipeline.evaluation.protocol import check_topk
+from pipeline.progress import work_progress
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord
 from pipeline.runner.scoring_checks import check_scoring
@@ -153,6 +154,7 @@ class Evaluate(Stage[Evaluated]):
     inputs: Names
     champion: RegisteredModel | None
     locations: RunLocations
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Evaluate":
@@ -168,6 +170,7 @@ class Evaluate(Stage[Evaluated]):
             settings.event_types.inputs,
             champion_before(locations),
             locations,
+            settings.engine,
         )
 
     @classmethod
@@ -180,17 +183,20 @@ class Evaluate(Stage[Evaluated]):
         from pipeline.evaluation.evaluate import evaluate
 
         champion = local_bundle(self.locations, self.champion) if self.champion else None
-        return evaluate(
-            self.prepared.result,
-            self.trained.result,
-            self.model,
-            self.training,
-            self.evaluation,
-            self.held_out,
-            self.limits,
-            self.inputs,
-            champion,
-        )
+        with work_progress("evaluating", "users") as progress:
+            return evaluate(
+                self.prepared.result,
+                self.trained.result,
+                self.model,
+                self.training,
+                self.evaluation,
+                self.held_out,
+                self.limits,
+                self.inputs,
+                champion,
+                engine=self.engine,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ from pipeline.data.prepared import read_histories
 from pipeline.data.splits import EventKinds, Split, leave_one_out
 from pipeline.errors import ConfigError, InputError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
-from pipeline.evaluation.evaluator import RankingProtocol, ScorerGroup, evaluate_scorers
+from pipeline.evaluation.evaluator import RankerGroup, RankingProtocol, evaluate_rankers
 from pipeline.evaluation.metrics import user_metrics
+from pipeline.evaluation.rankers import ByScores, UserInputs
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
 from tests.helpers.prepared_folders import write_prepared
@@ -92,7 +93,7 @@ def a_user_at_a_time(
         relevant = set(only(split, targets, cut, end))
         if not relevant:
             continue
-        scores = popularity.order.tolist()
+        scores = [float(count) for count in popularity.counts]
         if inputs:
             window = inputs[-ranking.length :]
             row = torch.tensor([window + [0] * (ranking.length - len(window))])
@@ -124,8 +125,8 @@ def test_figures_are_those_of_one_user_at_a_time(
         return
     popularity = Popularity.learn(split.before(split.valid_from), V)
     ranking = RankingProtocol(V, 4, mask_seen, TOPK, batch_size)
-    group = ScorerGroup({"model": by_last_item}, split, popularity, ranking)
-    evaluated = evaluate_scorers(group)
+    group = RankerGroup({"model": ByScores(by_last_item)}, split, popularity, ranking)
+    evaluated = evaluate_rankers(group)
     sums = evaluated.all["model"]
     found = sums.means(popularity.counts)
     expected = a_user_at_a_time(split, ranking, popularity, split.is_target)
@@ -136,7 +137,7 @@ def test_figures_are_those_of_one_user_at_a_time(
         means = of_type["model"].user_means()
         expected = a_user_at_a_time(split, ranking, popularity, split.kinds.index == number)
         assert means == pytest.approx({name: expected[name] for name in means})
-    whole = evaluate_scorers(replace(group, ranking=replace(ranking, batch_size=99))).all["model"]
+    whole = evaluate_rankers(replace(group, ranking=replace(ranking, batch_size=99))).all["model"]
     assert whole.means(popularity.counts) == pytest.approx(found)
     assert whole.intervals(50, 1) == sums.intervals(50, 1)
     if mask_seen and split.kinds is None:  # what was met before cannot be hit
@@ -149,9 +150,9 @@ def test_figures_are_those_of_one_user_at_a_time(
         assert found["HR@5"] <= 1 - np.mean(again) + 1e-9
 
 
-@given(splits())
+@given(splits(), st.integers(1, V - 1), st.data())
 @tuned(deadline=None)
-def test_co_occurrence_counts_what_directly_followed(split: Split) -> None:
+def test_baselines_are_plain_sorts(split: Split, k: int, data: st.DataObject) -> None:
     histories = split.before(split.test_from)
     offsets = histories.offsets.tolist()
     users = [histories.items[a:b].tolist() for a, b in pairwise(offsets)]
@@ -161,16 +162,26 @@ def test_co_occurrence_counts_what_directly_followed(split: Split) -> None:
         for one, next_one in pairwise(items):
             followed[one, next_one] += 1
     popularity = Popularity.learn(histories, V)
-    baseline = CoOccurrence.learn(histories, popularity)
     item_seq = torch.tensor([[3, last, 0] for last in range(1, V)])
-    scores = baseline(item_seq, torch.full((V - 1,), 2))
-    plain = popularity(item_seq, torch.full((V - 1,), 2))
-    for last, row, by_popularity in zip(range(1, V), scores.tolist(), plain.tolist(), strict=True):
-        wanted = sorted(range(1, V), key=lambda item: (-followed[last, item], -popular[item], item))
-        assert sorted(range(1, V), key=lambda item: -row[item]) == wanted
-        assert len(set(row)) == V  # no ties are left to chance
-        wanted = sorted(range(1, V), key=lambda item: (-popular[item], item))
-        assert sorted(range(1, V), key=lambda item: -by_popularity[item]) == wanted
+    some = st.lists(st.integers(1, V - 1), max_size=2 * V)
+    seen = data.draw(st.lists(some, min_size=V - 1, max_size=V - 1) | st.none())
+    pairs = [(row, item) for row, items in enumerate(seen or []) for item in items]
+    given_users = UserInputs(
+        item_seq,
+        torch.full((V - 1,), 2),
+        None if seen is None else (
+            torch.tensor([row for row, _ in pairs], dtype=torch.int64),
+            torch.tensor([item for _, item in pairs], dtype=torch.int64),
+        ),
+    )  # fmt: skip
+    plain = popularity(given_users, k).items.tolist()
+    found = CoOccurrence.learn(histories, popularity)(given_users, k).items.tolist()
+    for last in range(1, V):
+        allowed = set(range(1, V)) - set(seen[last - 1] if seen else ())
+        by_popularity = sorted(allowed, key=lambda item: (-popular[item], item))
+        assert plain[last - 1] == (by_popularity + [0] * V)[:k]
+        wanted = sorted(by_popularity, key=lambda item: -followed[last, item])
+        assert found[last - 1] == (wanted + [0] * V)[:k]
 
 
 # From here on: prepared folders, weights and bundles.
@@ -288,10 +299,10 @@ def test_the_baselines_learn_from_training_alone(prepared: Prepared, trained: Tr
     popularity = Popularity.learn(known, prepared.n_items)
     assert int(popularity.counts.sum()) == 40 * 5
     ranking = RankingProtocol(prepared.n_items, 6, True, (5, 10), 100)
-    scorers = {"co": CoOccurrence.learn(known, popularity)}
-    group = ScorerGroup(scorers, split, popularity, ranking)
+    rankers = {"co": CoOccurrence.learn(known, popularity)}
+    group = RankerGroup(rankers, split, popularity, ranking)
     with torch.inference_mode():
-        expected = evaluate_scorers(group).all["co"].means(popularity.counts)
+        expected = evaluate_rankers(group).all["co"].means(popularity.counts)
     assert found.co_occurrence == pytest.approx(expected)
     assert found.popularity["Novelty@5"] <= found.model["Novelty@5"]
 

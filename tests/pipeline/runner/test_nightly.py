@@ -156,7 +156,7 @@ class Stages:
         hashes = {WEIGHTS: content_hash(folder / WEIGHTS)}
         return Trained(folder, 2, 0.25, parent, refit=True, content_hashes=hashes)
 
-    def evaluate(self, prepared: Prepared, *given: Any) -> Evaluated:
+    def evaluate(self, prepared: Prepared, *given: Any, **options: Any) -> Evaluated:
         self.calls.append("evaluate")
         return Evaluated(
             "leave-one-out", 4, 3, {"HR@5": 0.5, "NDCG@10": 0.3}, {"NDCG@10": 0.1},
@@ -848,8 +848,8 @@ def test_an_empty_test_leaves_the_champion_in_place(
 def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
-    def worse(*given: Any) -> Evaluated:
-        found = measure(*given)
+    def worse(*given: Any, **options: Any) -> Evaluated:
+        found = measure(*given, **options)
         lost = {"champion": PairedDifference(-0.2, -0.25, -0.15)} if given[-1] else {}
         return replace(found, champion=found.popularity, differences=lost)
 
