@@ -99,8 +99,9 @@ class RayGang:
         )(_Member)
         handles: list[Any] = []
         try:
-            for _ in range(self.size):
-                handles.append(member.remote())
+            with deferred_sigterm():
+                for _ in range(self.size):
+                    handles.append(member.remote())
             self._start(handles, make_worker)
             # Now, as a port that was free minutes ago may not be.
             host, port = self._first_result([handles[0].address.remote()])

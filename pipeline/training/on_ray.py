@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from model.config import TrainingConfig
 from model.errors import FearecError
 from model.process_logs import forward_records, handle_record
 from model.training.checkpoints import BEST, LAST, are_whole
@@ -22,6 +23,7 @@ from pipeline.engines.base import WorkerDiedError
 from pipeline.engines.ray_calls import DriverCall
 from pipeline.engines.ray_cluster import connected, deferred_sigterm
 from pipeline.engines.ray_gang import PeerLostError, RayGang, Seat
+from pipeline.engines.ray_place import WorkerLostError
 from pipeline.errors import first_line, raised_as
 from pipeline.training.driver_desk import DriverDesk, SentFile
 
@@ -37,15 +39,13 @@ def fit_on_ray(task: TrainingTask, folder: Path, engine: EngineSettings) -> Fitt
         DivergenceError: a loss, or the output, is not a finite number.
         FearecError: three workers were lost without an epoch between them.
     """
-    training = task.training.model_copy(
-        update={"devices": 1, "strategy": "auto", "threads": engine.num_cpus}
-    )
+    training = _training(task.training, engine)
     _log.info("training by %d workers on the Ray cluster", engine.train_workers)
     with (
         connected(engine) as ray,
         raised_as(
             FearecError,
-            WorkerDiedError,
+            (WorkerDiedError, WorkerLostError),
             "the training on the Ray cluster failed",
             str(folder),
             remedy="Run the same command again: it goes on from the last whole epoch.",
@@ -67,6 +67,14 @@ def fit_on_ray(task: TrainingTask, folder: Path, engine: EngineSettings) -> Fitt
         )
         log_records()
     return read_fitted(task, folder)
+
+
+def _training(training: TrainingConfig, engine: EngineSettings) -> TrainingConfig:
+    """The settings of each worker, which has cores or a GPU of its own."""
+    has = "gpu" if engine.num_gpus else "cpu"
+    accelerator = has if training.accelerator == "auto" else training.accelerator
+    own = {"devices": 1, "strategy": "auto", "threads": engine.num_cpus}
+    return training.model_copy(update={**own, "accelerator": accelerator})
 
 
 def _checkpoints(folder: Path) -> dict[str, bytes]:

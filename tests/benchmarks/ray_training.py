@@ -3,8 +3,9 @@
     .venv/bin/python tests/benchmarks/ray_training.py [--epochs 4]
 
 Histories of ml-100k's size, every eighth sample of them, paper preset, the same batches of 256
-everywhere: two workers take half of each. The cluster is two nodes on this machine. Wall seconds: of a step, between the ends of two
-epochs, and of the whole, with the start of the workers. Other processes show in both.
+everywhere: two workers take half of each. The cluster is two nodes on this machine. Wall seconds:
+of a step, between the ends of two epochs, and of the whole, with the start of the workers. Other
+processes show in both.
 """
 
 import argparse
