@@ -1,5 +1,6 @@
 """A process that trains in a group, started by others, and errors by which such processes part."""
 
+import pickle
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from model.config import TrainingConfig
+from model.network.fearec import FEARec
 from model.training.processes import ProcessGroup, lost_contact
 from model.training.task import TrainingTask
 from model.training.trainer import read_fitted, train_epochs
@@ -48,6 +50,15 @@ def test_a_group_of_one_trains_as_a_process_alone_and_reports_its_checkpoints(
     assert same(read_fitted(task, tmp_path / "group").network, alone.network)
     assert saved.count("last.ckpt") == 3
     assert saved[:2] == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_task_is_sent_to_other_processes_with_the_weights_that_it_starts_from() -> None:
+    start = FEARec(CONFIG)
+    task = TrainingTask(CONFIG, TrainingConfig(), HISTORIES, TRAIN, VALID, start=start)
+    sent = pickle.loads(pickle.dumps(task))
+    assert same(sent.start, start)
+    assert sent.train.equal(TRAIN)
+    assert sent.histories.items.equal(HISTORIES.items)
 
 
 def test_a_lost_process_is_told_from_other_errors(port: int) -> None:

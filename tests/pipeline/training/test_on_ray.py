@@ -80,7 +80,9 @@ def train_here(folder: Path, *overrides: str) -> Trained:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The weights after `LONG`."""
-    return weights(train_here(tmp_path_factory.mktemp("long") / "here", *LONG))
+    trained = train_here(tmp_path_factory.mktemp("long") / "here", *LONG)
+    assert trained.best_epoch > 10  # after all misfortunes
+    return weights(trained)
 
 
 def checkpoints(config: Path) -> list[Path]:
