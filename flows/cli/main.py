@@ -148,13 +148,14 @@ def _evaluate(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Evaluate this bundle in ONNX Runtime instead; nothing is recorded.",
+            help="Evaluate this bundle in ONNX Runtime, here, instead; nothing is recorded.",
         ),
     ] = None,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     if bundle is None:
-        _run_stage("evaluate", config, day, overrides, force, as_json)
+        _run_stage("evaluate", config, day, with_engine(overrides, engine), force, as_json)
         return
     from flows.console.figures import print_metrics
     from pipeline.config.settings import load_settings
@@ -165,7 +166,7 @@ def _evaluate(
     print_result(evaluated, partial(print_metrics, evaluated), as_json)
 
 
-def _engine_command(name: str) -> Callable[..., None]:
+def _command_on_engine(name: str) -> Callable[..., None]:
     @one_line_errors()
     def command(
         config: Config = None,
@@ -180,11 +181,12 @@ def _engine_command(name: str) -> Callable[..., None]:
     return command
 
 
-_OTHERS = {
+_OTHERS: dict[str, Callable[..., None]] = {
     "ingest": _ingest,
-    "train": _engine_command("train"),
+    "prepare": _command_on_engine("prepare"),
+    "train": _command_on_engine("train"),
     "evaluate": _evaluate,
-    "score": _engine_command("score"),
+    "score": _command_on_engine("score"),
 }
 for _name, _help in STAGES.items():
     app.command(_name, help=_help)(_OTHERS.get(_name) or _stage_command(_name))

@@ -8,14 +8,15 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 
 class EngineSettings(Frozen):
-    """Where users are scored and networks trained: on this machine, or on a Ray cluster."""
+    """Where histories are sorted, users scored and networks trained: here, or on a Ray cluster."""
 
     section = "engine"
 
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="where users are scored, trials trained and, by `engine.train_workers`, the "
-        "network: `local`, this machine, or `ray`, a Ray cluster; needs the extra `ray`",
+        description="where histories are sorted, users scored, trials trained and, by "
+        "`engine.train_workers`, the network: `local`, this machine, or `ray`, a Ray cluster; "
+        "needs the extra `ray`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     address: str = Field(
@@ -27,8 +28,8 @@ class EngineSettings(Frozen):
     num_cpus: int = Field(
         1,
         ge=1,
-        description="cores per Ray worker: the threads of training, and of scoring where "
-        "`score.threads` is `auto`",
+        description="cores per Ray worker: the threads of a sort, of training, and of scoring "
+        "where `score.threads` is `auto`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     num_gpus: int = Field(
@@ -58,6 +59,10 @@ class EngineSettings(Frozen):
         "threads or a GPU, whatever `train.devices` is; 0: the driver trains alone",
         json_schema_extra=NO_RESULT_CHANGE,
     )
+
+    def on_cpus(self) -> "EngineSettings":
+        """The settings of work that uses no GPU."""
+        return self.model_copy(update={"num_gpus": 0})
 
     @field_validator("address")
     @classmethod

@@ -1,10 +1,11 @@
 """The events of `interactions` up to an instant, and their places in the log files as numbers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.data.event_types import index_of_types
-from pipeline.errors import naming
+from pipeline.data.user_ranges import EVERYBODY, UserRange
+from pipeline.errors import InputError, naming
 from pipeline.schema import (
     EVENT_TYPE,
     EVENT_TYPE_INDEX,
@@ -23,7 +25,7 @@ from pipeline.schema import (
     USER_ID,
 )
 from pipeline.warehouse.commits import place_of
-from pipeline.warehouse.tables import dataset_of
+from pipeline.warehouse.tables import dataset_of, open_table
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -42,11 +44,15 @@ class EventRows:
         table: `interactions` at a version.
         end: The instant.
         start: Earlier events are left out; None for no limit.
+        users: Others' events are left out.
+        known_ranks: See `rank_of_files`; None where they have to be looked for.
     """
 
     table: "DeltaTable"
     end: datetime
     start: datetime | None = None
+    users: UserRange = EVERYBODY
+    known_ranks: Mapping[str, int] | None = None
 
     @cached_property
     def dataset(self) -> ds.Dataset:
@@ -57,11 +63,21 @@ class EventRows:
     def is_empty(self) -> bool:
         """Whether there is no event."""
         with naming(place_of(self.table)):
-            return not any(map(len, self._scan([TIMESTAMP], self._in_time)))
+            return not any(map(len, self._scan([TIMESTAMP], self._chosen)))
 
     def type_of(self, column: str) -> pa.DataType:
         """The type of a column."""
         return self.dataset.schema.field(column).type
+
+    @cached_property
+    def rank_of_files(self) -> Mapping[str, int]:
+        """The place of every log file's name among all in the table, by text."""
+        if self.known_ranks is not None:
+            return self.known_ranks
+        names: set[str] = set()
+        for batch in self._scan([_SOURCE_FILE]):
+            names.update(batch.column(0).dictionary.to_pylist())
+        return {name: rank for rank, name in enumerate(sorted(names))}
 
     def read(
         self,
@@ -96,7 +112,7 @@ class EventRows:
             EVENT_TYPE_INDEX: [EVENT_TYPE],
         }
         stored = {each for name in schema.names for each in made_of.get(name, [name])}
-        for rows in _large(self._scan(stored, self._in_time)):
+        for rows in _large(self._scan(stored, self._chosen)):
             columns = {name: rows[name] for name in schema.names if name not in made_of}
             if USER_ID in columns:
                 columns[USER_ID] = columns[USER_ID].cast(self._sorted_user_type)
@@ -110,7 +126,7 @@ class EventRows:
             yield pa.record_batch([columns[name] for name in schema.names], schema)
 
     def _ordinals(self, rows: pa.RecordBatch) -> pa.Array:
-        rank, file = self._rank_of_files, rows[_SOURCE_FILE]
+        rank, file = self.rank_of_files, rows[_SOURCE_FILE]
         ranks = np.array([rank[name] for name in file.dictionary.to_pylist()], np.int64)
         places = ranks[file.indices.to_numpy()] << _ROW_BITS | rows[_SOURCE_ROW].to_numpy()
         return pa.array(places)
@@ -130,19 +146,12 @@ class EventRows:
         return pa.int32() if fit else kind
 
     @property
-    def _in_time(self) -> ds.Expression:
-        before_end = ds.field(TIMESTAMP) < pa.scalar(self.end, TIME)
-        if self.start is None:
-            return before_end
-        return before_end & (ds.field(TIMESTAMP) >= pa.scalar(self.start, TIME))
-
-    @cached_property
-    def _rank_of_files(self) -> dict[str, int]:
-        """The place of every file's name among all, by text."""
-        names: set[str] = set()
-        for batch in self._scan([_SOURCE_FILE]):
-            names.update(batch.column(0).dictionary.to_pylist())
-        return {name: rank for rank, name in enumerate(sorted(names))}
+    def _chosen(self) -> ds.Expression:
+        time = ds.field(TIMESTAMP)
+        conditions = [time < pa.scalar(self.end, TIME), *self.users.conditions]
+        if self.start is not None:
+            conditions.append(time >= pa.scalar(self.start, TIME))
+        return reduce(operator.and_, conditions)
 
     def _scan(
         self, columns: Iterable[str], rows: ds.Expression | None = None
@@ -151,6 +160,42 @@ class EventRows:
             list(columns), filter=rows, batch_size=1 << 17, batch_readahead=4, fragment_readahead=2
         )
         yield from scanner.to_batches()
+
+
+@dataclass(frozen=True)
+class EventSource:
+    """What another process, perhaps on another machine, opens the same events by; it pickles.
+
+    Attributes:
+        place: Path or URI of the table, which that process has to reach.
+        version: Of the table.
+        end: See `EventRows`, as for the others.
+        start: See there.
+        rank_of_files: See there.
+    """
+
+    place: str
+    version: int
+    end: datetime
+    start: datetime | None
+    rank_of_files: Mapping[str, int]
+
+    @classmethod
+    def of(cls, rows: EventRows) -> Self:
+        """That of all users' events."""
+        place, version = place_of(rows.table), rows.table.version()
+        return cls(place, version, rows.end, rows.start, rows.rank_of_files)
+
+    def open(self, users: UserRange) -> EventRows:
+        """The events of some users.
+
+        Raises:
+            InputError: the table is not there.
+        """
+        table = open_table(self.place, self.version)
+        if table is None:
+            raise InputError("no such table", self.place)
+        return EventRows(table, self.end, self.start, users, self.rank_of_files)
 
 
 def _large(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

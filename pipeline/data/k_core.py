@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
 
 from pipeline.config.count_range import parse_intervals
 from pipeline.config.sections import PrepareSettings
+from pipeline.data.user_ranges import UserRange
 from pipeline.errors import InputError
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.storage.scratch_db import scalar
@@ -41,7 +43,7 @@ def filter_events(
     """
     outside = _outside(limits)
     if not outside:
-        db.execute(f"CREATE TEMP VIEW events AS FROM {source}")
+        keep_events(source, None, db)
         return None
     db.execute(f"CREATE TABLE core AS SELECT {USER_ID}, {ITEM_ID} FROM {source}")
     before = _counts(db)
@@ -55,18 +57,62 @@ def filter_events(
             f"and {before.items:,} items before",
             remedy="Widen the interval.",
         )
-    # An event is in the core if both of its ids are.
     db.execute(f"CREATE TABLE core_users AS SELECT DISTINCT {USER_ID} FROM core")
     db.execute(f"CREATE TABLE core_items AS SELECT DISTINCT {ITEM_ID} FROM core")
     db.execute("DROP TABLE core")
-    db.execute(
-        f"""CREATE TEMP VIEW events AS FROM {source}
-        SEMI JOIN core_users USING ({USER_ID}) SEMI JOIN core_items USING ({ITEM_ID})"""
-    )
+    _keep_core(source, db)
     return Counts(
         before.users - left.users,
         before.items - left.items,
         before.interactions - left.interactions,
+    )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Ids within the limits, to be sent to other processes.
+
+    Attributes:
+        users: A column of ids, of some users.
+        items: A column of ids, of all items.
+    """
+
+    users: pa.Table
+    items: pa.Table
+
+
+def kept_items(db: duckdb.DuckDBPyConnection) -> pa.Table:
+    """The ids of the items that `filter_events` left, given limits."""
+    return db.sql("FROM core_items").to_arrow_table()
+
+
+def kept_users(users: UserRange, db: duckdb.DuckDBPyConnection) -> pa.Table:
+    """The ids of the users in a range that `filter_events` left, given limits."""
+    query = f"FROM core_users WHERE {users.sql}"
+    return db.sql(query, params={"begin": users.begin, "end": users.end}).to_arrow_table()
+
+
+def keep_events(source: str, kept: Kept | None, db: duckdb.DuckDBPyConnection) -> None:
+    """Make the view `events` of what another process found to be within the limits.
+
+    Args:
+        source: The table or view of events.
+        kept: The ids; None without limits.
+        db: The database of `source`, and nothing else.
+    """
+    if kept is None:
+        db.execute(f"CREATE TEMP VIEW events AS FROM {source}")
+        return
+    db.register("core_users", kept.users)
+    db.register("core_items", kept.items)
+    _keep_core(source, db)
+
+
+def _keep_core(source: str, db: duckdb.DuckDBPyConnection) -> None:
+    # An event is in the core if both of its ids are.
+    db.execute(
+        f"""CREATE TEMP VIEW events AS FROM {source}
+        SEMI JOIN core_users USING ({USER_ID}) SEMI JOIN core_items USING ({ITEM_ID})"""
     )
 
 

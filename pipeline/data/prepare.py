@@ -2,29 +2,31 @@
 
 import logging
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.sections import PrepareSettings
 from pipeline.data.event_rows import ORDINAL, EventRows
 from pipeline.data.event_types import EventTypes
+from pipeline.data.history_sort import HistorySort
 from pipeline.data.incremental import NotIncrementalError, mergeable, update_prepared
 from pipeline.data.item_counts import ItemCounts, Vocabulary, extend_vocabulary
 from pipeline.data.k_core import Counts, filter_events
-from pipeline.data.sequence_files import Totals, write_histories
+from pipeline.data.sequence_files import Totals
 from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError, naming
 from pipeline.results import Ingested, Prepared
 from pipeline.schema import (
     EVENT_TYPE,
-    EVENT_TYPE_INDEX,
     EVENT_TYPES_FILE,
     INTERACTIONS,
     ITEM_ID,
-    ITEM_INDEX,
     ITEMS_FILE,
     SEQUENCES,
     TIMESTAMP,
@@ -34,14 +36,12 @@ from pipeline.schema import (
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import scratch_folder
-from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.storage.locations import RunLocations
 from pipeline.storage.prepared_folder import prepared_files, prepared_hash
 from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.tables import open_table, table_id
 
 logger = logging.getLogger(__name__)
-
-_BATCH_ROWS = 1_000_000
 
 
 def prepare(
@@ -52,6 +52,7 @@ def prepare(
     earlier: Prepared | None = None,
     *,
     event_types: bool = False,
+    engine: EngineSettings = LOCAL,
 ) -> Prepared:
     """Write every user's history up to the end of the run date, and the items with an index.
 
@@ -66,12 +67,15 @@ def prepare(
         earlier: What was prepared before, perhaps, in which only what changed is to be merged. It
             changes nothing about the result.
         event_types: Whether to write the types of the events too.
+        engine: Where events are sorted, if not only what changed is merged. It changes nothing
+            about the result.
 
     Raises:
         InputError: there is no interaction up to the run date, or k-core filtering leaves none.
+        ConfigError: Ray is not installed, no cluster answers, or it has no room for a worker.
         ConflictError: other runs wrote to the vocabulary each time that it was tried.
     """
-    given = ingested, limits, locations, time_zone, earlier, event_types
+    given = ingested, limits, locations, time_zone, earlier, event_types, engine
     return until_committed(partial(_prepare, *given))
 
 
@@ -82,6 +86,7 @@ def _prepare(
     time_zone: str,
     earlier: Prepared | None,
     event_types: bool,
+    engine: EngineSettings,
 ) -> Prepared:
     version = ingested.interactions_version
     uri = locations.warehouse.table(INTERACTIONS)
@@ -111,9 +116,9 @@ def _prepare(
         except NotIncrementalError as reason:
             logger.info("preparing from the beginning: %s", reason)
             _make_empty(unfinished)
-            with scratch_database(scratch, locations.resources) as db:
+            with _connection(engine), scratch_database(scratch, locations.resources) as db:
                 vocabulary, totals, left_out = _write_all(
-                    rows, limits, warehouse, unfinished, db, event_types
+                    rows, limits, locations, unfinished, db, event_types, engine
                 )
     for path in (*prepared_files(unfinished), unfinished / SEQUENCES):
         fsync(path)
@@ -148,10 +153,11 @@ def _make_empty(folder: Path) -> None:
 def _write_all(
     rows: EventRows,
     limits: PrepareSettings,
-    warehouse: Warehouse,
+    locations: RunLocations,
     folder: Path,
     db: duckdb.DuckDBPyConnection,
     event_types: bool,
+    engine: EngineSettings,
 ) -> tuple[Vocabulary, Totals, Counts]:
     """Write a prepared folder from all events; also counts what k-core filtering left out."""
     ids = [USER_ID, ITEM_ID]
@@ -167,25 +173,22 @@ def _write_all(
                min((epoch_us({TIMESTAMP})::HUGEINT << 64) + {ORDINAL}) AS first_event
         FROM events GROUP BY {ITEM_ID}"""
     )
-    vocabulary = extend_vocabulary(warehouse.table(VOCABULARY), rows.type_of(ITEM_ID), "seen", db)
+    uri = locations.warehouse.table(VOCABULARY)
+    vocabulary = extend_vocabulary(uri, rows.type_of(ITEM_ID), "seen", db)
     counts = ItemCounts.of_seen(db.sql("FROM seen").to_arrow_table(), vocabulary.ids)
     counts.write(folder / ITEMS_FILE, vocabulary.ids)
-    needed = [*(ids if left_out else [USER_ID]), TIMESTAMP, ORDINAL, ITEM_INDEX]
-    names, kind = None, ""
+    names = None
     if event_types:
         types = _event_types(rows, ids if left_out else [], db)
         types.write(folder / EVENT_TYPES_FILE)
-        names, kind = types.names, f", {EVENT_TYPE_INDEX}"
-        needed.append(EVENT_TYPE_INDEX)
-    db.register("rows", rows.read(needed, vocabulary.ids, names))
-    # One sort that spills, cut into users as it streams: DuckDB's ordered lists are nine times
-    # slower and must all fit in memory. A third key would double its time.
-    ordered = db.sql(
-        f"""SELECT {USER_ID}, {ITEM_INDEX}, {TIMESTAMP}, {ORDINAL}{kind}
-        FROM events ORDER BY {USER_ID}, {TIMESTAMP}"""
-    )
-    events = ordered.to_arrow_reader(_BATCH_ROWS)
-    totals = write_histories(folder, rows.type_of(USER_ID), events)
+        names = types.names
+    sort = HistorySort(vocabulary.ids, names, limited=left_out is not None)
+    if engine.kind == "local":
+        totals = sort.write(rows, folder, db)
+    else:
+        from pipeline.data.ray_sort import sort_on_ray
+
+        totals = sort_on_ray(rows, sort, folder, db, locations.resources, engine)
     return vocabulary, totals, left_out or Counts(0, 0, 0)
 
 
@@ -194,3 +197,12 @@ def _event_types(rows: EventRows, ids: list[str], db: duckdb.DuckDBPyConnection)
     db.register("rows", rows.read([*ids, EVENT_TYPE]))
     query = f"SELECT {EVENT_TYPE}, count(*) AS n_events FROM events GROUP BY {EVENT_TYPE}"
     return EventTypes.of(db.sql(query).to_arrow_table())
+
+
+def _connection(engine: EngineSettings) -> AbstractContextManager[Any]:
+    """A connection to the cluster, if one is to be used: its lack shows before minutes of work."""
+    if engine.kind == "local":
+        return nullcontext()
+    from pipeline.engines.ray_cluster import connected
+
+    return connected(engine)

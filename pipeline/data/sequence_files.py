@@ -1,7 +1,7 @@
 """Events in the order of users and times, written as a history per user into its bucket's file."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +103,17 @@ class BucketFile:
         self.totals.add(histories)
 
 
+@contextmanager
+def bucket_files(folder: Path, columns: pa.Schema, totals: Totals) -> Iterator[list[BucketFile]]:
+    """The files of all buckets of a prepared folder; `sequences/` is made in it."""
+    (folder / SEQUENCES).mkdir()
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(BucketFile(path, columns, totals))
+            for path in sequence_files(folder)
+        ]
+
+
 def write_histories(folder: Path, user: pa.DataType, events: pa.RecordBatchReader) -> Totals:
     """Write the history of every user.
 
@@ -112,16 +123,13 @@ def write_histories(folder: Path, user: pa.DataType, events: pa.RecordBatchReade
         events: Ordered by user and time; those of one user and time in any order. The types are
             written where they have the column `event_type_index`.
     """
-    (folder / SEQUENCES).mkdir()
     has_types = EVENT_TYPE_INDEX in events.schema.names
     columns, totals = prepared_schema(user, event_types=has_types), Totals()
-    with ExitStack() as stack:
+    with (
         # Of one thread: it gives the rows back in their order.
-        hashes = stack.enter_context(duckdb.connect(config={"threads": 1}))
-        files = [
-            stack.enter_context(BucketFile(path, columns, totals))
-            for path in sequence_files(folder)
-        ]
+        duckdb.connect(config={"threads": 1}) as hashes,
+        bucket_files(folder, columns, totals) as files,
+    ):
         for histories in _histories(events, columns):
             hashes.register("histories", histories.select([USER_ID]))
             digits = hashes.sql(f"SELECT {BUCKET_SQL} AS bucket FROM histories").to_arrow_table()

@@ -140,7 +140,7 @@ def evaluate_rankers(
         engine.num_cpus if engine.kind == "ray" else None,
     )
     with (
-        opened_engine(make_worker, engine) as opened,
+        opened_engine(make_worker, engine.on_cpus()) as opened,
         closing(opened.results(batches(), lambda done: None)) as results,
     ):
         for found in results:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from model.cores import Threads, thread_count, usable_memory
+from model.cores import Threads, thread_count, usable_cores, usable_memory
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 _SHARE = 10  # of the memory; the sorts and joins of DuckDB gain little by more
@@ -63,6 +63,16 @@ class ResourceSettings(Frozen):
     def thread_limit(self) -> int:
         """The number of threads."""
         return max(1, min(self.memory_limit // _PER_THREAD, thread_count(self.threads)))
+
+    def of_one_worker(self, cores: int) -> "ResourceSettings":
+        """What a worker may use that has so many cores of this machine, where others have the rest.
+
+        A memory that is set is each worker's.
+        """
+        share = min(cores, usable_cores()) / usable_cores()
+        memory = max(_LEAST, int(usable_memory() * share / _SHARE))
+        chosen = {"memory": f"{memory}B"} if self.memory == "auto" else {}
+        return self.model_copy(update={**chosen, "threads": cores})
 
 
 DEFAULT_RESOURCES = ResourceSettings()

@@ -64,6 +64,7 @@ def prepare(
         settings.time_zone,
         earlier,
         event_types=settings.logs.event_type is not None,
+        engine=settings.engine,
     )
 
 

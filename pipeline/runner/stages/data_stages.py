@@ -5,6 +5,7 @@ What a stage calls is imported when it runs, so that a look at the records loads
 
 from dataclasses import dataclass, field, replace
 
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.sections import LogSettings, PrepareSettings
 from pipeline.config.settings import Settings
@@ -85,6 +86,7 @@ class Prepare(Stage[Prepared]):
     # Whether the types of events are written. `logs.event_type` enters the key of ingest.
     event_types: bool = field(default=False, metadata=NOT_IN_KEY)
     anew: bool = field(default=False, metadata=NOT_IN_KEY)  # not from earlier histories
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Prepare":
@@ -95,6 +97,7 @@ class Prepare(Stage[Prepared]):
             locations,
             settings.time_zone,
             settings.logs.event_type is not None,
+            engine=settings.engine,
         )
 
     def run(self) -> Prepared:
@@ -109,6 +112,7 @@ class Prepare(Stage[Prepared]):
             self.time_zone,
             earlier,
             event_types=self.event_types,
+            engine=self.engine,
         )
 
     def forced(self) -> "Prepare":

@@ -49,9 +49,16 @@ def test_another_exit_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["nightly"], ["score"], ["backfill", "--from=2026-06-30", "--to=2026-07-01"]]
+    "command",
+    [
+        ["nightly"],
+        ["prepare"],
+        ["evaluate"],
+        ["score"],
+        ["backfill", "--from=2026-06-30", "--to=2026-07-01"],
+    ],
 )
-def test_where_users_are_scored_is_an_override(
+def test_where_the_work_is_done_is_an_override(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
+import pipeline.data.history_sort
 import pipeline.data.item_counts
-import pipeline.data.prepare
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings
@@ -186,7 +186,7 @@ def test_a_killed_run_leaves_what_was_there(settings: Settings, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.data.prepare, "write_histories", dies)
+        patch.setattr(pipeline.data.history_sort, "write_histories", dies)
         with pytest.raises(KeyboardInterrupt):
             night(settings, TODAY)
     folder = settings.work_dir / "run_date=2026-06-10" / "prepared"
@@ -230,7 +230,7 @@ def check_histories_equal_a_plain_sort(files: list[list[Row]], rows_a_batch: int
     ]
     # Users that span batches, batches that span users.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.data.prepare, "_BATCH_ROWS", rows_a_batch)
+        patch.setattr(pipeline.data.history_sort, "_BATCH_ROWS", rows_a_batch)
         settings = settings_in(Path(folder))
         for number, file in enumerate(files):
             write_log(settings, f"{number}.parquet", file)

@@ -121,6 +121,7 @@ class Stages:
         time_zone: str,
         earlier: Any,
         event_types: bool,
+        engine: Any,
     ) -> Prepared:
         folder = self._made(run, "prepared")
         pq.write_table(

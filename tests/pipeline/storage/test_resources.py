@@ -35,3 +35,12 @@ def test_threads_have_memory_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ResourceSettings(memory="100MB").thread_limit == 1
     with pytest.raises(ConfigError, match="at least 1"):
         ResourceSettings(threads=0)
+
+
+def test_workers_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.storage.resources.usable_cores", lambda: 16)
+    monkeypatch.setattr("pipeline.storage.resources.usable_memory", lambda: 160 * 10**9)
+    four = ResourceSettings().of_one_worker(4)
+    assert (four.memory_limit, four.thread_limit) == (4 * 10**9, 4)
+    assert ResourceSettings().of_one_worker(1).memory_limit == 10**9
+    assert ResourceSettings(memory="3GB").of_one_worker(4).memory_limit == 3 * 10**9
