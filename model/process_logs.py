@@ -4,7 +4,7 @@ import logging
 import logging.handlers
 import multiprocessing
 import threading
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -28,11 +28,7 @@ class ProcessLogs:
 
     def connect(self) -> None:
         """Send the records of this process, one of the others, from now on."""
-        for name in _LOGGERS:
-            logger = logging.getLogger(name)
-            logger.handlers = [_Sender(self._sender)]
-            logger.propagate = False
-            logger.setLevel(self.level)
+        forward_records(self._sender.send, self.level)
 
     def __enter__(self) -> "ProcessLogs":
         self._thread.start()
@@ -50,19 +46,32 @@ class ProcessLogs:
     def _receive(self) -> None:
         try:
             while True:
-                record = self._receiver.recv()
-                logger = logging.getLogger(record.name)
-                if logger.isEnabledFor(record.levelno):
-                    logger.handle(record)
+                handle_record(self._receiver.recv())
         except (EOFError, OSError):  # every sender has ended
             self._receiver.close()
 
 
+def forward_records(send: Callable[[logging.LogRecord], Any], level: int) -> None:
+    """Send the records of this process to another one, from now on."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [_Sender(send)]
+        logger.propagate = False
+        logger.setLevel(level)
+
+
+def handle_record(record: logging.LogRecord) -> None:
+    """Log a record of another process here."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
 class _Sender(logging.handlers.QueueHandler):
-    def __init__(self, sender: Connection) -> None:
-        super().__init__(sender)  # type: ignore[arg-type]
+    def __init__(self, send: Callable[[logging.LogRecord], Any]) -> None:
+        super().__init__(send)  # type: ignore[arg-type]
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Send a record, whose message `prepare` has formatted."""
         record.msg = record.message = record.msg[:_LONGEST]
-        self.queue.send(record)  # type: ignore[attr-defined]
+        self.queue(record)  # type: ignore[operator]

@@ -181,9 +181,10 @@ def _command_on_engine(name: str) -> Callable[..., None]:
     return command
 
 
-_OTHERS = {
+_OTHERS: dict[str, Callable[..., None]] = {
     "ingest": _ingest,
     "prepare": _command_on_engine("prepare"),
+    "train": _command_on_engine("train"),
     "evaluate": _evaluate,
     "score": _command_on_engine("score"),
 }

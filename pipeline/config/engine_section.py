@@ -8,14 +8,15 @@ from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 
 
 class EngineSettings(Frozen):
-    """Where histories are sorted, users scored and trials trained: here, or on a Ray cluster."""
+    """Where histories are sorted, users scored and networks trained: here, or on a Ray cluster."""
 
     section = "engine"
 
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="where histories are sorted, users scored and trials trained: `local`, this "
-        "machine, or `ray`, a Ray cluster; needs the extra `ray`",
+        description="where histories are sorted, users scored, trials trained and, by "
+        "`engine.train_workers`, the network: `local`, this machine, or `ray`, a Ray cluster; "
+        "needs the extra `ray`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     address: str = Field(
@@ -27,8 +28,8 @@ class EngineSettings(Frozen):
     num_cpus: int = Field(
         1,
         ge=1,
-        description="cores per Ray worker: the threads of a sort, of a trial, and of scoring where "
-        "`score.threads` is `auto`",
+        description="cores per Ray worker: the threads of a sort, of training, and of scoring "
+        "where `score.threads` is `auto`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     num_gpus: int = Field(
@@ -51,6 +52,14 @@ class EngineSettings(Frozen):
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
+    train_workers: int = Field(
+        0,
+        ge=0,
+        description="Ray workers that train a network together, each with `engine.num_cpus` "
+        "threads or a GPU, whatever `train.devices` is; 0: the driver trains alone",
+        json_schema_extra=NO_RESULT_CHANGE,
+    )
+
     def on_cpus(self) -> "EngineSettings":
         """The settings of work that uses no GPU."""
         return self.model_copy(update={"num_gpus": 0})
@@ -68,6 +77,11 @@ class EngineSettings(Frozen):
         if self.max_workers != "auto" and self.max_workers < self.min_workers:
             raise ValueError("max_workers is below min_workers")
         return self
+
+    @property
+    def trains_on_ray(self) -> bool:
+        """Whether the training stage is given to workers of the cluster."""
+        return self.kind == "ray" and self.train_workers > 0
 
 
 LOCAL = EngineSettings()

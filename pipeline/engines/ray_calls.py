@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
+from pipeline.engines.ray_place import WorkerLostError
+
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
@@ -35,10 +37,20 @@ class DriverCall(Generic[Arguments, Answer]):
         return cls(actor.remote(make_function))
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
-        """What the function returns."""
+        """What the function returns.
+
+        Raises:
+            WorkerLostError: the process is gone.
+            Exception: what the function raises.
+        """
         import ray
 
-        answer: Answer = ray.get(self.actor.call.remote(*args, **kwargs))
+        try:
+            answer: Answer = ray.get(self.actor.call.remote(*args, **kwargs))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayActorError:
+            raise WorkerLostError("the process that it reports to is gone") from None
         return answer
 
 

@@ -14,8 +14,9 @@ from typing import Any, Generic
 
 from pipeline.config.engine_section import EngineSettings
 from pipeline.engines.base import Part, Progress, Result, Worker, WorkerDiedError
-from pipeline.engines.ray_actors import RayActors, WorkerLostError
+from pipeline.engines.ray_actors import RayActors
 from pipeline.engines.ray_cluster import connected, deferred_sigterm, room
+from pipeline.engines.ray_place import WorkerLostError
 
 _log = logging.getLogger(__name__)
 

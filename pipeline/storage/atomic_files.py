@@ -19,27 +19,32 @@ def fsync(path: Path) -> None:
 
 
 def is_unfinished(name: str, of: str) -> bool:
-    """Whether a file has the name that `replace_text` gives to a file `of` while it is written."""
+    """Whether a file has the name that `replace_bytes` gives to a file `of` while it is written."""
     return re.fullmatch(rf"\.{re.escape(of)}(\.[0-9a-f]+)?\.tmp", name) is not None
 
 
 def unfinished_below(folder: Path) -> Iterator[Path]:
-    """The files below a folder that `replace_text` has begun, or had when it was killed."""
+    """The files below a folder that `replace_bytes` has begun, or had when it was killed."""
     for path in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
             yield path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file by rename: readers see the old text or the new text, never a mixture.
+    """Write a text as `replace_bytes` does."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file by rename: readers see the old content or the new one, never a mixture.
 
     Several processes may write the same file at once: each writes a file of its own name first,
     newly created, so that nothing is written through a link that has that name.
     """
     unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
-        with naming(path), unfinished.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with naming(path), unfinished.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

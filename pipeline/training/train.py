@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
-from model.training.trainer import fit
+from model.training.task import TrainingTask
+from model.training.trainer import Fitted, fit
 from model.training.weights import load_network, save_weights, warm_start
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS, Bundle
 from pipeline.bundles.registry import RegisteredModel, local_bundle
+from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.config.event_types_section import EventTypeSettings, Names
 from pipeline.config.sections import ModelSettings, PrepareSettings
 from pipeline.data.held_out import HeldOut
@@ -59,6 +61,7 @@ def train(
     event_types: EventTypeSettings,
     champion: RegisteredModel | None,
     locations: RunLocations,
+    engine: EngineSettings = LOCAL,
 ) -> Trained:
     """Train with early stopping on NDCG@10, then again on everything for as many epochs.
 
@@ -74,8 +77,10 @@ def train(
         event_types: What the types of events mean.
         champion: The model to start from; None starts from random weights.
         locations: The run's folders.
+        engine: Where it is trained: here, or by workers of a Ray cluster.
 
     Raises:
+        ConfigError: there is no such cluster, or it has no room.
         InputError: no user has interactions to learn from, or to be evaluated on.
         BundleError: the champion's bundle cannot be read.
     """
@@ -101,7 +106,8 @@ def train(
         parent.model_version if parent else "",
     )
     folder = locations.training / hashlib.sha256("\n".join(training_key).encode()).hexdigest()[:12]
-    run = _TrainingRun(config, training, bool(mask_seen), event_types.weights, parent, folder)
+    weights = event_types.weights
+    run = _TrainingRun(config, training, bool(mask_seen), weights, parent, folder, engine)
     with naming(folder):
         evaluated = run.fit(split.without_test(), HELD_OUT_WEIGHTS, epochs=None)
         if training.refit:
@@ -157,6 +163,7 @@ class _TrainingRun:
     weights: Mapping[str, float]  # of types of events
     parent: Bundle | None
     folder: Path
+    engine: EngineSettings
 
     def fit(self, split: Split, weights: str, epochs: int | None) -> _Fit:
         """Train once, unless it was finished before; a warm start takes the parent's `weights`."""
@@ -167,23 +174,30 @@ class _TrainingRun:
         start = None
         if self.parent:
             start = _start(self.config, self.training.seed, self.parent, weights)
-        fitted = fit(
+        task = TrainingTask(
             self.config,
             self.training,
             split.histories,
             split.train,
             split.valid,
-            folder,
-            epochs=epochs,
-            weights=split.weights(self.weights),
-            start=start,
-            mask_seen=self.mask_seen,
+            epochs,
+            split.weights(self.weights),
+            start,
+            self.mask_seen,
         )
+        fitted = self._fitted(task, folder)
         _save_durably(fitted.network, self.folder / weights)
         written = content_hash(self.folder / weights)
         result = _Fit(fitted.epoch, fitted.valid_ndcg_at_10, written).with_checksum()
         replace_text(folder / _FINISHED, _CODEC.dump_json(result).decode())
         return result
+
+    def _fitted(self, task: TrainingTask, folder: Path) -> Fitted:
+        if not self.engine.trains_on_ray:
+            return fit(task, folder)
+        from pipeline.training.on_ray import fit_on_ray
+
+        return fit_on_ray(task, folder, self.engine)
 
 
 def _read_finished(path: Path, weights: Path) -> _Fit | None:

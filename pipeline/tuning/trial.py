@@ -9,6 +9,7 @@ import optuna
 
 from model.cores import Threads
 from model.progress import draws_bars
+from model.training.task import TrainingTask
 from model.training.trainer import fit
 from model.training.weights import save_weights
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
@@ -81,7 +82,7 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
 
     Args:
         run: The training run.
-        on_epoch: See `model.training.trainer.fit`.
+        on_epoch: See `model.training.trainer.train_epochs`.
 
     Raises:
         FearecError: the training diverged.
@@ -91,7 +92,7 @@ def train_here(run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
 
 def train_on(known: Split, run: Run, on_epoch: Callable[[int, float], None]) -> Judged:
     """As `train_here`, on data that were read before: see `known_to_training`."""
-    fitted = fit(
+    task = TrainingTask(
         run.settings.model.config(run.prepared.n_items),
         # Several devices are better used by several trials at a time than by one on all of them.
         run.settings.train.model_copy(
@@ -100,9 +101,12 @@ def train_on(known: Split, run: Run, on_epoch: Callable[[int, float], None]) -> 
         known.histories,
         known.train,
         known.valid,
-        run.folder,
         weights=known.weights(run.settings.event_types.weights),
         mask_seen=bool(run.settings.evaluate.mask_seen),
+    )
+    fitted = fit(
+        task,
+        run.folder,
         progress=not draws_bars(),  # it would be drawn over the search's
         on_epoch=on_epoch,
     )

@@ -19,6 +19,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.scoring.scorer import open_scorer
 
+_ACTORS = (b"ray::Place", b"ray::_Member")  # those that hold a worker
 Progress = Callable[[int], None]
 
 
@@ -89,7 +90,7 @@ def workers(cluster: Any) -> set[int]:
         process = int(folder.name)
         if (_stat(process)[1:2] or [""])[0] in raylets:
             with suppress(OSError):
-                if (folder / "cmdline").read_bytes().startswith(b"ray::_Place"):
+                if (folder / "cmdline").read_bytes().startswith(_ACTORS):
                     found.add(process)
     return found
 

@@ -52,6 +52,7 @@ class Train(Stage[Trained]):
     event_types: EventTypeSettings
     champion: RegisteredModel | None
     locations: RunLocations
+    engine: EngineSettings = field(default=LOCAL, metadata=NOT_IN_KEY)
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Train":
@@ -66,6 +67,7 @@ class Train(Stage[Trained]):
             settings.event_types,
             champion_before(locations) if settings.train.warm_start else None,
             locations,
+            settings.engine,
         )
 
     @classmethod
@@ -116,6 +118,7 @@ class Train(Stage[Trained]):
             self.event_types,
             self.champion,
             self.locations,
+            self.engine,
         )
 
     def is_intact(self, result: Trained) -> bool:

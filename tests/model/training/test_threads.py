@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from model.training.processes import SpawnedProcesses
 from model.training.threads import set_threads
-from model.training.trainer import _Processes
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_auto_is_what_openmp_is_told_or_the_cores(
 
 
 def test_processes_of_one_training_share_its_threads() -> None:
-    strategy = _Processes(5)
+    strategy = SpawnedProcesses(5)
     strategy.parallel_devices = [torch.device("cpu")] * 2
     strategy.connect(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     assert torch.get_num_threads() == 2

@@ -21,6 +21,7 @@ from model.ranking import metrics_at
 from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule, rank_positions
 from model.training.samples import TrainingBatch
+from model.training.task import TrainingTask
 from model.training.trainer import Fitted, fit
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12
@@ -56,18 +57,17 @@ QUICK: dict[str, Any] = {
 def train(folder: Path, config: FEARecConfig = CONFIG, **changes: Any) -> Fitted:
     valid, start = changes.pop("valid", VALID), changes.pop("start", None)
     epochs, mask_seen = changes.pop("epochs_instead", None), changes.pop("mask_seen", True)
-    return fit(
+    task = TrainingTask(
         config,
         TrainingConfig(**{**QUICK, **changes}),
         HISTORIES,
         TRAIN,
         valid,
-        folder,
         epochs=epochs,
         start=start,
         mask_seen=mask_seen,
-        progress=False,
     )
+    return fit(task, folder, progress=False)
 
 
 def same(a: FEARec, b: FEARec) -> bool:
@@ -189,6 +189,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     fitted = train(tmp_path, epochs=4, valid=None)
     assert same(fitted.network, four_epochs)
     assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
+
+
+def test_a_run_goes_on_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [0.1, 0.5, 0.3, 0.2])
+    train(tmp_path / "begun", epochs=3)
+    (tmp_path / "begun").rename(tmp_path / "moved")
+    fitted = train(tmp_path / "moved", epochs=4)
+    assert (fitted.epoch, fitted.valid_ndcg_at_10) == (2, pytest.approx(0.5))
+    assert not (tmp_path / "begun").exists()
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
@@ -325,7 +334,7 @@ def test_a_progress_bar_is_drawn_on_a_terminal(
 ) -> None:
     monkeypatch.setattr("model.training.trainer.draws_bars", lambda: True)
     training = TrainingConfig(**{**QUICK, "epochs": 1})
-    fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path, progress=True)
+    fit(TrainingTask(CONFIG, training, HISTORIES, TRAIN, VALID), tmp_path, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "Epoch" in err
@@ -337,7 +346,7 @@ def test_lines_of_progress_elsewhere(
 ) -> None:
     monkeypatch.setattr("model.progress._SECONDS_BETWEEN", 0)
     training = TrainingConfig(**{**QUICK, "epochs": 2, "train_batch_size": 256})
-    fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path, progress=True)
+    fit(TrainingTask(CONFIG, training, HISTORIES, TRAIN, VALID), tmp_path, progress=True)
     lines = [each for each in caplog.messages if each.startswith("training: ")]
     batches = 2 * math.ceil(len(TRAIN) / 256)
     assert lines[0] == "training: started"
@@ -346,7 +355,7 @@ def test_lines_of_progress_elsewhere(
     assert " left, epoch 1 of 2" in lines[2]
     assert re.search(r"100%.* batches/s, epoch 2 of 2, loss \d.*, NDCG@10 0\.\d{4}$", lines[-1])
     caplog.clear()
-    fit(CONFIG, training, HISTORIES, TRAIN, VALID, tmp_path / "quiet", progress=False)
+    fit(TrainingTask(CONFIG, training, HISTORIES, TRAIN, VALID), tmp_path / "quiet", progress=False)
     assert not any(each.startswith("training: ") for each in caplog.messages)
 
 
@@ -396,15 +405,12 @@ def test_a_training_that_diverges_ends_with_one_line_and_the_remedy(
     tmp_path: Path, epochs: int, valid: Tensor | None, batch: int
 ) -> None:
     seen: list[int] = []
+    training = TrainingConfig(
+        **{**QUICK, "epochs": epochs, "train_batch_size": batch, "learning_rate": 1e30}
+    )
     with pytest.raises(FearecError, match="the training diverged") as caught:
         fit(
-            CONFIG,
-            TrainingConfig(
-                **{**QUICK, "epochs": epochs, "train_batch_size": batch, "learning_rate": 1e30}
-            ),
-            HISTORIES,
-            TRAIN,
-            valid,
+            TrainingTask(CONFIG, training, HISTORIES, TRAIN, valid),
             tmp_path,
             progress=False,
             on_epoch=lambda epoch, _: seen.append(epoch),

@@ -10,6 +10,7 @@ from model.config import FEARecConfig, TrainingConfig
 from model.errors import ConfigError
 from model.network.fearec import FEARec
 from model.training.histories import EventHistories
+from model.training.task import TrainingTask
 from model.training.trainer import fit
 from model.training.weights import ITEM_TABLE, load_network, save_weights, warm_start
 
@@ -109,10 +110,10 @@ def ndcg_by_epoch(folder: Path, start: FEARec | None, catalogue: int, seed: int)
     training = TrainingConfig(
         epochs=14, stopping_step=14, train_batch_size=64, learning_rate=5e-3, accelerator="cpu"
     )
-    fit(
-        config(catalogue + 1), training, histories, train, valid, folder,
-        start=start, mask_seen=False, progress=False,
-    )  # fmt: skip
+    task = TrainingTask(
+        config(catalogue + 1), training, histories, train, valid, start=start, mask_seen=False
+    )
+    fit(task, folder, progress=False)
     (log,) = folder.rglob("metrics.csv")
     header, *rows = log.read_text().splitlines()
     values = [row.split(",")[header.split(",").index("NDCG@10")] for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.engine_section import EngineSettings
-from pipeline.engines import ray_actors
+from pipeline.engines import ray_place
 from pipeline.engines.base import WorkerDiedError
 from pipeline.engines.ray_engine import opened_ray_engine
 from pipeline.errors import ConfigError
@@ -135,6 +135,7 @@ def test_a_killed_process_and_a_removed_node_cost_no_part(cluster: Any, tmp_path
         thread.join()
         if node in cluster.worker_nodes:
             cluster.remove_node(node)
+        cluster.wait_for_nodes()  # until Ray has noticed
     assert len(list(tmp_path.iterdir())) >= len(parts) + 2  # those lost were begun twice
     assert ended_within(pids(tmp_path), 20)
 
@@ -151,6 +152,6 @@ def test_closing_the_results_ends_the_workers_at_once(cluster: Any, tmp_path: Pa
 def test_a_cluster_without_room_is_one_line(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_actors, "_PATIENCE", 2)
+    monkeypatch.setattr(ray_place, "_PATIENCE", 2)
     with pytest.raises(ConfigError, match=r"no worker has started.*1 workers of 8 cores.*2 cores"):
         list(results(cluster, MakeNoting(tmp_path), num_cpus=8, max_workers=1))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.config.engine_section import EngineSettings
 from pipeline.engines.base import WorkerDiedError
-from pipeline.engines.ray_actors import WorkerLostError
 from pipeline.engines.ray_engine import RayEngine, _Map
+from pipeline.engines.ray_place import WorkerLostError
 
 
 class FakeActors:

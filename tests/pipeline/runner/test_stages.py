@@ -152,6 +152,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "engine.num_gpus": (1, NOTHING),
     "engine.min_workers": (2, NOTHING),
     "engine.max_workers": (3, NOTHING),
+    "engine.train_workers": (2, NOTHING),
     "registry.mlflow_tracking_uri": ("sqlite:///mlflow.db", NOTHING),
     "registry.mlflow_name": ("other", NOTHING),
     "retention.after_runs": (False, NOTHING),

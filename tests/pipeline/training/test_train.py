@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import model.training.checkpoints
 import model.training.trainer
+from model.training.task import TrainingTask
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.bundles.registry import RegisteredModel
 from pipeline.config.sections import ModelSettings, PrepareSettings
@@ -143,9 +144,9 @@ def test_the_evaluated_weights_begin_from_the_champions_evaluated_ones(
     starts = []
     real = train.fit
 
-    def watched(*args: Any, **options: Any) -> Any:
-        starts.append(options["start"].item_embedding.weight.detach().clone())
-        return real(*args, **options)
+    def watched(task: TrainingTask, folder: Path) -> Any:
+        starts.append(task.start.item_embedding.weight.detach().clone())
+        return real(task, folder)
 
     monkeypatch.setattr(train, "fit", watched)
     trained = stages.train(quick(tmp_path), DAY, prepare(tmp_path / "prepared"))
@@ -178,9 +179,9 @@ def test_training_is_given_nothing_of_the_test(
     given = []
     real = train.fit
 
-    def watched(*args: Any, **options: Any) -> Any:
-        given.append(args[2:5])
-        return real(*args, **options)
+    def watched(task: TrainingTask, folder: Path) -> Any:
+        given.append((task.histories, task.train, task.valid))
+        return real(task, folder)
 
     monkeypatch.setattr(train, "fit", watched)
     settings = quick(tmp_path, evaluate={"split": split, "test_days": 2, "valid_days": 2}, epochs=1)

@@ -17,6 +17,7 @@ from model.config import FEARecConfig, TrainingConfig
 from model.network.fearec import FEARec
 from model.training.histories import EventHistories
 from model.training.lightning_module import FEARecModule
+from model.training.task import TrainingTask
 from model.training.trainer import Fitted, fit
 from pipeline.config.settings import Settings
 from pipeline.results import Prepared
@@ -38,7 +39,8 @@ TRAIN, VALID = ORDER[(ORDER % 10 > 0) & (ORDER % 10 < 9)], ORDER[ORDER % 10 == 9
 def train(folder: Path, *, valid: Tensor | None = VALID, **changes: Any) -> Fitted:
     quick = {"epochs": 2, "train_batch_size": 128, "accelerator": "cpu"}
     training = TrainingConfig(**{**quick, **changes})
-    return fit(CONFIG, training, HISTORIES, TRAIN, valid, folder, progress=False)
+    task = TrainingTask(CONFIG, training, HISTORIES, TRAIN, valid)
+    return fit(task, folder, progress=False)
 
 
 class StoppedError(Exception):
@@ -123,9 +125,9 @@ def night(folder: Path, name: str, value: Any) -> Any:
     def no_champion(*_: Any) -> None:
         done.append("champion")
 
-    def run(*given: Any, epochs: int | None, **_: Any) -> Fitted:
-        done.append(f"fit {epochs}")
-        given[5].mkdir(parents=True)  # where it puts its checkpoints
+    def run(task: TrainingTask, folder: Path) -> Fitted:
+        done.append(f"fit {task.epochs}")
+        folder.mkdir(parents=True)  # where it puts its checkpoints
         return Fitted(FEARec(CONFIG), 3, 0.5)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from flows.cli import main as cli
 from model.ranking import metrics_at
 from model.training.lightning_module import rank_positions
+from model.training.task import TrainingTask
 from model.training.weights import load_network
 from pipeline.config.settings import load_settings
 from pipeline.data.held_out import held_out_events
@@ -107,10 +108,10 @@ def test_the_search_never_sees_the_test(config: Path, monkeypatch: pytest.Monkey
     seen, evaluated = [], []
     real_fit, real_evaluate = tune_trial.fit, tuning.evaluate
 
-    def fit(network: Any, training: Any, histories: Any, *args: Any, **options: Any) -> Any:
+    def fit(task: TrainingTask, *args: Any, **options: Any) -> Any:
         assert not evaluated
-        seen.append(histories.items)
-        return real_fit(network, training, histories, *args, **options)
+        seen.append(task.histories.items)
+        return real_fit(task, *args, **options)
 
     def evaluate(
         prepared: Prepared,
