@@ -132,6 +132,7 @@ def main() -> None:
         cluster.add_node(num_cpus=1, object_store_memory=2**30)
         try:
             on_ray = ["--engine", "ray", "--set", f"engine.address={cluster.address}"]
+            on_ray += ["--set", "engine.train_workers=1"]  # with more, other weights would follow
             found["Ray, 2 workers"] = night(folder, "ray", *on_ray)
         finally:
             cluster.shutdown()
