@@ -12,7 +12,9 @@ from torch import Tensor
 from model.training.histories import expand_ranges
 from pipeline.config.engine_section import LOCAL, EngineSettings
 from pipeline.data.splits import Split
+from pipeline.engines.base import WorkerDiedError
 from pipeline.engines.choice import opened_engine
+from pipeline.errors import MemoryShortError, raised_as
 from pipeline.evaluation.baselines import Popularity
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import user_metrics
@@ -116,7 +118,7 @@ def evaluate_rankers(
 
     Raises:
         ConfigError: the engine cannot be reached.
-        WorkerDiedError: workers of the engine are lost.
+        MemoryShortError: three workers were lost by one batch.
     """
     types = groups[0].split.types_in_test
     rankers = [(name, group.ranking) for group in groups for name in group.by_name]
@@ -140,6 +142,12 @@ def evaluate_rankers(
         engine.num_cpus if engine.kind == "ray" else None,
     )
     with (
+        raised_as(
+            MemoryShortError,
+            WorkerDiedError,
+            "the lists could not be made on the Ray cluster",
+            remedy="Lower train.eval_batch_size, or run fearec evaluate without --engine.",
+        ),
         opened_engine(make_worker, engine.on_cpus()) as opened,
         closing(opened.results(batches(), lambda done: None)) as results,
     ):

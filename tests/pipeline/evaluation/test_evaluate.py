@@ -1,6 +1,7 @@
 """The evaluation, against lists made one user at a time; of PyTorch weights and of bundles."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -29,7 +30,8 @@ from pipeline.config.sections import ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import EventKinds, Split, leave_one_out
-from pipeline.errors import ConfigError, InputError, SchemaError
+from pipeline.engines.base import WorkerDiedError
+from pipeline.errors import ConfigError, InputError, MemoryShortError, SchemaError
 from pipeline.evaluation.baselines import CoOccurrence, Popularity
 from pipeline.evaluation.evaluator import RankerGroup, RankingProtocol, evaluate_rankers
 from pipeline.evaluation.metrics import user_metrics
@@ -182,6 +184,23 @@ def test_baselines_are_plain_sorts(split: Split, k: int, data: st.DataObject) ->
         assert plain[last - 1] == (by_popularity + [0] * V)[:k]
         wanted = sorted(by_popularity, key=lambda item: -followed[last, item])
         assert found[last - 1] == (wanted + [0] * V)[:k]
+
+
+def test_lost_workers_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LosingEngine:
+        def results(self, parts: Any, progress: Any) -> Any:
+            yield from ()
+            raise WorkerDiedError("3 workers were lost by one part: its memory ran out")
+
+    monkeypatch.setattr(
+        "pipeline.evaluation.evaluator.opened_engine", lambda *_: nullcontext(LosingEngine())
+    )
+    items = torch.arange(1, 5, dtype=torch.int32)
+    split = Split(EventHistories(items, torch.tensor([0, 4])), torch.tensor([2]), torch.tensor([3]))
+    popularity = Popularity.learn(split.histories, V)
+    group = RankerGroup({"p": popularity}, split, popularity, RankingProtocol(V, 4, True, TOPK, 9))
+    with pytest.raises(MemoryShortError, match=r"Ray cluster; found 3 workers .*eval_batch_size"):
+        evaluate_rankers(group)
 
 
 # From here on: prepared folders, weights and bundles.
