@@ -24,7 +24,7 @@ from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.commits import conflicts
-from pipeline.warehouse.partition_files import put_file, replace_files
+from pipeline.warehouse.partition_files import put_files, replace_files
 from pipeline.warehouse.partitions import commit_errors, fit_columns, widths
 from pipeline.warehouse.tables import count_rows, open_table, table_id
 
@@ -104,7 +104,7 @@ def _replace(
     if table is not None:
         remedy = "Set score.layout and the id columns back, or move the table away."
         columns = fit_columns(table, columns, uri, remedy)
-    files = [put_file(uri, content, run_date) for content in _contents(parts, columns)]
+    files = put_files(uri, _contents(parts, columns), run_date)
     with conflicts(uri):
         replace_files(table or uri, files, columns, run_date, transaction)
 

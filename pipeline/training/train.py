@@ -61,6 +61,7 @@ def train(
     event_types: EventTypeSettings,
     champion: RegisteredModel | None,
     locations: RunLocations,
+    *,
     engine: EngineSettings = LOCAL,
 ) -> Trained:
     """Train with early stopping on NDCG@10, then again on everything for as many epochs.

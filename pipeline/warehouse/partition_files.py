@@ -6,7 +6,8 @@ tables take from the log.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,21 +27,42 @@ if TYPE_CHECKING:
 _SEARCHED = (USER_ID, ITEM_ID, "rank")  # columns whose bounds let readers pass over files
 
 
-def put_file(uri: str, content: pa.Buffer, run_date: date) -> "AddAction":
-    """Write a file into a partition's folder, where no reader sees it before `replace_files`.
+def put_files(uri: str, contents: Iterable[pa.Buffer], run_date: date) -> list["AddAction"]:
+    """Write files into a partition's folder, where no reader sees them before `replace_files`.
+
+    Where that fails, none of them is left. What a killed run leaves is left to Delta's vacuum.
 
     Args:
         uri: The table's.
-        content: Of a Parquet file.
+        contents: Of Parquet files.
         run_date: The partition.
 
     Returns:
-        What the commit has to say of the file.
+        What the commit has to say of the files.
 
     Raises:
         PublishError: a row has another run date.
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
+        Exception: what `contents` raises.
     """
+    folder = open_folder(f"{uri}/{RUN_DATE}={run_date}")
+    names: list[str] = []
+    try:
+        files = []
+        for content in contents:
+            names.append(f"part-{len(names):05d}-{uuid4()}-c000.zstd.parquet")  # as delta-rs's
+            file = _described(f"{RUN_DATE}={run_date}/{names[-1]}", content, run_date, uri)
+            folder.put_new(names[-1], content)
+            files.append(file)
+        return files
+    except BaseException:
+        for name in names:
+            with suppress(OSError):  # it would replace the error
+                folder.remove(name)
+        raise
+
+
+def _described(path: str, content: pa.Buffer, run_date: date, uri: str) -> "AddAction":
     from deltalake.transaction import AddAction
 
     metadata = pq.read_metadata(pa.BufferReader(content))
@@ -49,10 +71,8 @@ def put_file(uri: str, content: pa.Buffer, run_date: date) -> "AddAction":
         raise PublishError(
             "rows of another run date", uri, str(run_date), " to ".join(map(str, days))
         )
-    partition, name = f"{RUN_DATE}={run_date}", f"part-{uuid4()}.parquet"
-    open_folder(f"{uri}/{partition}").put_new(name, content)
     return AddAction(
-        path=f"{partition}/{name}",
+        path=path,
         size=len(content),
         partition_values={RUN_DATE: str(run_date)},
         modification_time=time.time_ns() // 1_000_000,
@@ -72,7 +92,7 @@ def replace_files(
 
     Args:
         table: A table as it was when it was opened, or the path or URI of one to create.
-        files: See `put_file`.
+        files: See `put_files`.
         columns: Those of the table after the commit, which has all of the files' columns.
         run_date: The partition.
         transaction: Application id and version to note in Delta's log with the commit.

@@ -82,7 +82,7 @@ def train(settings: Settings, run_date: date, prepared: Prepared) -> Trained:
         settings.event_types,
         champion_before(given) if settings.train.warm_start else None,
         given,
-        settings.engine,
+        engine=settings.engine,
     )
 
 

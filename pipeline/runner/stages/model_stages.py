@@ -118,7 +118,7 @@ class Train(Stage[Trained]):
             self.event_types,
             self.champion,
             self.locations,
-            self.engine,
+            engine=self.engine,
         )
 
     def is_intact(self, result: Trained) -> bool:

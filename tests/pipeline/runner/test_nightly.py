@@ -148,7 +148,7 @@ class Stages:
         self.calls.append("check")
         return Checked()
 
-    def train(self, *given: Any) -> Trained:
+    def train(self, *given: Any, **options: Any) -> Trained:
         champion, run = given[-2:]
         self.weights += 1
         parent = champion and champion.model_version
@@ -749,7 +749,7 @@ def test_a_run_writes_the_index_once_after_old_pages_are_gone(
 def test_a_failed_run_has_its_row(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
 ) -> None:
-    def fail(*given: Any) -> Trained:
+    def fail(*given: Any, **options: Any) -> Trained:
         raise FearecError("no luck", "train")
 
     with monkeypatch.context() as patch:
@@ -770,7 +770,7 @@ def test_a_report_of_a_failed_run_that_fails_too_says_nothing(
     stages: Stages,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(*given: Any) -> Trained:
+    def fail(*given: Any, **options: Any) -> Trained:
         raise FearecError("the disk is full")
 
     monkeypatch.setattr("pipeline.training.train.train", fail)
@@ -785,7 +785,7 @@ def test_a_report_of_a_failed_run_that_fails_too_says_nothing(
 def test_an_unfit_model_leaves_the_champion_in_place(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
-    def diverge(*given: Any) -> Trained:
+    def diverge(*given: Any, **options: Any) -> Trained:
         raise DivergenceError("the training diverged")
 
     first = nightly(settings, DAY).results[Gate].result
@@ -806,7 +806,7 @@ def test_an_unfit_model_leaves_the_champion_in_place(
 def test_an_unfit_model_leaves_the_champion_to_single_stages_too(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
-    def diverge(*given: Any) -> Trained:
+    def diverge(*given: Any, **options: Any) -> Trained:
         raise DivergenceError("the training diverged")
 
     first = nightly(settings, DAY).results[Gate].result
@@ -831,7 +831,7 @@ def test_an_unfit_model_leaves_the_champion_to_single_stages_too(
 def test_an_empty_test_leaves_the_champion_in_place(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
-    def refuse(*given: Any) -> Trained:
+    def refuse(*given: Any, **options: Any) -> Trained:
         raise EmptyTestError("no user to evaluate")
 
     with monkeypatch.context() as patch:
@@ -875,7 +875,7 @@ def test_a_model_that_the_gate_holds_is_published_by_force_and_stays(
 def test_a_first_run_without_a_fit_model_fails(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
-    def diverge(*given: Any) -> Trained:
+    def diverge(*given: Any, **options: Any) -> Trained:
         raise DivergenceError("the training diverged")
 
     monkeypatch.setattr("pipeline.training.train.train", diverge)
