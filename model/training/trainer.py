@@ -167,14 +167,14 @@ def train_epochs(
     torch.set_float32_matmul_precision(MATMUL_PRECISION)
     threads = set_threads(training.threads)
     module = FEARecModule(task.config, training, task.histories, task.mask_seen)
-    if task.start is not None:
-        module.network.load_state_dict(task.start.state_dict())
-    elif training.item_start == "co_occurrence":
-        start_items(module.network, task.histories, task.train, training.seed)
     if not are_whole(folder):  # damaged, or the run was killed early
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     last = folder / LAST
+    if task.start is not None:
+        module.network.load_state_dict(task.start.state_dict())
+    elif training.item_start == "co_occurrence" and not last.exists():
+        start_items(module.network, task.histories, task.train, training.seed)
     processes = None
     if group is None and (training.devices != 1 or training.strategy != "auto"):
         processes = SpawnedProcesses(threads)

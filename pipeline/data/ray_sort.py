@@ -23,7 +23,7 @@ from pipeline.data.history_sort import HistorySort
 from pipeline.data.k_core import Kept, keep_events, kept_items, kept_users
 from pipeline.data.sequence_files import Totals, bucket_files
 from pipeline.data.user_ranges import UserRange, user_ranges
-from pipeline.engines.base import Engine, Progress, WorkerDiedError
+from pipeline.engines.base import Engine, Progress, WorkerDiedError, already_made
 from pipeline.engines.ray_engine import opened_ray_engine
 from pipeline.errors import MemoryShortError, first_line, raised_as
 from pipeline.schema import ITEM_ID, SEQUENCES, USER_ID, prepared_schema
@@ -127,7 +127,7 @@ def sort_on_ray(
     """
     worker = RangeSorter(EventSource.of(rows), sort, resources, settings.num_cpus)
     columns = prepared_schema(rows.type_of(USER_ID), event_types=sort.event_types is not None)
-    with opened_ray_engine(partial(_made, worker), settings.on_cpus()) as engine:
+    with opened_ray_engine(partial(already_made, worker), settings.on_cpus()) as engine:
         n_events = count_rows(rows.table)
         ranges = user_ranges(rows.read([USER_ID]), n_events, min(engine.count, n_events))
         engine = replace(engine, count=max(settings.min_workers, len(ranges)))
@@ -177,7 +177,3 @@ def write_ranges(
                 for histories in batches_of(pa.ipc.open_file(content), columns.names):
                     file.add(histories)
     return totals
-
-
-def _made(worker: RangeSorter, index: int) -> RangeSorter:
-    return worker

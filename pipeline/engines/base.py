@@ -71,6 +71,11 @@ class SameProcess(Generic[Part, Result]):
         return (self.worker(part, progress) for part in parts)
 
 
+def already_made(worker: Item, index: int) -> Item:
+    """Make the worker of a place: this one, which is sent there as it is."""
+    return worker
+
+
 def prefetch(source: Iterator[Item]) -> Generator[Item, None, None]:
     """The items of `source`, none of them None; each is made in a thread while the last is used."""
     with ThreadPoolExecutor(1) as maker:

@@ -115,7 +115,7 @@ class RayActors:
 
     def _start(self) -> None:
         handle = self._class.remote()
-        ref = handle.start.remote(self._make_worker, fearec_version())
+        ref = handle.start.remote(fearec_version(), (self._make_worker,))
         self._starting[ref] = RayActor(handle)
 
     def _replace(self, actor: RayActor) -> None:

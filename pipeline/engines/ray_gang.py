@@ -120,7 +120,7 @@ class RayGang:
                     end_actor(self.ray, handle)
 
     def _start(self, handles: list[Any], make_worker: Any) -> None:
-        starting = [handle.start.remote(make_worker, fearec_version()) for handle in handles]
+        starting = [handle.start.remote(fearec_version(), (make_worker,)) for handle in handles]
         patience = Patience(self.ray, self.settings, "train_workers")
         while starting:
             ready, starting = self._wait(starting)

@@ -29,8 +29,13 @@ class WorkerLostError(Exception):
 class Place:
     """An actor: a worker in a process of the cluster."""
 
-    def start(self, make_worker: Callable[[int], Callable[..., Any]], version: str) -> str:
+    def start(self, version: str, make_worker: tuple[Any]) -> str:
         """Make the worker; returns the id of the node.
+
+        Args:
+            version: The driver's.
+            make_worker: The reference to what makes a worker; Ray reads none within a tuple by
+                itself, and another version may not be able to.
 
         Raises:
             ConfigError: the driver has another version.
@@ -44,9 +49,9 @@ class Place:
                 found=fearec_version(),
                 remedy="Install the same version everywhere.",
             )
-        self._worker = make_worker(0)
         import ray
 
+        self._worker: Callable[..., Any] = ray.get(make_worker[0])(0)
         return ray.get_runtime_context().get_node_id()
 
     def work(self, part: Any) -> Any:

@@ -19,7 +19,7 @@ from model.training.processes import ProcessGroup, lost_contact
 from model.training.task import TrainingTask
 from model.training.trainer import Fitted, read_fitted, train_epochs
 from pipeline.config.engine_section import EngineSettings
-from pipeline.engines.base import WorkerDiedError
+from pipeline.engines.base import WorkerDiedError, already_made
 from pipeline.engines.ray_calls import DriverCall
 from pipeline.engines.ray_cluster import connected, deferred_sigterm
 from pipeline.engines.ray_gang import PeerLostError, RayGang, Seat
@@ -61,7 +61,7 @@ def fit_on_ray(task: TrainingTask, folder: Path, engine: EngineSettings) -> Fitt
 
         level = logging.getLogger("model").getEffectiveLevel()
         worker = _Trainer(replace(task, training=training), folder, desk, level)
-        make_worker = partial(_trainer, worker)
+        make_worker = partial(already_made, worker)
         RayGang(ray, make_worker, engine, engine.train_workers, log_records).run(
             partial(_checkpoints, folder)
         )
@@ -140,7 +140,3 @@ class _Trainer:
             if is_first:
                 for path in here.glob("logs/**/*.*"):
                     send(path)
-
-
-def _trainer(trainer: _Trainer, index: int) -> _Trainer:
-    return trainer

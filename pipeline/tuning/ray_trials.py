@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS
 from pipeline.config.settings import Settings
 from pipeline.data.splits import Split
-from pipeline.engines.base import Progress
+from pipeline.engines.base import Progress, already_made
 from pipeline.engines.ray_calls import DriverCall
 from pipeline.engines.ray_cluster import connected
 from pipeline.engines.ray_engine import opened_ray_engine
@@ -108,7 +108,7 @@ def run_on_ray(
     known = known_to_training(search.settings, search.run_date, search.prepared)
     with connected(settings) as ray:
         reports = DriverCall.of(ray, partial(_Reports, search.out.absolute(), search.settings))
-        make_worker = partial(_trainer, _Trainer(known, reports))
+        make_worker = partial(already_made, _Trainer(known, reports))
         with opened_ray_engine(make_worker, settings) as engine:
             count = max(settings.min_workers, min(engine.count, lacking))
             trials = replace(engine, count=count, in_order=False, if_lost=_lost)
@@ -178,7 +178,3 @@ class _Trainer:
                 line = as_line(error).replace(str(run.folder), str(begun.run.folder))
                 return Ended(begun, error=line)
             return Ended(begun, judged, (run.folder / HELD_OUT_WEIGHTS).read_bytes())
-
-
-def _trainer(trainer: _Trainer, index: int) -> _Trainer:
-    return trainer

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.config.engine_section import EngineSettings
-from pipeline.engines import ray_place
+from pipeline.engines import ray_actors, ray_place
 from pipeline.engines.base import WorkerDiedError
 from pipeline.engines.ray_engine import opened_ray_engine
 from pipeline.errors import ConfigError
+from pipeline.version import fearec_version
 from tests.helpers.ray_workers import (
     MakeNoting,
     ended_within,
@@ -147,6 +148,22 @@ def test_closing_the_results_ends_the_workers_at_once(cluster: Any, tmp_path: Pa
     assert running(workers)
     found.close()  # type: ignore[attr-defined]
     assert ended_within(workers, 20)
+
+
+class Unreadable:
+    """What another version has no class for."""
+
+    def __reduce__(self) -> Any:
+        return getattr, (ray_place, "OfAnotherVersion")
+
+
+def test_nodes_with_another_version_are_one_line(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_actors, "fearec_version", lambda: "9.9")
+    here = fearec_version()
+    with pytest.raises(ConfigError, match=rf"another version of fearec.*9\.9.*found {here}"):
+        list(results(cluster, Unreadable(), max_workers=1))  # type: ignore[arg-type]
 
 
 def test_a_cluster_without_room_is_one_line(
