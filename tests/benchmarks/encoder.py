@@ -1,6 +1,6 @@
 """Encoder users/s, one thread, Beauty shapes, paper preset: ONNX Runtime beside PyTorch.
 
-    make recbole && .venv/bin/python tests/benchmarks/encoder.py
+    make recbole && .venv/bin/python tests/benchmarks/encoder.py [--length 50]
 
 Sides: both exported forms in ONNX Runtime; FEARec and `model.reference` in PyTorch eager; RecBole's
 FEARec with the same weights in its own environment. CPU seconds on one thread; of batch sizes, each
@@ -28,21 +28,20 @@ from model.export import export_encoder
 from model.network import FEARec
 from model.reference import ReferenceFEARec
 
-CONFIG = FEARecConfig.from_preset("paper", n_items=12_102)
-USERS = 2048
+ITEMS, USERS = 12_101, 2048
 BATCHES = {"onnx matmul": (16, 32, 64, 256), "onnx dft": (64,), "torch": (64, 256)}
 
 
-def sequences() -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded sequences of Beauty's lengths: 4 to 50, most of them short, longest first.
+def sequences(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded sequences of Beauty's lengths: 4 to L, most of them short, longest first.
 
     `fearec-score` scores users in this order; all sides get it.
     """
     random = np.random.default_rng(0)
-    lengths = torch.from_numpy(np.clip(random.geometric(1 / 6, USERS) + 3, 4, 50))
+    lengths = torch.from_numpy(np.clip(random.geometric(1 / 6, USERS) + 3, 4, length))
     lengths = lengths.sort(descending=True).values
-    items = torch.from_numpy(random.integers(1, CONFIG.n_items, (USERS, 50)))
-    return items * (torch.arange(50) < lengths[:, None]), lengths
+    items = torch.from_numpy(random.integers(1, ITEMS + 1, (USERS, length)))
+    return items * (torch.arange(length) < lengths[:, None]), lengths
 
 
 def timed(call, item_seq: torch.Tensor, item_seq_len: torch.Tensor, batch: int) -> float:
@@ -65,13 +64,15 @@ def onnx_side(path: Path):
 
 @torch.inference_mode()
 def main() -> None:
-    options = beside_recbole(__doc__)
+    options = beside_recbole(__doc__, length=50)
+    length = options.length
+    model = FEARecConfig.from_preset("paper", n_items=ITEMS + 1, MAX_ITEM_LIST_LENGTH=length)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = FEARec(CONFIG).eval()
-    reference = ReferenceFEARec(CONFIG).eval()
+    network = FEARec(model).eval()
+    reference = ReferenceFEARec(model).eval()
     reference.load_state_dict(network.state_dict())
-    item_seq, item_seq_len = sequences()
+    item_seq, item_seq_len = sequences(length)
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for form in ("matmul", "dft"):
@@ -82,7 +83,7 @@ def main() -> None:
             arrays, item_seq=item_seq, item_seq_len=item_seq_len,
             item_id=np.ones(USERS, np.int64), **weights,
         )  # fmt: skip
-        config = {**CONFIG.model_dump(), "fredom_type": None, "train_batch_size": 256}
+        config = {**model.model_dump(), "fredom_type": None, "train_batch_size": 256}
         script = Path(__file__).with_name("recbole_inference.py")
         command = [options.recbole_python, script, arrays, json.dumps(config), "10", "64", "256"]
         for _ in range(options.rounds):
@@ -100,7 +101,7 @@ def main() -> None:
             for batch, (forward, _) in json.loads(done.stdout.splitlines()[-1]).items():
                 figures[f"RecBole eager, batch {batch}"].append(forward)
     print(describe("fearec", "torch", "onnxruntime-gpu"))
-    print(f"V={CONFIG.n_items}, L=50, D=64, paper preset, one thread, {USERS} users")
+    print(f"V={ITEMS + 1}, L={length}, D=64, paper preset, one thread, {USERS} users")
     speeds = {name: median(values) for name, values in figures.items()}
     for name, speed in speeds.items():
         print(f"{name:36s} {speed:8.0f} users/s")

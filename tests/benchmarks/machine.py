@@ -23,13 +23,20 @@ def describe(*packages: str) -> str:
     return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}; " + ", ".join(found)
 
 
-def beside_recbole(doc: str | None) -> argparse.Namespace:
-    """The arguments of a benchmark that has RecBole as one of its sides."""
+def beside_recbole(doc: str | None, *, length: int | None = None) -> argparse.Namespace:
+    """The arguments of a benchmark that has RecBole as one of its sides.
+
+    Args:
+        doc: The benchmark's docstring.
+        length: L, unless `--length` gives another; None where there is no such option.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recbole-python", type=Path, default=Path(".recbole/bin/python"))
     parser.add_argument("--rounds", type=int, default=3)
+    if length:
+        parser.add_argument("--length", type=int, default=length, help="L")
     options = parser.parse_args()
     if not options.recbole_python.exists():
         sys.exit(f"{options.recbole_python} is not there: run `make recbole` first.")

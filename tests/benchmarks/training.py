@@ -1,6 +1,6 @@
 """Training samples/s, one thread, paper preset, ml-100k shapes, beside RecBole 1.2.1.
 
-    make recbole && .venv/bin/python tests/benchmarks/training.py
+    make recbole && .venv/bin/python tests/benchmarks/training.py [--length 50]
 
 RecBole runs in its own environment, in turns with fearec, so that both meet the same machine.
 Both are timed in CPU seconds: on one thread, wall seconds without those that other processes took.
@@ -43,17 +43,17 @@ def synthetic_histories() -> EventHistories:
     )
 
 
-def training_samples() -> TrainingSet:
+def training_samples(config: FEARecConfig = CONFIG) -> TrainingSet:
     """Every event but each user's first as a sample."""
     histories = synthetic_histories()
     targets = torch.ones(INTERACTIONS, dtype=torch.bool)
     targets[histories.offsets[:-1]] = False
-    return TrainingSet(histories, targets.nonzero().squeeze(1), CONFIG)
+    return TrainingSet(histories, targets.nonzero().squeeze(1), config)
 
 
 def ours(samples: TrainingSet, steps: int, bf16: bool) -> list[float]:
     torch.set_num_threads(1)
-    module = FEARecModule(CONFIG, TRAINING)
+    module = FEARecModule(samples.config, TRAINING)
     network = module.network.train()
     optimiser = module.configure_optimizers()
     seconds = []
@@ -78,8 +78,8 @@ def ours(samples: TrainingSet, steps: int, bf16: bool) -> list[float]:
     return seconds[1:]
 
 
-def recbole(python: Path, samples: Path, steps: int, mode: str) -> list[float]:
-    config = {**CONFIG.model_dump(), "fredom_type": None, "train_batch_size": 256}
+def recbole(python: Path, model: FEARecConfig, samples: Path, steps: int, mode: str) -> list[float]:
+    config = {**model.model_dump(), "fredom_type": None, "train_batch_size": 256}
     script = Path(__file__).with_name("recbole_training.py")
     command = [str(python), str(script), str(samples), str(steps), mode, json.dumps(config)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -87,8 +87,11 @@ def recbole(python: Path, samples: Path, steps: int, mode: str) -> list[float]:
 
 
 def main() -> None:
-    options = beside_recbole(__doc__)
-    samples = training_samples()
+    options = beside_recbole(__doc__, length=50)
+    model = FEARecConfig.from_preset(
+        "paper", n_items=ITEMS + 1, MAX_ITEM_LIST_LENGTH=options.length
+    )
+    samples = training_samples(model)
     histories, positions = samples.histories, samples.positions
     rows: dict[str, list[float]] = {
         name: [] for name in ("fearec float32", "fearec bf16", "RecBole as installed",
@@ -96,22 +99,20 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.npz"
-        item_seq, item_seq_len = histories.windows(positions, CONFIG.MAX_ITEM_LIST_LENGTH)
+        item_seq, item_seq_len = histories.windows(positions, options.length)
         item_id = histories.items[positions].long().numpy()
         np.savez(file, item_seq=item_seq, item_seq_len=item_seq_len, item_id=item_id)
         for _ in range(options.rounds):
             rows["fearec float32"] += ours(samples, 12, bf16=False)
-            rows["RecBole as installed"] += recbole(options.recbole_python, file, 3, "as-installed")
+            theirs = options.recbole_python, model, file
+            rows["RecBole as installed"] += recbole(*theirs, 3, "as-installed")
             rows["fearec bf16"] += ours(samples, 12, bf16=True)
-            rows["RecBole anomaly mode off"] += recbole(
-                options.recbole_python, file, 4, "anomaly-off"
-            )
+            rows["RecBole anomaly mode off"] += recbole(*theirs, 4, "anomaly-off")
     batch = TRAINING.train_batch_size
     speed = {name: batch / median(seconds) for name, seconds in rows.items()}
     print(describe("fearec", "torch", "recbole"))
-    print(
-        f"RecBole 1.2.1 in {options.recbole_python}; V={ITEMS + 1}, L=50, batch {batch}, 1 thread"
-    )
+    print(f"RecBole 1.2.1 in {options.recbole_python}")
+    print(f"V={ITEMS + 1}, L={options.length}, batch {batch}, 1 thread")
     for name, value in speed.items():
         print(
             f"{name:26s} {value:8.0f} samples/s"
