@@ -179,9 +179,9 @@ class TrainingConfig(Frozen):
     )
     weight_decay: float = Field(0.0, ge=0, description="of Adam")
     item_start: Literal["random", "co_occurrence"] = Field(
-        "random",
-        description="item embeddings before the first epoch: random, or near to each other where "
-        "the same users chose the items",
+        "co_occurrence",
+        description="item embeddings before the first epoch: near to each other where the same "
+        "users chose the items, or `random`",
     )
     item_dropout: float = Field(
         0.0,

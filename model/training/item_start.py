@@ -14,12 +14,13 @@ from model.training.histories import EventHistories
 _ROOT_MEAN_SQUARE = 0.05  # of an embedding's elements; random ones have `initializer_range`
 _NOTHING = 1e-5  # the length of an embedding that rounding alone makes
 _ITERATIONS, _MORE = 6, 8  # of the randomised decomposition, and its further vectors
+_MOST_TARGETS = 10_000_000  # where there are more, some of the users are looked at
 
 
 def start_items(network: FEARec, histories: EventHistories, targets: Tensor, seed: int) -> None:
     """Replace the random embeddings of the items that are trained on.
 
-    Memory: 20 bytes per interaction, and 4 (D + 9) per user.
+    Memory: about 60 bytes per target, and 4 (D + 9) per user, of the users that are looked at.
 
     Args:
         network: A new one.
@@ -28,7 +29,7 @@ def start_items(network: FEARec, histories: EventHistories, targets: Tensor, see
             before them are looked at, so nothing that is held out.
         seed: Of the decomposition.
     """
-    matrix = _choices(histories, targets, network.config.n_items)
+    matrix = _choices(histories, _of_some_users(histories, targets), network.config.n_items)
     # The first vector says how often items occur.
     count = min(network.config.hidden_size, min(matrix.shape) - 1)
     if count < 1:
@@ -47,6 +48,16 @@ def start_items(network: FEARec, histories: EventHistories, targets: Tensor, see
     chosen = chosen[lengths[chosen, 0] > _NOTHING]
     with torch.no_grad():
         network.item_embedding.weight[chosen] = (embeddings * (length / lengths))[chosen]
+
+
+def _of_some_users(histories: EventHistories, targets: Tensor) -> Tensor:
+    """The targets of every n-th user, by which they are at most about `_MOST_TARGETS`."""
+    every = -(-len(targets) // _MOST_TARGETS)
+    if every <= 1:
+        return targets
+    counts = histories.offsets.diff()
+    looked_at = torch.repeat_interleave(torch.arange(len(counts)) % every == 0, counts)
+    return targets[looked_at[targets.long()]]
 
 
 def _choices(histories: EventHistories, targets: Tensor, n_items: int) -> Tensor:

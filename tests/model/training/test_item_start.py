@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from model.config import FEARecConfig
 from model.network.fearec import FEARec
+from model.training import item_start
 from model.training.histories import EventHistories
 from model.training.item_start import start_items
 
@@ -68,6 +69,17 @@ def test_what_is_held_out_is_not_looked_at() -> None:
     known = targets(flat, held_out=1)
     changed = EventHistories(other, flat.offsets)
     assert torch.equal(started(flat, known)[1], started(changed, known)[1])
+
+
+def test_of_many_targets_every_nth_user_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = histories()
+    all_targets = targets(flat)
+    users = all_targets // 6
+    monkeypatch.setattr(item_start, "_MOST_TARGETS", len(all_targets) // 3 + 1)
+    some = started(flat, all_targets)[1]
+    monkeypatch.undo()
+    assert torch.equal(some, started(flat, all_targets[users % 3 == 0])[1])
+    assert not torch.equal(some, started(flat, all_targets)[1])
 
 
 @pytest.mark.parametrize("users", [[[1, 2]], [[1, 1, 1]], [[1, 2], [2, 1]], [[1, 2], [3, 4]]])

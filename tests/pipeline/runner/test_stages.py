@@ -89,7 +89,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "train.learning_rate": (0.1, TRAIN),
     "train.learning_rate_schedule": ("cosine", TRAIN),
     "train.weight_decay": (0.1, TRAIN),
-    "train.item_start": ("co_occurrence", TRAIN),
+    "train.item_start": ("random", TRAIN),
     "train.item_dropout": (0.2, TRAIN),
     "train.stopping_step": (3, TRAIN),
     "train.clip_grad_norm": (1.0, TRAIN),
