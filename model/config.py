@@ -106,6 +106,12 @@ class FEARecConfig(Frozen):
     ce_chunk_size: int = Field(
         0, ge=0, description="items per chunk of the CE logits, to bound their memory; 0 for all"
     )
+    ce_samples: int = Field(
+        0,
+        ge=0,
+        description="items that the CE compares a batch's targets with, drawn anew for each batch; "
+        "0 for all items",
+    )
     contrast: Contrast = Field("none", description="`none`, `un`, `su`, `us` or `us_x`")
     tau: float = Field(1.0, gt=0, description="temperature of the contrast")
     sim: Literal["dot", "cos"] = Field(
@@ -126,6 +132,11 @@ class FEARecConfig(Frozen):
             raise ValueError(
                 f"topk_factor ({self.topk_factor}) asks for {self.delay_count} delays, more than "
                 f"MAX_ITEM_LIST_LENGTH {self.MAX_ITEM_LIST_LENGTH}"
+            )
+        if self.ce_samples and (self.ce_chunk_size or self.loss_type != "CE"):
+            raise ValueError(
+                "ce_samples is for loss_type CE without ce_chunk_size, which is for all items; "
+                f"found loss_type {self.loss_type!r}, ce_chunk_size {self.ce_chunk_size}"
             )
         if self.fredom and self.contrast != "us_x":
             raise ValueError(

@@ -56,6 +56,7 @@ class FEARecModule(lightning.LightningModule):
             same_target_seq=batch.same_target_seq,
             same_target_len=batch.same_target_len,
             weight=batch.weight,
+            sampled=batch.sampled,
         )
         self.log(
             "loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[0])

@@ -11,6 +11,7 @@ from model.kernels.chunked_cross_entropy import (
     weighted_mean,
 )
 from model.network.fearec import FEARec
+from model.training.sampled_softmax import SampledItems, sampled_cross_entropy
 
 FREDOM_WEIGHT = 0.1  # the reference's constant
 
@@ -25,6 +26,7 @@ def training_loss(
     same_target_seq: Tensor | None = None,
     same_target_len: Tensor | None = None,
     weight: Tensor | None = None,
+    sampled: SampledItems | None = None,
 ) -> Tensor:
     """The loss of a batch: the terms that the model's configuration names (paper, Eq. 26).
 
@@ -41,6 +43,7 @@ def training_loss(
         same_target_len: int64 (B,).
         weight: float (B,), of each sequence in the loss of the next item; None for equal ones. The
             terms of the contrast have no weights.
+        sampled: Items to compare the next ones with, for `ce_samples`.
 
     Returns:
         A scalar.
@@ -67,7 +70,7 @@ def training_loss(
     encoded = model(torch.cat(sequences), torch.cat(lengths), views)
     output, *others = encoded.chunk(views)
 
-    loss = next_item_loss(model, output, item_id, neg_item_id, weight)
+    loss = next_item_loss(model, output, item_id, neg_item_id, weight, sampled)
     if config.contrast == "un":
         return loss + config.lmd * info_nce(output, others[0], config.tau, config.sim)
     if config.contrast == "su":
@@ -97,14 +100,21 @@ def next_item_loss(
     item_id: Tensor,
     neg_item_id: Tensor | None,
     weight: Tensor | None = None,
+    sampled: SampledItems | None = None,
 ) -> Tensor:
-    """The loss of predicting the next item: CE over all V items, or BPR against sampled ones.
+    """The loss of predicting the next item: CE over all V items or some, or BPR.
 
     It is the mean over the batch; with weights the weighted mean, as that of
     `torch.nn.functional.cross_entropy` with weights of classes.
     """
     items = model.item_embedding.weight
     if model.config.loss_type == "CE":
+        if model.config.ce_samples:
+            if sampled is None:
+                raise ConfigError(
+                    "the CE needs sampled items", "model.ce_samples", expected="sampled"
+                )
+            return sampled_cross_entropy(output, items, item_id, sampled, weight)
         if model.config.ce_chunk_size:
             # In float32, as backward passes run outside autocast.
             return chunked_cross_entropy(

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from model.config import FEARecConfig
 from model.training.histories import EventHistories
+from model.training.sampled_softmax import ItemSampler, SampledItems
 
 
 class TrainingBatch(NamedTuple):
@@ -29,6 +30,7 @@ class TrainingBatch(NamedTuple):
     same_target_seq: Tensor | None  # int64 (B, L)
     same_target_len: Tensor | None  # int64 (B,)
     weight: Tensor | None  # float32 (B,)
+    sampled: SampledItems | None
 
 
 class TrainingSet(Dataset[TrainingBatch]):
@@ -60,6 +62,7 @@ class TrainingSet(Dataset[TrainingBatch]):
         self.weights = weights
         self._partners: SameTarget | None = None
         self._negatives: Negatives | None = None
+        self._sampler: ItemSampler | None = None
         if config.needs_same_target:
             order, self._partners = SameTarget.build(
                 histories, positions, config.MAX_ITEM_LIST_LENGTH
@@ -68,6 +71,9 @@ class TrainingSet(Dataset[TrainingBatch]):
             self.weights = None if weights is None else weights[order]
         if config.loss_type == "BPR":
             self._negatives = Negatives.build(histories, config.n_items)
+        if config.ce_samples:
+            targets = histories.items[self.positions]
+            self._sampler = ItemSampler.build(targets, config.n_items)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -83,8 +89,16 @@ class TrainingSet(Dataset[TrainingBatch]):
             partners = self.positions[self._partners.sample(samples, item_id)]
             same_target_seq, same_target_len = self._sequences(partners)
         weight = None if self.weights is None else self.weights[samples]
+        sampled = self._sampler.sample(self.config.ce_samples) if self._sampler else None
         return TrainingBatch(
-            item_seq, item_seq_len, item_id, negatives, same_target_seq, same_target_len, weight
+            item_seq,
+            item_seq_len,
+            item_id,
+            negatives,
+            same_target_seq,
+            same_target_len,
+            weight,
+            sampled,
         )
 
     def _sequences(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,6 +168,7 @@ FIELDS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "loss_type": ({}, ["CE", "BPR"]),
     "sample_num": ({"loss_type": "BPR"}, [1, 3]),
     "ce_chunk_size": ({"n_items": 100}, [0, 40, 70]),
+    "ce_samples": ({"n_items": 100}, [0, 40, 70]),
     "contrast": ({"hidden_dropout_prob": 0.2}, ["none", *CONTRASTS]),
     "tau": ({"contrast": "us_x"}, [1.0, 0.5]),
     "sim": ({"contrast": "us_x"}, ["dot", "cos"]),
@@ -206,6 +207,7 @@ def outcome(config: FEARecConfig) -> tuple[Any, ...]:
             neg_item_id=sample.neg_item_id,
             same_target_seq=sample.same_target_seq,
             same_target_len=sample.same_target_len,
+            sampled=sample.sampled,
         )
     loss.backward()
     gradient = model.item_embedding.weight.grad
@@ -241,3 +243,5 @@ def test_inputs_that_a_loss_needs_are_asked_for() -> None:
         training_loss(network(contrast="us_x"), item_seq, item_seq_len, target)
     with pytest.raises(ConfigError, match="neg_item_id"):
         training_loss(network(loss_type="BPR"), item_seq, item_seq_len, target)
+    with pytest.raises(ConfigError, match="sampled"):
+        training_loss(network(ce_samples=3), item_seq, item_seq_len, target)

@@ -92,8 +92,16 @@ def script(patch: pytest.MonkeyPatch, values: list[float]) -> None:
     patch.setattr(FEARecModule, "on_validation_epoch_end", log)
 
 
-def test_it_learns_a_cyclic_catalogue(tmp_path: Path) -> None:
-    fitted = train(tmp_path, epochs=20, train_batch_size=64, learning_rate=8e-3, mask_seen=False)
+@pytest.mark.parametrize("ce_samples", [0, 12])
+def test_it_learns_a_cyclic_catalogue(tmp_path: Path, ce_samples: int) -> None:
+    fitted = train(
+        tmp_path,
+        CONFIG.model_copy(update={"ce_samples": ce_samples}),
+        epochs=20,
+        train_batch_size=64,
+        learning_rate=8e-3,
+        mask_seen=False,
+    )
     with torch.no_grad():
         ranks = rank_positions(fitted.network, HISTORIES, TEST, mask_seen=False)
     assert metrics_at(ranks, (1,))["HR@1"] > 0.95
@@ -365,6 +373,7 @@ def test_lines_of_progress_elsewhere(
     [
         {"contrast": "us_x", "fredom": True, "fredom_type": "us"},
         {"ce_chunk_size": 6, "contrast": "none"},
+        {"ce_samples": 6, "contrast": "none"},
         {"loss_type": "BPR", "sample_num": 2, "contrast": "us", "sim": "cos"},
     ],
 )

@@ -48,6 +48,7 @@ MODEL: dict[str, Any] = {
     "loss_type": "BPR",
     "sample_num": 2,
     "ce_chunk_size": 100,
+    "ce_samples": 50,
     "contrast": "su",
     "tau": 0.5,
     "sim": "cos",
