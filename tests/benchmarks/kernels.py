@@ -4,14 +4,15 @@
 
 One thread, paper preset, ml-100k shapes, CPU seconds. As memory once allocated makes later steps
 faster, each variant trains in a process of its own, in turns; a round's gain is the ratio of the
-medians of its processes. The chunked cross-entropy is for memory: its line is the resident memory
-that one loss and its gradient add.
+medians of its processes. Of the cross-entropies: the time of one loss and its gradient, and the
+resident memory that they add.
 """
 
 import argparse
 import multiprocessing
 import os
 import resource
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
@@ -24,11 +25,12 @@ from machine import describe
 from training import CONFIG, ITEMS, TRAINING, ours, training_samples
 
 from model.kernels import Kernel, disabled
-from model.kernels.chunked_cross_entropy import chunked_cross_entropy
+from model.kernels.chunked_cross_entropy import chunked_cross_entropy, plain_cross_entropy
+from model.training.sampled_softmax import ItemSampler, sampled_cross_entropy
 
 SPEED: tuple[Kernel, ...] = ("dropout", "blocked_feed_forward")
 STEPS = 14
-CATALOGUE, CHUNK, BATCH = 1_000_000, 65_536, 256
+CATALOGUE, CHUNK, SAMPLES, BATCH = 1_000_000, 65_536, 8_192, 256
 
 
 def without(kernel: Kernel | None) -> AbstractContextManager[None]:
@@ -41,19 +43,32 @@ def step_seconds(kernel: Kernel | None, bf16: bool) -> float:
         return median(ours(training_samples(), STEPS, bf16)[1:])
 
 
-def added_memory(kernel: Kernel | None) -> float:
-    """GiB of resident memory that a loss over `CATALOGUE` items, and its gradient, add."""
+def loss_cost(way: str) -> tuple[float, float]:
+    """Of a loss over `CATALOGUE` items with its gradient: CPU seconds, and GiB that it adds."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     output = torch.randn(BATCH, CONFIG.hidden_size, requires_grad=True)
     items = torch.randn(CATALOGUE, CONFIG.hidden_size, requires_grad=True)
     target = torch.randint(1, CATALOGUE, (BATCH,))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with without(kernel):
-        chunked_cross_entropy(output, items, target, CHUNK).backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    sampler = ItemSampler.build(target, CATALOGUE)
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(3):
+        items.grad = None
+        started = time.process_time()
+        if way == "plain":
+            loss = plain_cross_entropy(output, items, target)
+        elif way == "chunked":
+            loss = chunked_cross_entropy(output, items, target, CHUNK)
+        else:
+            sampled = sampler.sample(SAMPLES)
+            loss = sampled_cross_entropy(output, items, target, sampled)
+        loss.backward()
+        seconds.append(time.process_time() - started)
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return median(seconds), memory
 
 
-def in_new_process(function: Callable[..., float], *arguments: Any) -> float:
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(function, arguments)
 
@@ -78,10 +93,13 @@ def main() -> None:
                 f"  without {kernel:20s} {median(seconds[kernel]):.3f}: {median(gains):+.1f}%"
                 f" (rounds {gains[0]:+.1f} to {gains[-1]:+.1f})"
             )
-    print(f"cross-entropy and its gradient, V={CATALOGUE:,}, batch {BATCH}, chunks of {CHUNK:,}")
-    print(f"  chunked_cross_entropy {in_new_process(added_memory, None):.2f} GiB")
-    plain = in_new_process(added_memory, "chunked_cross_entropy")
-    print(f"  plain formula         {plain:.2f} GiB")
+    print(
+        f"cross-entropy and its gradient, V={CATALOGUE:,}, batch {BATCH}; chunks of {CHUNK:,}, or "
+        f"{SAMPLES:,} sampled items"
+    )
+    for way in ("plain", "chunked", "sampled"):
+        spent, memory = in_new_process(loss_cost, way)
+        print(f"  {way:8s} {spent:.2f} CPU seconds, {memory:.2f} GiB")
 
 
 if __name__ == "__main__":
