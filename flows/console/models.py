@@ -52,7 +52,7 @@ def print_details(details: VersionDetails) -> None:
         f"version: {version.model_version}",
         f"alias: {', '.join(version.aliases) or 'none'}",
         f"created: {version.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        f"parent: {version.parent or 'none, it started from random weights'}",
+        f"parent: {version.parent or 'none, it started anew'}",
         f"size: {decimal(version.size)} in {len(described.files) + 1} files",
         f"refitted on the held-out items: {'yes' if described.refit else 'no'}",
         "",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.network.fearec import FEARec
-from model.training.histories import EventHistories
+from model.training.histories import EventHistories, expand_ranges
 
 _ROOT_MEAN_SQUARE = 0.05  # of an embedding's elements; random ones have `initializer_range`
 _NOTHING = 1e-5  # the length of an embedding that rounding alone makes
@@ -18,18 +18,19 @@ _MOST_TARGETS = 10_000_000  # where there are more, some of the users are looked
 
 
 def start_items(network: FEARec, histories: EventHistories, targets: Tensor, seed: int) -> None:
-    """Replace the random embeddings of the items that are trained on.
+    """Replace the random embeddings of the items that users chose.
 
-    Memory: about 60 bytes per target, and 4 (D + 9) per user, of the users that are looked at.
+    Memory: about 80 bytes per event that is looked at, and 4 (D + 9) per user of these and item.
 
     Args:
         network: A new one.
         histories: All items.
-        targets: integer (S,), flat positions of the training targets. These and the items just
-            before them are looked at, so nothing that is held out.
+        targets: integer (S,), flat positions of the training targets, ascending. These and the
+            inputs before a user's last one are looked at, so nothing that is held out; of more
+            than ten million targets, those of some of the users.
         seed: Of the decomposition.
     """
-    matrix = _choices(histories, _of_some_users(histories, targets), network.config.n_items)
+    matrix = _choices(histories, targets, network.config.n_items)
     # The first vector says how often items occur.
     count = min(network.config.hidden_size, min(matrix.shape) - 1)
     if count < 1:
@@ -50,21 +51,9 @@ def start_items(network: FEARec, histories: EventHistories, targets: Tensor, see
         network.item_embedding.weight[chosen] = (embeddings * (length / lengths))[chosen]
 
 
-def _of_some_users(histories: EventHistories, targets: Tensor) -> Tensor:
-    """The targets of every n-th user, by which they are at most about `_MOST_TARGETS`."""
-    every = -(-len(targets) // _MOST_TARGETS)
-    if every <= 1:
-        return targets
-    counts = histories.offsets.diff()
-    looked_at = torch.repeat_interleave(torch.arange(len(counts)) % every == 0, counts)
-    return targets[looked_at[targets.long()]]
-
-
 def _choices(histories: EventHistories, targets: Tensor, n_items: int) -> Tensor:
     """Which users chose which items, sparse float32 (U, V), of the users with targets."""
-    positions = torch.unique(torch.cat([targets.long(), targets.long() - 1]))
-    users = torch.searchsorted(histories.offsets, positions, right=True) - 1
-    _, users = torch.unique(users, return_inverse=True)
+    users, positions = _looked_at(histories, targets)
     pairs = torch.unique(users * n_items + histories.items[positions].long())
     users, items = pairs // n_items, pairs % n_items
     weights = (users.bincount()[users] * items.bincount(minlength=n_items)[items]).rsqrt()
@@ -75,3 +64,23 @@ def _choices(histories: EventHistories, targets: Tensor, n_items: int) -> Tensor
         is_coalesced=True,  # `unique` has sorted them
         check_invariants=False,
     )
+
+
+def _looked_at(histories: EventHistories, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The users, numbered anew, and the positions of their targets and of the inputs before them.
+
+    Both are int64 (E,).
+    """
+    begins, ends = histories.offsets[:-1], histories.offsets[1:]
+    place = torch.searchsorted(targets, ends.to(targets.dtype)) - 1
+    last = targets[place.clamp(min=0)].long()  # each user's last target, if it is the user's
+    users = ((place >= 0) & (last >= begins)).nonzero().squeeze(1)
+    if len(targets) > _MOST_TARGETS:
+        count = max(1, len(users) * _MOST_TARGETS // len(targets))
+        users = users[torch.arange(count) * len(users) // count]  # evenly spaced
+    numbers, positions = expand_ranges(begins[users], last[users] + 1 - begins[users])
+    if histories.is_input is None:
+        return numbers, positions
+    place = torch.searchsorted(targets, positions.to(targets.dtype)).clamp_(max=len(targets) - 1)
+    counts = histories.is_input[positions] | (targets[place] == positions)
+    return numbers[counts], positions[counts]

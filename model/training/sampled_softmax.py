@@ -59,10 +59,10 @@ def sampled_cross_entropy(
     sampled: SampledItems,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """An estimate of `plain_cross_entropy` that no product with all items is needed for.
+    """An estimate of `plain_cross_entropy` that needs no product with all items.
 
     ``log(exp(s_t) + sum over sampled j != t of exp(s_j) / expected_j) - s_t``: the expectation of
-    the sum is the sum over all other items.
+    the sum is the sum over all other items, so the loss is a little too low, less with more items.
 
     Args:
         output: (B, D).
@@ -74,8 +74,11 @@ def sampled_cross_entropy(
     Returns:
         A scalar.
     """
-    own = (output * embedding(target, items)).sum(1).float()
-    others = (output @ embedding(sampled.item_id, items).T).float() - sampled.log_expected
+    # Together, as every one of these has a gradient of (V, D).
+    rows = embedding(torch.cat([target, sampled.item_id]), items)
+    wanted, drawn = rows.split([len(target), len(sampled.item_id)])
+    own = (output * wanted).sum(1).float()
+    others = (output @ drawn.T).float() - sampled.log_expected
     others = others.masked_fill(sampled.item_id == target[:, None], -torch.inf)
     logits = torch.cat([own[:, None], others], dim=1)
     return weighted_mean(torch.logsumexp(logits, dim=1) - own, weight)

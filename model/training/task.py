@@ -22,7 +22,8 @@ class TrainingTask:
         epochs: Overrides `training.epochs`.
         weights: float32 (S,), of the training targets in the loss of the next item; None for equal
             ones.
-        start: Initial weights (see `model.training.weights`); None for random ones.
+        start: Initial weights (see `model.training.weights`); None for new ones, whose items
+            begin as `training.item_start` says.
         mask_seen: Whether validation leaves out the items that a user has already met.
     """
 

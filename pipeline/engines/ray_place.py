@@ -78,6 +78,8 @@ def outcome(ray: Any, ref: Any) -> Any:
     except errors.RayTaskError as error:
         if isinstance(error.cause, MemoryError | MemoryShortError):
             raise WorkerLostError("its memory ran out") from None
+        if isinstance(error.cause, gone):  # while it fetched something
+            raise WorkerLostError("its node is gone", with_node=True) from None
         raise error.cause from None
     except errors.OutOfMemoryError:
         raise WorkerLostError("its node was short of memory") from None

@@ -76,7 +76,7 @@ def train(
         mask_seen: `evaluate.mask_seen`: whether validation leaves out what a user has already seen.
         limits: The filter of users and items that the data went through.
         event_types: What the types of events mean.
-        champion: The model to start from; None starts from random weights.
+        champion: The model to start from; None starts anew.
         locations: The run's folders.
         engine: Where it is trained: here, or by workers of a Ray cluster.
 

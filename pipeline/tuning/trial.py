@@ -1,4 +1,4 @@
-"""One trial of a search: training as in a nightly run, from random weights, and its validation."""
+"""One trial of a search: training as in a nightly run, from no champion, and its validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

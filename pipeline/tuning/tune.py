@@ -89,7 +89,7 @@ def tune(
 ) -> Tuned:
     """Search on the data of one run date, which are ingested and prepared first.
 
-    Every trial starts from random weights and never sees the test set; the best trial is evaluated
+    Every trial starts anew and never sees the test set; the best trial is evaluated
     on the test set once, at the end.
 
     Args:

@@ -11,7 +11,7 @@ RecBole's own split (.npz: `{train,valid,test}_{user,target}`, `train_seq` and t
 order of events of the same second is another than the file's. A run that was killed goes on.
 
 ml-100k-nights replays the last days: a whole night of each, from the champion of the night before
-with a quarter of the epochs, and at the end the last night again from random weights.
+with a quarter of the epochs, and at the end the last night again from no earlier model.
 """
 
 import argparse
@@ -132,15 +132,15 @@ def night_row(options: argparse.Namespace, folder: str, day: date, *more: str) -
 
 
 def replay_nights(options: argparse.Namespace) -> None:
-    """Replay the last days, a night each, then the last once more from random weights."""
+    """Replay the last days, a night each, then the last once more from no earlier model."""
     times = pq.read_table(options.work / "logs", columns=["timestamp"])["timestamp"]
     last = pc.max(times).as_py().date()
     first, *nights = (last - timedelta(days=NIGHTS - n) for n in range(NIGHTS + 1))
     short = f"train.epochs={NIGHT_EPOCHS}"
     rows = {
-        f"{first}, from random weights": night_row(options, "nights", first),
+        f"{first}, anew": night_row(options, "nights", first),
         **{str(day): night_row(options, "nights", day, short) for day in nights},
-        f"{last}, from random weights": night_row(options, "scratch", last),
+        f"{last}, anew": night_row(options, "scratch", last),
     }
     print_rows("night", rows, mean_too=False)
 
@@ -156,6 +156,10 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="leave the test unread")
     parser.add_argument("--work", type=Path, help="default: work/quality/NAME")
     options = parser.parse_args()
+    if options.name == "ml-100k-nights" and (
+        options.validation or len(options.seeds) > 1 or options.file.suffix == ".npz"
+    ):
+        parser.error("ml-100k-nights has times, a test and one seed: give it ml-100k.inter alone")
     options.work = options.work or Path("work/quality", options.name)
     options.work.mkdir(parents=True, exist_ok=True)
     file, logs = options.file, options.work / "logs"

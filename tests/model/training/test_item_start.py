@@ -67,19 +67,43 @@ def test_what_is_held_out_is_not_looked_at() -> None:
     other = flat.items.clone()
     other[5::6] = V - 1
     known = targets(flat, held_out=1)
-    changed = EventHistories(other, flat.offsets)
-    assert torch.equal(started(flat, known)[1], started(changed, known)[1])
+    another = EventHistories(other, flat.offsets)
+    assert torch.equal(started(flat, known)[1], started(another, known)[1])
 
 
-def test_of_many_targets_every_nth_user_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_targets_those_of_some_users_count(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = histories()
     all_targets = targets(flat)
     users = all_targets // 6
-    monkeypatch.setattr(item_start, "_MOST_TARGETS", len(all_targets) // 3 + 1)
+    monkeypatch.setattr(item_start, "_MOST_TARGETS", len(all_targets) // 4)
     some = started(flat, all_targets)[1]
     monkeypatch.undo()
-    assert torch.equal(some, started(flat, all_targets[users % 3 == 0])[1])
+    assert torch.equal(some, started(flat, all_targets[users % 4 == 0])[1])
     assert not torch.equal(some, started(flat, all_targets)[1])
+
+
+def test_events_that_are_neither_inputs_nor_targets_are_not_looked_at() -> None:
+    """Each user's items at even places are inputs, those at odd places targets, but the last."""
+    flat = histories()
+    place = torch.arange(len(flat.items)) % 6
+    is_input, known = place % 2 == 0, ((place == 1) | (place == 3)).nonzero().squeeze(1)
+    typed = EventHistories(flat.items, flat.offsets, is_input)
+    rows = started(typed, known)[1]
+    before, changed_rows = started(changed(typed, place == 5), known)
+    assert torch.equal(changed_rows, rows)
+    assert torch.equal(changed_rows[V - 1], before[V - 1])
+    assert torch.equal(started(changed(typed, place == 4), known)[1], rows)  # after the last target
+    for seen in (0, 1, 2, 3):
+        assert not torch.equal(started(changed(typed, place == seen), known)[1], rows)
+    blind = EventHistories(flat.items, flat.offsets, is_input & (place != 2))
+    rows = started(blind, known)[1]
+    assert torch.equal(started(changed(blind, place == 2), known)[1], rows)
+
+
+def changed(flat: EventHistories, which: Tensor) -> EventHistories:
+    """The same with the catalogue's last item in some places, bool (N,)."""
+    items = flat.items.masked_fill(which, V - 1)
+    return EventHistories(items, flat.offsets, flat.is_input)
 
 
 @pytest.mark.parametrize("users", [[[1, 2]], [[1, 1, 1]], [[1, 2], [2, 1]], [[1, 2], [3, 4]]])

@@ -82,6 +82,11 @@ def test_a_sample_of_targets_alone_costs_nothing() -> None:
     assert sampled_cross_entropy(output, items, target, sampled).item() == pytest.approx(0)
 
 
+def test_as_many_samples_as_items_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ce_samples \(9\) must be less than n_items \(9\)"):
+        FEARecConfig(n_items=9, ce_samples=9)
+
+
 @pytest.mark.parametrize("other", [{"ce_chunk_size": 5}, {"loss_type": "BPR"}])
 def test_what_it_cannot_go_with_is_refused(other: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="ce_samples is for loss_type CE"):

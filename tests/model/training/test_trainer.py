@@ -19,6 +19,7 @@ from model.errors import ConfigError, FearecError
 from model.network.fearec import FEARec
 from model.ranking import metrics_at
 from model.training.histories import EventHistories
+from model.training.item_start import start_items
 from model.training.lightning_module import FEARecModule, rank_positions
 from model.training.samples import TrainingBatch
 from model.training.task import TrainingTask
@@ -198,6 +199,27 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     fitted = train(tmp_path, epochs=4, valid=None)
     assert same(fitted.network, four_epochs)
     assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
+
+
+def test_items_start_from_co_occurrence_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def noted(network: FEARec, *arguments: Any) -> None:
+        started.append(network)
+        start_items(network, *arguments)
+
+    monkeypatch.setattr("model.training.trainer.start_items", noted)
+    near: dict[str, Any] = {"item_start": "co_occurrence", "valid": None}
+    whole = train(tmp_path / "whole", epochs=3, **near)
+    assert len(started) == 1
+    train(tmp_path / "killed", epochs=2, **near)
+    assert same(train(tmp_path / "killed", epochs=3, **near).network, whole.network)
+    assert len(started) == 2  # not when it went on
+    train(tmp_path / "warm", epochs=1, start=whole.network, **near)
+    train(tmp_path / "random", epochs=1, valid=None)
+    assert len(started) == 2
 
 
 def test_a_run_goes_on_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,6 +165,18 @@ def test_nodes_with_another_version_are_one_line(
     here = fearec_version()
     with pytest.raises(ConfigError, match=rf"another version of fearec.*9\.9.*found {here}"):
         list(results(cluster, Unreadable(), max_workers=1))  # type: ignore[arg-type]
+
+
+def test_a_worker_that_cannot_fetch_what_it_is_made_of_is_lost() -> None:
+    import ray
+
+    def get(ref: Any) -> Any:
+        cause = ray.exceptions.ObjectFetchTimedOutError("ref", "owner", "stack")
+        raise ray.exceptions.RayTaskError("start", "traceback", cause)
+
+    cut_off: Any = SimpleNamespace(exceptions=ray.exceptions, get=get)
+    with pytest.raises(ray_place.WorkerLostError, match="its node is gone"):
+        ray_place.outcome(cut_off, None)
 
 
 def test_a_cluster_without_room_is_one_line(
