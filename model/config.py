@@ -138,11 +138,6 @@ class FEARecConfig(Frozen):
                 "ce_samples is for loss_type CE without ce_chunk_size, which is for all items; "
                 f"found loss_type {self.loss_type!r}, ce_chunk_size {self.ce_chunk_size}"
             )
-        if self.ce_samples >= self.n_items:
-            raise ValueError(
-                f"ce_samples ({self.ce_samples}) must be less than n_items ({self.n_items}); "
-                "0 compares with all items"
-            )
         if self.fredom and self.contrast != "us_x":
             raise ValueError(
                 "fredom compares the views of contrast 'us_x'; "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from model.errors import ConfigError
 from model.kernels.chunked_cross_entropy import weighted_mean
 
 _POWER = 0.75  # of an item's frequency: between by frequency and evenly
@@ -44,7 +45,19 @@ class ItemSampler:
         return cls(share.cumsum(0), share.log().float())
 
     def sample(self, count: int) -> SampledItems:
-        """Draw N items."""
+        """Draw N items.
+
+        Raises:
+            ConfigError: they are no fewer than all.
+        """
+        if count >= len(self.cumulative):
+            raise ConfigError(
+                "more items are sampled than the cross-entropy over all would compare with",
+                "model.ce_samples",
+                expected=f"fewer than the {len(self.cumulative)} items, padding among them",
+                found=str(count),
+                remedy="Set model.ce_samples = 0.",
+            )
         drawn = torch.rand(count, dtype=torch.float64) * self.cumulative[-1]
         item_id = torch.searchsorted(self.cumulative, drawn, right=True)
         item_id.clamp_(max=len(self.cumulative) - 1)
