@@ -9,6 +9,7 @@ from pathlib import Path
 
 
 def describe(*packages: str) -> str:
+    """The processor, the GPU if PyTorch is named and has one, and the packages' versions."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -20,7 +21,17 @@ def describe(*packages: str) -> str:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} absent")
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}; " + ", ".join(found)
+    gpu = gpu_name() if "torch" in packages else ""
+    return f"{cpu}, {os.cpu_count()} cores{gpu}; Python {platform.python_version()}; " + ", ".join(
+        found
+    )
+
+
+def gpu_name() -> str:
+    """The first GPU's name, after a comma; empty where PyTorch has none."""
+    import torch
+
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def beside_recbole(doc: str | None, *, length: int | None = None) -> argparse.Namespace:
