@@ -227,8 +227,10 @@ class TrainingConfig(Frozen):
         description="`auto` or `ddp`: either way several devices train by DDP, a process each",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
-        "32-true", description="`32-true`, `bf16-mixed` or `16-mixed`"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true",
+        description="`32-true`, `bf16-mixed`, `16-mixed`, or `auto`: bf16-mixed on a processor "
+        "with instructions for it, else 32-true",
     )
     logger: Literal["csv", "tensorboard"] = Field(
         "csv",

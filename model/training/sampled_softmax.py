@@ -31,38 +31,39 @@ class ItemSampler:
 
     Attributes:
         cumulative: float64 (V,), of the probabilities.
-        log_share: float32 (V,), their logarithms.
+        log_expected: float32 (V,), the logarithms of how often each is expected among the N.
+        count: N, the number of items drawn.
     """
 
     cumulative: Tensor
-    log_share: Tensor
+    log_expected: Tensor
+    count: int
 
     @classmethod
-    def build(cls, targets: Tensor, n_items: int) -> "ItemSampler":
-        """Build it from the items that are targets, integer (S,), and V."""
-        weights = (torch.bincount(targets, minlength=n_items) + 1).double() ** _POWER
-        share = weights / weights.sum()
-        return cls(share.cumsum(0), share.log().float())
-
-    def sample(self, count: int) -> SampledItems:
-        """Draw N items.
+    def build(cls, targets: Tensor, n_items: int, count: int) -> "ItemSampler":
+        """Build it from the items that are targets, integer (S,), V and N.
 
         Raises:
-            ConfigError: they are no fewer than all.
+            ConfigError: N is no smaller than V.
         """
-        if count >= len(self.cumulative):
+        if count >= n_items:
             raise ConfigError(
                 "more items are sampled than the cross-entropy over all would compare with",
                 "model.ce_samples",
-                expected=f"fewer than the {len(self.cumulative)} items, padding among them",
+                expected=f"fewer than the {n_items} items, padding among them",
                 found=str(count),
                 remedy="Set model.ce_samples = 0.",
             )
-        drawn = torch.rand(count, dtype=torch.float64) * self.cumulative[-1]
+        weights = (torch.bincount(targets, minlength=n_items) + 1).double() ** _POWER
+        share = weights / weights.sum()
+        return cls(share.cumsum(0), (share * count).log().float(), count)
+
+    def sample(self) -> SampledItems:
+        """Draw N items."""
+        drawn = torch.rand(self.count, dtype=torch.float64) * self.cumulative[-1]
         item_id = torch.searchsorted(self.cumulative, drawn, right=True)
         item_id.clamp_(max=len(self.cumulative) - 1)
-        expected = torch.log(torch.tensor(float(count)))
-        return SampledItems(item_id, self.log_share[item_id] + expected)
+        return SampledItems(item_id, self.log_expected[item_id])
 
 
 def sampled_cross_entropy(

@@ -73,7 +73,7 @@ class TrainingSet(Dataset[TrainingBatch]):
             self._negatives = Negatives.build(histories, config.n_items)
         if config.ce_samples:
             targets = histories.items[self.positions]
-            self._sampler = ItemSampler.build(targets, config.n_items)
+            self._sampler = ItemSampler.build(targets, config.n_items, config.ce_samples)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -89,7 +89,7 @@ class TrainingSet(Dataset[TrainingBatch]):
             partners = self.positions[self._partners.sample(samples, item_id)]
             same_target_seq, same_target_len = self._sequences(partners)
         weight = None if self.weights is None else self.weights[samples]
-        sampled = self._sampler.sample(self.config.ce_samples) if self._sampler else None
+        sampled = self._sampler.sample() if self._sampler else None
         return TrainingBatch(
             item_seq,
             item_seq_len,

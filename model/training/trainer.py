@@ -30,6 +30,7 @@ from model.training.checkpoints import (
 from model.training.epoch_log import EpochLog
 from model.training.item_start import start_items
 from model.training.lightning_module import MONITOR, FEARecModule
+from model.training.precision import choose_precision
 from model.training.processes import (
     MATMUL_PRECISION,
     JoinedProcesses,
@@ -171,10 +172,8 @@ def train_epochs(
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
     last = folder / LAST
-    if task.start is not None:
-        module.network.load_state_dict(task.start.state_dict())
-    elif training.item_start == "co_occurrence" and not last.exists():
-        start_items(module.network, task.histories, task.train, training.seed)
+    if not last.exists():
+        _start(module.network, task)
     processes = None
     if group is None and (training.devices != 1 or training.strategy != "auto"):
         processes = SpawnedProcesses(threads)
@@ -185,7 +184,7 @@ def train_epochs(
                 devices=training.devices,
                 num_nodes=group.size if group else 1,
                 strategy=JoinedProcesses(group, threads) if group else processes or "auto",
-                precision=training.precision,
+                precision=choose_precision(training),
                 max_epochs=task.epochs or training.epochs,
                 gradient_clip_val=training.clip_grad_norm,
                 logger=_logger(training, folder),
@@ -213,6 +212,14 @@ def train_epochs(
                 found=str(error).strip().splitlines()[-1],
                 remedy="Without a reason it was killed, perhaps for lack of memory.",
             ) from error
+
+
+def _start(network: FEARec, task: TrainingTask) -> None:
+    """Set the weights that a training begins with."""
+    if task.start is not None:
+        network.load_state_dict(task.start.state_dict())
+    elif task.training.item_start == "co_occurrence":
+        start_items(network, task.histories, task.train, task.training.seed)
 
 
 def read_fitted(task: TrainingTask, folder: Path) -> Fitted:

@@ -78,16 +78,15 @@ def outcome(ray: Any, ref: Any) -> Any:
     except errors.RayTaskError as error:
         if isinstance(error.cause, MemoryError | MemoryShortError):
             raise WorkerLostError("its memory ran out") from None
-        if isinstance(error.cause, gone):  # while it fetched something
-            raise WorkerLostError("its node is gone", with_node=True) from None
-        raise error.cause from None
+        if not isinstance(error.cause, gone):  # or else while it fetched something
+            raise error.cause from None
     except errors.OutOfMemoryError:
         raise WorkerLostError("its node was short of memory") from None
     except (errors.RayActorError, *gone) as error:
-        if isinstance(error, gone) or "its node has died" in str(error):
-            raise WorkerLostError("its node is gone", with_node=True) from None
-        reason = "the system ended it, as it does when memory runs out"
-        raise WorkerLostError(reason) from None
+        if not isinstance(error, gone) and "its node has died" not in str(error):
+            reason = "the system ended it, as it does when memory runs out"
+            raise WorkerLostError(reason) from None
+    raise WorkerLostError("its node is gone", with_node=True)
 
 
 def end_actor(ray: Any, handle: Any) -> None:

@@ -50,7 +50,7 @@ def loss_cost(way: str) -> tuple[float, float]:
     output = torch.randn(BATCH, CONFIG.hidden_size, requires_grad=True)
     items = torch.randn(CATALOGUE, CONFIG.hidden_size, requires_grad=True)
     target = torch.randint(1, CATALOGUE, (BATCH,))
-    sampler = ItemSampler.build(target, CATALOGUE)
+    sampler = ItemSampler.build(target, CATALOGUE, SAMPLES)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for _ in range(3):
         items.grad = None
@@ -60,7 +60,7 @@ def loss_cost(way: str) -> tuple[float, float]:
         elif way == "chunked":
             loss = chunked_cross_entropy(output, items, target, CHUNK)
         else:
-            sampled = sampler.sample(SAMPLES)
+            sampled = sampler.sample()
             loss = sampled_cross_entropy(output, items, target, sampled)
         loss.backward()
         seconds.append(time.process_time() - started)

@@ -41,7 +41,7 @@ SETTINGS = {
     "model.contrast": "none",
     "train.epochs": 1,
     "train.refit": "false",
-    "train.precision": "bf16-mixed",
+    "train.precision": "auto",
     "score.top_k": TOP_K,
     "score.provider": "cpu",
     "score.threads": 1,
