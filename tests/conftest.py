@@ -1,5 +1,6 @@
 """A bundle small enough to check by hand, made without PyTorch."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,17 @@ def describe(model_version: str = "tiny-1", **changes: Any) -> BundleDescription
         "versions": {"onnxruntime": "1.31"},
     }
     return BundleDescription(**{**values, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """A test may send the product's log to another process; the next one has it here again."""
+    loggers = [logging.getLogger(name) for name in ("model", "pipeline")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
