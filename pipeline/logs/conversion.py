@@ -19,9 +19,12 @@ _EPOCH = datetime(1970, 1, 1)
 # The years 1 to 9999 in microseconds. Times beyond cannot be shown as text and are bad rows anyway.
 _FIRST = (datetime.min - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
-_OFFSET = r":.*(Z|z|UTC|[+-]\d\d(:?\d\d)?)\s*$"  # at the end of a time as text
+# After the clock of a time as text: anything more, and what of it is certainly a zone. DuckDB's
+# TIMESTAMP overlooks the former, and its TIMESTAMPTZ takes PST for a place with summer time.
+_MORE = r":[\d:.]*\s*[^\d:.\s]"
+_ZONE = r"(?i):[\d:.]*\s*(Z|UTC|GMT|[+-]\d\d(:?\d\d)?|[a-z]+/[a-z_/+-]+\d*)\s*$"
 _WHOLE = r"^(-?[1-9][0-9]*|0)(\.0*)?$"
-_NUMBER = r"^\s*-?[0-9]+(\.[0-9]*)?\s*$"
+_NUMBER = r"^\s*[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*$"
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # beyond it, floats of so many bits skip integers
 
 
@@ -99,7 +102,7 @@ def normalise_timestamps(column: pa.Array, unit: str, time_zone: str = "UTC") ->
 
     Args:
         column: Timestamps of any unit and zone, dates, ISO 8601 text, or numbers since the epoch,
-            which may be text too.
+            which may be text too (`time_sql`).
         unit: The unit of the numbers, ``s``, ``ms``, ``us`` or ``ns``.
         time_zone: The IANA time zone of dates, and of timestamps and text that name none.
     """
@@ -228,19 +231,31 @@ def _in_zone(times: pa.Array, time_zone: str) -> pa.Array:
     return _clamp(zoned.cast(pa.int64()), _FIRST, _LAST).cast(TIME)
 
 
+def time_sql(text: str) -> str:
+    """The DuckDB expression of a text as a time; NULL if it is none.
+
+    It may end with Z, UTC, GMT, an offset such as +02:00, or a place such as Europe/Berlin. Without
+    any of them it is of the connection's time zone. With anything else after the clock, such as PM
+    or EST, it is no time.
+    """
+    return f"""CASE WHEN NOT regexp_matches({text}, '{_MORE}') THEN TRY_CAST({text} AS TIMESTAMPTZ)
+        WHEN regexp_matches({text}, '{_ZONE}') THEN
+        TRY_CAST(regexp_replace(trim({text}), ' +([+-])', '\\1') AS TIMESTAMPTZ) END"""
+
+
 def _from_text(column: pa.Array, unit: str, time_zone: str) -> pa.Array:
     with duckdb.connect(config={"threads": 1}) as db:
+        db.execute("SET TimeZone = 'UTC'")
         db.register("texts", pa.table({"text": column}))
         read = db.sql(
-            f"""SELECT coalesce(regexp_matches(text, '{_OFFSET}'), false) AS has_offset,
-                   CASE WHEN has_offset THEN epoch_us(TRY_CAST(text AS TIMESTAMPTZ))
-                        ELSE epoch_us(TRY_CAST(text AS TIMESTAMP)) END AS ticks,
+            f"""SELECT coalesce(regexp_matches(text, '{_MORE}'), false) AS has_zone,
+                   epoch_us({time_sql("text")}) AS ticks,
                    CASE WHEN regexp_matches(text, '{_NUMBER}')
                         THEN TRY_CAST(text AS DOUBLE) END AS number
             FROM texts"""
         ).to_arrow_table()
     times = _from_ticks(read["ticks"].combine_chunks(), "us")
-    times = pc.if_else(read["has_offset"].combine_chunks(), times, _in_zone(times, time_zone))
+    times = pc.if_else(read["has_zone"].combine_chunks(), times, _in_zone(times, time_zone))
     return pc.coalesce(_from_floats(read["number"].combine_chunks(), unit), times)
 
 

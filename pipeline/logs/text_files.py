@@ -136,7 +136,8 @@ def _json_columns(lines: pa.RecordBatch) -> pa.Schema:
 def _json_values(lines: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
     """The values of some keys of JSON lines as text."""
     # Together, as a line is parsed once per call of the function.
-    texts = ", ".join(f"texts[{place}] AS column{place}" for place in range(1, len(names) + 1))
+    places = range(1, len(names) + 1)
+    texts = ", ".join(f"nullif(texts[{place}], '') AS column{place}" for place in places)
     pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in names]
     query = f"SELECT {texts} FROM (SELECT json_extract_string(line, $1) AS texts FROM lines)"
     values = _json(lines, query, pointers).combine_chunks()

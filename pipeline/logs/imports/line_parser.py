@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pipeline.logs.conversion import time_sql
 from pipeline.logs.imports.options import Unit
 from pipeline.logs.validation import EARLIEST
 from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
@@ -115,7 +116,7 @@ def delimited_parser(
             )
         )
     if unit == "iso":
-        time = f"TRY_CAST(fields[{timestamp}] AS TIMESTAMPTZ)"
+        time = time_sql(f"fields[{timestamp}]")
     else:
         microseconds = _MICROSECONDS[unit].format(f"fields[{timestamp}]")
         time = f"make_timestamptz(CAST({microseconds} AS BIGINT))"

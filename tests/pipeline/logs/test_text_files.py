@@ -218,6 +218,53 @@ def test_times_are_numbers_of_the_unit_or_text(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [
+        ("2026-06-10 12:00:00Z", 0),
+        ("2026-06-10T12:00:00.000 UTC", 0),
+        ("2026-06-10 12:00:00 GMT", 0),
+        ("2026-06-10 12:00:00 utc ", 0),
+        ("2026-06-10 12:00:00 +0530", 5.5),
+        ("2026-06-10 12:00+05:30", 5.5),
+        ("2026-06-10 12:00:00 -03", -3),
+        ("2026-06-10 12:00:00 Europe/Berlin", 2),
+        ("2026-06-10 12:00:00 America/Argentina/Buenos_Aires", -3),
+        ("2026-06-10 12:00:00 Etc/GMT+3", -3),
+        ("2026-06-10 12:00:00", 9),
+        (" 2026/06/10 12:00 ", 9),
+        ("1.7810928e+09", 0),
+        ("+1781092800", 0),
+        ("2026-06-10 12:00:00+05:30:00", None),
+        ("2026-06-10 12:00:00 PM", None),
+        ("2026-06-10 12:00:00 EST", None),  # of which continent?
+        ("2026-06-10 12:00:00 PST", None),  # that there is another in summer is not always known
+        ("2026-06-10 12:00:00 Nowhere/Land", None),
+        ("2026-06-10 12:00:00Z[Europe/Berlin]", None),
+        ("2026-06-10 12:00:00 x", None),
+    ],
+)
+def test_a_zone_in_a_time_counts_and_an_unknown_one_is_no_time(
+    tmp_path: Path, text: str, hours: float | None
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(as_csv([("u", "x", text)]))
+    (found,) = read(path, LogSettings(time_zone="Asia/Tokyo"))
+    expected = None if hours is None else NOON - timedelta(hours=hours)
+    assert found["timestamp"] == expected
+
+
+def test_an_empty_value_is_null(tmp_path: Path) -> None:
+    rows = [("", "x", "2026-06-10"), ("u", "", "2026-06-10"), ("u", "x", "")]
+    columns = ("user_id", "item_id", "timestamp")
+    for name, content in {"a.csv": as_csv(rows), "a.jsonl": as_json_lines(rows)}.items():
+        (tmp_path / name).write_bytes(content)
+        found = read(tmp_path / name, LogSettings())
+        assert [[row[column] is None for column in columns] for row in found] == [
+            [n == place for n in range(3)] for place in range(3)
+        ]
+
+
 # Files without rows, and damaged ones
 
 
