@@ -29,6 +29,7 @@ from pipeline.bundles.description import (
     readable,
 )
 from pipeline.errors import BundleError
+from pipeline.schema import ITEM_ID
 from pipeline.storage.atomic_files import fsync
 from pipeline.storage.content_hash import content_hash
 
@@ -181,6 +182,12 @@ class Bundle:
     def item_table(self) -> Path:
         """The (V, D) float32 item embeddings, external data of both graphs."""
         return self.path / ITEM_TABLE
+
+    @property
+    def item_type(self) -> pa.DataType:
+        """The type of the item ids; it raises a BundleError as `items` does."""
+        with readable(self.path / ITEMS):
+            return pq.read_schema((self.path / ITEMS).absolute()).field(ITEM_ID).type
 
     def items(self) -> pa.Table:
         """`items.parquet`: item_index, item_id, popularity, last_seen, in index order from 1.

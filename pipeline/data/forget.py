@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -11,11 +10,10 @@ from pipeline.config.sections import LogSettings
 from pipeline.data.ingest import withdraw
 from pipeline.data.source_files import Entry, IngestTables
 from pipeline.errors import InputError
-from pipeline.logs.log_files import LogFile, glob_regex
+from pipeline.logs.log_files import LogFile, glob_regex, location_regex
 from pipeline.results import Forgotten
 from pipeline.schema import LOG_FILES
 from pipeline.storage.conditional_writes import until_committed
-from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.tables import count_rows
 
@@ -79,8 +77,7 @@ def _note(
 
 
 def _matching(pattern: str, entries: Sequence[Entry]) -> list[Entry]:
-    absolute = pattern if is_uri(pattern) else str(Path(pattern).absolute())
-    name, location = glob_regex(pattern), glob_regex(absolute)
+    name, location = glob_regex(pattern), location_regex(pattern)
     return [
         entry
         for entry in entries

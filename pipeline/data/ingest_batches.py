@@ -9,7 +9,8 @@ from datetime import date
 from typing import Any
 
 from pipeline.data.source_files import SourceFile
-from pipeline.logs.log_files import LogFile, read_footer
+from pipeline.logs.log_content import read_footer
+from pipeline.logs.log_files import LogFile
 from pipeline.results import Ingested
 
 BATCH_ROWS = 5_000_000  # 1 GB of a scratch database, with ids of 36 characters

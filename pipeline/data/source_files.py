@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
-from pipeline.logs.log_files import LogFile, footer_hash
+from pipeline.logs.log_content import footer_hash
+from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes
 from pipeline.results import Ingested
 from pipeline.schema import (
@@ -97,12 +98,12 @@ class SourceFiles:
         columns = dict.fromkeys(LOG_FILES_SCHEMA.names)
         self._entries: list[Entry] = [columns | entry for entry in entries]
         self._now = _versions({name: table for name, table in holding.items() if table})
-        by_location: dict[str, Entry] = {}
+        by_location: dict[str, list[Entry]] = {}
         by_name: dict[str, list[Entry]] = {}
         for entry in self._entries:
             by_name.setdefault(entry["source_file"], []).append(entry)
             if entry["location"]:
-                by_location[entry["location"]] = entry
+                by_location.setdefault(entry["location"], []).append(entry)
         self.files = [
             self._identified(file, source_stamp(file, logs), by_location, by_name) for file in files
         ]
@@ -111,11 +112,13 @@ class SourceFiles:
         self,
         file: LogFile,
         stamp: str,
-        by_location: dict[str, Entry],
+        by_location: dict[str, list[Entry]],
         by_name: dict[str, list[Entry]],
     ) -> SourceFile:
-        found = by_location.get(file.location)
-        candidates = [found] if found else by_name.get(file.name, [])
+        # Several where a link to the file was listed too, as earlier versions did.
+        found = by_location.get(file.location, [])
+        candidates = sorted(found, key=lambda entry: entry["source_file"] != file.name)[:1]
+        candidates = candidates or by_name.get(file.name, [])
         if not found and any(entry["location"] for entry in candidates):
             # The same name below another folder: a copy that was moved, or another file.
             footer = footer_hash(file)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import InputError, raised_as
-from pipeline.logs.log_files import read_failure
+from pipeline.logs.log_content import read_failure
 from pipeline.storage.folders import open_filesystem
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, first_line, raised_as
 from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
-from pipeline.logs.log_files import read_failure
+from pipeline.logs.log_content import read_failure
 from pipeline.logs.validation import check_not_twice
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem

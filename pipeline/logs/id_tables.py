@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, SchemaError, raised_as
 from pipeline.logs.conversion import ID_TYPES, is_text, plain_id_type, plain_ids
 from pipeline.logs.delta_tables import delta_version, is_delta, read_delta
-from pipeline.logs.log_files import read_failure
+from pipeline.logs.log_content import read_failure
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem

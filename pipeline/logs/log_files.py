@@ -1,10 +1,9 @@
-"""The files of an interaction log: listing them, and opening one."""
+"""The files of an interaction log, found by paths and globs."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -12,13 +11,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, UnreadableFileError, one_line, raised_as
+from pipeline.errors import InputError, raised_as
 from pipeline.logs.text_files import (
     ENDINGS,
-    read_text_batches,
-    read_text_columns,
     text_format,
 )
 from pipeline.storage.credentials import check_no_credentials
@@ -29,8 +25,6 @@ from pipeline.storage.local_files import files_below
 _HIDDEN = re.compile(r"(^|/)(\.|_[^/=]*(/|$))")
 # What lies beside the Parquet files of a table of Delta, Hudi or Iceberg.
 _TABLE = re.compile(r"(^|.*/)(_delta_log|\.hoodie|metadata/[^/]*\.metadata\.json)(/.*)?")
-_TAIL = 1 << 16  # bytes; most footers fit
-_WRITE_AGAIN = "Write it again, or remove it."
 
 
 @dataclass(frozen=True, order=True)
@@ -53,6 +47,11 @@ class LogFile:
         """What it is by its ending: ``CSV``, ``JSON lines`` or else ``Parquet``."""
         return text_format(self.path) or "Parquet"
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a link, or lies in one below the listed folder."""
+        return not f"/{self.location}".endswith(f"/{self.name}")
+
     @cached_property
     def location(self) -> str:
         """The absolute path with symbolic links resolved, or the URI."""
@@ -66,6 +65,8 @@ def list_log_files(
 ) -> list[LogFile]:
     """The log files under one or more paths, each once, sorted by path.
 
+    A link to a file that is listed too, or a second link to one, is passed over.
+
     A path is a file, a folder tree or a glob (``*``, ``?``, ``**/``), local or on ``s3://``,
     ``gs://`` or ``abfs://``. In folders and globs only ``*.parquet`` files and those
     of `text_files` count, and names
@@ -78,19 +79,8 @@ def list_log_files(
     """
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     found = {file.path: file for path in several for file in _list(os.fspath(path))}
-    return sorted(found.values())
-
-
-class Footer(NamedTuple):
-    """What is known of a log file before its rows are read.
-
-    Attributes:
-        columns: The Arrow schema; the types of text are those of `read_text_columns`.
-        num_rows: The number of rows; None where there are some, but only reading tells how many.
-    """
-
-    columns: pa.Schema
-    num_rows: int | None
+    links_first = sorted(found.values(), key=lambda file: (file.is_link, file), reverse=True)
+    return sorted({file.location: file for file in links_first}.values())
 
 
 def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
@@ -111,97 +101,17 @@ def would_list(path: str, filesystem: pafs.FileSystem, file: str) -> bool:
     return _matches(str(name), listed.pattern)
 
 
-def read_footer(file: LogFile) -> Footer:
-    """One file's footer, whose column names can be read.
-
-    Raises:
-        UnreadableFileError: the file is not of its format.
-    """
-    if file.format != "Parquet":
-        with readable(file):
-            columns, has_rows = read_text_columns(file.filesystem, file.path)
-            return Footer(columns, None if has_rows else 0)
-    with readable(file), file.filesystem.open_input_file(file.path) as source:
-        footer = pq.read_metadata(source)
-        columns = footer.schema.to_arrow_schema()
-        list(columns.names)  # raises an error where one is not UTF-8
-    groups = (footer.row_group(number).num_rows for number in range(footer.num_row_groups))
-    _check_rows(file, footer.num_rows, sum(groups))
-    return Footer(columns, footer.num_rows)
-
-
-def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """One file's rows in batches, whose text is UTF-8, with all times that INT96 can hold.
+def location_regex(path: str) -> re.Pattern[str]:
+    """A regular expression of the locations of the files that a path or glob stands for.
 
     Args:
-        file: To read; `readable` translates what this raises. One without rows yields nothing.
-        names: Of the columns; those that the file lacks are left out.
-        rows: The largest number of rows in a batch.
-
-    Raises:
-        UnreadableFileError: a column has fewer rows than the file; Arrow would end all with it.
+        path: As for `list_log_files`; the files need not be there any more.
     """
-    names = list(dict.fromkeys(names))
-    if file.format != "Parquet":
-        yield from read_text_batches(file.filesystem, file.path, names, rows)
-        return
-    with (
-        file.filesystem.open_input_file(file.path) as source,
-        pq.ParquetFile(source, pre_buffer=True, coerce_int96_timestamp_unit="us") as parquet,
-    ):
-        expected, found = parquet.metadata.num_rows, 0
-        if not expected:  # its columns may be of type null
-            return
-        present = [name for name in names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(rows, columns=present):
-            batch.validate(full=True)
-            found += len(batch)
-            yield batch
-        _check_rows(file, expected, found)
-
-
-def _check_rows(file: LogFile, expected: int, found: int) -> None:
-    if found != expected:
-        raise UnreadableFileError(
-            _unreadable(file), file.path, f"{expected:,} rows", f"{found:,}", _WRITE_AGAIN
-        )
-
-
-def footer_hash(file: LogFile) -> str:
-    """The sha256 of a Parquet file's footer: its columns, their counts and extremes; or of a text.
-
-    Raises:
-        UnreadableFileError: the file cannot be read.
-    """
-    with readable(file), file.filesystem.open_input_file(file.path) as source:
-        if file.format != "Parquet":
-            return hashlib.file_digest(source, "sha256").hexdigest()
-        tail = source.read_at(min(_TAIL, file.size), max(0, file.size - _TAIL))
-        size = int.from_bytes(tail[-8:-4], "little") + 8
-        if size > len(tail):
-            tail = source.read_at(min(size, file.size), max(0, file.size - size))
-        return hashlib.sha256(tail[-size:]).hexdigest()
-
-
-def readable(file: LogFile) -> AbstractContextManager[None]:
-    """Translate what reading a file raises into an `UnreadableFileError`."""
-    return raised_as(
-        UnreadableFileError,
-        (OSError, pa.ArrowException, UnicodeError),
-        _unreadable(file),
-        file.path,
-        remedy=_WRITE_AGAIN,
-        message=read_failure,
-    )
-
-
-def _unreadable(file: LogFile) -> str:
-    return f"not a readable {file.format} file"
-
-
-def read_failure(error: Exception) -> str:
-    """The message of an exception of Arrow, which takes all names, of columns too, for UTF-8."""
-    return "a name that is not UTF-8" if isinstance(error, UnicodeError) else one_line(error)
+    filesystem, root, pattern = _parse(path)
+    root = resolved(filesystem, root)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        root = f"{filesystem.type_name}://{root}"
+    return re.compile(f"{re.escape(root)}(?:/(?:{pattern.pattern}))?")
 
 
 class _Listing(NamedTuple):

@@ -11,7 +11,8 @@ from pipeline.config.sections import LogSettings
 from pipeline.errors import FearecError
 from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
 from pipeline.logs.event_columns import plain_event_types, plain_values
-from pipeline.logs.log_files import LogFile, read_batches, read_footer, readable
+from pipeline.logs.log_content import read_batches, read_footer, readable
+from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import EVENT_TYPE, ITEM_ID, TIME, TIMESTAMP, USER_ID, VALUE
 

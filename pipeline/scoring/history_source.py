@@ -17,7 +17,8 @@ from pipeline.config.sections import LogSettings
 from pipeline.config.seen_rule import SeenEvents
 from pipeline.errors import UnreadableFileError
 from pipeline.logs.conversion import plain_ids
-from pipeline.logs.log_files import LogFile, read_batches, readable
+from pipeline.logs.log_content import read_batches, readable
+from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes
 from pipeline.scoring.user_histories import DroppedRows, UserFilter, UserHistories
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings

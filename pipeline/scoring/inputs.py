@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import pyarrow as pa
@@ -14,7 +14,8 @@ from pipeline.dates import RunDay
 from pipeline.errors import ConfigError, InputError, SchemaError, UnreadableFileError
 from pipeline.logs.chosen_types import no_event_types
 from pipeline.logs.id_lists import read_ids
-from pipeline.logs.log_files import LogFile, list_log_files, read_footer, would_list
+from pipeline.logs.log_content import read_footer
+from pipeline.logs.log_files import LogFile, list_log_files, would_list
 from pipeline.logs.validation import IdTypes, check_columns, check_keep, common_types
 from pipeline.schema import ITEM_IDS, USER_ID
 from pipeline.scoring.history_source import HistorySource
@@ -46,6 +47,7 @@ class InputFiles:
     def histories(
         self,
         logs: LogSettings,
+        item_type: pa.DataType,
         *,
         run_date: date,
         time_zone: str,
@@ -61,6 +63,7 @@ class InputFiles:
 
         Args:
             logs: The names of a log's columns.
+            item_type: Of the model's item ids; those of files that give their ids no type get it.
             run_date: As in `UserFilter`.
             time_zone: As in `UserFilter`.
             users: A file of the user ids to score; None for all users.
@@ -95,7 +98,10 @@ class InputFiles:
             return check_columns(columns, logs, file.path)
 
         pairs = zip(self.files, self.columns, strict=True)
-        types = common_types({file.path: id_types(file, columns) for file, columns in pairs})
+        found = {file.path: id_types(file, columns) for file, columns in pairs}
+        types = common_types(found)
+        if all(pa.types.is_null(each.item) for each in found.values()):
+            types = replace(types, item=item_type)
         if not self.are_sequences:
             check_keep(logs, types)
         ids = None if users is None else read_ids(users, USER_ID, types.user, self.files[0].path)

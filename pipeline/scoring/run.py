@@ -103,6 +103,7 @@ def score(
     opened = open_inputs(inputs, skip_bad_files=skip_bad_files)
     source = opened.histories(
         logs,
+        bundle.item_type,
         run_date=run_date,
         time_zone=time_zone,
         users=users,
@@ -203,7 +204,7 @@ def score_histories(
     folder = open_folder(output)
     items = bundle.items()
     origin = f"bundle {bundle.path}"
-    check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
+    check_same_kind(source.types.item, source.where, bundle.item_type, origin)
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table, similar_by)
     run_day = RunDay(run_date, time_zone)

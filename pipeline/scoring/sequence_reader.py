@@ -19,7 +19,8 @@ from pipeline.logs.conversion import (
     plain_id_type,
     plain_ids,
 )
-from pipeline.logs.log_files import LogFile, read_batches, readable
+from pipeline.logs.log_content import read_batches, readable
+from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, check_not_twice
 from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories

@@ -14,7 +14,8 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, SchemaError
 from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
 from pipeline.logs.id_lists import check_same_kind
-from pipeline.logs.log_files import LogFile, list_log_files, read_batches, read_footer, readable
+from pipeline.logs.log_content import read_batches, read_footer, readable
+from pipeline.logs.log_files import LogFile, list_log_files
 from pipeline.logs.validation import check_not_twice
 from pipeline.results import PairCounts
 from pipeline.schema import ITEM_ID, ITEM_INDEX, PAD, USER_ID

@@ -262,7 +262,7 @@ def _check_encoding(path: str) -> None:
 
 def resolved(filesystem: pafs.FileSystem, path: str) -> str:
     """A path for comparisons: on a local disk absolute, with symbolic links resolved."""
-    return str(Path(path).resolve()) if isinstance(filesystem, pafs.LocalFileSystem) else path
+    return os.path.realpath(path) if isinstance(filesystem, pafs.LocalFileSystem) else path
 
 
 def storage_errors(where: str) -> AbstractContextManager[None]:

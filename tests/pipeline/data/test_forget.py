@@ -33,12 +33,17 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path)
 
 
-@pytest.mark.parametrize("by", ["name", "path", "glob", "folder"])
+@pytest.mark.parametrize("by", ["name", "path", "glob", "folder", "link", "dots", "glob by link"])
 def test_its_rows_leave_the_tables_and_stay_out(settings: Settings, by: str):
     path = write_log(settings, "dt=1/a.parquet", [(1, "x", NOON), (1, "y", NOON), (1, None, NOON)])
     write_log(settings, "dt=2/b.parquet", [(1, "x", NOON), (2, "z", NOON), (None, "z", NOON)])
     ingest(settings, TODAY)
+    link = Path(settings.warehouse).with_name("link")
+    link.symlink_to(path.parent)
     patterns = {
+        "link": f"{link}/a.parquet",
+        "dots": f"{path.parent}/../dt=1/a.parquet",
+        "glob by link": f"{link}/*.parquet",
         "name": "dt=1/a.parquet",
         "path": str(path),
         "glob": f"{path.parent.parent}/*=1/*.parquet",

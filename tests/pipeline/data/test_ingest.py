@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +28,7 @@ from pipeline.data import quarantine_sql
 from pipeline.dates import run_end
 from pipeline.errors import ConflictError, FearecError, InputError, SchemaError
 from pipeline.logs.conversion import normalise_timestamps
-from pipeline.logs.log_files import list_log_files
+from pipeline.logs.log_files import LogFile, list_log_files
 from pipeline.results import Ingested
 from pipeline.schema import TIME
 from pipeline.warehouse.tables import (
@@ -658,6 +659,45 @@ def test_a_link_that_leads_nowhere_is_named(settings: Settings):
     assert "No such file" in message
     write_log(settings, "a.parquet", [(1, "x", NOON)])
     assert "link.parquet" in refusal(settings, InputError)
+
+
+def test_a_link_beside_its_target_is_passed_over(settings: Settings):
+    one = write_log(settings, "1.parquet", [(1, "a", NOON), (1, "b", NOON)])
+    latest = one.with_name("latest.parquet")
+    latest.symlink_to(one)
+    (one.parent / "dt=1").mkdir()
+    write_log(settings, "dt=1/3.parquet", [(3, "c", NOON)])
+    (one.parent / "a").symlink_to("dt=1")
+    assert ingest(settings, TODAY).files == 2
+    two = write_log(settings, "2.parquet", [(2, "a", NOON)])
+    latest.unlink()
+    latest.symlink_to(two)
+    assert ingest(settings, TODAY).files == 1
+    write_log(settings, "1.parquet", [(1, "x", NOON), (1, "b", NOON)])
+    corrected = ingest(settings, TODAY)
+    assert (corrected.added, corrected.withdrawn) == (1, 1)
+    files = {row["source_file"] for row in rows_of(settings, "interactions")}
+    assert files == {"1.parquet", "2.parquet", "dt=1/3.parquet"}
+    assert [user for user, item, _ in events_of(settings) if item == "a"] == [2]
+
+
+def test_the_link_of_an_earlier_version_is_corrected_with_its_target(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    one = write_log(settings, "1.parquet", [(1, "a", NOON), (1, "b", NOON)])
+    one.with_name("latest.parquet").symlink_to(one)
+    with monkeypatch.context() as patch:  # which listed a file and its link
+
+        def both(path: str) -> list[LogFile]:
+            (file,) = list_log_files(path)
+            link = replace(file, path=str(one.with_name("latest.parquet")), name="latest.parquet")
+            return [file, link]
+
+        patch.setattr("tests.helpers.stages.list_logs", both)
+        assert ingest(settings, TODAY).files == 2
+    write_log(settings, "1.parquet", [(1, "x", NOON), (1, "b", NOON)])
+    assert ingest(settings, TODAY).withdrawn == 1
+    assert events_of(settings) == [(1, "b", NOON), (1, "x", NOON)]
 
 
 def test_files_are_found_by_file_folder_and_glob(settings: Settings):

@@ -12,7 +12,8 @@ import pytest
 from pipeline.errors import FearecError, UnreadableFileError
 from pipeline.logs.id_lists import read_ids
 from pipeline.logs.items_table import read_items_table
-from pipeline.logs.log_files import list_log_files, read_batches, read_footer, readable
+from pipeline.logs.log_content import read_batches, read_footer, readable
+from pipeline.logs.log_files import list_log_files
 
 COLUMNS: dict[str, list[Any]] = {
     "user_id": [1, 2, 3],

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,25 @@ def test_column_names_are_mapped_and_integer_ids_keep_their_type(
     assert table.schema.field("user_id").type == pa.int32()
     assert table.schema.field("item_id").type == pa.int64()
     assert set(table["user_id"].to_pylist()) == {-3, 7}
+
+
+@pytest.mark.parametrize("ids", [range(100, 140), [f"{n}" for n in range(100, 140)]])
+def test_item_ids_of_csv_logs_are_of_the_bundles_type(
+    ids: Sequence[Any], make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", item_ids=ids)
+    for item, name in (("101", "one"), ("x", "other")):
+        text = f"user_id,item_id,timestamp\n7,{item},2026-06-01\n7,139,2026-06-02\n"
+        (tmp_path / f"{name}.csv").write_text(text)
+
+    run(tmp_path / "one.csv", bundle, tmp_path / "out")
+
+    table = pq.read_table(tmp_path / "out")
+    assert table["user_id"].unique().to_pylist() == ["7"]
+    assert set(table["item_id"].to_pylist()) < set(ids) - {ids[1], ids[39]}
+    if isinstance(ids, range):
+        with pytest.raises(SchemaError, match="the text 'x', where ids are integers"):
+            run(tmp_path / "other.csv", bundle, tmp_path / "refused")
 
 
 def test_only_the_listed_users_are_scored(tiny_bundle: Bundle, tmp_path: Path) -> None:

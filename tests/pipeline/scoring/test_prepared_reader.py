@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -59,6 +60,7 @@ def test_they_are_what_the_checked_reader_gives(
         pq.write_table(sequences(folder).drop_columns("item_index"), file)
         checked = open_inputs([str(file)], skip_bad_files=False).histories(
             LogSettings(),
+            pa.string(),
             run_date=DAY,
             time_zone="UTC",
             users=None,

@@ -96,6 +96,7 @@ def log_source(
 ) -> HistorySource:
     return open_inputs([str(path)], skip_bad_files=False).histories(
         logs,
+        pa.string(),
         run_date=RUN_DATE,
         time_zone="UTC",
         users=None,

@@ -235,6 +235,7 @@ def test_ids_are_integers_only_where_all_are_written_so(
         ("iso", b"1,2,infinity", "the timestamp is not a time", "'infinity'"),
         ("iso", b"1,2,{0}", "the timestamp is not a time", "'"),
         ("iso", b"1,2,2026-02-30", "the timestamp is not a time", "'2026-02-30'"),
+        ("iso", b"1,2,2026-06-01 12:00:00 PM", "the timestamp is not a time", "PM'"),
         ("sequences", b"7", "no item", "'7'"),
         ("sequences", b"   ", "no item", "' "),
         ("sequences", b"2 9 9", "the user has an earlier line", "on line 3"),
