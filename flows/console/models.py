@@ -40,7 +40,7 @@ def print_versions(found: ModelVersions) -> None:
         )
     if found.versions:
         _print_wide(table)
-    else:
+    elif not found.unreadable:
         print_plain("There are no models yet.")
     print_plain(*found.unreadable)
 
@@ -72,7 +72,8 @@ def print_promotion(promotion: Promotion, *, republish: bool) -> None:
     """Print which model is the champion now, and what follows from it."""
     before, now = promotion.before, promotion.now
     print_plain(
-        f"champion: {now.model_version} ({now.decision}), in place of {before.model_version}",
+        f"champion: {now.model_version} ({now.decision})"
+        + (f", in place of {before.model_version}" if before else ""),
         f"The run after {now.run_date} starts from it; one at work already does not.",
     )
     if not republish:

@@ -24,6 +24,7 @@ from model.export.files import (
 )
 from pipeline.bundles.description import (
     DESCRIPTION,
+    GO_BACK,
     BundleDescription,
     read_description,
     readable,
@@ -87,7 +88,7 @@ class Bundle:
                     str(path / name),
                     expected=f"sha256 {expected}",
                     found=found,
-                    remedy="Copy the bundle again, or export the model again.",
+                    remedy=f"Copy the bundle again, or export the model again. {GO_BACK}",
                 )
         return bundle
 
@@ -133,7 +134,7 @@ class Bundle:
                     str(self.path / DESCRIPTION),
                     expected=f"{name} {found}",
                     found=str(described),
-                    remedy="Copy the bundle again, or export the model again.",
+                    remedy=f"Copy the bundle again, or export the model again. {GO_BACK}",
                 )
 
     @property

@@ -15,6 +15,7 @@ from pipeline.errors import BundleError, raised_as
 from pipeline.storage.folders import is_plain_name
 
 DESCRIPTION = "bundle.json"
+GO_BACK = "From a champion that is damaged or gone, `fearec models rollback` goes back to another."
 BUNDLE_INPUTS = "event_types.inputs of the bundle"  # the place that errors name
 
 
@@ -77,7 +78,7 @@ def read_description(path: Path) -> BundleDescription:
                 "not a bundle",
                 str(path.parent),
                 expected=f"a folder with a {DESCRIPTION}",
-                remedy="Give the folder that the export stage wrote.",
+                remedy=f"Give the folder that the export stage wrote. {GO_BACK}",
             ) from None
     return parse_description(content, str(path))
 

@@ -19,19 +19,20 @@ from pipeline.storage.locations import Warehouse
 
 @dataclass(frozen=True)
 class Promotion:
-    """A change of the champion by hand: the model of the newest run date before, and now."""
+    """A change of the champion by hand: the newest run date's model before, if any, and now."""
 
-    before: RegisteredModel
+    before: RegisteredModel | None
     now: RegisteredModel
 
 
 def promote(warehouse: Warehouse, model_version: str) -> Promotion:
     """Make a version the champion: the newest run date's model, which the next run starts from.
 
-    A run of that run date done again serves it.
+    A run of that run date done again serves it. Where `champion.json` is gone, it is made anew,
+    with the version as the model of the run that made it.
 
     Raises:
-        InputError: there is no such version, or no model was published yet.
+        InputError: there is no such version.
         BundleError: its bundle or `champion.json` cannot be read.
         ConflictError: other processes changed `champion.json` each time that it was tried.
         StorageError: the store is away.
@@ -54,7 +55,9 @@ def roll_back(warehouse: Warehouse, model_version: str | None = None) -> Promoti
         StorageError: the store is away.
     """
 
-    def earlier(champion: Champion) -> str:
+    def earlier(champion: Champion | None) -> str:
+        if champion is None:
+            raise nothing_published(warehouse)
         others = [model.model_version for model in champion.previous]
         others = [version for version in others if version != champion.model_version]
         if model_version is None and others:
@@ -72,22 +75,25 @@ def roll_back(warehouse: Warehouse, model_version: str | None = None) -> Promoti
     return _choose(warehouse, earlier, ROLLED_BACK)
 
 
-def _choose(warehouse: Warehouse, chosen: Callable[[Champion], str], decision: str) -> Promotion:
+def _choose(
+    warehouse: Warehouse, chosen: Callable[[Champion | None], str], decision: str
+) -> Promotion:
     promotions: list[Promotion] = []
 
     def changed(champion: Champion | None) -> Champion:
-        if champion is None:
-            raise nothing_published(warehouse)
         version = chosen(champion)
-        before = champion.history[0]
+        description = describe_version(warehouse, version)
+        run_date = champion.run_date if champion else description.run_date
+        if run_date is None:
+            raise nothing_published(warehouse)
         now = RegisteredModel(
-            run_date=champion.run_date,
-            model_version=describe_version(warehouse, version).model_version,
+            run_date=run_date,
+            model_version=description.model_version,
             path=version,
             decision=decision,
         )
-        promotions.append(Promotion(before, now))
-        return champion.with_model(now)
+        promotions.append(Promotion(champion.history[0] if champion else None, now))
+        return champion.with_model(now) if champion else Champion.of([now], None)
 
     change_registry(warehouse, changed)
     return promotions[-1]

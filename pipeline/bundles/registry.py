@@ -237,5 +237,5 @@ def _parse(content: bytes | None, warehouse: Warehouse) -> Champion | None:
         raise BundleError(
             "cannot be read as the list of published models",
             warehouse.models().name_of(CHAMPION),
-            remedy="Move it away to start afresh: the next run trains anew.",
+            remedy="Move it away, and name the model that serves: `fearec models promote VERSION`.",
         ) from None

@@ -137,6 +137,10 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         layered = Layered()
     except ValidationError as error:
         raise config_error(error, "settings") from None
+    except ConfigError as error:  # of a section's key
+        origin = _origin(error.where.split("."), from_flags, path, from_file)
+        found = f"{error.found}{origin}".strip()
+        raise ConfigError(error.what, error.where, error.expected, found, error.remedy) from None
     except (SettingsError, RecursionError) as error:  # a section's variable, read as JSON
         raise ConfigError(
             str(error),
@@ -146,6 +150,25 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     given = layered.model_dump(exclude_unset=True)
     check_settings(given)
     return Settings(**given)
+
+
+def _origin(keys: Sequence[str], from_flags: Any, path: Path | None, from_file: Any) -> str:
+    """Where a refused setting comes from; empty if that is not known."""
+
+    def holds(given: Any) -> bool:
+        for key in keys:
+            if not isinstance(given, Mapping) or key not in given:
+                return False
+            given = given[key]
+        return True
+
+    if holds(from_flags):
+        return " in --set"
+    variable = ENV_PREFIX + ENV_DELIMITER.join(keys)
+    named = [name for name in os.environ if name.upper() == variable.upper()]
+    if named:
+        return f" in {named[0]}"
+    return f" in {path}" if holds(from_file) else ""
 
 
 def as_overrides(section: str, flags: Mapping[str, Any]) -> list[str]:

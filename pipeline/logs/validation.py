@@ -20,6 +20,7 @@ AFTER_RUN_DATE = "timestamp after the run date"  # the only reason that can laps
 FILTERED = "filtered"  # the reason of a row that `logs.keep` leaves out
 
 _SQL_TYPES = {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
+_WITHOUT = " Or write the file again with the column, null where it is not known."
 _OPTIONAL = {EVENT_TYPE: (is_event_type, EVENT_TYPES), VALUE: (is_value_type, VALUE_TYPES)}
 
 
@@ -52,7 +53,7 @@ def check_columns(columns: pa.Schema, logs: LogSettings, where: str) -> IdTypes:
         raise _wrong_type(where, logs.timestamp, TIME_TYPES, kind)
     for meaning, name in logs.optional.items():
         is_usable, expected = _OPTIONAL[meaning]
-        kind = _column_type(columns, name, meaning, expected, where)
+        kind = _column_type(columns, name, meaning, expected, where, _WITHOUT)
         if not is_usable(kind):
             raise _wrong_type(where, name, expected, kind)
     return IdTypes(
@@ -155,7 +156,7 @@ def reason_sql(end: datetime, keep: str | None) -> str:
 
 
 def _column_type(
-    columns: pa.Schema, name: str, meaning: str, expected: str, where: str
+    columns: pa.Schema, name: str, meaning: str, expected: str, where: str, other: str = ""
 ) -> pa.DataType:
     check_not_twice(columns, name, where, ", or map another column in [logs]")
     if name not in columns.names:
@@ -164,7 +165,8 @@ def _column_type(
             where,
             expected=f"{name!r} with {expected}",
             found="columns " + ", ".join(columns.names),
-            remedy=f'Map it in the settings: [logs] {meaning} = "<the file\'s name for it>".',
+            remedy=f'Map it in the settings: [logs] {meaning} = "<the file\'s name for it>".'
+            + other,
         )
     return columns.field(name).type
 

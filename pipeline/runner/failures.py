@@ -30,7 +30,8 @@ def storage_failures(settings: Settings) -> Iterator[None]:
             "cannot be read or written",
             somewhere,
             remedy="Make room, check permissions or the network, and run the same command again:"
-            " what is done stays done.",
+            " what is done stays done. A table with damaged files may be moved away: `interactions`"
+            " and `quarantine` are then read from the logs again, others begin anew.",
             name_file=True,
         ),
         full_disks(somewhere),

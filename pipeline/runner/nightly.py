@@ -24,6 +24,7 @@ from pipeline.runner.clean import clean_after_run
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.model_tracking import track_run
 from pipeline.runner.recorded_stages import do_stage, recorded_before
+from pipeline.runner.run_checks import check_registry, check_settings_of_run
 from pipeline.runner.run_log import record_failure, record_run
 from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -231,8 +232,9 @@ def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
         Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
     )
     with storage_failures(settings):
-        list_logs(settings.logs.path)
+        check_settings_of_run(settings, run_date)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
         busy = "another run works on this run date"
         with exclusive_lock(locations.lock, busy, locations.folder):
+            check_registry(locations)
             yield locations

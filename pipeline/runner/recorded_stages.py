@@ -99,7 +99,8 @@ def recorded_before(
             raise ConfigError(
                 f"{needed_by} needs {each.name}, which is not done with these settings and inputs",
                 f"run date {locations.run_date}",
-                remedy=f"Run `fearec {each.name} --date {locations.run_date}` first.",
+                remedy=f"Run `fearec {each.name} --date {locations.run_date}` first, or give the"
+                " --date and the settings of a run.",
             )
         done = done.with_record(record)
     return done

@@ -75,10 +75,17 @@ def recommended_to(
         run_date: Of the recommendations; default the newest.
 
     Raises:
-        InputError: there is no table yet, or an id has the wrong type.
+        InputError: there is no table yet, nothing of the run date, or an id has the wrong type.
     """
     table = _open(warehouse, RECOMMENDATIONS)
-    day = run_date or max(published_dates(table))
+    published = published_dates(table)
+    day = run_date or max(published)
+    if day not in published:
+        raise InputError(
+            "no recommendations are published",
+            f"run date {day}",
+            expected=f"{max(published)}, the newest, or another that is kept",
+        )
     ids = _ids_of(users, table)
     chosen = (ds.field(RUN_DATE) == day) & ds.field(USER_ID).isin(ids)
     found: dict[Id, list[dict[str, Any]]] = {}

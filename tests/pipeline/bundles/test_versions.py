@@ -10,7 +10,13 @@ import pytest
 
 from pipeline.bundles.bundle import REQUIRED, publish_bundle
 from pipeline.bundles.promotion import promote, roll_back
-from pipeline.bundles.registry import CHAMPION, RegisteredModel, register_champion
+from pipeline.bundles.registry import (
+    CHAMPION,
+    Champion,
+    RegisteredModel,
+    read_registry,
+    register_champion,
+)
 from pipeline.bundles.versions import compare_versions, list_versions, version_details
 from pipeline.errors import BundleError, InputError
 from pipeline.storage.folders import LocalFolder
@@ -164,12 +170,22 @@ def test_what_cannot_be_chosen_is_refused_and_changes_nothing(
         promote(warehouse, V1)
     assert champion(warehouse) == before
     nowhere = Warehouse(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="no such model version"):
+        promote(nowhere, V1)
     for call in (
-        lambda: promote(nowhere, V1),
+        lambda: roll_back(nowhere),
         lambda: version_details(nowhere),
     ):
         with pytest.raises(InputError, match="no model was published yet"):
             call()
+
+
+def test_a_lost_registry_is_made_anew_by_a_promotion(warehouse: Warehouse) -> None:
+    (Path(warehouse.root) / "models" / "champion.json").unlink()
+    promotion = promote(warehouse, V2)
+    assert promotion.before is None
+    assert read_registry(warehouse) == Champion.of([promotion.now], None)
+    assert (promotion.now.model_version, promotion.now.run_date) == (V2, DAYS[1])
 
 
 def test_a_first_champion_cannot_be_rolled_back(tmp_path: Path) -> None:

@@ -520,18 +520,6 @@ def test_users_who_have_seen_everything_are_refused_before_the_training(
     nightly(settings, DAY, force=True)
 
 
-def test_a_day_without_an_end_is_refused(tmp_path: Path) -> None:
-    row = {"user_id": [1], "item_id": [1], "timestamp": [datetime(2026, 6, 1)]}
-    pq.write_table(pa.table(row), tmp_path / "log.parquet")
-    settings = Settings(
-        warehouse=str(tmp_path / "warehouse"),
-        work_dir=tmp_path / "work",
-        logs=LogSettings(path=str(tmp_path / "log.parquet")),
-    )
-    with pytest.raises(ConfigError, match=r"run date 9999-12-31: not a day .* 2 to 9998"):
-        nightly(settings, date.max)
-
-
 def test_two_at_once_on_one_date_are_refused(
     settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

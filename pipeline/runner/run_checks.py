@@ -1,0 +1,54 @@
+"""What is checked before a run or one of its stages begins."""
+
+from datetime import date, timedelta
+
+from pipeline.bundles.registry import CHAMPION, read_registry
+from pipeline.config.settings import Settings
+from pipeline.errors import BundleError, ConfigError
+from pipeline.logs.log_files import would_list
+from pipeline.storage.folders import open_filesystem, resolved
+from pipeline.storage.locations import RunLocations
+from pipeline.warehouse.lists import lists_before
+from pipeline.warehouse.log_table import list_logs
+
+
+def check_settings_of_run(settings: Settings, run_date: date) -> None:
+    """Check that there are logs, that the work folder lies outside of them, and the run date.
+
+    Raises:
+        ConfigError: the work folder lies in the logs, or the run date is later than tomorrow: as
+            the newest it would be what serves until then.
+        InputError: there are no logs.
+    """
+    list_logs(settings.logs.path)
+    filesystem, work = open_filesystem(str(settings.work_dir))
+    if would_list(settings.logs.path, filesystem, f"{resolved(filesystem, work)}/items.parquet"):
+        raise ConfigError(
+            "the work folder lies in the logs, which would then include its files",
+            "work_dir",
+            found=str(settings.work_dir),
+            remedy="Set a folder outside of logs.path.",
+        )
+    tomorrow = settings.today() + timedelta(days=1)
+    if run_date > tomorrow:
+        raise ConfigError(
+            "the run date is in the future",
+            "--date",
+            expected=f"{tomorrow} at the latest",
+            found=str(run_date),
+        )
+
+
+def check_registry(locations: RunLocations) -> None:
+    """Check that a model is known as the champion where one has served before the run date.
+
+    Raises:
+        BundleError: there is no such model, or `champion.json` cannot be read.
+    """
+    warehouse = locations.warehouse
+    if read_registry(warehouse) is None and lists_before(warehouse, locations.run_date):
+        raise BundleError(
+            "the list of published models is gone, but not what they recommended",
+            warehouse.models().name_of(CHAMPION),
+            remedy="Restore it, or name the model that serves: `fearec models promote VERSION`.",
+        )
