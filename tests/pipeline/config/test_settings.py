@@ -186,6 +186,19 @@ def test_impossible_values_are_one_line(override: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_refused_setting_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write("[train]\nepochs = 'many'\n[score]\ntopk = 1\n")
+    with pytest.raises(ConfigError, match=rf"train\.epochs: .* found 'many' in {file}$"):
+        load_settings(file)
+    with pytest.raises(ConfigError, match=rf"score\.topk: unknown setting; found in {file}\."):
+        load_settings(file, ["train.epochs=1"])
+    monkeypatch.setenv("FEAREC_TRAIN__EPOCHS", "few")
+    with pytest.raises(ConfigError, match=r"found 'few' in FEAREC_TRAIN__EPOCHS$"):
+        load_settings(file)
+    with pytest.raises(ConfigError, match=r"found 'none' in --set$"):
+        load_settings(file, ["train.epochs=none"])
+
+
 @pytest.mark.parametrize("section", ["train", "model", "logs"])
 def test_a_section_that_is_no_section_is_one_line(
     section: str, monkeypatch: pytest.MonkeyPatch

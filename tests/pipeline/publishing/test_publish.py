@@ -439,6 +439,8 @@ def test_recommendations_are_looked_up_in_either_layout(
     assert [(one.user_id, one.run_date, one.model_version) for one in found] == [(4, NEXT, "v2")]
     assert [score for _, score in found[0].items] == [1.0, 0.5]
     assert recommended_to(Warehouse(settings.warehouse), [4], DAY)[0].model_version == "v1"
+    with pytest.raises(InputError, match=rf"run date 2020-01-01: no recommend.* expected {NEXT}"):
+        recommended_to(Warehouse(settings.warehouse), [4], date(2020, 1, 1))
 
 
 def test_a_run_overtaken_by_another_of_its_date_reports_that_it_lost_the_race(
