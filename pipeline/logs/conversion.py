@@ -239,8 +239,8 @@ def time_sql(text: str) -> str:
     or EST, it is no time.
     """
     return f"""CASE WHEN NOT regexp_matches({text}, '{_MORE}') THEN TRY_CAST({text} AS TIMESTAMPTZ)
-        WHEN regexp_matches({text}, '{_ZONE}') THEN
-        TRY_CAST(regexp_replace(trim({text}), ' +([+-])', '\\1') AS TIMESTAMPTZ) END"""
+        WHEN regexp_matches({text}, '{_ZONE}') THEN coalesce(TRY_CAST({text} AS TIMESTAMPTZ),
+        TRY_CAST(replace(replace(trim({text}), ' +', '+'), ' -', '-') AS TIMESTAMPTZ)) END"""
 
 
 def _from_text(column: pa.Array, unit: str, time_zone: str) -> pa.Array:
