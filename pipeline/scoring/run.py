@@ -204,7 +204,7 @@ def score_histories(
     folder = open_folder(output)
     items = bundle.items()
     origin = f"bundle {bundle.path}"
-    check_same_kind(source.types.item, source.where, bundle.item_type, origin)
+    check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
     seen = source.with_last_seen(items)
     attributes = needed_attributes(seen, settings, items_table, similar_by)
     run_day = RunDay(run_date, time_zone)
