@@ -95,6 +95,8 @@ LOG_FILES_SCHEMA = pa.schema(
         ("location", pa.string()),  # absolute path or URI
         ("footer", pa.string()),  # sha256 of the file's footer
         ("n_not_kept", pa.int64()),  # its rows that `interactions` has from other files, or lacks
+        ("n_rows", pa.int64()),  # its rows, without those that `logs.keep` leaves out
+        ("read_on", pa.date32()),  # the run date that read it first in this state
         ("interactions_id", pa.string()),  # the tables that hold its rows, and since which version
         ("interactions_version", pa.int64()),
         ("quarantine_id", pa.string()),

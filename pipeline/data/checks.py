@@ -11,21 +11,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.data.increment import Increment, read_increment
 from pipeline.dates import run_end
+from pipeline.errors import naming
 from pipeline.evaluation.realised import Taken, realised_hits
 from pipeline.limits import RUNS, Limits, number
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.results import Check, Checked, Ingested, Prepared
-from pipeline.schema import ITEM_ID, ITEMS_FILE, QUARANTINE, RUN_DATE, TIMESTAMP
+from pipeline.schema import ITEM_ID, ITEMS_FILE, LOG_FILES, QUARANTINE, RUN_DATE, TIMESTAMP
+from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
+from pipeline.storage.scratch_db import scratch_database
+from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.lists import lists_before
 from pipeline.warehouse.runs import runs_before
-from pipeline.warehouse.tables import count_rows, open_table
+from pipeline.warehouse.tables import dataset_of, open_table, read_rows
 
 _ENOUGH_USERS = 100  # for a hit rate that chance does not decide
 
@@ -56,7 +61,7 @@ def check_data(
     realised = _realised(ingested, prepared, earlier, locations, time_zone, targets)
     return Checked(
         (
-            _quarantined(ingested, limits, locations),
+            _quarantined(limits, locations),
             _freshness(prepared, limits, end),
             limits.not_below_usual(
                 "users", prepared.n_users + prepared.left_out_users, "users with an event"
@@ -69,28 +74,47 @@ def check_data(
     )
 
 
-def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) -> Check:
-    by_reason = dict(ingested.quarantined_by_reason)
-    if AFTER_RUN_DATE in by_reason:
-        by_reason[AFTER_RUN_DATE] -= min(by_reason[AFTER_RUN_DATE], _early(locations))
-    rows = ingested.rows - ingested.filtered
+def _quarantined(limits: Limits, locations: RunLocations) -> Check:
+    """The share of bad rows in the files that the run date read first, by whichever of its runs."""
+    files = open_table(locations.warehouse.table(LOG_FILES))
+    is_new = ds.field("read_on") == locations.run_date
+    is_new &= ~pc.coalesce(ds.field("forgotten"), False)
+    columns = ["source_file", "source_stamp", "n_rows"]
+    has_days = files is not None and "read_on" in dataset_of(files).schema.names
+    read = read_rows(files, columns, is_new) if files is not None and has_days else None
+    rows = 0 if read is None else sum(read["n_rows"].to_pylist())
+    by_reason = {} if read is None else _bad_rows(read, locations)
     share = sum(by_reason.values()) / max(1, rows)
-    named = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items() if count)
+    named = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items())
     what = f"share of the {rows:,} rows read that are bad"
     return limits.at_most("quarantined", share, f"{what} ({named})" if named else what)
 
 
-def _early(locations: RunLocations) -> int:
-    """Rows quarantined in this run that only wait for a later run date, as of a first load.
+def _bad_rows(files: pa.Table, locations: RunLocations) -> dict[str, int]:
+    """How many rows of files are in quarantine for which reason.
 
-    A wrong unit of time leads beyond the year 9998.
+    Those are left out that only wait for a later run date, as of a first load; a wrong unit of
+    time leads beyond the year 9998.
     """
     quarantine = open_table(locations.warehouse.table(QUARANTINE))
     if quarantine is None:
-        return 0
-    early = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < "9999")
-    run_date = ds.field(RUN_DATE) == locations.run_date
-    return count_rows(quarantine, early & run_date)
+        return {}
+    waits = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < "9999")
+    of_files = ds.field("source_file").isin(files["source_file"].combine_chunks())
+    columns = ["source_file", "source_stamp", "reason"]
+    bad = dataset_of(quarantine).scanner(columns, filter=of_files & ~waits)
+    with (
+        naming(place_of(quarantine)),
+        scratch_folder(locations) as folder,
+        scratch_database(folder, locations.resources) as db,
+    ):
+        db.register("bad", bad.to_reader())
+        db.register("files", files)
+        counts = db.execute(
+            """SELECT reason, count(*) FROM bad SEMI JOIN files USING (source_file, source_stamp)
+            GROUP BY reason ORDER BY reason"""
+        )
+        return dict(counts.fetchall())
 
 
 def _freshness(prepared: Prepared, limits: Limits, end: datetime) -> Check:

@@ -17,11 +17,11 @@ from pipeline.data.ingest_batches import Batch, in_batches, summed, with_unfinis
 from pipeline.data.ingest_sql import (
     count_changes,
     count_duplicates,
+    counts_of_files,
     find_kept,
     find_new,
     find_rewritten,
     interaction_rows,
-    not_kept,
 )
 from pipeline.data.quarantine_sql import (
     due_by,
@@ -269,7 +269,8 @@ class _Work:
             sources.write_entries(
                 table(LOG_FILES),
                 holding,
-                {name: count for name, count in not_kept(db).items() if name in read},
+                {name: counts for name, counts in counts_of_files(db).items() if name in read},
+                run_date,
                 forgotten.values(),
                 note if batch.files else None,
             )

@@ -216,16 +216,25 @@ def count_changes(n_new: int, db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return added, withdrawn
 
 
-def not_kept(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """For each file just read how many of its rows `interactions` does not have under its name."""
+def counts_of_files(db: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    """The columns `n_not_kept` and `n_rows` of `log_files` for each file just read, by name.
+
+    The former are its rows that `interactions` does not have under its name.
+    """
     counts = db.execute(
-        """SELECT source_file, CAST(coalesce(sum(n), 0) AS BIGINT) FROM files LEFT JOIN (
+        """SELECT source_file, CAST(coalesce(sum(n), 0) AS BIGINT), coalesce(any_value(n_rows), 0)
+        FROM files LEFT JOIN (
             SELECT source_file, 1 AS n FROM staged JOIN sources USING (file)
             WHERE reason IS NOT NULL
             UNION ALL
             SELECT source_file, 1 FROM dropped JOIN sources USING (file)
             UNION ALL
             SELECT source_file, -1 FROM before ANTI JOIN stale USING (source_file)
-        ) USING (source_file) GROUP BY source_file"""
+        ) USING (source_file)
+        LEFT JOIN (SELECT file, count(*) AS n_rows FROM staged GROUP BY file) USING (file)
+        GROUP BY source_file"""
     )
-    return dict(counts.fetchall())
+    return {
+        name: {"n_not_kept": n_not_kept, "n_rows": n_rows}
+        for name, n_not_kept, n_rows in counts.fetchall()
+    }

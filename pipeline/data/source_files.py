@@ -2,8 +2,7 @@
 
 An entry vouches for a file's rows: it names the versions of `interactions` and `quarantine` that
 hold them, so a table that lost its last commits, or was made anew, gets the rows again. That of a
-forgotten file names the versions that are without its rows. Entries of version 0.1 have a name and
-a stamp alone.
+forgotten file names those that are without its rows. Version 0.1 had a name and a stamp alone.
 """
 
 import json
@@ -164,7 +163,8 @@ class SourceFiles:
         self,
         uri: str,
         holding: "Mapping[str, DeltaTable]",
-        not_kept: Mapping[str, int],
+        read: Mapping[str, Entry],
+        run_date: date,
         withdrawn: Iterable[Entry],
         note: Mapping[str, Any] | None = None,
     ) -> None:
@@ -173,8 +173,8 @@ class SourceFiles:
         Args:
             uri: Of `log_files`.
             holding: The tables that hold the rows now.
-            not_kept: The files that were read, by name, and how many rows of each are not in
-                `interactions`.
+            read: The counts of the files that were read, by name.
+            run_date: The run date.
             withdrawn: The entries of forgotten files whose rows are gone now.
             note: Is kept with the commit.
 
@@ -184,8 +184,9 @@ class SourceFiles:
         versions = _versions(holding)
         new = {entry["source_file"]: entry | versions for entry in withdrawn}
         for source in self.files:
-            if source.name in not_kept:
-                entry = _entry(source) | {"n_not_kept": not_kept[source.name]}
+            if source.name in read:
+                before = (source.is_known and source.entry) or {"read_on": run_date}
+                entry = _entry(source) | read[source.name] | {"read_on": before["read_on"]}
                 new[source.name] = entry | versions
             elif source.has_moved and source.entry:
                 entry = new.get(source.name, source.entry)

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PublishError, naming
+from pipeline.errors import ConfigError, PublishError, ResumeError, naming
 from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.encoded_part import parquet_file
+from pipeline.scoring.manifest import Manifest, read_manifest
 from pipeline.storage.conditional_writes import until_committed
+from pipeline.storage.folders import open_folder
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.commits import conflicts
@@ -49,8 +51,7 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     parts = open_parts(scored.folder)
     n_users = sum(part.n_users for part in parts.manifest.parts.values())
     run_date = locations.run_date
-    transaction = f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
-    scoring_run = (parts.manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
+    transaction, scoring_run = _transaction(run_date), _scoring_run(parts.manifest)
     n_rows = parts.dataset.count_rows()
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
@@ -66,6 +67,25 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     with naming(uri):
         _check_race(uri, _published_run(table, transaction), scoring_run)
     return Published(uri, table_id(table), table.version(), n_rows, n_users)
+
+
+def is_published(published: Published, scored: Scored, locations: RunLocations) -> bool:
+    """Whether the table still has the rows of the scored parts as those of the run date.
+
+    Args:
+        published: What publishing them came to.
+        scored: The scored parts.
+        locations: The table, and the run date.
+    """
+    table = open_table(locations.warehouse.table(RECOMMENDATIONS))
+    if table is None or table_id(table) != published.table_id:
+        return False
+    try:
+        manifest = read_manifest(open_folder(scored.folder))
+    except (ResumeError, OSError):
+        return False
+    is_of_run = _published_run(table, _transaction(locations.run_date)) == _scoring_run(manifest)
+    return is_of_run and _rows_of(table, locations.run_date) == published.n_rows
 
 
 def check_layout(layout: str, locations: RunLocations) -> None:
@@ -119,6 +139,15 @@ def _contents(parts: ScoredParts, columns: pa.Schema) -> Iterator[pa.Buffer]:
         if is_narrow:
             content = parquet_file(pq.read_table(pa.BufferReader(content)).cast(wanted))
         yield content
+
+
+def _transaction(run_date: date) -> str:
+    """The name by which a commit says whose rows a run date has."""
+    return f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
+
+
+def _scoring_run(manifest: Manifest) -> int:
+    return (manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _published_run(table: "DeltaTable | None", transaction: str) -> int | None:

@@ -155,11 +155,14 @@ class CheckData(Stage[Checked]):
     locations: RunLocations
     time_zone: str
     targets: tuple[str, ...] = ()  # types of the events that lists are measured by
+    # Of the ingest: without good rows its `output_key` is as before.
+    n_rows: tuple[int, int, int] = (0, 0, 0)  # read, filtered, quarantined
     overrule: bool = False  # what would hold the run only warns
 
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "CheckData":
         """See `Stage`."""
+        read = done[Ingest].result
         return cls(
             done[Ingest],
             done[Prepare],
@@ -167,6 +170,7 @@ class CheckData(Stage[Checked]):
             locations,
             settings.time_zone,
             settings.event_types.targets,
+            (read.rows, read.filtered, read.quarantined),
         )
 
     def run(self) -> Checked:

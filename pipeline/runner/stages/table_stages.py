@@ -26,14 +26,12 @@ from pipeline.rules.user_segments import segment_file_hashes
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, cache_key, hash_of
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.gate_stage import Gate
-from pipeline.schema import RECOMMENDATIONS
 from pipeline.scoring.eligibility import item_file_hashes
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.run import score_histories
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.tables import has_table
 
 # Counts in `Scored` that results of earlier versions lack: left out of keys where there are none.
 _LATER_COUNTS = (
@@ -217,12 +215,13 @@ class Publish(Stage[Published]):
         return replace(self, overrule=True)
 
     def is_intact(self, result: Published) -> bool:
-        """See `Stage`."""
-        table = self.locations.warehouse.table(RECOMMENDATIONS)
+        """See `Stage`: another run of the date may have published since."""
+        from pipeline.publishing.publish import is_published
+
         champion = read_registry(self.locations.warehouse)
         serving = champion.serving(self.locations.run_date) if champion else None
         is_registered = serving and serving.model_version == self.gated.result.model_version
-        return bool(is_registered) and has_table(table, result.table_id, result.version)
+        return bool(is_registered) and is_published(result, self.scored.result, self.locations)
 
 
 def _days_before(days: int | None, settings: Settings, locations: RunLocations) -> datetime | None:

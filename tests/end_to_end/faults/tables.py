@@ -32,7 +32,7 @@ _DIFFER = {
     RECOMMENDATIONS: {"generated_at"},
     LOG_FILES: {
         "n_not_kept", "interactions_id", "interactions_version", "quarantine_id",
-        "quarantine_version",
+        "quarantine_version", "read_on",
     },
 }  # fmt: skip
 _OF_RUNS = (

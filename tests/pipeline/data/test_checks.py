@@ -13,6 +13,7 @@ import pytest
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.settings import Settings
 from pipeline.data.checks import check_data
+from pipeline.data.source_files import SourceFiles
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.run_log import record_run
@@ -122,6 +123,38 @@ def test_a_log_of_which_most_is_null_holds_the_run_and_says_why(settings: Settin
     assert reason == (
         "share of the 1,200 rows read that are bad (1,080 null item_id): 0.9 (at most 0.2)"
     )
+
+
+@pytest.mark.parametrize("then", ["a late file", "a file is gone", "all is read again"])
+def test_bad_rows_hold_the_run_whatever_it_reads_later(settings: Settings, then: str) -> None:
+    rows = events(SUNDAY - timedelta(days=1))
+    assert outcomes(night(settings, SUNDAY, [(user, None, when) for user, _, when in rows]))
+    if then == "a late file":
+        write_log(settings, "late.parquet", rows[:3])
+    elif then == "a file is gone":
+        (Path(settings.logs.path) / f"{FIRST}.parquet").unlink()
+    else:
+        ingest(settings, SUNDAY, force=True)
+    (reason,) = night(settings, SUNDAY).held_by
+    n_rows = "1,203" if then == "a late file" else "1,200"
+    assert reason.startswith(f"share of the {n_rows} rows read that are bad (1,200 null item_id)")
+    assert outcomes(night(settings, SUNDAY, rows)) == {}
+
+
+def test_bad_rows_of_a_killed_ingest_count_when_the_next_day_reads_the_file(
+    settings: Settings,
+) -> None:
+    rows = [(user, None, when) for user, _, when in events(SUNDAY - timedelta(days=1))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SourceFiles, "write_entries", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            night(settings, SUNDAY, rows)
+    (reason,) = night(settings, SUNDAY + timedelta(days=1)).held_by[:1]
+    assert reason.startswith("share of the 1,200 rows read that are bad (1,200 null item_id)")
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_log_in_another_unit_of_time_holds_the_run(settings: Settings) -> None:

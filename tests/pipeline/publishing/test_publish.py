@@ -1,6 +1,7 @@
 """Publishing scored parts: a partition replaced as a whole, once."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publishing import publish as publishing
-from pipeline.publishing.publish import check_layout
+from pipeline.publishing.publish import check_layout, is_published
 from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
 from pipeline.scoring.encoded_part import EncodedPart
@@ -150,16 +151,36 @@ def test_another_run_replaces_its_own_partition_only(settings: Settings, tmp_pat
     assert len(rows_of(table, DAY)) == 4
 
 
-def test_a_partition_that_was_deleted_is_published_again(
+@pytest.mark.parametrize("lost", ["deleted", "some deleted", "another run's", "table made anew"])
+def test_rows_that_are_no_longer_the_runs_are_published_again(
+    lost: str, settings: Settings, tmp_path: Path
+) -> None:
+    parts = scored(tmp_path / "parts")
+    published = publish(settings, DAY, parts)
+    publish(settings, NEXT, scored(tmp_path / "next", NEXT))
+    table = published.table
+    before = rows_of(table, DAY)
+    assert is_published(published, parts, locations(settings, DAY))
+    if lost == "another run's":
+        publish(settings, DAY, scored(tmp_path / "other"))
+    elif lost == "table made anew":
+        shutil.rmtree(table)
+    else:
+        some = " AND user_id > 3" if lost == "some deleted" else ""
+        DeltaTable(table).delete(f"run_date = '{DAY}'{some}")
+    assert not is_published(published, parts, locations(settings, DAY))
+    again = publish(settings, DAY, parts)
+    assert rows_of(table, DAY) == before
+    assert is_published(again, parts, locations(settings, DAY))
+
+
+def test_parts_that_are_gone_cannot_be_told_to_be_published(
     settings: Settings, tmp_path: Path
 ) -> None:
     parts = scored(tmp_path / "parts")
-    table = publish(settings, DAY, parts).table
-    before = rows_of(table)
-    DeltaTable(table).delete(f"run_date = '{DAY}'")
-    assert rows_of(table) == []
-    publish(settings, DAY, parts)
-    assert rows_of(table) == before
+    published = publish(settings, DAY, parts)
+    shutil.rmtree(parts.folder)
+    assert not is_published(published, parts, locations(settings, DAY))
 
 
 def test_lists_are_published_as_lists(settings: Settings, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 import pipeline.runner.recorded_stages
 from pipeline.config.settings import Settings
 from pipeline.data import ingest_batches
-from pipeline.results import Ingested
+from pipeline.results import Checked, Ingested
 from pipeline.runner.nightly import forget_files, run_stage
-from pipeline.runner.stages import Ingest
+from pipeline.runner.stages import CheckData, Ingest, Prepare
 from tests.helpers.ingest_cases import NOON, TODAY, settings_in, versions, write_log
 
 ROWS = [(1, "x", NOON), (1, "x", NOON), (2, None, NOON), (2, "y", NOON)]
@@ -90,3 +90,19 @@ def test_what_was_forgotten_is_not_withdrawn_by_the_next(settings: Settings) -> 
     assert forget_files(settings, TODAY, "b.parquet").withdrawn == 1
     result = run_stage(settings, TODAY, Ingest).result
     assert (*counts(result), result.withdrawn) == (0, 0, 0, 0, 0, 0)
+
+
+def test_the_checks_run_again_where_only_what_is_bad_has_changed(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    write_log(settings, "a.parquet", [(user, "x", NOON) for user in range(4)])
+    write_log(settings, "b.parquet", [(user, None, NOON) for user in range(6)])
+
+    def check(settings: Settings) -> Checked:
+        for stage in (Ingest, Prepare):
+            run_stage(settings, TODAY, stage)
+        return run_stage(settings, TODAY, CheckData).result
+
+    assert "(6 null item_id): 0.6" in check(settings).held_by[0]
+    assert check(settings_in(tmp_path, keep="item_id IS NOT NULL")).held_by == ()
+    write_log(settings, "c.parquet", [(user, None, NOON) for user in range(6)])
+    assert "16 rows read that are bad (12 null item_id)" in check(settings).held_by[0]

@@ -78,7 +78,7 @@ from pipeline.storage.content_hash import content_hash
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.runs import current_run
-from pipeline.warehouse.tables import open_table, table_id
+from pipeline.warehouse.tables import has_table, open_table, table_id
 from tests.helpers.prepared_folders import write_histories
 from tests.helpers.stages import locations, read_champion, table_uri
 
@@ -198,6 +198,9 @@ class Stages:
             table.table_uri, table_id(table), table.version(), scored.n_rows, scored.n_users
         )
 
+    def is_published(self, published: Published, scored: Scored, run: RunLocations) -> bool:
+        return has_table(published.table, published.table_id, published.version)
+
 
 FUNCTIONS = {
     "ingest": "pipeline.data.ingest.ingest",
@@ -210,6 +213,7 @@ FUNCTIONS = {
     "score": "pipeline.runner.stages.Score.run",
     "check_tables": "pipeline.publishing.checks.check_tables",
     "publish": "pipeline.publishing.publish.publish",
+    "is_published": "pipeline.publishing.publish.is_published",
 }
 CALLS = [
     "ingest", "prepared", "check", "train", "evaluate", "export", "gate", "parts", "publish",
@@ -287,6 +291,14 @@ def test_force_does_everything_again(ran: Callable[..., list[str]]) -> None:
     assert ran() == []
 
 
+def test_rows_that_are_no_longer_its_own_are_published_again(
+    ran: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran()
+    monkeypatch.setattr(FUNCTIONS["is_published"], lambda *given: False)
+    assert ran() == ["publish"]
+
+
 @pytest.mark.parametrize("killed", range(len(NAMES)))
 def test_a_killed_night_goes_on_where_it_stopped(
     killed: int, stages: Stages, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
@@ -355,7 +367,7 @@ def test_a_new_log_file_redoes_everything(
     assert ran() == CALLS
 
 
-def test_log_files_without_news_redo_the_ingest_only(
+def test_log_files_without_news_redo_the_ingest_and_the_checks_only(
     settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch,
     ran: Callable[..., list[str]],
 ) -> None:  # fmt: skip
@@ -368,7 +380,7 @@ def test_log_files_without_news_redo_the_ingest_only(
 
     monkeypatch.setattr("pipeline.data.ingest.ingest", ingest)
     pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
-    assert ran() == ["ingest"]
+    assert ran() == ["ingest", "check"]
 
 
 def test_a_changed_deny_file_scores_again(

@@ -169,6 +169,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "tune.out": (Path("elsewhere"), NOTHING),
 }
 EVENT = datetime(2026, 6, 1, tzinfo=UTC)
+INGESTED = Ingested("id", 3, 1, 9, 7, 1, 1, 0)
 PREPARED = Prepared(Path("prepared"), "", 1, "", 4, 6, 7, EVENT, EVENT)
 GATED = Gated("first", (), "v1", Path("bundle"), "v1", None)
 
@@ -216,7 +217,9 @@ def settings_with(**changes: Any) -> Settings:
 def keys_of(settings: Settings) -> dict[str, str]:
     """The cache key of every stage of a run in which each result is that of its key."""
     locations = RunLocations(Warehouse(settings.warehouse), settings.work_dir, DAY)
-    results: dict[str, Any] = {"prepare": PREPARED, "check": Checked(), "gate": GATED}
+    results: dict[str, Any] = {
+        "ingest": INGESTED, "prepare": PREPARED, "check": Checked(), "gate": GATED,
+    }  # fmt: skip
     done, keys = RunResults(), {}
     for stage in STAGES:
         given = stage.of(settings, locations, done)
