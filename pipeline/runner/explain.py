@@ -17,6 +17,7 @@ from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
+from pipeline.rules.new_items import new_items
 from pipeline.rules.user_segments import segment_file_hashes, user_segments
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.placement_reasons import capped_reason, new_reason, placed_reason
@@ -143,11 +144,10 @@ class _Question:
         segments = user_segments(self.score, self.settings.users.path, user_id.type, where)
         number = int(segments.of(user_id)[0])
         own = eligibility.of_segment(number)
-        is_left_out = False
-        if not eligibility.is_new[item]:
-            left_out = left_out_items(items, self.score, retired_before, attributes)
+        new = new_items(self.score, attributes, self.run_day)
+        left_out = left_out_items(items, self.score, retired_before, attributes, new)
+        if is_left_out := not eligibility.is_new[item] and bool(left_out.rules_of(item)):
             yield from self._of_rules(left_out, item, retired_before)
-            is_left_out = bool(left_out.rules_of(item))
         seen = self.score.exclude_seen and item in histories.seen().items
         if seen:
             yield self._seen()
@@ -165,12 +165,17 @@ class _Question:
         if isinstance(scorer, SegmentScorer):
             scorer = scorer.of_segment(number)
         placement = place_item(scorer, histories, item)
-        if own.is_new[item]:
-            yield new_reason(placement)
-        elif placement.caps and attributes is not None:
+        if placement.caps and attributes is not None:
             column = list(self.score.max_per)[placement.caps[0] - 1]
-            value = attributes.table[column][item - 1].as_py()
+            table = (
+                attributes.table
+                if new is None
+                else pa.concat_tables([attributes.table, new.others])
+            )
+            value = table[column][item - 1].as_py()
             yield capped_reason(placement, column, value, self.score.max_per[column])
+        elif own.is_new[item]:
+            yield new_reason(placement)
         else:
             yield placed_reason(placement, self.score.of_segment(number))
 
@@ -211,8 +216,12 @@ class _Question:
             )
         for rule in left_out.rules_of(item):
             if rule == UNTRAINED:
-                text = f"model {self.run.bundle.model_version} knows the item, but was not trained"
-                yield Reason("unknown", f"{text} on any event with it{self._perhaps_new}", {})
+                knows = "knows the item, but " if item <= len(self.run.items) else ""
+                text = f"model {self.run.bundle.model_version} {knows}was not trained on any event"
+                text += f" with it{self._perhaps_new}"
+                if left_out.new is not None and item in left_out.new.index:
+                    text += ", and no item that it was trained on is similar to it"
+                yield Reason("unknown", text, {})
             else:
                 yield Reason("filtered", texts[rule], {"rule": rule})
 

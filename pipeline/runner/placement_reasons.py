@@ -59,7 +59,7 @@ def capped_reason(found: Placement, column: str, value: object, most: int) -> Re
         most: The cap.
     """
     text = f"capped: the list has {most} items whose {column} is {value} before it"
-    text += f" (score.max_per); {_ranked(found)}"
+    text += " (score.max_per)" if found.rank is None else f" (score.max_per); {_ranked(found)}"
     details = {"column": column, "value": value, "most": most}
     details |= {"rank": found.rank, "n_ranked": found.n_ranked, "score": found.score}
     return Reason("capped", text, details)

@@ -144,7 +144,7 @@ def eligible_items(
     popularity = items["popularity"].to_numpy()
     new = new_items(settings, attributes, run_day)
     left_out = left_out_items(items, settings, retired_before, attributes, new)
-    eligible = left_out.eligible
+    eligible = left_out.eligible[: len(items)]
     rules = None
     if settings.where is not None and attributes is not None:
         n_filtered = left_out.alone(WHERE)

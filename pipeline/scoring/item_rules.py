@@ -29,7 +29,8 @@ class LeftOutItems:
     """The items that may not be recommended, by the rule that leaves them out.
 
     Attributes:
-        by_rule: (V-1,) masks in index order from 1, by the name of the rule.
+        by_rule: (V-1+M,) masks in index order from 1, by the name of the rule; M is the number of
+            `NewItems.others`.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know, nor
             are they of new items.
         new: The new items that files and condition let through.
@@ -41,7 +42,7 @@ class LeftOutItems:
 
     @property
     def eligible(self) -> NDArray[np.bool_]:
-        """(V-1,) which items no rule leaves out."""
+        """(V-1+M,) which items no rule leaves out."""
         return ~np.logical_or.reduce(list(self.by_rule.values()))
 
     def alone(self, rule: str) -> int:
@@ -75,13 +76,15 @@ def left_out_items(
         InputError: a file of ids cannot be read.
         SchemaError: its ids are of another kind than the bundle's.
     """
-    left_out = {UNTRAINED: items["popularity"].to_numpy() == 0}
+    n_others = 0 if new is None else len(new.others)
+    left_out = {UNTRAINED: np.append(items["popularity"].to_numpy() == 0, np.ones(n_others, bool))}
     if retired_before is not None:
         seen = pc.greater_equal(items["last_seen"], pa.scalar(retired_before, TIME))
-        left_out[RETIRED] = ~seen.fill_null(False).to_numpy()
+        left_out[RETIRED] = np.append(~seen.fill_null(False).to_numpy(), np.zeros(n_others, bool))
     n_unknown = 0
     ids = items[ITEM_ID].combine_chunks()
     every = ids if new is None else pa.concat_arrays([ids, new.others[ITEM_ID].combine_chunks()])
+    chosen: dict[str, NDArray[np.bool_]] = {}
     for rule, path in ((ALLOW, settings.allow), (DENY, settings.deny)):
         if path is None:
             continue
@@ -90,15 +93,18 @@ def left_out_items(
         if rule == DENY and not settings.accept_unknown_deny:
             _check_deny_file(known, path)
         listed = pc.is_in(every, value_set=known.drop_null()).to_numpy(zero_copy_only=False)
-        left_out[rule] = listed[: len(ids)] == (rule == DENY)
-        if new is not None:
-            new = new.filter(listed[new.index - 1] != (rule == DENY))
+        chosen[rule] = listed == (rule == ALLOW)
     if settings.where is not None:
         attributes = attributes or item_attributes(items, None)
-        left_out[WHERE] = ~items_that(settings.where, attributes, WHERE)
+        chosen[WHERE] = items_that(settings.where, attributes, WHERE)
         if new is not None:
-            of_new = Attributes(new.table, attributes.others, 0)
-            new = new.filter(items_that(settings.where, of_new, WHERE))
+            of_others = Attributes(new.others, new.others, 0)
+            others = items_that(settings.where, of_others, WHERE)
+            chosen[WHERE] = np.append(chosen[WHERE], others)
+    if new is not None:
+        for mask in chosen.values():
+            new = new.filter(mask[new.index - 1])
+    left_out |= {rule: ~mask for rule, mask in chosen.items()}
     return LeftOutItems(left_out, n_unknown, new)
 
 

@@ -24,7 +24,8 @@ class Placement:
         popular: Whether the ranking is by popularity.
         place: In the list, from 1; None where it is not listed.
         promotion: The number of the promotion that gave it a slot, from 1.
-        caps: The numbers of the caps that keep it out of the list, from 1.
+        caps: The numbers of the caps that keep it out of the list, from 1; none for an item that
+            the user may not get.
         n_by_rank: The number of items in the list that have no slot of a promotion or of new items.
         last_score: Of the last of these; None where there is none.
     """
@@ -69,7 +70,7 @@ def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
         bool(listed.popular[0]),
         place,
         promotion,
-        () if rank is None or place is not None else _caps(scorer, every, listed, item),
+        () if place is not None else _caps(scorer, user, every, listed, item),
         len(by_rank),
         float(by_rank[-1]) if len(by_rank) else None,
     )
@@ -103,16 +104,39 @@ def _promotion(scorer: ListScorer, user: UserHistories, item: int) -> int:
     return len(rules.promotions)
 
 
-def _caps(scorer: ListScorer, every: Integers, listed: Ranked, item: int) -> tuple[int, ...]:
-    """The caps that the item met when its turn came; none if the list was full by then.
+def _ranking_of_new(scorer: ListScorer) -> ListScorer:
+    """The scorer of all new items that a user may get, in the order of the scores."""
+    new = scorer.eligibility.lists.new
+    assert new is not None
+    every = replace(new, places=tuple(range(len(new.items))))
+    return replace(
+        scorer,
+        eligibility=replace(scorer.eligibility, lists=ListRules((), (), every)),
+        promoted_tables=scorer.promoted_tables[-1:],
+        top_k=len(new.items),
+    )
 
-    Its turn comes after the promoted items and after those that the ranking has before it.
+
+def _caps(
+    scorer: ListScorer, user: UserHistories, every: Integers, listed: Ranked, item: int
+) -> tuple[int, ...]:
+    """The caps that the item met when its turn came; none if no place was left for it by then.
+
+    Its turn comes after the promoted items and after those that the ranking has before it; that of
+    a new item after the items of promotions and better new ones.
     """
-    items = _row(listed)
-    rank = np.full(len(scorer.eligibility.is_new), len(every))
+    items, is_new = _row(listed), scorer.eligibility.is_new
+    first, n_places = listed.promoted[0, : len(items)], scorer.top_k
+    if is_new[item] and scorer.eligibility.lists.new is not None:
+        every = _row(_ranking_of_new(scorer)(user, _no_progress))
+        first = first & ~is_new[items]
+        n_places = int(first.sum()) + len(scorer.eligibility.lists.new.places)
+    if item not in every:
+        return ()
+    rank = np.full(len(is_new), len(every))
     rank[every] = np.arange(len(every))
-    before = items[listed.promoted[0, : len(items)] | (rank[items] < rank[item])]
-    if len(before) == scorer.top_k:
+    before = items[first | (rank[items] < rank[item])]
+    if len(before) == n_places:
         return ()
     caps = enumerate(scorer.eligibility.lists.caps, start=1)
     return tuple(

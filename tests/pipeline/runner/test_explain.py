@@ -270,6 +270,51 @@ def test_a_new_item_is_listed_or_others_are(night: Callable[..., None]) -> None:
     assert reason(0, other, *by)["name"] == "outranked"
 
 
+def test_a_new_item_that_a_cap_keeps_out_is_capped(night: Callable[..., None]) -> None:
+    new = {"share": 0.6, "within_days": 14}
+    night(new_items=new, promotion=[{"where": "item_id = 'i6'", "slots": [2]}])
+    by = ["--set", 'items.similar_by=["maker"]']
+    assert [row["item_id"] for row in published(0) if row["source"] == "new"] == ["n1"]
+    found = reason(0, "n2", *by)
+    assert found["name"] == "capped"
+    assert (
+        found["text"] == "capped: the list has 1 items whose maker is m before it (score.max_per)"
+    )
+    assert (found["details"]["column"], found["details"]["value"]) == ("maker", "m")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ({"where": "item_id <> 'n1'"}, "score.where is not true for it: item_id <> 'n1'"),
+        ({"deny": "deny.txt"}, "score.deny: deny.txt lists it"),
+        ({"allow": "allow.txt"}, "score.allow: allow.txt does not list it"),
+    ],
+)
+def test_a_new_item_that_a_rule_leaves_out_is_filtered(
+    rule: dict[str, str], text: str, night: Callable[..., None]
+) -> None:
+    Path("deny.txt").write_text("n1\n")
+    night(new_items={"share": 0.3, "within_days": 14}, **rule)
+    unknown, filtered = ask(0, "n1", "--set", 'items.similar_by=["maker"]')["reasons"]
+    assert unknown["name"] == "unknown"
+    assert unknown["text"] == (
+        f"model {VERSION} was not trained on any event with it; only score.new_items can list it"
+    )
+    assert (filtered["name"], filtered["text"]) == ("filtered", text)
+
+
+def test_a_new_item_without_a_similar_one_says_so(night: Callable[..., None]) -> None:
+    items = pq.read_table("items.parquet")
+    makers = [maker if item != "n1" else "?" for item, maker in zip(
+        items["item_id"].to_pylist(), items["maker"].to_pylist(), strict=True
+    )]  # fmt: skip
+    pq.write_table(items.set_column(1, "maker", pa.array(makers)), "items.parquet")
+    night(new_items={"share": 0.3, "within_days": 14})
+    (unknown,) = ask(0, "n1", "--set", 'items.similar_by=["maker"]')["reasons"]
+    assert unknown["text"].endswith(", and no item that it was trained on is similar to it")
+
+
 def test_what_is_gone_is_one_clear_line(night: Callable[..., None]) -> None:
     night()
     given = ["recommend", "0", "--explain", "i1", *settings_of(Path.cwd())]
