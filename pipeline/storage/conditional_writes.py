@@ -63,8 +63,8 @@ def change_file(folder: Folder, name: str, change: Callable[[bytes | None], str 
             leave the file as it is. It is called again where another process wrote meanwhile.
 
     Raises:
-        ConflictError: other processes wrote to it each time that it was tried.
-        BusyError: another process has held the file's lock for long.
+        ConflictError: other processes wrote to it each time that it was tried, or one has held its
+            lock for long. Not a BusyError: that is about a whole run, which another one does.
         StorageError: the store is away, or refuses the credentials or conditional writes.
         OSError: the disk fails.
     """
@@ -73,7 +73,8 @@ def change_file(folder: Folder, name: str, change: Callable[[bytes | None], str 
         return
     lock = Path(folder.path(f".{name}.lock"))
     busy = "another process writes this file"
-    with exclusive_lock(lock, busy, Path(folder.name_of(name)), wait=_WAIT):
+    where = Path(folder.name_of(name))
+    with exclusive_lock(lock, busy, where, wait=_WAIT, error=ConflictError):
         try:
             text = change(read_file(folder, name))
             if text is not None:

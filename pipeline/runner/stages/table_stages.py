@@ -102,6 +102,7 @@ class Score(Stage[Scored]):
             run_date=self.locations.run_date,
             time_zone=self.time_zone,
             resume_inputs={"prepared": prepared.content_hash},
+            resume_settings={"time_zone": self.time_zone},
             retired_before=self.retired_before,
             items_table=self.items_table,
             users_table=self.users_table,

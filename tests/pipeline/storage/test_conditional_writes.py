@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BusyError, ConflictError, StorageError
+from pipeline.errors import ConflictError, StorageError
 from pipeline.storage import conditional_writes
 from pipeline.storage.conditional_writes import change_file, read_file
 from pipeline.storage.folders import open_folder
@@ -82,7 +82,7 @@ def test_a_lock_that_is_held_for_long_is_one_line(
         change_file(folder, "file", lambda _: "another")
         return "mine"
 
-    with pytest.raises(BusyError, match="another process writes this file"):
+    with pytest.raises(ConflictError, match="another process writes this file"):
         change_file(folder, "file", change)
     assert read_file(folder, "file") is None
 
