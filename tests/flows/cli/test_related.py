@@ -262,6 +262,21 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, bundle: Bundl
     assert {*Path.cwd().rglob("*")} - before <= {Path.cwd() / "work/run_date=2026-07-01/.lock"}
 
 
+@pytest.mark.parametrize("output", ["ids.txt", "./out/../ids.txt", "link.txt", "table/part", "x"])
+def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
+    Path("ids.txt").write_text("i1\n")
+    Path("x").write_text("i2\n")
+    Path("link.txt").symlink_to("ids.txt")
+    Path("table").mkdir()
+    Path("out").mkdir()
+    rules = ["--set", "score.deny=x", "--set", "items.path=table"]
+    done = call("audience", "--items", "ids.txt", "--output", output, *rules)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--output: the output would replace an input" in done.stderr
+    assert (Path("ids.txt").read_text(), Path("x").read_text()) == ("i1\n", "i2\n")
+    assert not [*Path("table").iterdir()]
+
+
 def test_histories_that_were_changed_count_as_none(bundle: Bundle) -> None:
     Path("work/run_date=2026-07-01/prepared/sequences/3.arrow").write_bytes(b"")
     done = call("related", "--by", "co-occurrence")
