@@ -476,6 +476,25 @@ def test_an_output_folder_that_holds_an_input_is_refused(
     assert pq.read_table(log).num_rows == pq.read_table(taken).num_rows == 1
 
 
+def test_an_output_folder_in_or_around_the_bundle_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "a.parquet", [("u", "item1", START)])
+    model = shutil.copytree(tiny_bundle.path, tmp_path / "models" / "m")
+    (tmp_path / "alias").symlink_to(model)
+    before = {*tmp_path.rglob("*")}
+    for out, message in (
+        (model, "lies in"),
+        (model / "out", "lies in"),
+        (tmp_path / "alias" / "out", "lies in"),
+        (model.parent, "holds"),
+    ):
+        with pytest.raises(ConfigError, match=f"the output folder {message} the bundle"):
+            run(log, Bundle.load(model), out)
+    assert {*tmp_path.rglob("*")} == before
+    assert run(log, Bundle.load(model), tmp_path / "models" / "m2").n_users == 1
+
+
 def test_an_output_folder_whose_parts_would_be_read_next_is_refused(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
