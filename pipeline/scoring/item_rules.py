@@ -81,7 +81,8 @@ def left_out_items(
         left_out[RETIRED] = ~seen.fill_null(False).to_numpy()
     n_unknown = 0
     ids = items[ITEM_ID].combine_chunks()
-    every = ids if new is None else pa.concat_arrays([ids, new.others[ITEM_ID].combine_chunks()])
+    others = None if new is None else new.others[ITEM_ID].combine_chunks()
+    every = ids if others is None else pa.concat_arrays([ids.cast(others.type), others])
     for rule, path in ((ALLOW, settings.allow), (DENY, settings.deny)):
         if path is None:
             continue

@@ -218,6 +218,17 @@ def test_an_audience_is_a_file(
     assert found["score"].type == pa.float32()
 
 
+def test_an_item_too_wide_for_the_model_is_unknown(
+    tmp_path: Path, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    serve(tmp_path, make_bundle, [[1, 2], [3]], item_ids=np.arange(1, 5, dtype=np.int32))
+    pq.write_table(pa.table({"item_id": [2, 2**33]}), "ids.parquet")
+    found = json.loads(shown("audience", "--items", "ids.parquet", "--json"))
+    assert (found["n_items"], found["n_unknown"]) == (1, 1)
+    assert {row["item_id"] for row in found["rows"]} == {2}
+
+
 def test_without_a_file_the_rows_are_shown(bundle: Bundle, histories: list[list[str]]) -> None:
     Path("ids.txt").write_text("i2\n")
     expected = expected_audience(bundle, histories, "i2", 3, exclude=True)
