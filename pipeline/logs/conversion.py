@@ -49,6 +49,11 @@ def plain_id_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if pa.types.is_integer(kind) else pa.string()
 
 
+def widest_id_type(kind: pa.DataType) -> pa.DataType:
+    """The type to compare ids of type `kind` with others in, which may be wider."""
+    return pa.int64() if pa.types.is_integer(kind) else pa.string()
+
+
 def plain_ids(column: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
     """Ids of a type that `plain_id_type` knows, as type `kind`.
 

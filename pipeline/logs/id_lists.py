@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, SchemaError, first_line, raised_as
-from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
+from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids, widest_id_type
 from pipeline.logs.log_content import read_failure
 from pipeline.logs.validation import check_not_twice
 from pipeline.storage.content_hash import content_hash
@@ -43,7 +43,7 @@ def check_same_kind(found: pa.DataType, where: str, expected: pa.DataType, origi
 
 
 def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origin: str) -> pa.Array:
-    """The distinct ids in a file, cast to type `kind`.
+    """The distinct ids in a file, of the `widest_id_type` of `kind`.
 
     Args:
         path: A local path or an object's URI. The file is Parquet with a column of name `column`,
@@ -51,14 +51,14 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
             the first line may be the column's name. Lines are not parsed: quotes, commas and spaces
             belong to an id that is text (see `as_known`). Empty lines are skipped.
         column: `user_id` or `item_id`.
-        kind: The type that the ids must have.
+        kind: The type of the ids to compare with. These must be of the same kind, but may be wider.
         origin: Where that type comes from, for the error.
 
     Raises:
         InputError: the file is missing or cannot be read.
         SchemaError: the column is missing or its ids are of another kind.
     """
-    where = os.fspath(path)
+    where, wide = os.fspath(path), widest_id_type(kind)
     with _opened(where, f"Parquet with a column {column}, or one id per line") as file:
         is_parquet = _is_parquet(file)
         ids = _from_parquet(file, where, column) if is_parquet else _from_text(file, column)
@@ -71,10 +71,10 @@ def read_ids(path: str | os.PathLike[str], column: str, kind: pa.DataType, origi
         pa.ArrowInvalid,
         "an id has the wrong type",
         where,
-        expected=f"{kind} as in {origin}",
+        expected=f"numbers ({wide}), as in {origin}" if pa.types.is_integer(wide) else str(wide),
         message=first_line,
     ):
-        return ids.cast(kind).drop_null().unique()
+        return ids.cast(wide).drop_null().unique()
 
 
 def as_known(listed: pa.Array, known: pa.Array) -> pa.Array:
@@ -85,7 +85,7 @@ def as_known(listed: pa.Array, known: pa.Array) -> pa.Array:
 
     Args:
         listed: (N,) distinct ids.
-        known: The ids there are, of the same type.
+        known: The ids there are, of the same kind.
 
     Returns:
         (N,) ids, null where an id is not known in any form.

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, SchemaError
+from pipeline.logs.conversion import widest_id_type
 from pipeline.logs.id_lists import as_known, check_same_kind
 from pipeline.logs.id_tables import has_text_ids
 from pipeline.logs.items_table import read_items_table
@@ -27,12 +28,14 @@ class Attributes:
             columns; `item_id` is as the items table has it, `popularity` 0 and `last_seen` null.
         n_missing: The number of the bundle's items without a row.
         similar_by: The columns by which items are similar, the most telling one first.
+        path: The items table; None where there is none.
     """
 
     table: pa.Table
     others: pa.Table
     n_missing: int
     similar_by: tuple[str, ...] = ()
+    path: str | None = None
 
     @property
     def n_unknown(self) -> int:
@@ -77,7 +80,7 @@ def item_attributes(
     unknown = table.filter(found.is_null())
     others = _with_columns(_without_events(unknown[ITEM_ID], own.schema), unknown)
     known_rows = _with_columns(own, table.take(row))
-    return Attributes(known_rows, others, row.null_count, similar_by)
+    return Attributes(known_rows, others, row.null_count, similar_by, path)
 
 
 def _check_names(names: list[str], path: str) -> None:
@@ -115,10 +118,8 @@ def check_distinct_names(names: list[str], path: str) -> None:
 def _matched(listed: pa.ChunkedArray, known: pa.ChunkedArray, path: str) -> tuple[pa.Array, ...]:
     """The known ids that those of an items table mean, null where none, and all known ones."""
     ids, own = listed.combine_chunks(), known.combine_chunks()
-    kind = pa.int64() if pa.types.is_integer(own.type) else pa.string()
-    if has_text_ids(path):
-        kind = pa.string()
-    elif not pa.types.is_null(ids.type):
+    kind = pa.string() if has_text_ids(path) else widest_id_type(own.type)
+    if not (has_text_ids(path) or pa.types.is_null(ids.type)):
         check_same_kind(ids.type, path, own.type, "the bundle")
     own = own.cast(kind)
     return as_known(ids.cast(kind), own), own

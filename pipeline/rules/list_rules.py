@@ -100,7 +100,7 @@ def list_rules(
     table, listed = attributes.table, eligible
     if new is not None:
         promoted, n_without = promoted_new(new, settings, attributes, popularity, run_day)
-        table = pa.concat_tables([table, new.others])
+        table = pa.concat_tables([table, new.others], promote_options="permissive")
         listed = np.append(eligible, np.zeros(len(new.others), bool))
         listed[promoted.items] = True
     caps = [

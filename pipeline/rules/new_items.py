@@ -1,5 +1,6 @@
 """Items without events that were created of late: which there are, and how they are ranked."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay, days_before
 from pipeline.errors import ConfigError
-from pipeline.logs.conversion import plain_ids
+from pipeline.logs.conversion import plain_ids, widest_id_type
 from pipeline.rules.attributes import Attributes
 from pipeline.rules.lists import Items
 from pipeline.rules.offsets import created_at, item_offsets
@@ -29,6 +30,8 @@ class NewItems:
             bundle knows without having been trained on them, then of the others.
         index: (N,) int64, ascending: the bundle's index, or from V on for the others.
         others: What is known of all others, which have the indices V to V+M-1.
+
+    The ids of both are of the bundle's type, or int64 where one of the others does not fit it.
     """
 
     table: pa.Table
@@ -76,7 +79,7 @@ def new_items(
 
     Raises:
         ConfigError: there is no items table, no `items.similar_by`, or no column of times.
-        SchemaError: an id of such an item cannot be one of the bundle's type.
+        SchemaError: an id of such an item is of another kind than the bundle's.
     """
     if settings.new_items is None:
         return None
@@ -98,9 +101,14 @@ def new_items(
         _between(created_at(rows, run_day.time_zone, "score.new_items"), since, run_day.end)
         for rows in (known, attributes.others)
     )
-    others = _with_ids_of(known.schema, attributes.others.filter(pa.array(others_are_new)))
+    others = _with_ids(
+        attributes.others.filter(pa.array(others_are_new)),
+        known.schema.field(ITEM_ID).type,
+        str(attributes.path),
+    )
+    new = [known.filter(pa.array(is_new)), others]
     return NewItems(
-        pa.concat_tables([known.filter(pa.array(is_new)), others]),
+        pa.concat_tables(new, promote_options="permissive"),
         np.concatenate([index[is_new], np.arange(len(others)) + n_known + PAD + 1]),
         others,
     )
@@ -145,11 +153,12 @@ def promoted_new(
     return promoted, n_new - len(new.table)
 
 
-def _with_ids_of(schema: pa.Schema, rows: pa.Table) -> pa.Table:
-    """Rows with ids of the bundle's type, which those of a CSV file have not."""
-    field = schema.field(ITEM_ID)
-    ids = plain_ids(rows[ITEM_ID].combine_chunks(), field.type, "items.path")
-    return rows.set_column(rows.schema.get_field_index(ITEM_ID), field, ids)
+def _with_ids(rows: pa.Table, kind: pa.DataType, path: str) -> pa.Table:
+    """Rows of the items table with ids of a type, or of a wider one where they do not fit it."""
+    ids = plain_ids(rows[ITEM_ID].combine_chunks(), widest_id_type(kind), path)
+    with suppress(pa.ArrowInvalid):
+        ids = ids.cast(kind)
+    return rows.set_column(rows.schema.get_field_index(ITEM_ID), ITEM_ID, ids)
 
 
 def _between(times: pa.Array, since: object, end: object) -> NDArray[np.bool_]:

@@ -83,7 +83,8 @@ def _keys(
     keys = []
     key = np.zeros(len(items) + len(others), np.int64)
     for name in columns:
-        values = pa.concat_arrays([_values(items, name), _values(others, name)])
+        own, other = _values(items, name), _values(others, name)  # ids may be wider here
+        values = pa.concat_arrays([own.cast(other.type), other])
         code = values.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
         both = np.where((key < 0) | (code < 0), -1, key * (code.max(initial=0) + 1) + code)
         distinct, key = np.unique(both, return_inverse=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config.rule_tables import SegmentSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
+from pipeline.logs.conversion import widest_id_type
 from pipeline.logs.id_lists import id_list_hash, read_ids
 from pipeline.logs.id_tables import id_table_hash
 from pipeline.logs.users_table import read_users_table
@@ -27,7 +28,7 @@ class UserSegments:
 
     Attributes:
         names: The segments' names, in the order of the settings.
-        user_id: (U,) distinct ids, ascending.
+        user_id: (U,) distinct ids, ascending, of a `widest_id_type`.
         number: (U,) int64, the number of each user's segment, from 1.
     """
 
@@ -39,6 +40,7 @@ class UserSegments:
         """(N,) the numbers of users' segments; 0 for a user in none."""
         if not len(user_id):
             return np.zeros(0, np.int64)
+        user_id = user_id.cast(self.user_id.type)
         # Users mostly come in order, so that a few of the ids suffice.
         least, greatest = pc.min_max(user_id).as_py().values()
         begin = bisect_left(self.user_id, least, key=_value)
@@ -82,7 +84,7 @@ def user_segments(
         check_distinct_names(table.column_names, users_table)
     listed = [_users_of(segment, table, kind, origin) for segment in settings.segment]
     names = tuple(segment.name for segment in settings.segment)
-    ids = pa.concat_arrays([pa.array([], kind), *listed])
+    ids = pa.concat_arrays([pa.array([], widest_id_type(kind)), *listed])
     numbers = np.repeat(np.arange(1, len(listed) + 1), [len(each) for each in listed])
     unique = ids.dictionary_encode()
     first = np.unique(unique.indices.to_numpy(), return_index=True)[1]

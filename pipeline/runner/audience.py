@@ -1,7 +1,7 @@
 """`fearec audience`: the users to whom given items suit best."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
 from pipeline.storage.folders import open_folder, storage_errors
 from pipeline.storage.prepared_folder import read_sequences
+from pipeline.storage.replaced_inputs import check_replaces_no_input
 
 
 def find_users(
@@ -53,8 +54,8 @@ def find_users(
         model_version: Default the one that serves the run date.
 
     Raises:
-        ConfigError: `top_n` is impossible, `output` is a folder, or rules cannot be used or leave
-            out every listed item.
+        ConfigError: `top_n` is impossible, `output` is a folder or an input, or rules cannot be
+            used or leave out every listed item.
         InputError: the file cannot be read or holds no item of the model, there is no such model,
             or there are no histories.
         SchemaError: the file's ids are of another kind than the model's.
@@ -62,7 +63,9 @@ def find_users(
         FearecError: the model or the histories cannot be used, or `output` cannot be written.
     """
     check_top_n(top_n)
-    with storage_failures(settings), _written(output) as target:
+    score = settings.score
+    inputs = items, score.allow, score.deny, settings.items.path
+    with storage_failures(settings), _written(output, inputs) as target:
         run = served_run(settings, run_date, model_version)
         listed, n_unknown, n_untrained = _listed(run, items)
         rules = left_out_on(run, settings)
@@ -72,8 +75,8 @@ def find_users(
         listed = listed[rules.eligible[listed - 1]]
         check_any_offered(listed, rules, items)
         vectors = item_vectors(run.bundle)
-        encoder = UserEncoder.load(run.bundle, vectors.shape[1], settings.score)
-        seen = settings.score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
+        encoder = UserEncoder.load(run.bundle, vectors.shape[1], score)
+        seen = score.seen_on(RunDay(run.locations.run_date, settings.time_zone))
         n_known = 0
         with run.prepared(seen) as prepared, work_progress("scoring", "users") as progress:
 
@@ -88,7 +91,7 @@ def find_users(
                 vectors,
                 listed,
                 min(top_n, prepared.n_users),
-                exclude_seen=bool(settings.score.exclude_seen),
+                exclude_seen=bool(score.exclude_seen),
                 progress=lambda done: progress(done, prepared.n_users),
             )
             rows = _rows(found, run.item_ids.take(pa.array(listed - 1)), prepared)
@@ -111,11 +114,11 @@ def find_users(
 
 
 @contextmanager
-def _written(output: str | None) -> Iterator[Path | None]:
+def _written(output: str | None, inputs: Iterable[str | None]) -> Iterator[Path | None]:
     """A temporary file that becomes the output, where one is wanted, at the end of the block.
 
     Raises:
-        ConfigError: the output is a folder.
+        ConfigError: the output is a folder or an input.
         BusyError: another process writes to the output's folder.
     """
     if output is None:
@@ -125,6 +128,7 @@ def _written(output: str | None) -> Iterator[Path | None]:
     folder = open_folder(parent or ".")
     if not name or folder.filesystem.get_file_info(folder.path(name)).type == FileType.Directory:
         raise ConfigError("the output must be a file", "--output", found=output)
+    check_replaces_no_input(output, "--output", inputs)
     with folder.scratch() as scratch:
         yield scratch / name
         with storage_errors(output):

@@ -15,6 +15,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import Settings
 from pipeline.dates import RunDay, days_before
 from pipeline.errors import InputError, ResumeError
+from pipeline.logs.conversion import widest_id_type
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.new_items import new_items
@@ -72,7 +73,7 @@ def explain(
         run_day = RunDay(run.locations.run_date, settings.time_zone)
         with run.prepared(score.seen_on(run_day)) as prepared:
             user = as_id(user_id, prepared.user_type, USER_ID)
-            item = as_id(item_id, run.item_ids.type, ITEM_ID)
+            item = as_id(item_id, widest_id_type(run.item_ids.type), ITEM_ID)
             question = _Question(settings, run, prepared, score, run_day, user, item)
             reasons = tuple(question.reasons())
         changed = question.changed(manifest)
@@ -132,9 +133,8 @@ class _Question:
             items, self.score, retired_before, attributes, self.run_day, recent
         )
         every_item = eligibility.with_others(items)
-        item = (
-            pc.index(every_item[ITEM_ID], pa.scalar(self.item, self.run.item_ids.type)).as_py() + 1
-        )
+        ids = every_item[ITEM_ID].cast(widest_id_type(self.run.item_ids.type))
+        item = pc.index(ids, pa.scalar(self.item, ids.type)).as_py() + 1
         if item == 0:
             text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
             yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
@@ -167,11 +167,8 @@ class _Question:
         placement = place_item(scorer, histories, item)
         if placement.caps and attributes is not None:
             column = list(self.score.max_per)[placement.caps[0] - 1]
-            table = (
-                attributes.table
-                if new is None
-                else pa.concat_tables([attributes.table, new.others])
-            )
+            tables = [attributes.table] if new is None else [attributes.table, new.others]
+            table = pa.concat_tables(tables, promote_options="permissive")
             value = table[column][item - 1].as_py()
             yield capped_reason(placement, column, value, self.score.max_per[column])
         elif own.is_new[item]:

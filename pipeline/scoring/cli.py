@@ -158,11 +158,14 @@ def main(
     with printed_errors(as_json):
         from pipeline.bundles.transfer import opened_bundle
         from pipeline.scoring import score
+        from pipeline.scoring.inputs import check_outside_bundle
+        from pipeline.storage.folders import open_folder
 
         given = as_overrides("score", flags) + as_overrides("items", {"path": items})
         given += as_overrides("engine", {"kind": engine})
         settings = load_settings(config, [*(overrides or []), *given])
         day = _date(run_date) if run_date else settings.today()
+        check_outside_bundle(open_folder(output), model)  # `score` may see a copy of the bundle
         with opened_bundle(model) as bundle, work_progress("scoring", "users") as progress:
             result = score(
                 inputs,

@@ -94,13 +94,17 @@ class Eligibility:
         return is_new
 
     def with_others(self, items: pa.Table) -> pa.Table:
-        """The bundle's items, V-1 rows, and those that it does not know: their indices and ids."""
+        """The bundle's items, V-1 rows, and those that it does not know: their indices and ids.
+
+        The ids are of the bundle's type, or int64 where one of the others does not fit it.
+        """
         known = items.select([ITEM_INDEX, ITEM_ID])
         if self.other_ids is None:
             return known
         index = pa.array(len(self.item_bias) + np.arange(len(self.other_ids)))
         others = [index.cast(known.schema.field(ITEM_INDEX).type), self.other_ids]
-        return pa.concat_tables([known, pa.table(others, schema=known.schema)])
+        new = pa.table(others, names=known.column_names)
+        return pa.concat_tables([known, new], promote_options="permissive")
 
 
 def eligible_items(

@@ -22,7 +22,7 @@ from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.log_reader import LogHistories
 from pipeline.scoring.sequence_reader import SequenceHistories, check_sequence_columns
 from pipeline.scoring.user_histories import DroppedRows, UserFilter
-from pipeline.storage.folders import Folder, open_filesystem
+from pipeline.storage.folders import Folder, open_filesystem, open_folder
 from pipeline.storage.resources import ResourceSettings
 
 
@@ -195,3 +195,24 @@ def check_overlap(
                 found=path,
                 remedy="Give a folder outside of it.",
             )
+
+
+def check_outside_bundle(folder: Folder, bundle: str | os.PathLike[str]) -> None:
+    """Check that the output folder neither lies in the bundle's folder nor holds it.
+
+    Args:
+        folder: The output folder.
+        bundle: The path or URI of the bundle's folder, which never changes after it was written.
+
+    Raises:
+        ConfigError: it does; or the bundle's URI is not usable.
+    """
+    model = open_folder(bundle)
+    inside = model.holds(folder.filesystem, folder.root)
+    if inside or folder.holds(model.filesystem, model.root):
+        raise ConfigError(
+            f"the output folder {'lies in' if inside else 'holds'} the bundle",
+            folder.where,
+            found=model.where,
+            remedy="Give a folder outside of it." if inside else "Give another folder.",
+        )

@@ -83,7 +83,8 @@ def left_out_items(
         left_out[RETIRED] = np.append(~seen.fill_null(False).to_numpy(), np.zeros(n_others, bool))
     n_unknown = 0
     ids = items[ITEM_ID].combine_chunks()
-    every = ids if new is None else pa.concat_arrays([ids, new.others[ITEM_ID].combine_chunks()])
+    others = None if new is None else new.others[ITEM_ID].combine_chunks()
+    every = ids if others is None else pa.concat_arrays([ids.cast(others.type), others])
     chosen: dict[str, NDArray[np.bool_]] = {}
     for rule, path in ((ALLOW, settings.allow), (DENY, settings.deny)):
         if path is None:
@@ -99,8 +100,7 @@ def left_out_items(
         chosen[WHERE] = items_that(settings.where, attributes, WHERE)
         if new is not None:
             of_others = Attributes(new.others, new.others, 0)
-            others = items_that(settings.where, of_others, WHERE)
-            chosen[WHERE] = np.append(chosen[WHERE], others)
+            chosen[WHERE] = np.append(chosen[WHERE], items_that(settings.where, of_others, WHERE))
     if new is not None:
         for mask in chosen.values():
             new = new.filter(mask[new.index - 1])

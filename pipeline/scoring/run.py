@@ -22,7 +22,7 @@ from pipeline.schema import ITEM_ID
 from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
 from pipeline.scoring.engine_choice import scoring_engine
 from pipeline.scoring.history_source import HistorySource
-from pipeline.scoring.inputs import check_overlap, open_inputs
+from pipeline.scoring.inputs import check_outside_bundle, check_overlap, open_inputs
 from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
@@ -89,8 +89,8 @@ def score(
 
     Raises:
         ConfigError: a setting contradicts the bundle or the input, the provider does not work,
-            the output is a file, is not empty, holds an input or lies in one, or the engine cannot
-            be reached.
+            the output is a file, is not empty, holds an input or the bundle or lies in one, or the
+            engine cannot be reached.
         ResumeError: there is no run of this bundle, input and settings to resume.
         InputError: an input is missing or unreadable.
         SchemaError: an input's columns cannot be used with this bundle.
@@ -116,7 +116,9 @@ def score(
     )
     lists = [*item_files(settings, items_table), *segment_files(settings, users_table)]
     lists += [] if users is None else [os.fspath(users)]
-    check_overlap(open_folder(output), opened, lists, settings.user_lists)
+    folder = open_folder(output)
+    check_outside_bundle(folder, bundle.path)
+    check_overlap(folder, opened, lists, settings.user_lists)
     resume_inputs = {file.path: file.stamp for file in opened.files}
     if users is not None:
         resume_inputs[os.fspath(users)] = id_list_hash(users)

@@ -43,7 +43,7 @@ class UserFilter:
     Attributes:
         run_date: Later events are dropped.
         time_zone: The IANA time zone of the run date.
-        users: The only user ids to score; None for all users.
+        users: The only user ids to score, perhaps of a wider type; None for all users.
         active_within_days: Score only users with an event in this many days up to the run date.
     """
 

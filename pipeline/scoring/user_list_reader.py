@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, SchemaError
-from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids
+from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids, widest_id_type
 from pipeline.logs.id_lists import check_same_kind
 from pipeline.logs.log_content import read_batches, read_footer, readable
 from pipeline.logs.log_files import LogFile, list_log_files
@@ -103,7 +103,7 @@ def _any_user(source: HistorySource, listed: UserItems) -> bool:
 def _read(path: str, user: pa.DataType, items: pa.Table, resources: ResourceSettings) -> UserItems:
     """The items of each user in the files under a path."""
     known = items[ITEM_ID].combine_chunks()
-    known = known.cast(_wide(known.type))
+    known = known.cast(widest_id_type(known.type))
     files = [file for file in list_log_files(path) if _has_rows(file, user, known.type)]
     nulls = unknown = 0
     with (
@@ -155,7 +155,7 @@ def _batches(file: LogFile, user: pa.DataType, known: pa.Array) -> Iterator[pa.T
     """The rows of a file: `user_id`, `item_index` (null if unknown), and whether it has an item."""
     with readable(file):
         for batch in read_batches(file, [USER_ID, ITEM_ID], _BATCH_ROWS):
-            user_id = plain_ids(batch[USER_ID], _wide(user), file.path)
+            user_id = plain_ids(batch[USER_ID], widest_id_type(user), file.path)
             item_id = plain_ids(batch[ITEM_ID], known.type, file.path)
             index = pc.add(pc.index_in(item_id, value_set=known), PAD + 1)
             columns = [user_id, index.cast(pa.int32()), item_id.is_valid()]
@@ -182,9 +182,4 @@ def _grouped(
 
 
 def _schema(user: pa.DataType) -> pa.Schema:
-    return pa.schema([(USER_ID, _wide(user)), (ITEM_INDEX, pa.int32())])
-
-
-def _wide(kind: pa.DataType) -> pa.DataType:
-    """The type to compare ids in, as a file may have them wider than the input."""
-    return pa.int64() if pa.types.is_integer(kind) else pa.string()
+    return pa.schema([(USER_ID, widest_id_type(user)), (ITEM_INDEX, pa.int32())])

@@ -229,6 +229,15 @@ def test_an_output_that_overlaps_an_input_is_refused(tiny_bundle: Bundle, bucket
     assert run(one, tiny_bundle, f"{bucket}/logs/out").n_users == 1
 
 
+def test_an_output_in_the_bundle_is_refused(tiny_bundle: Bundle, source: Path, bucket: str) -> None:
+    model = f"{bucket}/models/m"
+    upload_bundle(tiny_bundle, store(model))
+    before = contents(model)
+    refused = call(source, "--model", model, "--output", f"{model}/out")
+    assert_error(refused, 2, f"{model}/out: the output folder lies in the bundle")
+    assert contents(model) == before
+
+
 # --- errors
 
 

@@ -218,6 +218,17 @@ def test_an_audience_is_a_file(
     assert found["score"].type == pa.float32()
 
 
+def test_an_item_too_wide_for_the_model_is_unknown(
+    tmp_path: Path, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    serve(tmp_path, make_bundle, [[1, 2], [3]], item_ids=np.arange(1, 5, dtype=np.int32))
+    pq.write_table(pa.table({"item_id": [2, 2**33]}), "ids.parquet")
+    found = json.loads(shown("audience", "--items", "ids.parquet", "--json"))
+    assert (found["n_items"], found["n_unknown"]) == (1, 1)
+    assert {row["item_id"] for row in found["rows"]} == {2}
+
+
 def test_without_a_file_the_rows_are_shown(bundle: Bundle, histories: list[list[str]]) -> None:
     Path("ids.txt").write_text("i2\n")
     expected = expected_audience(bundle, histories, "i2", 3, exclude=True)
@@ -260,6 +271,21 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, bundle: Bundl
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert {*Path.cwd().rglob("*")} - before <= {Path.cwd() / "work/run_date=2026-07-01/.lock"}
+
+
+@pytest.mark.parametrize("output", ["ids.txt", "./out/../ids.txt", "link.txt", "table/part", "x"])
+def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
+    Path("ids.txt").write_text("i1\n")
+    Path("x").write_text("i2\n")
+    Path("link.txt").symlink_to("ids.txt")
+    Path("table").mkdir()
+    Path("out").mkdir()
+    rules = ["--set", "score.deny=x", "--set", "items.path=table"]
+    done = call("audience", "--items", "ids.txt", "--output", output, *rules)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--output: the output would replace an input" in done.stderr
+    assert (Path("ids.txt").read_text(), Path("x").read_text()) == ("i1\n", "i2\n")
+    assert not [*Path("table").iterdir()]
 
 
 def test_histories_that_were_changed_count_as_none(bundle: Bundle) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError, TableCheckError
 from pipeline.results import RuleCounts
+from pipeline.runner.explain import explain
 from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.stages import Score
 from pipeline.scoring.eligibility import Eligibility, eligible_items
@@ -20,7 +22,7 @@ from tests.helpers.tiny_night import ITEMS, write_logs, write_settings
 
 pytestmark = pytest.mark.usefixtures("shared_traces", "without_reports")
 
-DAY = date(2026, 7, 1)
+DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
 WHERE = "price < 10"
 
 
@@ -69,3 +71,36 @@ def test_a_night_recommends_the_chosen_items_and_follows_the_table(
     table.write_text("item_id,weight\nitem-01,3\n")
     with pytest.raises(ConfigError, match=r"score\.where: unknown column price"):
         nightly(settings, DAY, force=True)
+
+
+def test_nights_with_and_without_a_new_item_whose_id_is_too_wide_for_the_model(
+    tmp_path: Path,
+) -> None:
+    write_logs(tmp_path / "logs")
+    (path,) = (tmp_path / "logs").rglob("*.parquet")
+    log = pq.read_table(path)
+    numbers = [int(item.removeprefix("item-")) for item in log["item_id"].to_pylist()]
+    pq.write_table(log.set_column(1, "item_id", pa.array(numbers, pa.int32())), path)
+    items, wide = tmp_path / "items.csv", 2**33
+    settings = load_settings(
+        write_settings(tmp_path),
+        [
+            f"items.path={items}",
+            "items.similar_by=['category']",
+            "score.new_items={share=0.1,within_days=1}",
+            "checks.changed_lists={limit=1.0,action='off'}",
+        ],
+    )
+    known = "".join(f"{item},A,2020-01-01\n" for item in range(ITEMS))
+    items.write_text(f"item_id,category,created_at\n{known}{wide},A,{DAY}\n")
+
+    for day in (DAY, NEXT):
+        assert nightly(settings, day).results[Score].result.n_users
+        table = open_table(table_uri(settings, "recommendations"))
+        assert table is not None
+        rows = dataset_of(table).to_table(["run_date", "item_id"])
+        assert rows["item_id"].type == pa.int64()
+        listed = rows.filter(pa.compute.equal(rows["run_date"], pa.scalar(day)))["item_id"]
+        assert (wide in listed.to_pylist()) == (day == DAY)
+        (reason,) = explain(settings, "0", str(wide), day).reasons
+        assert reason.name == ("listed" if day == DAY else "unknown")

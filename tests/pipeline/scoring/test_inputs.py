@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -224,11 +225,33 @@ def test_ids_of_another_kind_are_refused(
         run(numbers, tiny_bundle, tmp_path / "out")
     of_numbers = make_bundle(tmp_path / "numbers", item_ids=list(range(1, 41)))
     (tmp_path / "deny.txt").write_text("item1\n")
-    with pytest.raises(SchemaError, match=r"deny\.txt.*expected int64"):
+    with pytest.raises(SchemaError, match=r"deny\.txt.*expected numbers \(int64\)"):
         run(numbers, of_numbers, tmp_path / "out", deny=tmp_path / "deny.txt")
     pq.write_table(pa.table({"user_id": ["1"]}), tmp_path / "users.parquet")
     with pytest.raises(SchemaError, match=r"users\.parquet.*expected int64.*found string"):
         run(numbers, of_numbers, tmp_path / "out", users=tmp_path / "users.parquet")
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_ids_too_wide_for_the_data_are_unknown(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, kind: str
+) -> None:
+    bundle = make_bundle(tmp_path / "int32", item_ids=np.arange(1, 9, dtype=np.int32))
+    user, item = pa.array([1, 2], pa.int32()), pa.array([1, 3], pa.int32())
+    columns: dict[str, Any] = {"item_id": item, "timestamp": [START] * 2}
+    if kind == "sequences":
+        columns = {"item_ids": pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), item)}
+    pq.write_table(pa.table({"user_id": user, **columns}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"item_id": [5, 6, 2**33]}), tmp_path / "deny")
+    (tmp_path / "allow").write_text("1\n2\n5\n7\n8589934592\n")
+    pq.write_table(pa.table({"user_id": [2, 2**33]}), tmp_path / "users")
+    lists = {name: str(tmp_path / name) for name in ("allow", "deny", "users")}
+    result = run(tmp_path / "in.parquet", bundle, tmp_path / "out", **lists)
+    assert (result.unknown_listed, result.absent_users) == (2, 1)
+    found = {user: {item for item, _ in mine} for user, mine in rows(tmp_path / "out").items()}
+    assert found == {2: {1, 2, 7}}
+    types = pq.read_table(tmp_path / "out").schema
+    assert (types.field("user_id").type, types.field("item_id").type) == (pa.int32(),) * 2
 
 
 def truncated(content: bytes) -> bytes:
@@ -474,6 +497,25 @@ def test_an_output_folder_that_holds_an_input_is_refused(
         with pytest.raises(ConfigError, match="the output folder holds an input"):
             run(source, tiny_bundle, tmp_path / out, **options, **flags)
     assert pq.read_table(log).num_rows == pq.read_table(taken).num_rows == 1
+
+
+def test_an_output_folder_in_or_around_the_bundle_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "a.parquet", [("u", "item1", START)])
+    model = shutil.copytree(tiny_bundle.path, tmp_path / "models" / "m")
+    (tmp_path / "alias").symlink_to(model)
+    before = {*tmp_path.rglob("*")}
+    for out, message in (
+        (model, "lies in"),
+        (model / "out", "lies in"),
+        (tmp_path / "alias" / "out", "lies in"),
+        (model.parent, "holds"),
+    ):
+        with pytest.raises(ConfigError, match=f"the output folder {message} the bundle"):
+            run(log, Bundle.load(model), out)
+    assert {*tmp_path.rglob("*")} == before
+    assert run(log, Bundle.load(model), tmp_path / "models" / "m2").n_users == 1
 
 
 def test_an_output_folder_whose_parts_would_be_read_next_is_refused(

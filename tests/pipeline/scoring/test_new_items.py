@@ -158,8 +158,44 @@ def test_a_csv_file_has_new_items_with_ids_of_the_bundles_type(
     assert found["u"][1] == 9
     assert found["v"] == [1, 2]
     options["new_items"] = {"share": 0.5, "within_days": 3650}
-    with pytest.raises(SchemaError, match=r"items\.path: .* found the text 'nine'"):
+    with pytest.raises(SchemaError, match=r"items\.csv: .* found the text 'nine'"):
         run(log, bundle, tmp_path / "other", **options)
+
+
+@pytest.mark.parametrize("kind", ["log", "sequences"])
+def test_a_new_item_whose_id_is_too_wide_for_the_bundle_is_listed(
+    make_bundle: Callable[..., Bundle], tmp_path: Path, kind: str
+) -> None:
+    bundle = make_bundle(tmp_path / "int32", item_ids=np.arange(1, 6, dtype=np.int32))
+    wide = 2**33
+    table = pa.table({
+        "item_id": [*range(1, 6), 9, wide], "category": ["A"] * 7,
+        "created_at": [LONG_AGO] * 5 + [START + timedelta(days=18)] * 2,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "items.parquet")
+    users, items = pa.array([1, 2], pa.int32()), pa.array([2, 3], pa.int32())
+    columns: Values = {"item_id": items, "timestamp": [LONG_AGO] * 2}
+    if kind == "sequences":
+        one_each = pa.array([0, 1, 2], pa.int32())
+        columns = {"item_ids": pa.ListArray.from_arrays(one_each, items)}
+        columns["timestamps"] = [[LONG_AGO]] * 2
+    pq.write_table(pa.table({"user_id": users, **columns}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"item_id": [1, wide]}), tmp_path / "deny.parquet")
+    options: Values = {
+        "top_k": 3, "new_items": {"share": 0.1, "within_days": 7}, "where": "item_id <> 9",
+        "similar_by": ("category", "item_id"), "items_table": str(tmp_path / "items.parquet"),
+        "max_per": {"item_id": 1},
+    }  # fmt: skip
+
+    def last_places(name: str, **given: Any) -> tuple[set[int], pa.DataType]:
+        result = run(tmp_path / "in.parquet", bundle, tmp_path / name, **options, **given)
+        assert not result.unknown_listed
+        found = pq.read_table(tmp_path / name)
+        return {mine[2][0] for mine in rows(tmp_path / name).values()}, found["item_id"].type
+
+    assert last_places("out") == ({wide}, pa.int64())
+    assert last_places("popular", popular_within_days=900)[0] == {wide}
+    assert last_places("denied", deny=str(tmp_path / "deny.parquet"))[0] <= {2, 3, 4, 5}
 
 
 def test_what_is_similar_is_part_of_the_resume_key(

@@ -14,7 +14,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
 from tests.helpers.examples import few_and_many
-from tests.helpers.scoring_cases import Killed, events, kill_after, rows, run, write_log
+from tests.helpers.scoring_cases import START, Killed, events, kill_after, rows, run, write_log
 from tests.pipeline.scoring.test_list_rules import (
     FRESHNESS,
     HISTORIES,
@@ -226,6 +226,30 @@ def test_a_table_of_integers_and_users_of_several_batches(
     assert result.segments == (SegmentCounts("old", 50, 50),)
     for row in pq.read_table(folder / "out").to_pylist():
         assert len(row["recommendations"]) == (2 if 150 <= row["user_id"] < 200 else 5)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_users_too_wide_for_the_input_are_in_their_segment_unknown(
+    whole_bundle: Bundle, folder: Path, ending: str
+) -> None:
+    users = pa.table({"user_id": pa.array([1, 2, 3], pa.int32()), "item_id": ["item1"] * 3})
+    pq.write_table(users.append_column("timestamp", [[START] * 3]), folder / "in.parquet")
+    listed = pa.table({"user_id": [2, 2**33, 3], "age": [9, 9, 1]})
+    if ending == "csv":
+        (folder / "table.csv").write_text("user_id,age\n2,9\n8589934592,9\n3,1\n")
+    else:
+        pq.write_table(listed, folder / "table.parquet")
+    pq.write_table(pa.table({"user_id": [2**33, 3]}), folder / "some.parquet")
+    result = run_in(
+        folder, folder / "in.parquet", whole_bundle, users_table=str(folder / f"table.{ending}"),
+        segment=[
+            {"name": "old", "users": "age > 5", "top_k": 2},
+            {"name": "some", "users": str(folder / "some.parquet"), "top_k": 3},
+        ],
+    )  # fmt: skip
+    assert result.segments == (SegmentCounts("old", 2, 1), SegmentCounts("some", 1, 1))
+    found = pq.read_table(folder / "out")["user_id"].to_pylist()
+    assert [found.count(user) for user in (1, 2, 3)] == [5, 2, 3]
 
 
 def test_a_run_goes_on_only_with_the_users_that_it_began_with(

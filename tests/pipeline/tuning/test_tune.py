@@ -534,6 +534,16 @@ def test_the_command_prints_its_trials(config: Path, tmp_path: Path) -> None:
     assert f"{space}:1: unknown hyper-parameter" in done.stderr
 
 
+def test_the_command_replaces_none_of_its_settings(config: Path, tmp_path: Path) -> None:
+    given = config.rename(tmp_path / "fearec.toml")
+    before = given.read_text()
+    arguments = ["tune", "--config", str(given), "--out", str(tmp_path), "--overwrite"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--out: the output would replace an input" in done.stderr
+    assert given.read_text() == before
+
+
 @pytest.mark.slow
 def test_the_flow_does_the_same(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(config.parent / "prefect"))
