@@ -8,7 +8,7 @@ from pipeline.errors import BundleError, ConfigError
 from pipeline.logs.log_files import would_list
 from pipeline.storage.folders import open_filesystem, resolved
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.lists import lists_before
+from pipeline.warehouse.lists import has_other_lists
 from pipeline.warehouse.log_table import list_logs
 
 
@@ -40,13 +40,16 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
 
 
 def check_registry(locations: RunLocations) -> None:
-    """Check that a model is known as the champion where one has served before the run date.
+    """Check that a model is known as the champion where one has served another run date.
+
+    The run's own date does not count: the first run of all may have been killed after it had
+    published its recommendations and before it registered their model.
 
     Raises:
         BundleError: there is no such model, or `champion.json` cannot be read.
     """
     warehouse = locations.warehouse
-    if read_registry(warehouse) is None and lists_before(warehouse, locations.run_date):
+    if read_registry(warehouse) is None and has_other_lists(warehouse, locations.run_date):
         raise BundleError(
             "the list of published models is gone, but not what they recommended",
             warehouse.models().name_of(CHAMPION),
