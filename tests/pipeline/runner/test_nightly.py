@@ -26,6 +26,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
+from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
 from pipeline.config.retention_section import RetentionSettings
@@ -79,6 +80,7 @@ from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.runs import current_run
 from pipeline.warehouse.tables import open_table, table_id
+from tests.conftest import describe
 from tests.helpers.prepared_folders import write_histories
 from tests.helpers.stages import locations, read_champion, table_uri
 
@@ -169,6 +171,7 @@ class Stages:
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / DESCRIPTION).write_text(describe(bundle.name).model_dump_json())
         return Exported(bundle, bundle.name, 1e-6, 100, 0)
 
     def gate(self, *given: Any, **options: Any) -> Gated:
