@@ -35,6 +35,11 @@ def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
     until_committed(write)
 
 
+def has_runs(warehouse: Warehouse) -> bool:
+    """Whether any run was recorded, be it as failed."""
+    return open_table(warehouse.table(RUNS)) is not None
+
+
 def current_run(warehouse: Warehouse, run_date: date) -> dict[str, Any] | None:
     """The newest row of a run date; None where it has none."""
     with naming(warehouse.table(RUNS)):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -998,6 +998,31 @@ def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Sta
     assert stages.calls == []
     assert not Path(settings.warehouse).exists()
     assert not settings.work_dir.exists()
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_later_run_without_logs_is_recorded_as_failed(
+    is_empty: bool, settings: Settings, tmp_path: Path, stages: Stages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    nightly(settings, DAY)
+    stages.calls.clear()
+    pages: list[date] = []
+    write = "pipeline.runner.nightly.write_report"
+    monkeypatch.setattr(write, lambda settings, run_date: pages.append(run_date))
+    logs = tmp_path / "other"
+    if is_empty:
+        logs.mkdir()
+    without = settings.model_copy(update={"logs": LogSettings(path=str(logs))})
+    with pytest.raises(InputError, match=str(logs)) as caught:
+        nightly(without, NEXT)
+    assert (stages.calls, pages) == ([], [NEXT])
+    row = runs_of(settings)[-1]
+    assert (row["run_date"], row["decision"]) == (NEXT, "failed")
+    assert row["error"] == str(caught.value)
+    with pytest.raises(ConfigError, match="in the future"):
+        nightly(without, settings.today() + timedelta(days=2))
+    assert len(runs_of(settings)) == 2
 
 
 def test_recommendations_that_fail_their_checks_change_nothing(
