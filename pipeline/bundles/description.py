@@ -1,5 +1,6 @@
 """The description of a bundle, `bundle.json`: its content, and how it is read and checked."""
 
+import os
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from pathlib import Path
@@ -81,6 +82,15 @@ def read_description(path: Path) -> BundleDescription:
                 remedy=f"Give the folder that the export stage wrote. {GO_BACK}",
             ) from None
     return parse_description(content, str(path))
+
+
+def has_every_file(path: Path) -> bool:
+    """Whether every file that a bundle lists is at its path; their contents are not read."""
+    try:
+        files = read_description(path / DESCRIPTION).files
+    except BundleError:
+        return False
+    return all(os.path.isfile(path / name) for name in files)
 
 
 def parse_description(content: bytes, where: str) -> BundleDescription:

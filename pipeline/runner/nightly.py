@@ -30,6 +30,7 @@ from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 from pipeline.warehouse.log_table import list_logs
+from pipeline.warehouse.runs import has_runs
 
 logger = logging.getLogger(__name__)
 
@@ -204,18 +205,21 @@ def open_run(
 ) -> Iterator[OpenRun]:
     """Hold a run date for a run, after a check of what it would fail on.
 
-    A run that fails is recorded so. It begins at `first`, on the recorded results of the stages
-    before; the other arguments are those of `nightly`.
+    A run that fails is recorded so, one without logs too, unless it is the first of its warehouse.
+    It begins at `first`, on the recorded results of the stages before; the other arguments are
+    those of `nightly`.
 
     Raises:
         ConfigError: the table has another layout, or a stage before `first` is not done.
+        InputError: there are no logs.
         BusyError: another run works on the same run date.
         StorageError: anything about files or tables failed, inside too.
     """
-    with _locked(settings, run_date) as locations:
+    with _locked(settings, run_date, is_run=True) as locations:
         check_layout(settings.score.layout, locations)
         run = OpenRun(settings, locations, force, force_publish, datetime.now(UTC))
         try:
+            list_logs(settings.logs.path)
             run.results = recorded_before(first, settings, locations, needed_by=first.name)
             yield run
         except FearecError as error:
@@ -226,14 +230,23 @@ def open_run(
 
 
 @contextmanager
-def _locked(settings: Settings, run_date: date) -> Iterator[RunLocations]:
-    """Hold a run date's lock, once the logs were found and the warehouse's store answered."""
+def _locked(settings: Settings, run_date: date, *, is_run: bool = False) -> Iterator[RunLocations]:
+    """Hold a run date's lock, once the warehouse's store answered and the logs were found.
+
+    Args:
+        settings: Of the run.
+        run_date: To be held.
+        is_run: Whether the caller records failures and so looks for the logs itself. In a warehouse
+            without a run they are looked for here: a mistaken path makes no new warehouse.
+    """
     locations = RunLocations(
         Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
     )
     with storage_failures(settings):
         check_settings_of_run(settings, run_date)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
+        if not (is_run and has_runs(locations.warehouse)):
+            list_logs(settings.logs.path)
         busy = "another run works on this run date"
         with exclusive_lock(locations.lock, busy, locations.folder):
             check_registry(locations)

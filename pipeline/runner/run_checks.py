@@ -1,6 +1,10 @@
 """What is checked before a run or one of its stages begins."""
 
+from contextlib import suppress
 from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline.bundles.registry import CHAMPION, read_registry
 from pipeline.config.settings import Settings
@@ -8,21 +12,17 @@ from pipeline.errors import BundleError, ConfigError
 from pipeline.logs.log_files import would_list
 from pipeline.storage.folders import open_filesystem, resolved
 from pipeline.storage.locations import RunLocations
-from pipeline.warehouse.lists import lists_before
-from pipeline.warehouse.log_table import list_logs
+from pipeline.warehouse.lists import has_other_lists
 
 
 def check_settings_of_run(settings: Settings, run_date: date) -> None:
-    """Check that there are logs, that the work folder lies outside of them, and the run date.
+    """Check the run date, and that the work folder lies outside of the logs.
 
     Raises:
         ConfigError: the work folder lies in the logs, or the run date is later than tomorrow: as
             the newest it would be what serves until then.
-        InputError: there are no logs.
     """
-    list_logs(settings.logs.path)
-    filesystem, work = open_filesystem(str(settings.work_dir))
-    if would_list(settings.logs.path, filesystem, f"{resolved(filesystem, work)}/items.parquet"):
+    if _would_be_logs(settings.work_dir, settings.logs.path):
         raise ConfigError(
             "the work folder lies in the logs, which would then include its files",
             "work_dir",
@@ -40,15 +40,28 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
 
 
 def check_registry(locations: RunLocations) -> None:
-    """Check that a model is known as the champion where one has served before the run date.
+    """Check that a model is known as the champion where one has served another run date.
+
+    The run's own date does not count: the first run of all may have been killed after it had
+    published its recommendations and before it registered their model.
 
     Raises:
         BundleError: there is no such model, or `champion.json` cannot be read.
     """
     warehouse = locations.warehouse
-    if read_registry(warehouse) is None and lists_before(warehouse, locations.run_date):
+    if read_registry(warehouse) is None and has_other_lists(warehouse, locations.run_date):
         raise BundleError(
             "the list of published models is gone, but not what they recommended",
             warehouse.models().name_of(CHAMPION),
             remedy="Restore it, or name the model that serves: `fearec models promote VERSION`.",
         )
+
+
+def _would_be_logs(folder: Path, logs: str) -> bool:
+    """Whether a folder's files would count as logs; not where `list_logs` will refuse these."""
+    with suppress(OSError, pa.ArrowException):
+        filesystem, inner = open_filesystem(str(folder))
+        return bool(logs) and would_list(
+            logs, filesystem, f"{resolved(filesystem, inner)}/items.parquet"
+        )
+    return False

@@ -41,6 +41,12 @@ def lists_before(warehouse: Warehouse, run_date: date) -> PublishedLists | None:
     return PublishedLists(table, max(earlier)) if table and earlier else None
 
 
+def has_other_lists(warehouse: Warehouse, run_date: date) -> bool:
+    """Whether there are recommendations of any run date but one."""
+    table = open_table(warehouse.table(RECOMMENDATIONS))
+    return table is not None and any(day != run_date for day in published_dates(table))
+
+
 def published_dates(table: "DeltaTable") -> list[date]:
     """The run dates that the table `recommendations`, or another with such partitions, holds."""
     return [date.fromisoformat(partition[RUN_DATE]) for partition in table.partitions()]

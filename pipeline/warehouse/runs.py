@@ -1,8 +1,8 @@
 """The Delta table `runs`: a row per run; of a run date the newest is current."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +19,18 @@ from pipeline.warehouse.tables import (
     open_table,
 )
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# Rows of version 0.1 do not say when they ended.
+_ENDED = pc.coalesce(ds.field("finished_at"), ds.field("started_at"))
+
 
 def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
-    """Append a run's row; columns that it lacks are null.
+    """Append a run's row as the newest of its run date; columns that it lacks are null.
+
+    Where an earlier row ended later, by a clock that was ahead, this one's `finished_at` becomes a
+    microsecond after it.
 
     Raises:
         ConflictError: other runs wrote to the table each time that it was tried.
@@ -29,10 +38,18 @@ def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
 
     def write() -> None:
         table = open_or_create_table(warehouse.table(RUNS), RUNS_SCHEMA)
+        values, before = dict(row), _last_end(table, row[RUN_DATE])
+        if before is not None and values["finished_at"] <= before:
+            values["finished_at"] = before + timedelta(microseconds=1)
         # The schema merges into that of a table from before some column existed.
-        append(table, pa.Table.from_pylist([dict(row)], RUNS_SCHEMA).to_reader())
+        append(table, pa.Table.from_pylist([values], RUNS_SCHEMA).to_reader())
 
     until_committed(write)
+
+
+def has_runs(warehouse: Warehouse) -> bool:
+    """Whether any run was recorded, be it as failed."""
+    return open_table(warehouse.table(RUNS)) is not None
 
 
 def current_run(warehouse: Warehouse, run_date: date) -> dict[str, Any] | None:
@@ -66,7 +83,19 @@ def all_runs(warehouse: Warehouse, columns: Sequence[str]) -> list[dict[str, Any
 def _open(warehouse: Warehouse) -> ds.Dataset | None:
     """The table, with all columns of the schema; None where there is none yet."""
     table = open_table(warehouse.table(RUNS))
-    return dataset_of(table).replace_schema(RUNS_SCHEMA) if table else None
+    return _with_columns(table) if table else None
+
+
+def _with_columns(table: "DeltaTable") -> ds.Dataset:
+    return dataset_of(table).replace_schema(RUNS_SCHEMA)
+
+
+def _last_end(table: "DeltaTable", run_date: date) -> datetime | None:
+    """When the newest run of a date ended; None where it has none."""
+    of_date = ds.field(RUN_DATE) == run_date
+    ends = _with_columns(table).to_table({"ended": _ENDED}, filter=of_date)
+    ended: datetime | None = pc.max(ends["ended"]).as_py()
+    return ended
 
 
 def _newest(
@@ -81,7 +110,5 @@ def _rows(
     runs: ds.Dataset, condition: ds.Expression, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows under a condition in the order of their end."""
-    # Rows of version 0.1 do not say when they ended.
-    ended = pc.coalesce(ds.field("finished_at"), ds.field("started_at"))
-    read = {name: ds.field(name) for name in columns} | {"ended": ended}
+    read = {name: ds.field(name) for name in columns} | {"ended": _ENDED}
     return runs.to_table(read, filter=condition).sort_by("ended").drop(["ended"]).to_pylist()

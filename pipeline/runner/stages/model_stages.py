@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainingConfig
-from pipeline.bundles.description import DESCRIPTION
+from pipeline.bundles.description import DESCRIPTION, has_every_file
 from pipeline.bundles.registry import (
     RegisteredModel,
     champion_before,
@@ -256,7 +256,9 @@ class Export(Stage[Exported]):
         )
 
     def is_intact(self, result: Exported) -> bool:
-        """See `Stage`; the bundle on this machine is looked for with the record."""
+        """See `Stage`; a bundle in a store is there once its description is."""
+        if not has_every_file(result.bundle):
+            return False
         folder = self.locations.warehouse.models(result.model_version)
         return not isinstance(folder, StoreFolder) or DESCRIPTION in folder.names()
 

@@ -19,26 +19,15 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import EvaluateSettings, LogSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConflictError
-from pipeline.results import Check, Checked, Exported, Gated, Scored
+from pipeline.results import Check, Checked, Gated, Scored
 from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.stages import Export, Gate, Score, Train
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import recommended_to
-from tests.conftest import describe
 from tests.helpers.stages import locations
 from tests.pipeline.runner.test_nightly import Stages, put_in
 
 FIRST, SECOND, THIRD = (date(2026, 7, day) for day in (1, 2, 3))
-
-
-class DescribedStages(Stages):
-    """Stand-ins for the stages; bundles have a description."""
-
-    def export(self, *given: Any) -> Exported:
-        exported = super().export(*given)
-        text = describe(exported.model_version).model_dump_json()
-        (exported.bundle / "bundle.json").write_text(text)
-        return exported
 
 
 @pytest.fixture
@@ -56,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
-    stages = DescribedStages()
+    stages = Stages()
     put_in(stages, monkeypatch)
     return stages
 

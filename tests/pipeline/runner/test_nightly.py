@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
+from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
 from pipeline.config.retention_section import RetentionSettings
@@ -79,6 +80,7 @@ from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.runs import current_run
 from pipeline.warehouse.tables import has_table, open_table, table_id
+from tests.conftest import describe
 from tests.helpers.prepared_folders import write_histories
 from tests.helpers.stages import locations, read_champion, table_uri
 
@@ -169,6 +171,7 @@ class Stages:
         self._made(run, "export")
         bundle = run.local_models / f"{run.run_date}-{self.weights}"
         bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / DESCRIPTION).write_text(describe(bundle.name).model_dump_json())
         return Exported(bundle, bundle.name, 1e-6, 100, 0)
 
     def gate(self, *given: Any, **options: Any) -> Gated:
@@ -1007,6 +1010,31 @@ def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Sta
     assert stages.calls == []
     assert not Path(settings.warehouse).exists()
     assert not settings.work_dir.exists()
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_later_run_without_logs_is_recorded_as_failed(
+    is_empty: bool, settings: Settings, tmp_path: Path, stages: Stages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    nightly(settings, DAY)
+    stages.calls.clear()
+    pages: list[date] = []
+    write = "pipeline.runner.nightly.write_report"
+    monkeypatch.setattr(write, lambda settings, run_date: pages.append(run_date))
+    logs = tmp_path / "other"
+    if is_empty:
+        logs.mkdir()
+    without = settings.model_copy(update={"logs": LogSettings(path=str(logs))})
+    with pytest.raises(InputError, match=str(logs)) as caught:
+        nightly(without, NEXT)
+    assert (stages.calls, pages) == ([], [NEXT])
+    row = runs_of(settings)[-1]
+    assert (row["run_date"], row["decision"]) == (NEXT, "failed")
+    assert row["error"] == str(caught.value)
+    with pytest.raises(ConfigError, match="in the future"):
+        nightly(without, settings.today() + timedelta(days=2))
+    assert len(runs_of(settings)) == 2
 
 
 def test_recommendations_that_fail_their_checks_change_nothing(

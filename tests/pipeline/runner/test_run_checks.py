@@ -14,6 +14,7 @@ from pipeline.dates import run_end
 from pipeline.errors import BundleError, ConfigError
 from pipeline.runner.nightly import nightly
 from pipeline.runner.run_checks import check_registry, check_settings_of_run
+from pipeline.storage.locations import RunLocations
 from tests.helpers.ingest_cases import NOON, settings_in, write_log
 from tests.helpers.stages import locations
 
@@ -65,14 +66,29 @@ def test_a_work_folder_in_the_logs_is_refused(
         nightly(changed, DAY)
 
 
+def publish_rows(of_day: RunLocations) -> None:
+    rows = pa.table({"user_id": ["u"], "run_date": [of_day.run_date]})
+    table = of_day.warehouse.table("recommendations")
+    write_deltalake(table, rows, partition_by=["run_date"], mode="append")
+
+
 def test_a_lost_registry_ends_the_run_of_a_later_date(settings: Settings) -> None:
     of_day, of_next = (locations(settings, day) for day in (DAY, NEXT))
     check_registry(of_next)  # nothing was published yet
-    rows = pa.table({"user_id": ["u"], "run_date": [DAY]})
-    write_deltalake(of_day.warehouse.table("recommendations"), rows, partition_by=["run_date"])
+    publish_rows(of_day)
     check_registry(of_day)  # the first date again
     with pytest.raises(BundleError, match=r"champion\.json: the list of .* gone.*models promote"):
         check_registry(of_next)
     model = RegisteredModel(run_date=DAY, model_version="v", path="v", decision="first")
     register_champion(of_day, model)
     check_registry(of_next)
+
+
+def test_a_lost_registry_ends_the_run_of_an_earlier_date(settings: Settings) -> None:
+    of_days = [locations(settings, day) for day in (DAY, NEXT)]
+    for of_day in of_days:
+        publish_rows(of_day)
+    before_all = locations(settings, DAY - timedelta(days=1))
+    for run in (*of_days, before_all):
+        with pytest.raises(BundleError, match=r"champion\.json: the list of .* gone"):
+            check_registry(run)

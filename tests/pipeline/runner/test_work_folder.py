@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from pipeline.bundles.bundle import Bundle
 from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings, ModelSettings
 from pipeline.config.settings import Settings
 from pipeline.runner.nightly import nightly
+from pipeline.runner.stages import Export
 from pipeline.schema import RECOMMENDATIONS
 from pipeline.training import export as exporting
 from tests.helpers.damages import DAMAGES
@@ -160,6 +162,18 @@ def test_two_machines_export_the_same_run_date_without_each_others_files(
     champion = json.loads((models / "champion.json").read_text())["model_version"]
     assert {row["model_version"] for row in rows} == {champion}
     assert not list(models.glob(".*"))
+
+
+@pytest.mark.parametrize("lost", ["encoder.onnx", "bundle.json"])
+def test_a_bundle_that_lost_a_file_is_exported_again(night: Night, lost: str) -> None:
+    night.restore()
+    done = nightly(night.settings, DAY).results
+    bundle = done[Export].result.bundle
+    (bundle / lost).unlink()
+    again = nightly(night.settings, DAY).results
+    assert [record.stage for record in again.records if not record.reused] == ["export"]
+    assert Bundle.load(bundle).model_version == done[Export].result.model_version
+    assert published(night.settings) == night.rows
 
 
 def test_a_work_folder_and_logs_may_have_any_name(

@@ -48,7 +48,7 @@ def test_the_newest_row_of_a_date_is_current(tmp_path: Path) -> None:
     warehouse = Warehouse(str(tmp_path))
     assert current_run(warehouse, DAYS[0]) is None
     assert runs_before(warehouse, DAYS[2], 28) == []
-    for day, hour, decision in [(1, 5, "held"), (0, 2, "failed"), (0, 4, "first"), (1, 3, "x")]:
+    for day, hour, decision in [(1, 3, "x"), (0, 2, "failed"), (0, 4, "first"), (1, 5, "held")]:
         append_run(warehouse, row(DAYS[day], hour, decision=decision))
     append_run(warehouse, row(DAYS[2], decision="promoted"))
     newest = current_run(warehouse, DAYS[0])
@@ -61,6 +61,18 @@ def test_the_newest_row_of_a_date_is_current(tmp_path: Path) -> None:
         {RUN_DATE: day, "decision": each} for day, each in zip(DAYS, DECISIONS, strict=True)
     ]
     assert all_runs(warehouse, (RUN_DATE, "decision")) == everything
+
+
+def test_a_later_row_is_newest_though_the_clock_was_ahead(tmp_path: Path) -> None:
+    warehouse = Warehouse(str(tmp_path))
+    for hour, decision in [(20, "failed"), (2, "held"), (3, "promoted")]:
+        append_run(warehouse, row(DAYS[0], hour, decision=decision))
+    append_run(warehouse, row(DAYS[1], 4))
+    newest, of_next = all_runs(warehouse, (RUN_DATE, "decision", "finished_at"))
+    ahead = row(DAYS[0], 20)["finished_at"]
+    assert newest["decision"] == "promoted"
+    assert newest["finished_at"] == ahead + timedelta(microseconds=2)
+    assert of_next["finished_at"] == row(DAYS[1], 4)["finished_at"]
 
 
 @dataclass
