@@ -216,7 +216,12 @@ def _digits(column: pa.Array) -> pa.Array:
     odd = pc.invert(pc.match_substring_regex(text, _WHOLE))
     if pc.any(odd).as_py():
         raise pa.ArrowInvalid(f"the text {text.filter(odd)[0].as_py()!r}, where ids are integers")
-    return pc.replace_substring_regex(text, r"\..*", "")
+    return whole_numbers_as_text(text)
+
+
+def whole_numbers_as_text(text: pa.Array) -> pa.Array:
+    """Text, where `7.0` is `7`: pandas writes integers so in a column with a missing one."""
+    return pc.replace_substring_regex(text, _WHOLE, r"\1")
 
 
 def _from_ticks(ticks: pa.Array, unit: str) -> pa.Array:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, SchemaError
-from pipeline.logs.conversion import widest_id_type
+from pipeline.logs.conversion import whole_numbers_as_text, widest_id_type
 from pipeline.logs.id_lists import as_known, check_same_kind
 from pipeline.logs.id_tables import has_text_ids
 from pipeline.logs.items_table import read_items_table
@@ -121,8 +121,11 @@ def _matched(listed: pa.ChunkedArray, known: pa.ChunkedArray, path: str) -> tupl
     kind = pa.string() if has_text_ids(path) else widest_id_type(own.type)
     if not (has_text_ids(path) or pa.types.is_null(ids.type)):
         check_same_kind(ids.type, path, own.type, "the bundle")
+    ids = ids.cast(kind)
+    if has_text_ids(path) and pa.types.is_integer(own.type):
+        ids = whole_numbers_as_text(ids)
     own = own.cast(kind)
-    return as_known(ids.cast(kind), own), own
+    return as_known(ids, own), own
 
 
 def _check_distinct(found: pa.Array, path: str) -> None:

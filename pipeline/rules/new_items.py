@@ -13,6 +13,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay, days_before
 from pipeline.errors import ConfigError
 from pipeline.logs.conversion import plain_ids, widest_id_type
+from pipeline.logs.id_tables import check_ids_once
 from pipeline.rules.attributes import Attributes
 from pipeline.rules.lists import Items
 from pipeline.rules.offsets import created_at, item_offsets
@@ -156,6 +157,7 @@ def promoted_new(
 def _with_ids(rows: pa.Table, kind: pa.DataType, path: str) -> pa.Table:
     """Rows of the items table with ids of a type, or of a wider one where they do not fit it."""
     ids = plain_ids(rows[ITEM_ID].combine_chunks(), widest_id_type(kind), path)
+    check_ids_once(ids, ITEM_ID, path)  # again, as 7 and 7.0 of a CSV file are one number
     with suppress(pa.ArrowInvalid):
         ids = ids.cast(kind)
     return rows.set_column(rows.schema.get_field_index(ITEM_ID), ITEM_ID, ids)

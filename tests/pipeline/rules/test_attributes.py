@@ -79,6 +79,16 @@ def test_ids_of_a_csv_file_are_compared_as_text_and_without_quotes(tmp_path: Pat
     assert found.table["price"].to_pylist() == [70, 80]
 
 
+def test_integers_of_a_csv_file_may_have_a_fraction_of_zeros(tmp_path: Path) -> None:
+    found = item_attributes(bundle_items([7, 8]), text(tmp_path, "item_id,price\n7.0,70\n7.5,1\n"))
+    assert found.table["price"].to_pylist() == [70, None]
+    assert found.others["item_id"].to_pylist() == ["7.5"]
+    with pytest.raises(SchemaError, match="several rows for one item"):
+        item_attributes(bundle_items([7, 8]), text(tmp_path, "item_id,price\n7.0,70\n7,1\n"))
+    found = item_attributes(bundle_items(["7"]), text(tmp_path, "item_id,price\n7.0,70\n"))
+    assert found.others["item_id"].to_pylist() == ["7.0"]
+
+
 @pytest.mark.parametrize(
     ("ids", "columns", "message"),
     [

@@ -160,6 +160,10 @@ def test_a_csv_file_has_new_items_with_ids_of_the_bundles_type(
     options["new_items"] = {"share": 0.5, "within_days": 3650}
     with pytest.raises(SchemaError, match=r"items\.csv: .* found the text 'nine'"):
         run(log, bundle, tmp_path / "other", **options)
+    items = Path(options["items_table"])
+    items.write_text(items.read_text().replace("nine", "9.0"))
+    with pytest.raises(SchemaError, match=r"repeated item ids.*such as 9"):
+        run(log, bundle, tmp_path / "other", **options)
 
 
 @pytest.mark.parametrize("kind", ["log", "sequences"])
