@@ -90,9 +90,12 @@ def audience(
 ) -> None:
     """Find the users with the highest score for each of some items."""
     from flows.console.related import print_audience
-    from pipeline.config.settings import as_overrides, load_settings
+    from pipeline.config.settings import as_overrides, load_settings, settings_file
     from pipeline.runner.audience import find_users
+    from pipeline.storage.replaced_inputs import check_replaces_no_input
 
+    if output is not None:
+        check_replaces_no_input(output, "--output", [settings_file(config)])
     flags = as_overrides("score", {"exclude_seen": exclude_seen})
     found = find_users(
         load_settings(config, [*(overrides or ()), *flags]),

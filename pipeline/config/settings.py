@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         return datetime.now(ZoneInfo(self.time_zone)).date()
 
 
+def settings_file(path: Path | None) -> Path | None:
+    """The file that `load_settings` reads; None where there is none."""
+    default = Path("fearec.toml")
+    return default if path is None and default.exists() else path
+
+
 def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
     """Read a TOML file, then the environment, then ``section.key=value`` overrides.
 
@@ -116,8 +122,7 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
         ConfigError: the file is missing or not TOML, a name or value is refused, or a URI holds a
             key.
     """
-    if path is None and Path("fearec.toml").exists():
-        path = Path("fearec.toml")
+    path = settings_file(path)
     from_file = _read_toml(path) if path else {}
     from_flags = _read_overrides(overrides)
     _check_environment()

@@ -61,7 +61,7 @@ def check_data(
     realised = _realised(ingested, prepared, earlier, locations, time_zone, targets)
     return Checked(
         (
-            _quarantined(limits, locations),
+            _quarantined(ingested, limits, locations),
             _freshness(prepared, limits, end),
             limits.not_below_usual(
                 "users", prepared.n_users + prepared.left_out_users, "users with an event"
@@ -74,7 +74,7 @@ def check_data(
     )
 
 
-def _quarantined(limits: Limits, locations: RunLocations) -> Check:
+def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) -> Check:
     """The share of bad rows in the files that the run date read first, by whichever of its runs."""
     files = open_table(locations.warehouse.table(LOG_FILES))
     is_new = ds.field("read_on") == locations.run_date
@@ -84,6 +84,10 @@ def _quarantined(limits: Limits, locations: RunLocations) -> Check:
     read = read_rows(files, columns, is_new) if files is not None and has_days else None
     rows = 0 if read is None else sum(read["n_rows"].to_pylist())
     by_reason = {} if read is None else _bad_rows(read, locations)
+    if not rows:  # nothing, or by a version whose `log_files` had no such columns
+        rows = ingested.rows - ingested.filtered
+        by_reason = dict(ingested.quarantined_by_reason)
+        by_reason.pop(AFTER_RUN_DATE, None)
     share = sum(by_reason.values()) / max(1, rows)
     named = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items())
     what = f"share of the {rows:,} rows read that are bad"
@@ -93,15 +97,16 @@ def _quarantined(limits: Limits, locations: RunLocations) -> Check:
 def _bad_rows(files: pa.Table, locations: RunLocations) -> dict[str, int]:
     """How many rows of files are in quarantine for which reason.
 
-    Those are left out that only wait for a later run date, as of a first load; a wrong unit of
-    time leads beyond the year 9998.
+    Rows that were bad before a file grew are not among them unless this run date found them, nor are
+    those that only wait for a later run date, as of a first load. A wrong unit of time leads beyond
+    the year 9998.
     """
     quarantine = open_table(locations.warehouse.table(QUARANTINE))
     if quarantine is None:
         return {}
     waits = (ds.field("reason") == AFTER_RUN_DATE) & (ds.field(TIMESTAMP) < "9999")
     of_files = ds.field("source_file").isin(files["source_file"].combine_chunks())
-    columns = ["source_file", "source_stamp", "reason"]
+    columns = ["source_file", "source_stamp", "reason", RUN_DATE]
     bad = dataset_of(quarantine).scanner(columns, filter=of_files & ~waits)
     with (
         naming(place_of(quarantine)),
@@ -111,7 +116,8 @@ def _bad_rows(files: pa.Table, locations: RunLocations) -> dict[str, int]:
         db.register("bad", bad.to_reader())
         db.register("files", files)
         counts = db.execute(
-            """SELECT reason, count(*) FROM bad SEMI JOIN files USING (source_file, source_stamp)
+            f"""SELECT reason, count(*) FROM bad JOIN files USING (source_file)
+            WHERE bad.source_stamp = files.source_stamp OR {RUN_DATE} = DATE '{locations.run_date}'
             GROUP BY reason ORDER BY reason"""
         )
         return dict(counts.fetchall())

@@ -156,7 +156,7 @@ class _Question:
         yield from unlisted
         if seen or unlisted or is_left_out:
             return
-        if not (own.is_new[item] or own.eligible[item]):
+        if not (own.is_new[item] or own.eligible[item : item + 1].any()):
             segment = self.score.segment[number - 1]
             text = f"not true for it is where of the user's segment {segment.name!r}:"
             yield Reason("filtered", f"{text} {segment.where}", {"rule": "score.segment"})

@@ -1,12 +1,15 @@
 """The check that an output file would replace nothing of what its command reads."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.storage.folders import open_folder
 
 
-def check_replaces_no_input(output: str, option: str, inputs: Iterable[str | None]) -> None:
+def check_replaces_no_input(
+    output: str | Path, option: str, inputs: Iterable[str | Path | None]
+) -> None:
     """Check that a file to write is no input, whatever the spelling of the paths, nor lies in one.
 
     Args:

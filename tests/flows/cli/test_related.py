@@ -273,10 +273,13 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, bundle: Bundl
     assert {*Path.cwd().rglob("*")} - before <= {Path.cwd() / "work/run_date=2026-07-01/.lock"}
 
 
-@pytest.mark.parametrize("output", ["ids.txt", "./out/../ids.txt", "link.txt", "table/part", "x"])
+@pytest.mark.parametrize(
+    "output", ["ids.txt", "./out/../ids.txt", "link.txt", "table/part", "x", "fearec.toml"]
+)
 def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
     Path("ids.txt").write_text("i1\n")
     Path("x").write_text("i2\n")
+    Path("fearec.toml").touch()
     Path("link.txt").symlink_to("ids.txt")
     Path("table").mkdir()
     Path("out").mkdir()

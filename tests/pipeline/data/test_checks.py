@@ -1,5 +1,6 @@
 """The checks of the data: nights that are held, nights that warn, and nights that are neither."""
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from pipeline.config.guard_sections import CheckSettings
 from pipeline.config.settings import Settings
@@ -17,6 +19,7 @@ from pipeline.data.source_files import SourceFiles
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.run_log import record_run
+from pipeline.schema import LOG_FILES
 from pipeline.warehouse.runs import current_run
 from tests.helpers.ingest_cases import settings_in, write_log
 from tests.helpers.scored_parts import ListOf, write_parts
@@ -125,20 +128,46 @@ def test_a_log_of_which_most_is_null_holds_the_run_and_says_why(settings: Settin
     )
 
 
-@pytest.mark.parametrize("then", ["a late file", "a file is gone", "all is read again"])
+@pytest.mark.parametrize("then", ["late file", "file is gone", "file is touched", "read again"])
 def test_bad_rows_hold_the_run_whatever_it_reads_later(settings: Settings, then: str) -> None:
     rows = events(SUNDAY - timedelta(days=1))
     assert outcomes(night(settings, SUNDAY, [(user, None, when) for user, _, when in rows]))
-    if then == "a late file":
+    if then == "late file":
         write_log(settings, "late.parquet", rows[:3])
-    elif then == "a file is gone":
+    elif then == "file is gone":
         (Path(settings.logs.path) / f"{FIRST}.parquet").unlink()
+    elif then == "file is touched":
+        os.utime(Path(settings.logs.path) / f"{SUNDAY}.parquet", (1, 1))
     else:
         ingest(settings, SUNDAY, force=True)
     (reason,) = night(settings, SUNDAY).held_by
-    n_rows = "1,203" if then == "a late file" else "1,200"
+    n_rows = "1,203" if then == "late file" else "1,200"
     assert reason.startswith(f"share of the {n_rows} rows read that are bad (1,200 null item_id)")
     assert outcomes(night(settings, SUNDAY, rows)) == {}
+
+
+def test_old_bad_rows_of_a_file_that_grew_do_not_hold_the_run(settings: Settings) -> None:
+    rows = events(SUNDAY - timedelta(days=1))
+    bad = [(user, None, when) for user, _, when in rows[:400]]
+    path = write_log(settings, "grows.parquet", bad + rows[400:])
+    assert "quarantined" in outcomes(night(settings, SUNDAY))
+    later = events(SUNDAY)
+    assert path == write_log(settings, "grows.parquet", bad + rows[400:] + later)
+    assert "quarantined" not in outcomes(night(settings, SUNDAY + timedelta(days=1)))
+
+
+def test_where_the_table_of_files_has_no_counts_those_of_the_ingest_hold(
+    settings: Settings,
+) -> None:
+    rows = events(SUNDAY - timedelta(days=1))
+    write_log(settings, "bad.parquet", [(user, None, when) for user, _, when in rows])
+    ingested = ingest(settings, SUNDAY)
+    files = DeltaTable(str(Path(settings.warehouse) / LOG_FILES))
+    before = files.to_pyarrow_table().drop(["n_rows", "read_on"])
+    write_deltalake(files, before, mode="overwrite", schema_mode="overwrite")
+    prepared = prepare(settings, SUNDAY, ingested)
+    (reason,) = check(settings, SUNDAY, ingested, prepared).held_by
+    assert reason.startswith("share of the 1,200 rows read that are bad (1,200 null item_id)")
 
 
 def test_bad_rows_of_a_killed_ingest_count_when_the_next_day_reads_the_file(

@@ -304,6 +304,14 @@ def test_a_new_item_that_a_rule_leaves_out_is_filtered(
     assert (filtered["name"], filtered["text"]) == ("filtered", text)
 
 
+def test_a_new_item_that_the_users_segment_excludes_is_filtered(night: Callable[..., None]) -> None:
+    segment = {"name": "few", "users": "./few.txt", "where": "item_id <> 'n1'"}
+    Path("few.txt").write_text("0\n")
+    night(new_items={"share": 0.3, "within_days": 14}, segment=[segment])
+    (found,) = ask(0, "n1", "--set", 'items.similar_by=["maker"]')["reasons"]
+    assert (found["name"], found["details"]) == ("filtered", {"rule": "score.segment"})
+
+
 def test_a_new_item_without_a_similar_one_says_so(night: Callable[..., None]) -> None:
     items = pq.read_table("items.parquet")
     makers = [maker if item != "n1" else "?" for item, maker in zip(
