@@ -97,9 +97,9 @@ def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) ->
 def _bad_rows(files: pa.Table, locations: RunLocations) -> dict[str, int]:
     """How many rows of files are in quarantine for which reason.
 
-    Rows that were bad before a file grew are not among them unless this run date found them, nor are
-    those that only wait for a later run date, as of a first load. A wrong unit of time leads beyond
-    the year 9998.
+    Rows that were bad before a file grew are not among them unless this run date found them, nor
+    are those that only wait for a later run date, as of a first load. A wrong unit of time leads
+    beyond the year 9998.
     """
     quarantine = open_table(locations.warehouse.table(QUARANTINE))
     if quarantine is None:
