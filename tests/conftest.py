@@ -13,6 +13,7 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.bundles.bundle import Bundle, publish_bundle
@@ -27,6 +28,9 @@ def pytest_configure() -> None:
     # Before PyTorch is imported: on a busy machine, threads that share the tests' tiny matrices
     # wait for one another ten times longer than they compute.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Nor has an example of Hypothesis a deadline where the machine may be busy.
+    settings.register_profile("fearec", deadline=None)
+    settings.load_profile("fearec")
 
 
 def pytest_xdist_auto_num_workers() -> int:
