@@ -24,9 +24,7 @@ def few_and_many(
     """
 
     def test(count: int) -> Test:
-        steady = settings(
-            max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-        )
-        return steady(given(*examples, **named)(check))
+        chosen = settings(max_examples=count, suppress_health_check=[HealthCheck.too_slow])
+        return chosen(given(*examples, **named)(check))
 
     return test(few), pytest.mark.slow(test(many))

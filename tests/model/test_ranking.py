@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import FEARecConfig
@@ -13,8 +13,6 @@ from model.network.fearec import FEARec
 from model.ranking import metrics_at, target_ranks
 from model.training.histories import EventHistories
 from model.training.lightning_module import rank_positions
-
-steady = settings(deadline=None)
 
 
 @st.composite
@@ -29,7 +27,6 @@ def scored(draw: st.DrawFn) -> tuple[list[list[float]], list[int], list[set[int]
 
 
 @given(scored(), st.booleans())
-@steady
 def test_a_rank_is_the_place_in_the_sorted_catalogue(
     case: tuple[list[list[float]], list[int], list[set[int]]], masked: bool
 ) -> None:

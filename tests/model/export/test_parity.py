@@ -60,7 +60,7 @@ def share_refused(true_share: float, n: int, limit: float) -> float:
 
 
 @given(st.integers(1, 3000), st.sampled_from([1e-4, 1e-3, 1e-2]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_true_share_of_half_the_limit_is_hardly_ever_refused(n: int, limit: float) -> None:
     assert share_refused(limit / 2, n, limit) <= 1e-3
 

@@ -79,7 +79,7 @@ def whole_numbers(random: np.random.Generator, *shape: int) -> Array:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_result_is_that_of_a_stable_sort(form: str, data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))
@@ -240,7 +240,7 @@ def test_scores_that_are_no_numbers_are_not_hidden(form: str) -> None:
 # The codes of the first pass
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     n_items=st.integers(1, TILE_ITEMS + 40),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,7 +24,6 @@ def tensors(rows: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 @given(st.integers(1, 40), st.integers(1, 10), st.sampled_from(sorted(ACTIVATIONS)))
-@settings(deadline=None)
 def test_blocks_give_the_value_and_the_gradients_of_the_whole(
     rows: int, block_rows: int, activation: str
 ) -> None:

@@ -3,15 +3,13 @@
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.kernels import disabled
 from model.kernels.chunked_cross_entropy import chunked_cross_entropy, plain_cross_entropy
-
-steady = settings(deadline=None)
 
 
 def rows(seed: int, count: int, dim: int) -> Tensor:
@@ -33,7 +31,6 @@ class Largest(TorchDispatchMode):
 
 
 @given(st.integers(1, 20), st.integers(2, 60), st.integers(1, 70), st.integers(0, 1000))
-@steady
 def test_chunks_give_the_value_and_the_gradients_of_the_whole(
     count: int, n_items: int, chunk: int, seed: int
 ) -> None:

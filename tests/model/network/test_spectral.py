@@ -11,8 +11,6 @@ from model.config import FEARecConfig
 from model.network import spectral
 from model.reference import fft_band, fft_correlation
 
-steady = settings(deadline=None)  # the machine may be busy
-
 lengths = st.integers(1, 200)
 ratios = st.one_of(st.sampled_from([0.05, 0.2, 0.4, 0.6, 0.8, 1.0]), st.floats(0.01, 1.0))
 
@@ -41,7 +39,6 @@ def reference_band(length: int, n_layers: int, global_ratio: float, i: int) -> l
 
 
 @given(lengths, st.integers(2, 8), ratios)
-@steady
 @example(50, 3, 0.4)  # flooring leaves the lowest bin uncovered
 @example(50, 3, 0.8)
 def test_bands_are_the_references(length: int, n_layers: int, ratio: float) -> None:
@@ -53,7 +50,6 @@ def test_bands_are_the_references(length: int, n_layers: int, ratio: float) -> N
 
 
 @given(lengths, ratios)
-@steady
 def test_one_layer_keeps_every_bin(length: int, ratio: float) -> None:
     # 1/n_layers is 1: a smaller ratio is replaced by it.
     config = small(length, n_layers=1, global_ratio=ratio)
@@ -80,7 +76,6 @@ def mask_of(band: range, length: int) -> Tensor:
 
 
 @given(bands())
-@steady
 def test_a_bands_basis_is_orthonormal(case: tuple[int, range]) -> None:
     length, band = case
     basis = spectral.band_basis(band, length).double()
@@ -94,7 +89,6 @@ def test_a_bands_basis_is_orthonormal(case: tuple[int, range]) -> None:
 
 
 @given(bands(), st.integers(0, 2**32))
-@steady
 def test_projection_by_the_basis_is_masking_the_spectrum(
     case: tuple[int, range], seed: int
 ) -> None:
@@ -134,7 +128,7 @@ def brute_force_correlation(query: Tensor, key: Tensor) -> Tensor:
 
 
 @given(bands(), st.integers(0, 2**32))
-@settings(steady, max_examples=50)
+@settings(max_examples=50)
 def test_both_autocorrelations_are_the_circular_sums(case: tuple[int, range], seed: int) -> None:
     length, band = case
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +150,7 @@ def test_both_autocorrelations_are_the_circular_sums(case: tuple[int, range], se
 
 
 @given(bands(), st.integers(0, 2**32))
-@settings(steady, max_examples=50)
+@settings(max_examples=50)
 def test_a_bands_correlation_repeats_after_its_period(case: tuple[int, range], seed: int) -> None:
     length, band = case
     assume(band)
@@ -172,7 +166,6 @@ def test_a_bands_correlation_repeats_after_its_period(case: tuple[int, range], s
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.data())
-@steady
 def test_the_delays_are_those_of_the_highest_correlations(
     period: int, repeats: int, data: st.DataObject
 ) -> None:
@@ -190,7 +183,6 @@ def test_the_delays_are_those_of_the_highest_correlations(
 
 
 @given(st.integers(1, 30), st.data())
-@steady
 def test_the_delay_matrix_is_the_weighted_sum_of_rotations(
     length: int, data: st.DataObject
 ) -> None:

@@ -4,17 +4,14 @@ from dataclasses import replace
 from random import Random
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.training.histories import EventHistories
 from tests.helpers.event_histories import histories_of, prefix, targets_of, users_of_items
 
-steady = settings(deadline=None)
-
 
 @given(users_of_items, st.integers(1, 12))
-@steady
 def test_windows_are_the_last_items_before_a_position(users: list[list[int]], length: int) -> None:
     histories = histories_of(users)
     positions = targets_of(histories)
@@ -28,7 +25,6 @@ def test_windows_are_the_last_items_before_a_position(users: list[list[int]], le
 
 
 @given(users_of_items, st.integers(1, 12), st.randoms(use_true_random=False))
-@steady
 def test_windows_hold_inputs_alone_and_seen_items_are_those_that_count(
     users: list[list[int]], length: int, random: Random
 ) -> None:
@@ -56,7 +52,6 @@ def test_windows_hold_inputs_alone_and_seen_items_are_those_that_count(
 
 
 @given(users_of_items)
-@steady
 def test_seen_is_every_item_before_a_position(users: list[list[int]]) -> None:
     histories = histories_of(users)
     positions = targets_of(histories)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as fn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,7 +15,6 @@ from model.network.fearec import FEARec
 from model.training.losses import info_nce, next_item_loss, spectral_distance, training_loss
 
 V, L, D, B = 31, 10, 8, 7
-steady = settings(deadline=None)
 
 
 def rows(seed: int, count: int = B, dim: int = D) -> Tensor:
@@ -49,7 +48,6 @@ def literal_info_nce(z_i: Tensor, z_j: Tensor, temp: float, sim_name: str) -> Te
     st.sampled_from(["dot", "cos"]),
     st.integers(0, 1000),
 )
-@steady
 def test_info_nce_is_the_references(count: int, tau: float, sim: str, seed: int) -> None:
     pair = rows(seed, count).requires_grad_(), rows(seed + 1, count).requires_grad_()
     ours, literal = info_nce(*pair, tau, sim), literal_info_nce(*pair, tau, sim)

@@ -28,7 +28,7 @@ def sampler(count: int = V - 1) -> ItemSampler:
 
 
 @given(st.integers(0, 1000), st.integers(1, 30))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_loss_is_its_formula(seed: int, count: int) -> None:
     output, items, target = drawn(seed)
     sampled = sampler(count).sample()

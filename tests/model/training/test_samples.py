@@ -23,8 +23,6 @@ from model.training.samples import (
 )
 from tests.helpers.event_histories import histories_of, prefix, targets_of, users_of_items
 
-steady = settings(deadline=None)
-
 # Same-target partners
 
 
@@ -42,7 +40,7 @@ def partners_of(users: list[list[int]], length: int, draws: int) -> tuple[Tensor
 
 
 @given(users_of_items, st.integers(1, 4))
-@settings(steady, max_examples=60)
+@settings(max_examples=60)
 def test_a_partner_has_the_target_and_another_sequence_where_one_exists(
     users: list[list[int]], length: int
 ) -> None:
@@ -118,7 +116,6 @@ def test_a_batch_holds_what_its_configuration_needs() -> None:
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1), st.floats(0, 0.9))
-@settings(steady)
 def test_items_left_out_leave_the_others_in_order(rows: list[list[int]], share: float) -> None:
     item_seq = torch.tensor([row + [0] * (6 - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -156,7 +153,7 @@ def test_training_sequences_and_partners_leave_items_out() -> None:
 
 
 @given(users_of_items)
-@settings(steady, max_examples=40)
+@settings(max_examples=40)
 def test_samples_are_windows_targets_and_partners_together(users: list[list[int]]) -> None:
     histories = histories_of(users)
     positions = targets_of(histories)
@@ -185,7 +182,7 @@ def test_samples_are_windows_targets_and_partners_together(users: list[list[int]
 
 
 @given(users_of_items, st.integers(7, 9), st.integers(1, 5))
-@settings(steady, max_examples=60)
+@settings(max_examples=60)
 def test_negatives_are_items_the_user_never_met(
     users: list[list[int]], n_items: int, count: int
 ) -> None:
@@ -217,7 +214,6 @@ def test_negatives_are_uniform(met: list[int]) -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 13), st.integers(0, 2**31), st.integers(0, 5))
-@steady
 def test_an_epoch_is_every_sample_once(
     samples: int, batch_size: int, seed: int, epoch: int
 ) -> None:

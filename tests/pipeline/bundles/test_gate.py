@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bundles.gate import gate
@@ -84,7 +84,6 @@ def holds(found: Evaluated, **limits: Any) -> bool:
     st.sampled_from([0.0, 0.02, 1.0]),
     st.floats(0, 1),
 )
-@settings(deadline=None)
 def test_identical_models_are_never_held(
     ranks: list[int], popular: list[int], baseline: str, tolerance: float, limit: float
 ) -> None:
@@ -138,7 +137,6 @@ def test_a_loss_within_the_tolerance_is_borne_where_users_are_many() -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(1, MISSED)] * 3), min_size=1, max_size=50), st.randoms())
-@settings(deadline=None)
 def test_the_order_of_users_does_not_matter(users: list[tuple[int, int, int]], random: Any) -> None:
     def of(rows: Sequence[tuple[int, int, int]]) -> tuple[Evaluated, list[Any]]:
         mine, other, popular = np.array(rows).T

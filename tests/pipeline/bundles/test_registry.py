@@ -43,7 +43,7 @@ def crown(settings: Settings, day: date, version: str) -> Path:
     return bundle
 
 
-@tuned(max_examples=15, deadline=None)  # every crowning is brought to the disk
+@tuned(max_examples=15)  # every crowning is brought to the disk
 @given(st.lists(st.dates(date(2026, 1, 1), date(2026, 3, 1)), unique=True, max_size=5), st.dates())
 def test_the_champion_before_a_date_does_not_depend_on_the_order(
     days: list[date], before: date

@@ -25,7 +25,7 @@ histories = st.lists(
 
 
 @given(users=histories, last=st.integers(-1, 6), batch=st.integers(1, 4))
-@tuned(deadline=None, max_examples=30)
+@tuned(max_examples=30)
 def test_counts_are_those_of_brute_force(
     users: list[list[tuple[int, int]]], last: int, batch: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_drift_is_of_groups_of_items() -> None:
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=10), st.data())
-@tuned(deadline=None, max_examples=50)
+@tuned(max_examples=50)
 def test_psi_is_the_symmetric_divergence(before: list[int], data: st.DataObject) -> None:
     now = data.draw(st.lists(st.integers(0, 1000), min_size=len(before), max_size=len(before)))
     pairs = [(b + 0.5, n + 0.5) for b, n in zip(before, now, strict=True) if b]

@@ -53,7 +53,7 @@ def as_id(user: int, kind: pa.DataType) -> Any:
     gone=st.sets(st.tuples(st.integers(0, 6), st.integers(0, 5))),
     has_types=st.booleans(),
 )
-@tuned(deadline=None, max_examples=60)
+@tuned(max_examples=60)
 def test_merging_is_sorting_them_together(
     kind: pa.DataType,
     old: list[Event],

@@ -34,7 +34,7 @@ def histories(lengths: list[int]) -> pa.RecordBatch:
     cuts=st.sets(st.integers(1, 29)),
     other_cuts=st.sets(st.integers(1, 29)),
 )
-@tuned(deadline=None, max_examples=30)
+@tuned(max_examples=30)
 def test_a_file_depends_on_its_histories_not_on_how_they_come(
     lengths: list[int], cuts: set[int], other_cuts: set[int]
 ) -> None:

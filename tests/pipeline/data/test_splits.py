@@ -83,7 +83,7 @@ def assert_whole(split: Split) -> None:
 
 
 @given(users, days, days)
-@tuned(deadline=None, max_examples=60)
+@tuned(max_examples=60)
 def test_a_time_split_cuts_everybody_at_the_same_instants(
     times: list[list[datetime]], test_days: int, valid_days: int
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_time_split_cuts_everybody_at_the_same_instants(
 
 
 @given(users, days, days)
-@tuned(deadline=None, max_examples=60)
+@tuned(max_examples=60)
 def test_training_is_not_even_given_the_test(
     times: list[list[datetime]], test_days: int, valid_days: int
 ) -> None:
@@ -145,7 +145,6 @@ def windows(split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=15))
-@tuned(deadline=None)
 def test_leave_one_out_takes_the_last_two(counts: list[int]) -> None:
     offsets = torch.tensor([0, *counts]).cumsum(0)
     histories = EventHistories(torch.arange(int(offsets[-1]), dtype=torch.int32), offsets)
@@ -172,7 +171,7 @@ def test_the_refit_trains_on_everything(counts: list[int]) -> None:
 
 
 @given(users, st.lists(st.integers(0, MINUTES), min_size=1, max_size=3))
-@tuned(deadline=None, max_examples=40)
+@tuned(max_examples=40)
 def test_events_are_counted_before_an_instant(
     times: list[list[datetime]], minutes: list[int]
 ) -> None:

@@ -84,7 +84,7 @@ def expected_of(mine: list[list[Event]], settings: Settings) -> dict[str, list[i
 
 
 @given(users, choices, choices, st.sampled_from(["leave_one_out", "time"]))
-@tuned(deadline=None, max_examples=60)
+@tuned(max_examples=60)
 def test_targets_are_those_of_a_loop_over_the_users(
     mine: list[list[Event]], inputs: tuple[str, ...], targets: tuple[str, ...], split: str
 ) -> None:

@@ -119,7 +119,7 @@ def a_user_at_a_time(
 
 
 @given(splits(), st.booleans(), st.integers(1, 20))
-@tuned(deadline=None, max_examples=60)
+@tuned(max_examples=60)
 def test_figures_are_those_of_one_user_at_a_time(
     split: Split, mask_seen: bool, batch_size: int
 ) -> None:
@@ -153,7 +153,6 @@ def test_figures_are_those_of_one_user_at_a_time(
 
 
 @given(splits(), st.integers(1, V - 1), st.data())
-@tuned(deadline=None)
 def test_baselines_are_plain_sorts(split: Split, k: int, data: st.DataObject) -> None:
     histories = split.before(split.test_from)
     offsets = histories.offsets.tolist()

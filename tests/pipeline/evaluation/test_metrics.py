@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.ranking import metrics_at, top_items
@@ -16,8 +16,6 @@ from pipeline.evaluation.metrics import bootstrap_intervals, catalogue_metrics, 
 
 TOPK = (1, 3, 5, 10)
 N_ITEMS = 14
-
-steady = settings(deadline=None)
 
 
 @st.composite
@@ -50,7 +48,6 @@ def trec(items: list[int], relevant: set[int]) -> dict[str, float]:
 
 
 @given(st.lists(lists_and_relevant(), min_size=1, max_size=6))
-@steady
 def test_user_figures_are_those_of_trec_eval(cases: list[tuple[list[int], set[int]]]) -> None:
     hits = torch.tensor([[item in relevant for item in items] for items, relevant in cases])
     n_relevant = torch.tensor([len(relevant) for _, relevant in cases])
@@ -63,7 +60,6 @@ def test_user_figures_are_those_of_trec_eval(cases: list[tuple[list[int], set[in
 
 
 @given(st.lists(st.integers(1, 15), min_size=1, max_size=20))
-@steady
 def test_with_one_relevant_item_they_follow_from_its_rank(ranks: list[int]) -> None:
     hits = torch.tensor(ranks)[:, None] == torch.arange(1, 11)
     found = user_metrics(hits, torch.ones(len(ranks), dtype=torch.int64), TOPK)
@@ -79,7 +75,6 @@ def test_with_one_relevant_item_they_follow_from_its_rank(ranks: list[int]) -> N
     st.lists(st.integers(0, 9), min_size=2, max_size=25),
     st.data(),
 )
-@steady
 def test_figures_of_the_catalogue(times: list[int], data: st.DataObject) -> None:
     n_items = len(times)
     counted = st.lists(st.integers(0, 9), min_size=n_items, max_size=n_items)
@@ -115,7 +110,6 @@ def scored(draw: st.DrawFn) -> tuple[torch.Tensor, list[set[int]], int]:
 
 
 @given(scored(), st.booleans())
-@steady
 def test_the_top_items_are_the_head_of_a_sort(
     case: tuple[torch.Tensor, list[set[int]], int], masked: bool
 ) -> None:
@@ -168,7 +162,6 @@ def test_intervals_in_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1), min_size=1))
-@steady
 def test_distinct_rows_are_counted_whatever_the_batches(
     batches: list[list[tuple[int, int]]],
 ) -> None:

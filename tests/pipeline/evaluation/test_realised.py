@@ -54,7 +54,7 @@ def brute_force(lists: list[list[str]], taken: list[tuple[int, str]]) -> dict[st
 
 @pytest.mark.parametrize("layout", ["long", "list"])
 @given(events=events, lists=lists)
-@tuned(deadline=None, max_examples=15)
+@tuned(max_examples=15)
 def test_it_is_what_brute_force_finds(
     layout: str, events: list[tuple[int, str, int]], lists: list[list[str]]
 ) -> None:

@@ -90,9 +90,7 @@ def read(path: Path, logs: LogSettings = MAPPED) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", WRITERS)
 @given(rows=rows_of_text, block=st.sampled_from([1 << 9, 1 << 24]))
-@hypothesis_settings(
-    deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_read_is_what_was_written(
     tmp_path: Path, name: str, rows: Rows, block: int
 ) -> None:

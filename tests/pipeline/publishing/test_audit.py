@@ -101,7 +101,7 @@ def brute_force(
     users=users, batch=st.integers(1, 5), size=st.integers(1, 5), exclude_seen=st.booleans(),
     shift=st.integers(0, 1), some_seen=st.booleans(), n_new=st.integers(0, 2),
 )  # fmt: skip
-@tuned(deadline=None, max_examples=25)
+@tuned(max_examples=25)
 def test_it_counts_what_brute_force_finds(
     layout: str,
     users: list[tuple[list[int], list[tuple[int, float | None]]]],

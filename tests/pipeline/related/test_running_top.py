@@ -43,7 +43,7 @@ def search(left: np.ndarray, right: np.ndarray, n: int, tile: int) -> tuple[list
     tile=st.integers(1, 300),
     levels=st.sampled_from([1, 2, 5]),
 )
-@tuned(deadline=None, max_examples=150)
+@tuned(max_examples=150)
 def test_it_is_the_sort_of_all_with_many_ties(
     seed: int, rows: int, columns: int, n: int, tile: int, levels: int
 ) -> None:

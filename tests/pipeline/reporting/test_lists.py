@@ -22,9 +22,7 @@ MANY = st.dictionaries(
 
 
 @pytest.mark.parametrize("layout", ["long", "list"])
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lists=MANY)
 def test_a_summary_is_that_of_a_count_by_hand(
     tmp_path_factory: pytest.TempPathFactory, layout: str, lists: Lists

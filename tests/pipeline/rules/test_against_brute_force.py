@@ -58,7 +58,7 @@ def chosen_by(condition: Condition, items: list[dict[str, Any]], rows: list[dict
     ]
 
 
-@settings(deadline=None, max_examples=50)  # a few databases per example
+@settings(max_examples=50)  # a few databases per example
 @given(case=cases(), condition=conditions, allowed=st.none() | st.sets(st.integers(0, 30)))
 def test_eligible_are_exactly_the_items_of_which_all_is_true(
     case: tuple[list[dict[str, Any]], list[dict[str, Any]]],

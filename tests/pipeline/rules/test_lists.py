@@ -52,7 +52,7 @@ def candidates_of(rankings: Sequence[Sequence[int]], length: int) -> Candidates:
     return Candidates(item_index, score, length >= V - 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_lists_are_those_of_a_plain_loop(data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))

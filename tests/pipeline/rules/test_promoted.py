@@ -8,7 +8,7 @@ from pipeline.rules.promoted import Promoted
 from pipeline.schema import PAD
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_the_best_come_first_and_excluded_ones_never(data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))

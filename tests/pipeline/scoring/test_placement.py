@@ -55,9 +55,7 @@ def standing(ranked: list[tuple[str, float]], known: dict[str, Row], given: Scor
     return {"listed": listed, **found}
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_item_stands_where_a_plain_loop_has_it(
     tiny_bundle: Bundle, data: st.DataObject

@@ -43,7 +43,7 @@ def pairs(histories: UserHistories) -> list[tuple[int, list[int]]]:
 
 @pytest.mark.parametrize("days", [None, pytest.param(1, marks=pytest.mark.slow), 5])
 @given(users=st.lists(events, min_size=1, max_size=9), batch=st.integers(1, 4))
-@tuned(deadline=None, max_examples=12)
+@tuned(max_examples=12)
 def test_they_are_what_the_checked_reader_gives(
     days: int | None, users: list[list[tuple[int, int]]], batch: int
 ) -> None:

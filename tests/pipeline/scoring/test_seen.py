@@ -114,7 +114,7 @@ def log_source(
     limit=st.integers(1, 4),
     inputs=st.sampled_from([(), ("view",), ("buy", "gift"), ("gift",)]),
 )
-@tuned(deadline=None, max_examples=25)
+@tuned(max_examples=25)
 def test_logs_and_prepared_histories_have_what_a_loop_finds(
     given: list[Event],
     rule: SeenRule | None,

@@ -97,7 +97,7 @@ pairs_of_users = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_with_any_other_rules_the_lists_are_those_of_a_plain_loop(
     bundle: Bundle, inputs: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

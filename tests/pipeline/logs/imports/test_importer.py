@@ -563,7 +563,7 @@ EVENTS = st.lists(
     max_size=30,
 )
 QUICK = hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
