@@ -23,14 +23,22 @@ from pipeline.evaluation.realised import Taken, realised_hits
 from pipeline.limits import RUNS, Limits, number
 from pipeline.logs.validation import AFTER_RUN_DATE
 from pipeline.results import Check, Checked, Ingested, Prepared
-from pipeline.schema import ITEM_ID, ITEMS_FILE, LOG_FILES, QUARANTINE, RUN_DATE, TIMESTAMP
+from pipeline.schema import (
+    ITEM_ID,
+    ITEMS_FILE,
+    LOG_FILES,
+    LOG_FILES_SCHEMA,
+    QUARANTINE,
+    RUN_DATE,
+    TIMESTAMP,
+)
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.lists import lists_before
 from pipeline.warehouse.runs import runs_before
-from pipeline.warehouse.tables import dataset_of, open_table, read_rows
+from pipeline.warehouse.tables import dataset_of, open_table
 
 _ENOUGH_USERS = 100  # for a hit rate that chance does not decide
 
@@ -79,12 +87,14 @@ def _quarantined(ingested: Ingested, limits: Limits, locations: RunLocations) ->
     files = open_table(locations.warehouse.table(LOG_FILES))
     is_new = ds.field("read_on") == locations.run_date
     is_new &= ~pc.coalesce(ds.field("forgotten"), False)
-    columns = ["source_file", "source_stamp", "n_rows"]
-    has_days = files is not None and "read_on" in dataset_of(files).schema.names
-    read = read_rows(files, columns, is_new) if files is not None and has_days else None
-    rows = 0 if read is None else sum(read["n_rows"].to_pylist())
-    by_reason = {} if read is None else _bad_rows(read, locations)
-    if not rows:  # nothing, or by a version whose `log_files` had no such columns
+    read = LOG_FILES_SCHEMA.empty_table()
+    if files is not None:
+        with naming(place_of(files)):
+            entries = dataset_of(files).replace_schema(LOG_FILES_SCHEMA)
+            read = entries.to_table(["source_file", "source_stamp", "n_rows"], filter=is_new)
+    if rows := sum(read["n_rows"].to_pylist()):
+        by_reason = _bad_rows(read, locations)
+    else:  # nothing, or by a version whose `log_files` had no such columns
         rows = ingested.rows - ingested.filtered
         by_reason = dict(ingested.quarantined_by_reason)
         by_reason.pop(AFTER_RUN_DATE, None)
