@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.rules.list_rules import ListRules
+from pipeline.rules.new_items import PromotedNew
 from pipeline.schema import PAD
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.output_rows import Ranked
@@ -104,10 +105,8 @@ def _promotion(scorer: ListScorer, user: UserHistories, item: int) -> int:
     return len(rules.promotions)
 
 
-def _ranking_of_new(scorer: ListScorer) -> ListScorer:
+def _ranking_of_new(scorer: ListScorer, new: PromotedNew) -> ListScorer:
     """The scorer of all new items that a user may get, in the order of the scores."""
-    new = scorer.eligibility.lists.new
-    assert new is not None
     every = replace(new, places=tuple(range(len(new.items))))
     return replace(
         scorer,
@@ -127,10 +126,11 @@ def _caps(
     """
     items, is_new = _row(listed), scorer.eligibility.is_new
     first, n_places = listed.promoted[0, : len(items)], scorer.top_k
-    if is_new[item] and scorer.eligibility.lists.new is not None:
-        every = _row(_ranking_of_new(scorer)(user, _no_progress))
+    new = scorer.eligibility.lists.new
+    if new is not None and is_new[item]:
+        every = _row(_ranking_of_new(scorer, new)(user, _no_progress))
         first = first & ~is_new[items]
-        n_places = int(first.sum()) + len(scorer.eligibility.lists.new.places)
+        n_places = int(first.sum()) + len(new.places)
     if item not in every:
         return ()
     rank = np.full(len(is_new), len(every))
