@@ -49,9 +49,7 @@ def tune(
     """Search for hyper-parameters by validation; the best ones become OUT/fearec.toml."""
     from flows.console.progress import search_progress
     from flows.console.search import print_search
-    from pipeline.config.settings import as_overrides, load_settings, settings_file
-    from pipeline.storage.replaced_inputs import check_replaces_no_input
-    from pipeline.tuning.outputs import BEST_FILE
+    from pipeline.config.settings import as_overrides, load_settings
     from pipeline.tuning.tune import tune as search
 
     flags = {
@@ -64,10 +62,7 @@ def tune(
     settings = load_settings(
         config, [*with_engine(overrides, engine), *as_overrides("tune", flags)]
     )
-    inputs = settings_file(config), settings.tune.params_file
-    check_replaces_no_input(settings.tune.out / BEST_FILE, "--out", inputs)
+    date = as_date(day) or settings.today()
     with search_progress() as progress:
-        tuned = search(
-            settings, as_date(day) or settings.today(), overwrite=overwrite, progress=progress
-        )
+        tuned = search(settings, date, config=config, overwrite=overwrite, progress=progress)
     print_result(tuned, partial(print_search, tuned), as_json)

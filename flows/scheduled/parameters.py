@@ -34,7 +34,12 @@ class FlowParameters(BaseModel):
         Raises:
             ConfigError: they cannot be read, or one is refused.
         """
-        return load_settings(Path(self.config) if self.config else None, self.overrides)
+        return load_settings(self.settings_file, self.overrides)
+
+    @property
+    def settings_file(self) -> Path | None:
+        """The settings file that was given, as a path."""
+        return Path(self.config) if self.config else None
 
 
 class DatedParameters(FlowParameters):

@@ -46,7 +46,9 @@ def _tune(parameters: TuneParameters) -> search_of.Tuned:
     name_flow_run("tune", day)
     # What is finished is not repeated: the study knows better than a cache.
     search = task(name="search", task_run_name=f"search {day}", cache_policy=NO_CACHE)
-    tuned = search(search_of.tune)(settings, day, overwrite=parameters.overwrite)
+    tuned = search(search_of.tune)(
+        settings, day, config=parameters.settings_file, overwrite=parameters.overwrite
+    )
     create_markdown_artifact(
         "\n".join(f"- {line}" for line in [*headlines(tuned), f"test: {dict(tuned.test.model)}"]),
         key="tune",

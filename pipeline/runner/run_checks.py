@@ -22,13 +22,7 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
         ConfigError: the work folder lies in the logs, or the run date is later than tomorrow: as
             the newest it would be what serves until then.
     """
-    if _would_be_logs(settings.work_dir, settings.logs.path):
-        raise ConfigError(
-            "the work folder lies in the logs, which would then include its files",
-            "work_dir",
-            found=str(settings.work_dir),
-            remedy="Set a folder outside of logs.path.",
-        )
+    check_outside_of_logs(settings.work_dir, "work_dir", settings.logs.path)
     tomorrow = settings.today() + timedelta(days=1)
     if run_date > tomorrow:
         raise ConfigError(
@@ -37,6 +31,30 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
             expected=f"{tomorrow} at the latest",
             found=str(run_date),
         )
+
+
+def check_outside_of_logs(folder: Path, setting: str, logs: str) -> None:
+    """Check that a folder to write into lies outside of the logs.
+
+    Where `list_logs` will refuse the logs themselves, nothing is said of the folder.
+
+    Args:
+        folder: The folder.
+        setting: What names it, for the error.
+        logs: `logs.path`.
+
+    Raises:
+        ConfigError: its files would count as logs.
+    """
+    with suppress(OSError, pa.ArrowException):
+        filesystem, inner = open_filesystem(str(folder))
+        if logs and would_list(logs, filesystem, f"{resolved(filesystem, inner)}/items.parquet"):
+            raise ConfigError(
+                "the folder lies in the logs, which would then include its files",
+                setting,
+                found=str(folder),
+                remedy="Set a folder outside of logs.path.",
+            )
 
 
 def check_registry(locations: RunLocations) -> None:
@@ -55,13 +73,3 @@ def check_registry(locations: RunLocations) -> None:
             warehouse.models().name_of(CHAMPION),
             remedy="Restore it, or name the model that serves: `fearec models promote VERSION`.",
         )
-
-
-def _would_be_logs(folder: Path, logs: str) -> bool:
-    """Whether a folder's files would count as logs; not where `list_logs` will refuse these."""
-    with suppress(OSError, pa.ArrowException):
-        filesystem, inner = open_filesystem(str(folder))
-        return bool(logs) and would_list(
-            logs, filesystem, f"{resolved(filesystem, inner)}/items.parquet"
-        )
-    return False

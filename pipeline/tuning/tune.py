@@ -12,15 +12,18 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from pipeline.config.settings import Settings
+from pipeline.config.settings import Settings, settings_file
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import SearchError, naming
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import run_stage
+from pipeline.runner.run_checks import check_outside_of_logs
 from pipeline.runner.stages import Ingest, Prepare
+from pipeline.storage.replaced_inputs import check_replaces_no_input
 from pipeline.tuning.outputs import (
+    BEST_FILE,
     DATA,
     check_folder,
     clear,
@@ -84,6 +87,7 @@ def tune(
     settings: Settings,
     run_date: date,
     *,
+    config: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -95,11 +99,13 @@ def tune(
     Args:
         settings: Settings of the run; `settings.tune` holds those of the search.
         run_date: Logs up to the end of this day are used.
+        config: The settings file that was given, which the search may not replace.
         overwrite: Remove an earlier search in the output folder and begin again.
         progress: Called at the start and whenever a trial has ended.
 
     Raises:
-        ConfigError: the params file or the output folder cannot be used.
+        ConfigError: the params file or the output folder cannot be used, or the best settings
+            would replace a file that is read.
         ResumeError: the folder holds another search.
         BusyError: another process is at work on the same search or run.
         InputError: there is nothing to train or validate on.
@@ -107,6 +113,9 @@ def tune(
         FearecError: see the stages `ingest` and `prepare`.
     """
     tune = settings.tune
+    check_outside_of_logs(tune.out, "tune.out", settings.logs.path)
+    inputs = settings_file(config), tune.params_file
+    check_replaces_no_input(tune.out / BEST_FILE, "tune.out", inputs)
     space = read_space(tune.params_file, settings)
     wanted = trials_wanted(space, tune)
     with storage_failures(settings):

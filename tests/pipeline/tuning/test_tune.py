@@ -540,8 +540,13 @@ def test_the_command_replaces_none_of_its_settings(config: Path, tmp_path: Path)
     arguments = ["tune", "--config", str(given), "--out", str(tmp_path), "--overwrite"]
     done = CliRunner().invoke(cli.app, arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "--out: the output would replace an input" in done.stderr
+    assert "tune.out: the output would replace an input" in done.stderr
     assert given.read_text() == before
+
+
+def test_the_search_lies_outside_of_the_logs(config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tune\.out: the folder lies in the logs"):
+        run(config, f"tune.out={load_settings(config).logs.path}/search")
 
 
 @pytest.mark.slow
