@@ -30,10 +30,10 @@ def backfill(run: BackfillParameters) -> list[date]:
 
 
 def _backfill(parameters: BackfillParameters) -> list[date]:
-    days = run_dates(parameters.first, parameters.last)
+    settings = parameters.settings()
+    days = run_dates(settings, parameters.first, parameters.last)
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, name=f"backfill {days[0]} to {days[-1]}")
-    settings = parameters.settings()
     for day in days:
         if not parameters.force and (done := passed_over(settings, day)):
             logger.info("%s: %s; done before", day, done.decision)

@@ -44,17 +44,20 @@ def plain_cross_entropy(
 def chunked_cross_entropy(
     output: Tensor, items: Tensor, target: Tensor, chunk: int, weight: Tensor | None = None
 ) -> Tensor:
-    """`plain_cross_entropy` with at most (B, chunk) logits in memory at a time."""
+    """`plain_cross_entropy` with at most (B, chunk) logits in memory at a time; no autocast."""
     if not enabled("chunked_cross_entropy"):
         return plain_cross_entropy(output, items, target, weight)
-    losses = _ChunkedCrossEntropy.apply(output, items, target, chunk)  # type: ignore[no-untyped-call]
+    losses = _ChunkedCrossEntropy.apply(output.to(items.dtype), items, target, chunk)  # type: ignore[no-untyped-call]
     return weighted_mean(losses, weight)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, items: Tensor, target: Tensor, chunk: int) -> Tensor:
-        parts = [torch.logsumexp(output @ part.T, dim=1) for part in items.split(chunk)]
+        # Without autocast, which is off in the backward pass: that takes the logits once more and
+        # needs their own normaliser, or the probabilities do not add up to 1.
+        with torch.autocast(output.device.type, enabled=False):
+            parts = [torch.logsumexp(output @ part.T, dim=1) for part in items.split(chunk)]
         total = torch.logsumexp(torch.stack(parts), dim=0)
         ctx.save_for_backward(output, items, target, total)
         ctx.chunk = chunk

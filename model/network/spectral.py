@@ -78,8 +78,13 @@ def correlation(query: Tensor, key: Tensor, synthesis: Tensor) -> Tensor:
     Returns:
         (B, L), in float32 under autocast too.
     """
-    even, odd = cross_spectrum(query, key)
-    return torch.cat([even, odd], dim=1) @ (synthesis / query.shape[-1])
+    spectrum = torch.cat(cross_spectrum(query, key), dim=1)
+    basis = synthesis / query.shape[-1]
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # it would round the product, and delays would tie
+        with torch.autocast(kind, enabled=False):
+            return spectrum @ basis
+    return spectrum @ basis
 
 
 def cross_spectrum(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

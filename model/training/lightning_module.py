@@ -14,6 +14,7 @@ from model.training.losses import training_loss
 from model.training.samples import TrainingBatch
 
 MONITOR = "NDCG@10"
+_APART = 1_000_003  # between the seeds of two processes: more than epochs, less than 32 bits
 
 
 class FEARecModule(lightning.LightningModule):
@@ -42,8 +43,13 @@ class FEARecModule(lightning.LightningModule):
         self._ranks: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
-        """Seed each epoch by its number, so that a resumed run repeats an uninterrupted one."""
-        torch.manual_seed(self.training_config.seed + 1 + self.current_epoch)
+        """Seed each epoch by its number, so that a resumed run repeats an uninterrupted one.
+
+        Of several processes each has draws of its own: alike, they would drop the same places of
+        their shares of a batch.
+        """
+        seed = self.training_config.seed + 1 + self.current_epoch
+        torch.manual_seed(seed + _APART * self.global_rank)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""

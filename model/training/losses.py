@@ -116,10 +116,7 @@ def next_item_loss(
                 )
             return sampled_cross_entropy(output, items, item_id, sampled, weight)
         if model.config.ce_chunk_size:
-            # In float32, as backward passes run outside autocast.
-            return chunked_cross_entropy(
-                output.float(), items, item_id, model.config.ce_chunk_size, weight
-            )
+            return chunked_cross_entropy(output, items, item_id, model.config.ce_chunk_size, weight)
         return plain_cross_entropy(output, items, item_id, weight)
     if neg_item_id is None:
         raise ConfigError("BPR needs negative items", "model.loss_type", expected="neg_item_id")

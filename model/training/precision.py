@@ -1,4 +1,4 @@
-"""The precision that a training computes in."""
+"""The processor that a training runs on, and the precision that it computes in."""
 
 import logging
 from typing import Literal
@@ -12,6 +12,16 @@ _log = logging.getLogger(__name__)
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # the last of ARM
 
 
+def choose_accelerator(training: TrainingConfig) -> Literal["auto", "cpu", "cuda"]:
+    """The accelerator that `train.accelerator` means on this machine, by Lightning's name.
+
+    A GPU is a CUDA device: Apple's have no float64, which the network needs.
+    """
+    if training.accelerator == "auto":
+        return "cpu" if torch.backends.mps.is_available() else "auto"
+    return "cuda" if training.accelerator == "gpu" else "cpu"
+
+
 def choose_precision(training: TrainingConfig) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
     """The precision that `train.precision` means on this machine.
 
@@ -19,7 +29,7 @@ def choose_precision(training: TrainingConfig) -> Literal["32-true", "16-mixed",
     fast as 32-true; on one without it has a ninth of the speed (AMD EPYC with AVX2). On a GPU
     32-true computes products in TF32.
     """
-    on_cpu = training.accelerator == "cpu" or not torch.accelerator.is_available()
+    on_cpu = choose_accelerator(training) == "cpu" or not torch.accelerator.is_available()
     capabilities = torch.cpu.get_capabilities()
     has_bfloat16 = any(capabilities.get(name, False) for name in _BFLOAT16)
     if training.precision == "auto":

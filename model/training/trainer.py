@@ -30,7 +30,7 @@ from model.training.checkpoints import (
 from model.training.epoch_log import EpochLog
 from model.training.item_start import start_items
 from model.training.lightning_module import MONITOR, FEARecModule
-from model.training.precision import choose_precision
+from model.training.precision import choose_accelerator, choose_precision
 from model.training.processes import (
     MATMUL_PRECISION,
     JoinedProcesses,
@@ -180,7 +180,7 @@ def train_epochs(
     with quiet():
         try:
             trainer = Trainer(
-                accelerator=training.accelerator,
+                accelerator=choose_accelerator(training),
                 devices=training.devices,
                 num_nodes=group.size if group else 1,
                 strategy=JoinedProcesses(group, threads) if group else processes or "auto",

@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,8 @@ Result = TypeVar("Result")
 def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a module's function in a new process; arguments, result and exceptions must pickle.
 
+    Ctrl-C, which a terminal sends to all processes, is for this one alone.
+
     Raises:
         BrokenProcessPool: the system killed the process.
         Exception: whatever the function raised.
@@ -26,7 +29,12 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
         ProcessLogs() as logs,
         ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(logs,)) as process,
     ):
-        return process.submit(function, *arguments).result()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new ones inherit it
+        try:
+            called = process.submit(function, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return called.result()
 
 
 def end_with_parent() -> None:

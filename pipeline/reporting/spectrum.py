@@ -50,7 +50,8 @@ def layer_spectra(bundle: Bundle, prepared: Prepared) -> list[LayerSpectrum]:
     histories = read_histories(prepared.folder, bundle.description.input_types)
     ends = histories.offsets[1:][histories.offsets.diff() > 0]
     ends = ends[histories.with_inputs(ends)]
-    some = ends[torch.linspace(0, len(ends) - 1, min(_SEQUENCES, len(ends))).long()]
+    count = min(_SEQUENCES, len(ends))
+    some = ends[torch.arange(count) * len(ends) // count]
     item_seq, item_seq_len = histories.windows(some, config.MAX_ITEM_LIST_LENGTH)
     with torch.inference_mode():
         return _measure(network, item_seq, item_seq_len)

@@ -1,7 +1,7 @@
 """`fearec audience`: the users to whom given items suit best."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.results import AudienceFound
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.runner.related import check_top_n
+from pipeline.runner.run_checks import check_outside_of_logs
 from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
 from pipeline.storage.folders import open_folder, storage_errors
@@ -54,8 +55,8 @@ def find_users(
         model_version: Default the one that serves the run date.
 
     Raises:
-        ConfigError: `top_n` is impossible, `output` is a folder or an input, or rules cannot be
-            used or leave out every listed item.
+        ConfigError: `top_n` is impossible, `output` is a folder or lies where the command or a run
+            reads, or rules cannot be used or leave out every listed item.
         InputError: the file cannot be read or holds no item of the model, there is no such model,
             or there are no histories.
         SchemaError: the file's ids are of another kind than the model's.
@@ -64,8 +65,9 @@ def find_users(
     """
     check_top_n(top_n)
     score = settings.score
-    inputs = items, score.allow, score.deny, settings.items.path
-    with storage_failures(settings), _written(output, inputs) as target:
+    if output is not None:
+        _check_output(output, items, settings)
+    with storage_failures(settings), _written(output) as target:
         run = served_run(settings, run_date, model_version)
         listed, n_unknown, n_untrained = _listed(run, items)
         rules = left_out_on(run, settings)
@@ -113,12 +115,27 @@ def find_users(
     )
 
 
+def _check_output(output: str, items: str, settings: Settings) -> None:
+    """Check that the output is a file that neither replaces an input nor becomes one.
+
+    Raises:
+        ConfigError: it is a folder, an input, or in the logs, the warehouse or the work folder.
+    """
+    parent, name = os.path.split(output)
+    folder = open_folder(parent or ".")
+    if not name or folder.filesystem.get_file_info(folder.path(name)).type == FileType.Directory:
+        raise ConfigError("the output must be a file", "--output", found=output)
+    score = settings.score
+    files = items, score.allow, score.deny, settings.items.path
+    check_replaces_no_input(output, "--output", [*files, settings.warehouse, settings.work_dir])
+    check_outside_of_logs(parent or ".", "--output", settings.logs.path)
+
+
 @contextmanager
-def _written(output: str | None, inputs: Iterable[str | None]) -> Iterator[Path | None]:
+def _written(output: str | None) -> Iterator[Path | None]:
     """A temporary file that becomes the output, where one is wanted, at the end of the block.
 
     Raises:
-        ConfigError: the output is a folder or an input.
         BusyError: another process writes to the output's folder.
     """
     if output is None:
@@ -126,9 +143,6 @@ def _written(output: str | None, inputs: Iterable[str | None]) -> Iterator[Path 
         return
     parent, name = os.path.split(output)
     folder = open_folder(parent or ".")
-    if not name or folder.filesystem.get_file_info(folder.path(name)).type == FileType.Directory:
-        raise ConfigError("the output must be a file", "--output", found=output)
-    check_replaces_no_input(output, "--output", inputs)
     with folder.scratch() as scratch:
         yield scratch / name
         with storage_errors(output):

@@ -8,6 +8,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, FearecError
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import FinishedRun, nightly
+from pipeline.runner.run_checks import check_run_date
 from pipeline.runner.run_log import FAILED
 from pipeline.runner.stages import Gate
 from pipeline.storage.locations import RunLocations, Warehouse
@@ -38,12 +39,18 @@ class Backfilled:
         return cls(run.run_date, gated.decision, gated.model_version, done_before)
 
 
-def run_dates(first: date, last: date) -> list[date]:
+def run_dates(settings: Settings, first: date, last: date) -> list[date]:
     """Every day from the first to the last, oldest first.
 
+    Args:
+        settings: Whose calendar.
+        first: The first run date.
+        last: The last run date.
+
     Raises:
-        ConfigError: the first is after the last.
+        ConfigError: the first is after the last, or the last is later than tomorrow.
     """
+    check_run_date(settings, last, "the last run date")
     if first > last:
         raise ConfigError(
             "the first run date is after the last", f"{first} to {last}", expected="oldest first"
@@ -71,10 +78,10 @@ def backfill(
         The dates that are done, oldest first.
 
     Raises:
-        ConfigError: the first date is after the last.
+        ConfigError: the first date is after the last, or the last is later than tomorrow.
         FearecError: a run failed; its date is named, and no later one was begun.
     """
-    for day in run_dates(first, last):
+    for day in run_dates(settings, first, last):
         try:
             done = None if force else passed_over(settings, day)
             yield done or Backfilled.of(nightly(settings, day, force=force))
@@ -87,7 +94,8 @@ def backfill(
 def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
     """A date of which only the row in `runs` is left, because its work folder was cleaned away.
 
-    Its stages cannot be looked at any more, so a run would do all of them again.
+    Its stages cannot be looked at any more, so a run would do all of them again. A folder in which
+    no stage is recorded is as good as none: whatever takes the lock of a run date makes one.
 
     Raises:
         StorageError: the table cannot be read.
@@ -95,7 +103,7 @@ def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
     locations = RunLocations(
         Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
     )
-    if locations.folder.exists():
+    if any(locations.folder.glob("*.json")):
         return None
     with storage_failures(settings):
         row = current_run(locations.warehouse, run_date)

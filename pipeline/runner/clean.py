@@ -15,6 +15,7 @@ from pipeline.reporting.report import remove_reports, report_dates, write_index
 from pipeline.results import Cleaned, Trained
 from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
+from pipeline.storage.atomic_files import files_below
 from pipeline.storage.folders import StoreFolder
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
@@ -112,9 +113,8 @@ def clean_after_run(
 
 def disk_use(path: Path) -> int:
     """The bytes of a file, or of all files below a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
     total = 0
-    for file in files:
+    for file in files_below(path) if path.is_dir() else [path]:
         with suppress(OSError):
             total += file.lstat().st_size if file.is_file() else 0
     return total

@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 from pipeline.logs.id_lists import check_same_kind
 from pipeline.results import Prepared
 from pipeline.runner.cache import read_record
+from pipeline.runner.run_checks import check_run_date
 from pipeline.runner.stages import Prepare
 from pipeline.schema import ITEM_ID
 from pipeline.scoring.prepared_reader import PreparedHistories
@@ -136,10 +137,13 @@ def served_run(settings: Settings, run_date: date | None, model_version: str | N
         model_version: Default the one that serves the run date.
 
     Raises:
+        ConfigError: the run date is later than tomorrow.
         InputError: no model serves the run date, or there is no such version.
         BundleError: `champion.json` or the bundle cannot be read.
         StorageError: the store is away, or there is no room for a copy of the bundle.
     """
+    if run_date is not None:
+        check_run_date(settings, run_date, "--date")
     warehouse = Warehouse(settings.warehouse)
     registry = read_registry(warehouse)
     if registry is None:

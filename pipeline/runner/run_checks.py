@@ -23,23 +23,37 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
             the newest it would be what serves until then.
     """
     check_outside_of_logs(settings.work_dir, "work_dir", settings.logs.path)
+    check_run_date(settings, run_date, "--date")
+
+
+def check_run_date(settings: Settings, run_date: date, option: str) -> None:
+    """Check that a run date is tomorrow at the latest.
+
+    Args:
+        settings: Whose calendar.
+        run_date: The run date.
+        option: What names it, for the error.
+
+    Raises:
+        ConfigError: it is later.
+    """
     tomorrow = settings.today() + timedelta(days=1)
     if run_date > tomorrow:
         raise ConfigError(
             "the run date is in the future",
-            "--date",
+            option,
             expected=f"{tomorrow} at the latest",
             found=str(run_date),
         )
 
 
-def check_outside_of_logs(folder: Path, setting: str, logs: str) -> None:
+def check_outside_of_logs(folder: str | Path, setting: str, logs: str) -> None:
     """Check that a folder to write into lies outside of the logs.
 
     Where `list_logs` will refuse the logs themselves, nothing is said of the folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, or its URI.
         setting: What names it, for the error.
         logs: `logs.path`.
 

@@ -25,9 +25,15 @@ def is_unfinished(name: str, of: str) -> bool:
 
 def unfinished_below(folder: Path) -> Iterator[Path]:
     """The files below a folder that `replace_bytes` has begun, or had when it was killed."""
-    for path in folder.rglob(".*.tmp"):
+    for path in files_below(folder):
         if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
             yield path
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder; a folder that is removed meanwhile is no error, as with `rglob`."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def replace_text(path: Path, text: str) -> None:

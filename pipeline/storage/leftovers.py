@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from pipeline.errors import BusyError
-from pipeline.storage.atomic_files import unfinished_below
+from pipeline.storage.atomic_files import files_below, unfinished_below
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
@@ -45,7 +45,7 @@ def remove_unfinished_uploads(warehouse: Warehouse) -> None:
         return  # there, an upload becomes visible when it ends
     root = Path(warehouse.root)
     uploads = (
-        file for file in root.rglob("*#*") if file.suffix.startswith((".parquet#", ".json#"))
+        file for file in files_below(root) if file.suffix.startswith((".parquet#", ".json#"))
     )
     for file in (*uploads, *unfinished_below(root / "models")):
         with suppress(OSError):

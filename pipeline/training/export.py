@@ -156,7 +156,7 @@ def measure_parity(
         ends = torch.arange(1, len(histories.items) + 1)
     ends = ends[histories.with_inputs(ends)]
     count = min(limits.parity_sequences, len(ends))
-    positions = ends[torch.linspace(0, len(ends) - 1, count).long()]
+    positions = ends[torch.arange(count) * len(ends) // count]  # evenly spaced
     session = open_session(encoder, "cpu")
     expected, found, tied = [], [], []
     for part in positions.split(BATCH):

@@ -31,7 +31,7 @@ from pipeline.tuning.search_space import (
 # Settings of the machine, of the nightly run, or of what is logged.
 _NOT_SEARCHED = {
     "n_items", "eval_batch_size", "refit", "warm_start",
-    "accelerator", "devices", "strategy", "precision", "logger",
+    "accelerator", "devices", "threads", "strategy", "precision", "logger",
 }  # fmt: skip
 _KNOWN = sorted({*FEARecConfig.model_fields, *TrainingConfig.model_fields} - _NOT_SEARCHED)
 _BOUNDS = {"uniform": "LOW,HIGH", "quniform": "LOW,HIGH,STEP", "loguniform": "LOW,HIGH"}

@@ -2,7 +2,10 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -21,9 +24,11 @@ from pipeline.tuning.outputs import RUNS
 from pipeline.tuning.params_file import with_values
 from pipeline.tuning.search_space import Space
 from pipeline.tuning.study import EPOCH, ERROR, last_attempts, original_number
-from pipeline.tuning.trial import Pruning, Run, train_apart, train_here
+from pipeline.tuning.trial import Pruning, Run, end_trials, train_apart, train_here
 
 logger = logging.getLogger(__name__)
+
+_MOMENT = 1.0  # seconds
 
 # Trials done, all trials, and the best NDCG@10 so far.
 Progress = Callable[[int, int, float | None], None]
@@ -95,14 +100,7 @@ class Search:
 
             run_on_ray(self, study, lacking, ended)
         elif lacking:
-            workers = min(self.settings.tune.workers, lacking)
-            stops: list[Exception] = []
-            objective = partial(self._objective, workers=workers, stops=stops)
-            study.optimize(
-                objective, lacking, n_jobs=workers, catch=(_FailedError,), callbacks=[ended]
-            )
-            if stops:
-                raise stops[0]  # Optuna may drop it if there are several workers
+            self._optimize(study, lacking, ended)
         finished = sum(trial.state.is_finished() for trial in last_attempts(study))
         if finished < wanted:
             raise SearchError(
@@ -113,7 +111,47 @@ class Search:
                 remedy="Run the same command to go on.",
             )
 
-    def _objective(self, trial: optuna.Trial, workers: int, stops: list[Exception]) -> float:
+    def _optimize(self, study: optuna.Study, lacking: int, ended: Callable[..., None]) -> None:
+        """Run the queued trials on this machine, by one worker or several.
+
+        Optuna waits for several in another thread, so that this one may end them: what Ctrl-C and
+        SIGTERM raise in it would else wait for the trials that run.
+        """
+        workers = min(self.settings.tune.workers, lacking)
+        stops: list[Exception] = []
+        interrupted = threading.Event()
+        objective = partial(self._objective, workers=workers, stops=stops, interrupted=interrupted)
+        optimize = partial(
+            study.optimize,
+            objective,
+            lacking,
+            n_jobs=workers,
+            catch=(_FailedError,),
+            callbacks=[ended],
+        )
+        if workers == 1:
+            optimize()
+        else:
+            with ThreadPoolExecutor(1) as thread:
+                optimized = thread.submit(optimize)
+                try:
+                    optimized.result()
+                except BaseException:
+                    interrupted.set()
+                    end_trials(until=optimized)
+                    raise
+        if stops:
+            raise stops[0]  # Optuna may drop it if there are several workers
+
+    def _objective(
+        self,
+        trial: optuna.Trial,
+        workers: int,
+        stops: list[Exception],
+        interrupted: threading.Event,
+    ) -> float:
+        if interrupted.is_set():
+            raise InterruptedError
         try:
             threads = thread_count(set_threads(self.settings.train.threads), workers)
             run = self.training(trial, threads)
@@ -127,6 +165,9 @@ class Search:
             stops.append(error)
             raise  # a full disk is not the fault of the trial
         except Exception as error:
+            # SIGTERM to all processes of a group may reach a trial's before this one.
+            if interrupted.wait(_MOMENT if isinstance(error, BrokenProcessPool) else 0):
+                raise
             note_failure(trial, as_line(error))
             raise _FailedError from error
         trial.set_user_attr(EPOCH, judged.epoch)

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,8 @@ ERROR = "error"  # why a trial failed; a failed trial without it was interrupted
 EPOCH = "best_epoch"
 
 _RESUME_KEY = "identity"  # as stored in the studies of earlier versions
+_UNKEYED = {"train.accelerator", "train.eval_batch_size"}  # names that earlier versions stored too
+_RUN_DATE = "run_date"
 _DEFAULT_EVALS = 100
 _LARGEST_GRID = 10_000
 _LOCK_TIMEOUT = 60.0  # seconds to wait while another process writes
@@ -110,8 +113,16 @@ def study_errors(out: Path) -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def check_resume_key(study: optuna.Study, out: Path, resume_key: Mapping[str, Any]) -> None:
+def check_resume_key(
+    study: optuna.Study, out: Path, resume_key: Mapping[str, Any], run_date: date
+) -> None:
     """Store the resume key in a new study; compare it with the stored one of another.
+
+    Args:
+        study: The study.
+        out: The search's folder.
+        resume_key: Everything that decides the trials and their results, by name.
+        run_date: Run date of the search, which the error names if it is another one.
 
     Raises:
         ResumeError: the study has another search space, other data or other settings.
@@ -120,15 +131,20 @@ def check_resume_key(study: optuna.Study, out: Path, resume_key: Mapping[str, An
     before = study.user_attrs.get(_RESUME_KEY)
     if before is None:
         study.set_user_attr(_RESUME_KEY, now)
+        study.set_user_attr(_RUN_DATE, str(run_date))
         return
-    for name in {**before, **now}:
+    begun = study.user_attrs.get(_RUN_DATE, str(run_date))
+    remedy = "Begin again with --overwrite, or in another folder with --out."
+    if begun != str(run_date):
+        remedy = f"Go on with --date {begun}, with which it was begun. {remedy}"
+    for name in [name for name in {**before, **now} if name not in _UNKEYED]:
         if before.get(name) != now.get(name):
             raise ResumeError(
                 f"the search cannot be resumed: {name} is not what it was",
                 str(out),
                 expected=str(before.get(name)),
                 found=str(now.get(name)),
-                remedy="Begin again with --overwrite, or in another folder with --out.",
+                remedy=remedy,
             )
 
 

@@ -1,9 +1,12 @@
 """One trial of a search: training as in a nightly run, from no champion, and its validation."""
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -127,6 +130,21 @@ def train_apart(run: Run, out: Path, trial: optuna.Trial) -> Judged:
     """
     # Optuna has no public name for a trial's id in its storage.
     return in_own_process(_train_reporting, run, out, trial._trial_id)
+
+
+def end_trials(until: Future[Any]) -> None:
+    """Send SIGTERM to the processes of `train_apart`, each once, until nothing is at work.
+
+    Args:
+        until: Done when nothing is.
+    """
+    ended: set[int | None] = set()
+    while not until.done():
+        for process in multiprocessing.active_children():
+            if process.pid not in ended:
+                ended.add(process.pid)
+                process.terminate()
+        wait([until], timeout=0.5)
 
 
 class Pruning:

@@ -50,8 +50,7 @@ from pipeline.tuning.study import (
 )
 from pipeline.tuning.trial import known_to_training
 
-# Training settings of a nightly run that no trial depends on.
-_NOT_OF_TRIALS = {"refit", "warm_start", "devices", "threads", "strategy", "logger"}
+_NOT_OF_TRIALS = {"refit", "warm_start"}  # settings of a run's training
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def tune(
             if overwrite:
                 clear(tune.out)
             study = load_study(tune.out, settings)
-            check_resume_key(study, tune.out, _resume_key(settings, run_date, space, prepared))
+            resume_key = _resume_key(settings, run_date, space, prepared)
+            check_resume_key(study, tune.out, resume_key, run_date)
             requeue_interrupted(study)
             # A copy, since a nightly run may prepare other data meanwhile.
             data = tune.out / DATA
@@ -178,9 +178,10 @@ def _resume_key(
     settings: Settings, run_date: date, space: Space, prepared: Prepared
 ) -> dict[str, Any]:
     """Everything that decides the trials and their results, by name."""
+    training = settings.train.result_settings()
     sections = {
-        "model": settings.model.config(prepared.n_items).model_dump(mode="json"),
-        "train": settings.train.model_dump(mode="json", exclude=_NOT_OF_TRIALS),
+        "model": settings.model.config(prepared.n_items).result_settings(),
+        "train": {name: training[name] for name in training if name not in _NOT_OF_TRIALS},
     }
     evaluation = settings.evaluate
     return {

@@ -246,6 +246,7 @@ def test_without_a_file_the_rows_are_shown(bundle: Bundle, histories: list[list[
         (["related", "--by", "colour"], "--by: no such relation; expected cosine or co-occurrence"),
         (["related", "--top-n", "0"], "--top-n: nothing to find; expected at least 1; found 0"),
         (["related", "--model", "nowhere"], "warehouse/models: no such model version"),
+        (["related", "--date", "2062-07-01", "--model", VERSION], "run date is in the future"),
         (["related", "--date", "2026-01-01"], "run date 2026-01-01: no model serves this run date"),
         (
             ["embeddings", "--date", "2026-01-02", "--model", VERSION],
@@ -289,6 +290,28 @@ def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
     assert "--output: the output would replace an input" in done.stderr
     assert (Path("ids.txt").read_text(), Path("x").read_text()) == ("i1\n", "i2\n")
     assert not [*Path("table").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("warehouse/models/champion.json", "would replace an input"),
+        (f"warehouse/models/{VERSION}/items.parquet", "would replace an input"),
+        ("work/run_date=2026-07-01/prepared/users.parquet", "would replace an input"),
+        ("logs/audience.parquet", "--output: the folder lies in the logs"),
+    ],
+)
+def test_an_audience_is_not_written_where_runs_read(
+    output: str, message: str, bundle: Bundle
+) -> None:
+    Path("ids.txt").write_text("i1\n")
+    Path("logs").mkdir()
+    before = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
+    done = call("audience", "--items", "ids.txt", "--output", output, "--set", "logs.path=logs")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    after = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_histories_that_were_changed_count_as_none(bundle: Bundle) -> None:

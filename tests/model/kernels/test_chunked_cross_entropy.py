@@ -58,6 +58,21 @@ def test_large_logits_do_not_overflow() -> None:
     assert torch.isfinite(chunked)
 
 
+def test_under_autocast_the_gradients_are_those_of_float32() -> None:
+    """Where the targets are nearly certain, a normaliser in bfloat16 would turn the gradient."""
+    items = rows(0, 60, 16).requires_grad_()
+    target = torch.arange(1, 33)
+    output = (0.7 * items.detach()[target] + 0.1 * rows(1, 32, 16)).requires_grad_()
+    expected = torch.autograd.grad(plain_cross_entropy(output, items, target), (output, items))
+    for taken in (output, output.bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = chunked_cross_entropy(taken, items, target, 7)
+        assert loss.dtype == torch.float32
+        tolerance = 1e-5 if taken is output else 0.1  # the outputs themselves are rounded
+        for mine, theirs in zip(torch.autograd.grad(loss, (output, items)), expected, strict=True):
+            assert (mine - theirs).norm() < tolerance * theirs.norm()
+
+
 def test_chunks_bound_the_logits_memory_in_both_passes() -> None:
     count, n_items, dim, chunk = 64, 5000, 4, 250
     output = rows(0, count, dim).requires_grad_()

@@ -53,6 +53,11 @@ def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
     assert dropout.eval()(x).equal(x)
 
 
+@pytest.mark.parametrize("p", [1e-12, 5e-6, 1e-5])
+def test_a_tiny_probability_keeps_nearly_all(p: float) -> None:
+    assert dropout_mask(torch.ones(10_000), p).mean() > 0.99
+
+
 def test_disabled_it_is_pytorchs_dropout() -> None:
     x = torch.ones(100, 30)
     with disabled("dropout"):

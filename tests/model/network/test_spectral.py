@@ -120,6 +120,20 @@ def test_the_cross_spectrum_is_summed_in_float32_under_autocast() -> None:
     assert even.dtype == odd.dtype == torch.float32
 
 
+def test_the_correlation_is_float32_under_autocast() -> None:
+    """Rounded to bfloat16, the highest delays of one row in twenty would tie."""
+    length, band = 50, range(1, 20)
+    query, key = torch.randn(2, 8, 2 * len(band), 16).bfloat16().unbind()
+    synthesis = spectral.correlation_basis(band, length)
+    expected = spectral.correlation(query.float(), key.float(), synthesis)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = spectral.correlation(query, key, synthesis)
+    assert found.dtype == torch.float32
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < 2**-7  # of the products of bfloat16; that of the sum would be ties
+    assert all(len(row.unique()) == length for row in found)
+
+
 def brute_force_correlation(query: Tensor, key: Tensor) -> Tensor:
     """``sum_t query[(t + delay) mod L] * key[t]`` for every delay, over the last axis."""
     return torch.stack(

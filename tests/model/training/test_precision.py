@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.config import TrainingConfig
-from model.training.precision import choose_precision
+from model.training.precision import choose_accelerator, choose_precision
 
 OLD = {"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
 AMD, INTEL, ARM = {"avx512_bf16": True}, {"amx_bf16": True}, {"neon": True, "bf16": True}
@@ -43,6 +43,19 @@ def test_auto_takes_bfloat16_where_a_processor_has_it(
 ) -> None:
     found = chosen(monkeypatch, capabilities, has_gpu, accelerator=accelerator, precision="auto")
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected", "on_apple"),
+    [("auto", "auto", "cpu"), ("cpu", "cpu", "cpu"), ("gpu", "cuda", "cuda")],
+)
+def test_apples_gpu_is_none(
+    accelerator: str, expected: str, on_apple: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingConfig.model_validate({"accelerator": accelerator})
+    assert choose_accelerator(training) == expected
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_accelerator(training) == on_apple
 
 
 @pytest.mark.parametrize(

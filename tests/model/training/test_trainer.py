@@ -264,6 +264,16 @@ test_fit.train(Path({str(tmp_path)!r}), epochs=4, valid=None)
     assert same(train(tmp_path, epochs=4, valid=None).network, four_epochs)
 
 
+def test_each_of_several_processes_has_draws_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = FEARecModule(CONFIG, TrainingConfig())
+    draws = []
+    for rank in range(3):
+        monkeypatch.setattr(FEARecModule, "global_rank", rank)
+        module.on_train_epoch_start()
+        draws.append(torch.rand(5))
+    assert len({tuple(each.tolist()) for each in draws}) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "recbole"])
 def test_several_devices_train_together(tmp_path: Path, preset: str) -> None:

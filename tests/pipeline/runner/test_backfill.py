@@ -17,9 +17,9 @@ from pipeline.errors import ConfigError, DivergenceError, FearecError, InputErro
 from pipeline.runner import backfill as backfill_module
 from pipeline.runner.backfill import backfill, run_dates
 from pipeline.runner.cache import RunResults
-from pipeline.runner.nightly import nightly
+from pipeline.runner.nightly import nightly, run_stage
 from pipeline.runner.run_log import record_failure
-from pipeline.runner.stages import Train
+from pipeline.runner.stages import Evaluate, Train
 from tests.helpers.stages import locations
 from tests.helpers.tiny_night import write_settings
 
@@ -98,6 +98,10 @@ def test_a_date_whose_work_folder_is_gone_is_not_done_again(
         write_day(tmp_path, day)
     first, second = backfill(settings, *DAYS[:2])
     shutil.rmtree(tmp_path / f"work/run_date={DAYS[0]}")  # as the housekeeping does
+    with pytest.raises(
+        ConfigError, match="evaluate needs"
+    ):  # a look leaves a folder with the lock of the run date
+        run_stage(settings, DAYS[0], Evaluate)
     record_failure(locations(settings, DAYS[1]), datetime.now(UTC), RunResults(), FearecError("x"))
     shutil.rmtree(tmp_path / f"work/run_date={DAYS[1]}")
     runs = []
@@ -163,8 +167,11 @@ def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
     assert published == set(DAYS[:2])
 
 
-def test_dates_in_the_wrong_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_ranges_are_refused_before_any_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
     monkeypatch.setattr(backfill_module, "nightly", pytest.fail)
     with pytest.raises(ConfigError, match="2026-07-02 to 2026-07-01"):
-        next(backfill(Settings(), DAYS[1], DAYS[0]))
-    assert run_dates(DAYS[0], DAYS[0]) == [DAYS[0]]
+        next(backfill(settings, DAYS[1], DAYS[0]))
+    with pytest.raises(ConfigError, match="the last run date: the run date is in the future"):
+        next(backfill(settings, DAYS[0], settings.today() + timedelta(days=2)))
+    assert run_dates(settings, DAYS[0], DAYS[0]) == [DAYS[0]]

@@ -2,10 +2,11 @@
 
 import threading
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
-from pipeline.storage.atomic_files import is_unfinished, replace_text
+from pipeline.storage.atomic_files import files_below, is_unfinished, replace_text
 
 
 def test_a_link_of_the_unfinished_name_is_not_written_through(tmp_path: Path) -> None:
@@ -19,6 +20,16 @@ def test_a_link_of_the_unfinished_name_is_not_written_through(tmp_path: Path) ->
 
     assert (folder / "champion.json").read_text() == "new"
     assert outside.read_text() == "precious"
+
+
+def test_a_folder_that_goes_while_files_are_listed_is_no_error(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    listed = files_below(tmp_path)
+    first = next(listed).parent
+    rmtree(*({tmp_path / "a", tmp_path / "b"} - {first}))
+    assert [*listed] == []
 
 
 def test_a_write_that_fails_leaves_the_old_text_and_no_other_file(

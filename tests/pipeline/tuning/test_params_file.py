@@ -144,6 +144,7 @@ def test_uniform_stays_within_its_bounds() -> None:
         ("n_items choice [9]", ["unknown hyper-parameter", "'n_items'"]),
         ("zzz choice [1]", ["unknown hyper-parameter", "learning_rate"]),
         ("devices choice [1,2]", ["unknown hyper-parameter"]),
+        ("threads choice [1,2]", ["unknown hyper-parameter"]),
         ("topk_factor", ["unknown distribution", "choice, uniform", "found ''"]),
         ("topk_factor normal 0,1", ["unknown distribution", "'normal'"]),
         ("topk_factor choice", ["cannot read the choice"]),

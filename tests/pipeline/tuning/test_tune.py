@@ -1,10 +1,12 @@
 """A search: every combination once, resuming after a kill, several workers, the best settings."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +33,7 @@ from pipeline.config.settings import load_settings
 from pipeline.data.held_out import held_out_events
 from pipeline.data.prepared import read_histories
 from pipeline.data.splits import split_histories
+from pipeline.engines.own_process import in_own_process
 from pipeline.errors import BusyError, ConfigError, InputError, ResumeError, SearchError
 from pipeline.results import Prepared, Trained
 from pipeline.tuning import outputs, search
@@ -237,16 +240,29 @@ def test_a_changed_search_is_not_resumed(config: Path, tmp_path: Path, logs: Pat
         with pytest.raises(ResumeError, match=f"{named} is not what it was; expected"):
             run(config, one, *changed)
     # Settings that no trial depends on may change.
-    assert run(config, one, "train.refit=false", "score.top_k=7").n_complete == 1
+    same = ["train.refit=false", "score.top_k=7", "train.eval_batch_size=9", "train.threads=1"]
+    assert run(config, one, *same).n_complete == 1
     assert run(config, one, "model.tau=0.5", overwrite=True).n_complete == 1
 
 
 def test_the_resume_key_of_earlier_versions_is_compared(tmp_path: Path) -> None:
     study = optuna.create_study()
     study.set_user_attr("identity", {"tune.algo": "tpe"})
-    check_resume_key(study, tmp_path, {"tune.algo": "tpe"})
+    check_resume_key(study, tmp_path, {"tune.algo": "tpe"}, DAY)
     with pytest.raises(ResumeError, match=r"tune.algo is not what it was; expected tpe"):
-        check_resume_key(study, tmp_path, {"tune.algo": "random"})
+        check_resume_key(study, tmp_path, {"tune.algo": "random"}, DAY)
+    more = {"tune.algo": "tpe", "train.eval_batch_size": 512, "train.accelerator": "auto"}
+    study.set_user_attr("identity", more)
+    check_resume_key(study, tmp_path, {"tune.algo": "tpe"}, DAY)
+
+
+def test_the_run_date_with_which_a_search_was_begun_is_named(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    check_resume_key(study, tmp_path, {"the data": "a"}, DAY)
+    tomorrow = DAY + timedelta(days=1)
+    check_resume_key(study, tmp_path, {"the data": "a"}, tomorrow)
+    with pytest.raises(ResumeError, match=f"Go on with --date {DAY}, with which it was begun"):
+        check_resume_key(study, tmp_path, {"the data": "b"}, tomorrow)
 
 
 def test_a_hopeless_trial_is_pruned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,6 +433,43 @@ def test_a_worker_that_the_system_kills_fails_its_trial_alone(
 
 def one_by_one(optimize: Any) -> Any:
     return lambda self, *args, n_jobs, **options: optimize(self, *args, n_jobs=1, **options)
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_an_interrupt_ends_several_workers_and_no_trial_counts_as_failed(
+    group: bool, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of SIGTERM to a whole group, the trials' processes may hear before the search does."""
+    both = threading.Barrier(2)
+
+    def slow(run: tune_trial.Run, out: Path, trial: optuna.Trial) -> Any:
+        both.wait(60)
+        return in_own_process(time.sleep, 600)
+
+    def interrupt() -> None:
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.05)
+        if group:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(search, "train_apart", slow)
+    threading.Thread(target=interrupt, daemon=True).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, "tune.workers=2")
+    assert time.monotonic() - begun < 60
+    assert not multiprocessing.active_children()
+    trials = load_study(config.parent / "tune", load_settings(config)).get_trials()
+    assert not [trial for trial in trials if "error" in trial.user_attrs]
+    monkeypatch.undo()
+    monkeypatch.setattr("optuna.Study.optimize", one_by_one(optuna.Study.optimize))
+    monkeypatch.setattr(
+        search, "train_apart", lambda run, out, trial: tune_trial.train_here(run, lambda *_: None)
+    )
+    assert run(config, "tune.workers=2").n_complete == 6
 
 
 PARENT = """
