@@ -27,6 +27,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result, or the error, as one JSON object.")
 ]
 
+_WIDEST = 10_000  # columns; more than any table has
+
 _PARTS = ("what", "where", "expected", "found", "remedy")  # of a `FearecError`
 
 # Control characters but for tabs, marks that reorder text, and bytes that are not UTF-8.
@@ -98,11 +100,22 @@ def print_plain(*lines: str) -> None:
     """Print lines without markup, emoji, colours or wrapping."""
     console = Terminal()
     for line in lines:
-        console.print(printable(line), soft_wrap=True, highlight=False, markup=False, emoji=False)
+        console.print(printable(line), soft_wrap=True)
 
 
 class Terminal(Console):
-    """The standard output; whatever a table holds is `printable`."""
+    """A standard stream; whatever a table holds is `printable`, and no markup or emoji.
+
+    Args:
+        stderr: The standard error instead of the standard output.
+        wide: Lines as long as a table is, also on a terminal that is narrower. Where there is none,
+            in a pipe or a file, they always are: an id on two lines could not be found.
+    """
+
+    def __init__(self, *, stderr: bool = False, wide: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if wide or not self.is_terminal:
+            self.width = _WIDEST
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -3,7 +3,7 @@
 Every command imports what it needs when it is called, so that ``--help`` answers at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from flows.cli.options import (
 from flows.cli.related import audience, embeddings, related
 from flows.cli.tune import tune
 from flows.cli.upkeep import clean, report, status
+from pipeline.errors import ConfigError
 from pipeline.version import Version
 
 app = new_app(no_args_is_help=True)
@@ -110,6 +111,17 @@ def _stage_command(name: str) -> Callable[..., None]:
     return command
 
 
+def _check_unused(option: str, others: Mapping[str, object]) -> None:
+    """Check that no option is given that means nothing beside another one.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for other, value in others.items():
+        if value:
+            raise ConfigError("means nothing beside another option", other, found=option)
+
+
 @one_line_errors()
 def _ingest(
     config: Config = None,
@@ -129,6 +141,7 @@ def _ingest(
     if forget is None:
         _run_stage("ingest", config, day, overrides, force, as_json)
         return
+    _check_unused("--forget", {"--force": force})
     from flows.console.upkeep import print_forgotten
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import forget_files
@@ -157,6 +170,7 @@ def _evaluate(
     if bundle is None:
         _run_stage("evaluate", config, day, with_engine(overrides, engine), force, as_json)
         return
+    _check_unused("--bundle", {"--force": force, "--engine": engine})
     from flows.console.figures import print_metrics
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import evaluate_bundle_of

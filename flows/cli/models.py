@@ -133,8 +133,11 @@ def _print_and_publish(
 ) -> None:
     from flows.console.models import print_promotion
     from flows.console.night import night_result, print_night
+    from pipeline.runner.model_tracking import track_champion
     from pipeline.runner.nightly import nightly
+    from pipeline.storage.locations import Warehouse
 
+    track_champion(settings.registry, Warehouse(settings.warehouse))
     show = partial(print_promotion, promotion, republish=republish)
     if not republish:
         print_result(promotion, show, as_json)

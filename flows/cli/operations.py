@@ -62,7 +62,7 @@ def serve(
     _check_server()
     from flows.scheduled.serve import serve as run_serve
 
-    run_serve(config, overrides or [], cron)
+    run_serve(config, overrides or [], cron, announced=not as_json)
     print_result({"cron": cron}, lambda: None, as_json)
 
 

@@ -5,7 +5,7 @@ Every command takes ``as_json: Json = False``, is decorated with `one_line_error
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from functools import wraps
@@ -108,7 +108,7 @@ def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, Non
                 with printed_errors(as_json), _raised_sigterm():
                     command(*args, **options)
             except _Termination:
-                _print_end("terminated", as_json, _TERMINATED)
+                _print_end("terminated", options, _TERMINATED)
                 raise typer.Exit(_TERMINATED) from None
             except (KeyboardInterrupt, SystemExit) as end:
                 # Lightning turns Ctrl-C during training into a plain SystemExit.
@@ -116,7 +116,7 @@ def one_line_errors() -> Callable[[Callable[Params, None]], Callable[Params, Non
                     end.__context__, KeyboardInterrupt
                 ):
                     raise
-                _print_end("interrupted", as_json, _INTERRUPTED)
+                _print_end("interrupted", options, _INTERRUPTED)
                 raise typer.Exit(_INTERRUPTED) from None
 
         return run
@@ -138,12 +138,15 @@ def _raised_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print_end(how: str, as_json: bool, exit_code: int) -> None:
-    if as_json:
-        error = FearecError(how, remedy="Run the same command to continue.")
+def _print_end(how: str, options: Mapping[str, object], exit_code: int) -> None:
+    """Print how a command ended, and how it is continued, given its arguments."""
+    # It has overwritten by now, and would do so again.
+    but = " without --overwrite" if options.get("overwrite") else ""
+    if options.get("as_json"):
+        error = FearecError(how, remedy=f"Run the same command{but} to continue.")
         print_json_error(how.capitalize(), error, exit_code)
     else:
-        print_error(f"{how}; run the same command to continue")
+        print_error(f"{how}; run the same command{but} to continue")
 
 
 def new_app(**options: Any) -> typer.Typer:

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.terminal import Terminal, print_plain
@@ -44,7 +43,7 @@ def _by_type_table(evaluated: "Evaluated") -> Table:
         cells = [
             f"{found.metrics[name][metric]:.4f}{_interval(intervals.get(name))}" for name in names
         ]
-        table.add_row(escape(kind), f"{found.n_users:,}", *cells)
+        table.add_row(kind, f"{found.n_users:,}", *cells)
     return table
 
 

@@ -8,15 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 
 from flows.console.figures import print_metrics
 from pipeline.bundles.promotion import Promotion
 from pipeline.bundles.versions import ModelVersions, VersionDetails, VersionDifference, leaves
 from pipeline.results import Evaluated
 from pipeline.terminal import Terminal, print_plain
-
-_WIDTH = 120  # of tables at least, whatever the terminal's
 
 
 def print_versions(found: ModelVersions) -> None:
@@ -39,7 +36,7 @@ def print_versions(found: ModelVersions) -> None:
             decimal(version.size),
         )
     if found.versions:
-        _print_wide(table)
+        Terminal(wide=True).print(table)
     elif not found.unreadable:
         print_plain("There are no models yet.")
     print_plain(*found.unreadable)
@@ -91,7 +88,7 @@ def print_differences(first: str, second: str, differences: tuple[VersionDiffere
     table = _table("", first, second)
     for difference in differences:
         table.add_row(difference.name, _cell(difference.first), _cell(difference.second))
-    _print_wide(table)
+    Terminal(wide=True).print(table)
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:
@@ -113,14 +110,5 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _print_wide(table: Table) -> None:
-    terminal = Terminal()
-    terminal.width = max(terminal.width, _WIDTH)
-    terminal.print(table)
-
-
 def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
-    return table
+    return Table(*headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from flows.console.columns import folded
 from pipeline.results import AudienceFound, Embedded, RelatedItems
 from pipeline.terminal import Terminal, print_plain
 
@@ -33,7 +34,7 @@ def print_embeddings(written: Embedded) -> None:
 def print_audience(found: AudienceFound) -> None:
     """Print the rows, where they are not in a file, and one line that says whose they are."""
     if found.output is None:
-        table = Table("item", "rank", "user", "score")
+        table = Table(*folded("item", "rank", "user", "score"))
         for row in found.rows:
             cells = row["item_id"], row["rank"], row["user_id"], f"{row['score']:.4f}"
             table.add_row(*map(str, cells))

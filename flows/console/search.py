@@ -4,8 +4,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from rich.table import Table
-from rich.text import Text
 
+from flows.console.columns import folded
 from flows.console.figures import print_metrics
 from pipeline.terminal import Terminal, print_plain
 from pipeline.tuning.tune import Tuned
@@ -36,17 +36,16 @@ def headlines(tuned: Tuned) -> list[str]:
 
 def _trials(tuned: Tuned) -> Table:
     names = list(tuned.parameters)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("#", *names, "epochs", "NDCG@10", "state", "seconds"):
-        table.add_column(heading, overflow="fold")
+    headings = folded("#", *names, "epochs", "NDCG@10", "state", "seconds")
+    table = Table(*headings, box=None, pad_edge=False)
     for trial in pq.read_table(tuned.trials).to_pylist():
         cells = [trial["number"], *(trial[name] for name in names), trial["epochs"]]
         ndcg = "" if trial["ndcg_at_10"] is None else f"{trial['ndcg_at_10']:.4f}"
         state = trial["state"] + (f": {trial['error']}" if trial["error"] else "")
         table.add_row(
-            *(Text(_cell(cell)) for cell in cells),
+            *map(_cell, cells),
             ndcg,
-            Text(state),
+            state,
             f"{trial['seconds']:.1f}",
             style="bold" if trial["number"] == tuned.best else None,
         )

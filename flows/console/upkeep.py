@@ -9,8 +9,6 @@ from pipeline.reporting.report import Report
 from pipeline.results import Cleaned, Forgotten, RunSummary, Status
 from pipeline.terminal import Terminal, print_plain
 
-_WIDTH = 100  # of the table at least, whatever the terminal's
-
 
 def print_status(found: Status) -> None:
     """Print the champion, a row per run date, why runs were held, and the disk use."""
@@ -23,9 +21,7 @@ def print_status(found: Status) -> None:
         ),
     )
     if found.runs:
-        terminal = Terminal()
-        terminal.width = max(terminal.width, _WIDTH)
-        terminal.print(_runs(found.runs))
+        Terminal(wide=True).print(_runs(found.runs))
     print_plain(
         *(f"{run.run_date} {run.decision}: {each}" for run in found.runs for each in run.reasons),
         "disk: " + ", ".join(f"{name} {decimal(size)}" for name, size in found.disk.items()),

@@ -6,8 +6,8 @@ from datetime import date
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
+from flows.console.columns import folded
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.logs.items_table import item_titles
@@ -103,8 +103,10 @@ def print_user(found: FoundUser) -> None:
 
 
 def _history(found: FoundUser) -> Table:
-    heading = Text(f"Last events of {found.user_id}")
-    table = Table(*_item_columns(found.titles), "time", title=heading, title_justify="left")
+    heading = f"Last events of {found.user_id}"
+    table = Table(
+        *folded(*_item_columns(found.titles), "time"), title=heading, title_justify="left"
+    )
     for event in found.history:
         time = f"{event.timestamp:%Y-%m-%d %H:%M:%S}"
         table.add_row(*_item_cells(event.item_id, found.titles), time)
@@ -112,16 +114,16 @@ def _history(found: FoundUser) -> Table:
 
 
 def _ranks(found: Recommended, titles: Titles) -> Table:
-    heading = Text(f"Recommended on {found.run_date} by {found.model_version} ({found.source})")
+    heading = f"Recommended on {found.run_date} by {found.model_version} ({found.source})"
     columns = ["rank", *_item_columns(titles), "score"]
-    more: list[Sequence[str | Text]] = []
+    more: list[Sequence[str]] = []
     if set(found.sources) - {found.source}:
         columns.append("source")
         more.append(found.sources)
     if found.because:
         columns.append("because")
         more.append([_name(item, titles) for item in found.because])
-    table = Table(*columns, title=heading, title_justify="left")
+    table = Table(*folded(*columns), title=heading, title_justify="left")
     for place, (item, score) in enumerate(found.items):
         cells = *_item_cells(item, titles), f"{score:.4f}", *(column[place] for column in more)
         table.add_row(str(place + 1), *cells)
@@ -132,11 +134,11 @@ def _item_columns(titles: Titles) -> list[str]:
     return ["item"] if titles is None else ["item", "title"]
 
 
-def _item_cells(item: Id, titles: Titles) -> list[Text]:
+def _item_cells(item: Id, titles: Titles) -> list[str]:
     """The item's id and, where there is an items table, its title."""
-    return [Text(str(item))] if titles is None else [Text(str(item)), Text(titles.get(item, ""))]
+    return [str(item)] if titles is None else [str(item), titles.get(item, "")]
 
 
-def _name(item: Id | None, titles: Titles) -> Text:
+def _name(item: Id | None, titles: Titles) -> str:
     """An item's title, where it has one, or its id; empty for none."""
-    return Text("" if item is None else (titles or {}).get(item, str(item)))
+    return "" if item is None else (titles or {}).get(item, str(item))

@@ -26,6 +26,7 @@ from flows.scheduled.artifacts import publish_artifacts, training_progress
 from flows.scheduled.outcomes import ended, held, name_flow_run
 from flows.scheduled.parameters import RunParameters
 from flows.scheduled.stage_tasks import do_stages
+from pipeline.config.settings import load_settings
 from pipeline.runner.nightly import FinishedRun, open_run
 from pipeline.runner.stages import STAGES, Gate
 
@@ -86,6 +87,7 @@ def main(
     as_json: Json = False,
 ) -> None:
     """Run the nightly flow through Prefect."""
+    settings = load_settings(config, overrides or [])
     parameters = RunParameters(
         config=str(config) if config else None,
         run_date=as_date(day),
@@ -94,7 +96,7 @@ def main(
         force=force,
         force_publish=force_publish,
     )
-    night, settings = nightly(parameters), parameters.settings()
+    night = nightly(parameters)
     print_result(night_result(settings, night), partial(print_night, settings, night), as_json)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.cli.options import (
     Config,
@@ -22,6 +23,7 @@ from flows.cli.options import (
 from flows.console.search import headlines, print_search
 from flows.scheduled.outcomes import ended, name_flow_run
 from flows.scheduled.parameters import TuneParameters
+from pipeline.config.settings import load_settings
 from pipeline.tuning import tune as search_of
 
 _DEFAULTS = TuneParameters()
@@ -47,7 +49,11 @@ def _tune(parameters: TuneParameters) -> search_of.Tuned:
     # What is finished is not repeated: the study knows better than a cache.
     search = task(name="search", task_run_name=f"search {day}", cache_policy=NO_CACHE)
     tuned = search(search_of.tune)(
-        settings, day, config=parameters.settings_file, overwrite=parameters.overwrite
+        settings,
+        day,
+        config=parameters.settings_file,
+        # A flow run that is tried again goes on with what it has begun.
+        overwrite=parameters.overwrite and flow_run.run_count == 1,
     )
     create_markdown_artifact(
         "\n".join(f"- {line}" for line in [*headlines(tuned), f"test: {dict(tuned.test.model)}"]),
@@ -66,6 +72,7 @@ def main(
     config: Config = None, day: Day = None, overrides: Overrides = None, as_json: Json = False
 ) -> None:
     """Run the search through Prefect."""
+    load_settings(config, overrides or [])  # what is wrong with them is an error of one line
     parameters = TuneParameters(
         config=str(config) if config else None,
         run_date=as_date(day),

@@ -61,6 +61,8 @@ def gate(
             "the run is held, and there is no champion that could serve instead",
             f"run date {locations.run_date}",
             found="; ".join(reasons),
-            remedy="Mend the cause, or publish in any case by --force-publish.",
+            remedy="Mend the cause and run it again."
+            if unfit
+            else "Mend the cause, or publish in any case by --force-publish.",
         )
     return Gated(decision, reasons, version, bundle, candidate, before, notes=notes)

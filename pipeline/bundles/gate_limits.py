@@ -131,10 +131,10 @@ def _above_baseline(evaluated: Evaluated, gate: GateSettings) -> Iterator[Findin
         return
     name = evaluated.headline[0]
     baseline = getattr(evaluated, gate.baseline)[name]
-    margin = f", margin {_figure(gate.baseline_margin)}" if gate.baseline_margin else ""
+    margin = f" and a margin of {_figure(gate.baseline_margin)}" if gate.baseline_margin else ""
     message = (
         f"{name} {_figure(evaluated.model[name])} is below the floor, "
-        f"{_NAMES[gate.baseline]}'s {_figure(baseline)}: {_interval(difference)}{margin}"
+        f"{_NAMES[gate.baseline]}'s {_figure(baseline)}{margin}: {_interval(difference)}"
     )
     champion = evaluated.differences.get("champion")
     if difference.high >= gate.baseline_margin:
@@ -145,15 +145,17 @@ def _above_baseline(evaluated: Evaluated, gate: GateSettings) -> Iterator[Findin
 
 def _collapsed(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:
     k = evaluated.headline_k
-    if 2 * k > evaluated.n_items - 1:
+    if 2 * k > evaluated.n_items - 1 or not evaluated.n_served:
         return  # lists of half of the catalogue overlap whatever the model
-    name = f"MostListed@{k}"
-    share, its_share = evaluated.model[name], evaluated.champion.get(name, 0.0)
+    share, its_share = (
+        _most_listed(evaluated, each) for each in (evaluated.model, evaluated.champion)
+    )
     beside = f", with the champion of {its_share:.1%}" if evaluated.champion else ""
     if share > gate.max_most_listed:
+        users = "users" if evaluated.n_served == evaluated.n_users else "users with a history"
         message = (
-            f"the lists have collapsed: one item is in the top {k} of {share:.1%} of users{beside}"
-            f"; at most {gate.max_most_listed:.1%} are allowed"
+            f"the lists have collapsed: one item is in the top {k} of {share:.1%} of {users}"
+            f"{beside}; at most {gate.max_most_listed:.1%} are allowed"
         )
         yield _unless(its_share > gate.max_most_listed, message)
     found, least = _coverage(evaluated, evaluated.model, evaluated.n_items, gate)
@@ -169,12 +171,24 @@ def _collapsed(evaluated: Evaluated, gate: GateSettings) -> Iterator[Finding]:
         yield _unless(also, message)
 
 
+def _most_listed(evaluated: Evaluated, metrics: Mapping[str, float]) -> float:
+    """The share of the served users whose lists hold the same item, at least.
+
+    The others, without a history, all have the same popular list, whatever the model: they do not
+    count, though the item may be in that list, too.
+    """
+    share = metrics.get(f"MostListed@{evaluated.headline_k}", 0.0)
+    others = evaluated.n_users - evaluated.n_served
+    return max(0.0, (share * evaluated.n_users - others) / evaluated.n_served)
+
+
 def _coverage(
     evaluated: Evaluated, metrics: Mapping[str, float], n_items: int, gate: GateSettings
 ) -> tuple[int, int]:
     """How many items are in lists, and in how many there have to be: of those that could be."""
     k, real = evaluated.headline_k, n_items - 1
-    reachable = min(real, evaluated.n_users * k)
+    lists = min(evaluated.n_served + 1, evaluated.n_users)  # all without a history have the same
+    reachable = min(real, lists * k)
     return round(metrics[f"Coverage@{k}"] * real), math.ceil(gate.min_coverage * reachable)
 
 

@@ -23,6 +23,7 @@ from pipeline.errors import BundleError, InputError
 from pipeline.storage.folders import Folder, is_plain_name, storage_errors
 from pipeline.storage.locations import Warehouse
 
+_REPLACED = "replaced"  # its run date was done again
 _AT_ONCE = 16  # descriptions read at a time: a store answers each after a while
 
 
@@ -238,4 +239,4 @@ def _decision(description: BundleDescription, champion: Champion | None) -> str 
         return None
     if serving.model_version == description.model_version:
         return serving.decision
-    return HELD if serving.decision == HELD else ROLLED_BACK
+    return serving.decision if serving.decision in (HELD, ROLLED_BACK) else _REPLACED

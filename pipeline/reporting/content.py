@@ -39,12 +39,26 @@ _USERS, _EVENTS = 4, 10
 
 @dataclass(frozen=True)
 class ShownUser:
-    """A user of the report: the last events, and the lists of two run dates."""
+    """A user of the report: the last events, and the lists of two run dates.
+
+    Attributes:
+        user_id: As in the logs.
+        history: The last events, newest first.
+        before: The earlier list.
+        now: The newest list.
+        since: The last instant that the run of the earlier list knew.
+    """
 
     user_id: Id
     history: Sequence[Event]
     before: Recommended | None
     now: Recommended | None
+    since: datetime
+
+    @property
+    def taken(self) -> list[Event]:
+        """The events after the earlier list was made."""
+        return [event for event in self.history if event.timestamp > self.since]
 
 
 @dataclass(frozen=True)
@@ -117,10 +131,11 @@ def gather(settings: Settings, locations: RunLocations) -> Content:
     gated, trained = results.get(Gate), results.get(Train)
     published = newest_dates(warehouse, run_date, 2)
     lists = list_summaries(warehouse, published)
-    users = _users(settings, locations, published)
+    earlier = runs_before(warehouse, run_date, LAST_RUNS)
+    users = _users(settings, locations, published, earlier)
     return Content(
         row=row,
-        earlier=runs_before(warehouse, run_date, LAST_RUNS),
+        earlier=earlier,
         evaluated=_evaluated(row, results),
         notes=gated.result.notes if gated else (),
         curves=_curves(trained.result.folder) if trained else {},
@@ -199,7 +214,10 @@ def _spectra(results: RunResults, missing: list[str]) -> list[LayerSpectrum]:
 
 
 def _users(
-    settings: Settings, locations: RunLocations, published: Sequence[date]
+    settings: Settings,
+    locations: RunLocations,
+    published: Sequence[date],
+    earlier: Sequence[Mapping[str, Any]],
 ) -> list[ShownUser]:
     if not published:
         return []
@@ -213,8 +231,10 @@ def _users(
         before = {}
     until = run_end(locations.run_date, settings.time_zone)
     histories = histories_of(warehouse, chosen, _EVENTS, until)
+    last_events = {row[RUN_DATE]: row["last_event"] for row in earlier}
+    since = last_events.get(published[-1]) or run_end(published[-1], settings.time_zone)
     return [
-        ShownUser(user, history, before.get(user), now.get(user))
+        ShownUser(user, history, before.get(user), now.get(user), since)
         for user, history in zip(chosen, histories, strict=True)
     ]
 

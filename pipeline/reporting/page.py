@@ -184,7 +184,7 @@ def _shortened(text: str) -> str:
 
 def _reasons(row: Row) -> list[str]:
     error = [row["error"]] if row["error"] else []
-    return [*(row["reasons"] or ()), *error]
+    return [*error, *(row["reasons"] or ())]
 
 
 def _tiles(content: Content) -> list[tuple[str, str, str, str]]:

@@ -42,8 +42,11 @@ def remedies(row: Mapping[str, Any]) -> list[Command]:
         if row["candidate"] and row["champion"]:
             diff = f"fearec models diff {row['champion']} {row['candidate']}"
             found.append(("See how the models differ", diff))
-        forced = f"fearec nightly --date {day} --force-publish"
-        found.append(("Publish its own model all the same", forced))
+        again = f"fearec nightly --date {day}"
+        if row["candidate"] or any(check["outcome"] == "held" for check in row["checks"] or ()):
+            found.append(("Publish its own model all the same", f"{again} --force-publish"))
+        else:  # what its training or export failed of, no person overrules
+            found.append(("Run it again, once the cause is mended", again))
     elif row["decision"] == "failed":
         found.append(("Go on where it stopped", f"fearec nightly --date {day}"))
     return found

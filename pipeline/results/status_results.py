@@ -16,7 +16,7 @@ class RunSummary:
         model_version: The model that served; None of a failed run.
         metric: The name of the headline metric; None where nothing was evaluated.
         value: The metric of the run's own model.
-        reasons: Why it was held, or how it failed.
+        reasons: How it failed, and why it was held.
         seconds: Of all its stages.
     """
 

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.bundles.description import BundleDescription
@@ -13,7 +15,7 @@ from pipeline.results import Exported
 from pipeline.runner.cache import RunResults
 from pipeline.runner.run_log import results_key
 from pipeline.runner.stages import Evaluate, Export, Gate
-from pipeline.storage.locations import RunLocations
+from pipeline.storage.locations import RunLocations, Warehouse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,18 +37,39 @@ def track_run(settings: RegistrySettings, locations: RunLocations, results: RunR
         locations: Of the run.
         results: Of its stages; a run that is logged with these is not logged again.
     """
-    if settings.mlflow_tracking_uri is None:
+
+    def track(client: "MlflowClient") -> None:
+        _log_run(client, settings.mlflow_name, locations, results)
+        _move_aliases(client, settings.mlflow_name, locations.warehouse)
+
+    _attempt(settings, track, "has no record of this run")
+
+
+def track_champion(settings: RegistrySettings, warehouse: Warehouse) -> None:
+    """Move the aliases in MLflow after a champion was chosen by hand; what fails is a warning.
+
+    Args:
+        settings: The server, and the names there; without a server nothing is done.
+        warehouse: Whose registry.
+    """
+    move = partial(_move_aliases, name=settings.mlflow_name, warehouse=warehouse)
+    _attempt(settings, move, "goes by the champion before")
+
+
+def _attempt(
+    settings: RegistrySettings, what: "Callable[[MlflowClient], None]", failure: str
+) -> None:
+    """Do something on the server, where one is set; whatever fails is a warning."""
+    uri = settings.mlflow_tracking_uri
+    if uri is None:
         return
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         from mlflow import MlflowClient
 
-        uri = settings.mlflow_tracking_uri
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        _log_run(client, settings.mlflow_name, locations, results)
-        _move_aliases(client, settings.mlflow_name, locations)
+        what(MlflowClient(tracking_uri=uri, registry_uri=uri))
     except Exception as error:  # of MLflow, its database, its store or the network
-        logger.warning("MLflow has no record of this run: %s", first_line(error))
+        logger.warning("MLflow %s: %s", failure, first_line(error))
 
 
 def _log_run(
@@ -101,9 +124,9 @@ def _log_model(
         )
 
 
-def _move_aliases(client: "MlflowClient", name: str, locations: RunLocations) -> None:
+def _move_aliases(client: "MlflowClient", name: str, warehouse: Warehouse) -> None:
     """Give the aliases to the versions that have them in the registry, where MLflow knows them."""
-    registry = read_registry(locations.warehouse)
+    registry = read_registry(warehouse)
     if registry is None:
         return
     for alias, model in (("champion", registry), ("candidate", registry.candidate)):

@@ -41,8 +41,9 @@ def results_key(results: RunResults) -> str:
 def record_failure(
     locations: RunLocations, started_at: datetime, results: RunResults, error: FearecError
 ) -> None:
-    """Append the row of a run that failed, with the stages before."""
-    row = _row(locations, started_at, results) | {"decision": FAILED, "error": str(error)}
+    """Append the row of a run that failed, with the stages before; no model serves by it."""
+    failed = {"decision": FAILED, "error": str(error), "model_version": None}
+    row = _row(locations, started_at, results) | failed
     if isinstance(error, TableCheckError):
         row["table_checks"] = _as_rows(error.checks)
         row["reasons"] = held_by(error.checks)

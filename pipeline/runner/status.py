@@ -61,7 +61,7 @@ def _summary(row: dict[str, Any]) -> RunSummary:
         row["model_version"],
         metric,
         metrics[metric] if metric else None,
-        tuple(row["reasons"] or error),
+        (*error, *(row["reasons"] or ())),
         row["seconds"],
     )
 

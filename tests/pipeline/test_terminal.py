@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.storage.credentials import masked
 from pipeline.terminal import Terminal, print_error, print_plain, print_result, printable
@@ -24,6 +23,10 @@ HOSTILE = {
     "\u202eabc": r"\u202eabc",
     "caf\udce9": r"caf\udce9",
     "s3://K:S@bucket": "s3://***@bucket",
+    "ann[/b]": "ann[/b]",
+    "ann [b]x": "ann [b]x",
+    "sku:heart:1": "sku:heart:1",
+    "long " * 60 + "id": "long " * 60 + "id",
 }
 
 
@@ -33,9 +36,9 @@ def test_ids_and_paths_are_shown_and_steer_nothing(
 ) -> None:
     print_plain(f"user {text}")
     print_error(f"error: {text}")
-    table = Table("item", title=Text(f"events of {text}"), title_justify="left", width=60)
-    table.add_row(Text(text))
-    Terminal(width=80).print(table)
+    table = Table("item", title=f"events of {text}", title_justify="left", width=400)
+    table.add_row(text)
+    Terminal().print(table)
     out, err = capsys.readouterr()
     assert err == f"error: {shown}\n"
     assert out.startswith(f"user {shown}\n")

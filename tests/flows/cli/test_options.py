@@ -42,6 +42,32 @@ def test_ctrl_c_with_json_is_one_object(capsys: Any) -> None:
     assert (error["error"], error["exit_code"]) == ("Interrupted", 130)
 
 
+def test_what_overwrites_is_continued_without(capsys: Any) -> None:
+    @one_line_errors()
+    def interrupted(overwrite: bool) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit):
+        interrupted(overwrite=True)
+    expected = "interrupted; run the same command without --overwrite to continue\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["ingest", "--forget", "a.parquet", "--force"], "--force"),
+        (["evaluate", "--bundle", "x", "--force"], "--force"),
+        (["evaluate", "--bundle", "x", "--engine", "ray"], "--engine"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(arguments: list[str], unused: str) -> None:
+    done = CliRunner().invoke(main.app, arguments)
+    assert done.exit_code == 2
+    expected = f"error: {unused}: means nothing beside another option; found {arguments[1]}\n"
+    assert done.stderr == expected
+
+
 def test_another_exit_is_left_alone() -> None:
     with pytest.raises(SystemExit) as ended:
         one_line_errors()(sys.exit)(3)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.errors import InputError, PublishError, TableCheckError
+from pipeline.errors import ConfigError, InputError, PublishError, TableCheckError
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,6 +28,21 @@ def test_nobody_is_called(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("module", ["nightly", "tune"])
+def test_bad_settings_are_one_line(module: str) -> None:
+    app = importlib.import_module(f"flows.scheduled.{module}").app
+    done = CliRunner().invoke(app, ["--set", "train.epochs"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: --set: cannot read the override")
+
+
+def test_a_bad_schedule_is_one_line() -> None:
+    from flows.scheduled.serve import serve
+
+    with pytest.raises(ConfigError, match="--cron: not a schedule; expected such as"):
+        serve(None, [], "every night")
 
 
 def test_only_what_may_pass_is_tried_again() -> None:

@@ -273,6 +273,24 @@ def test_collapsed_lists_are_held(
     assert not holds(replace(found, n_items=20))  # of which lists of 10 hold half
 
 
+@pytest.mark.parametrize(
+    ("model", "held"),
+    [
+        ({"MostListed@10": 0.976, "Coverage@10": 0.1}, False),  # of 30 users with a history 6
+        ({"MostListed@10": 0.999, "Coverage@10": 0.1}, True),  # 29 of them
+        ({"MostListed@10": 0.976, "Coverage@10": 0.002}, True),  # 2 items, of 310 possible ones
+        ({"MostListed@10": 0.976, "Coverage@10": 0.004}, False),
+    ],
+)
+def test_the_popular_list_of_users_without_a_history_is_no_collapse(
+    model: dict[str, float], held: bool
+) -> None:
+    found = evaluated(model=ranked(1000, 1))
+    found = replace(found, n_served=30, model={**found.model, **model})
+    assert holds(found) == held
+    assert not holds(replace(found, n_served=0))
+
+
 def test_a_champion_that_cannot_be_compared_leaves_the_other_limits() -> None:
     found = replace(
         evaluated(model=ranked(50, 1), popularity=ranked(50, 1)),
@@ -363,11 +381,17 @@ def test_reasons_and_notes_are_told_apart(tmp_path: Path) -> None:
     assert "is not below the champion's" in promoted.notes[0]
 
 
-@pytest.mark.parametrize("given", [{"found": BAD}, {"found": None, "unfit": "train: diverged"}])
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({"found": BAD}, "or publish in any case by --force-publish"),
+        ({"found": None, "unfit": "train: diverged"}, "Mend the cause and run it again"),
+    ],
+)
 def test_held_without_a_champion_there_is_nothing_to_serve(
-    given: dict[str, Any], tmp_path: Path
+    given: dict[str, Any], remedy: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(GateError, match=r"no champion.*force-publish") as caught:
+    with pytest.raises(GateError, match=f"no champion.*{remedy}") as caught:
         decide(tmp_path, champion=None, **given)
     assert caught.value.exit_code == 1
 

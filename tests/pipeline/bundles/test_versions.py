@@ -57,6 +57,14 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return warehouse
 
 
+def test_a_version_whose_run_date_was_done_again_is_replaced(warehouse: Warehouse) -> None:
+    again = "20260702-dddddddd"
+    export(warehouse, again, metrics={}, parent=V1)
+    serve(warehouse, DAYS[1], again, "promoted", again)
+    decisions = {each.model_version: each.decision for each in list_versions(warehouse).versions}
+    assert decisions == {V1: "first", V2: "replaced", again: "promoted", V3: "held"}
+
+
 def champion(warehouse: Warehouse) -> dict[str, Any]:
     return json.loads((Path(warehouse.root) / "models" / CHAMPION).read_text())
 

@@ -50,6 +50,11 @@ def test_a_promoted_night_has_its_metrics_curves_and_lists(nights: ReportCase) -
 def test_users_have_their_history_and_both_lists(case: ReportCase) -> None:
     after = datetime(2026, 7, 1, 0, tzinfo=UTC)  # the first instant after the run date
     case.interact([(0, "later", after)])
+    known = datetime(2026, 6, 29, 2, tzinfo=UTC)  # to the run of the list before
+    case.interact([(0, "item-1", known)])
+    assert {event.item_id for event in content(case).users[0].taken} == {"item-0"}
+    case = case_in(case.settings.work_dir.parent / "others")
+    write_nights(case)
     for user in content(case).users:
         assert [event.item_id for event in user.history] == [f"item-{int(user.user_id) % 5}"]
         assert user.now is not None

@@ -189,6 +189,13 @@ KINDS = {
          "--force-publish"),
         ("models diff", "What users then took", "Training"),
     ),
+    "held by a training that failed": Kind(
+        "held",
+        {"model_version": "old", "candidate": None, "metrics": None,
+         "reasons": ["train: the training diverged"]},
+        ("trained no model", "the training diverged", f"fearec nightly --date {DAYS[2]}"),
+        ("--force-publish",),
+    ),
     "failed": Kind(
         "failed",
         {"model_version": None, "candidate": None, "champion": None, "metrics": None,

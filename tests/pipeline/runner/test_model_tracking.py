@@ -10,6 +10,7 @@ import pytest
 from pipeline.bundles.promotion import roll_back
 from pipeline.config.registry_section import RegistrySettings
 from pipeline.config.settings import Settings
+from pipeline.runner.model_tracking import track_champion
 from pipeline.runner.nightly import nightly
 from pipeline.runner.stages import Export, Publish
 from pipeline.storage.locations import Warehouse
@@ -44,6 +45,16 @@ def test_a_run_is_done_where_mlflow_is_missing_or_fails(
     assert message.startswith("MLflow has no record of this run: ")
     assert ("the server is away" in message) == is_installed
     assert "\n" not in message
+
+
+def test_a_champion_is_chosen_where_mlflow_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    registry = RegistrySettings(mlflow_tracking_uri="http://127.0.0.1:1")
+    track_champion(registry, Warehouse(settings.warehouse))
+    (message,) = caplog.messages
+    assert message.startswith("MLflow goes by the champion before: ")
 
 
 def test_mlflow_is_not_imported_unless_it_is_set(
@@ -88,6 +99,8 @@ def test_runs_and_models_are_logged_once_and_the_aliases_move(
     second = nightly(settings, SECOND)
     assert called("champion") == called("candidate") == own(second)
     roll_back(Warehouse(settings.warehouse))
+    track_champion(settings.registry, Warehouse(settings.warehouse))
+    assert (called("champion"), called("candidate")) == (own(first), own(second))
     nightly(settings, SECOND)
     assert (called("champion"), called("candidate")) == (own(first), own(second))
     assert [run.data.tags["decision"] for run in runs()] == ["first", "promoted", "rolled back"]
