@@ -268,8 +268,9 @@ def _callbacks(
 
 
 def _logger(training: TrainingConfig, folder: Path) -> Logger:
-    kind = TensorBoardLogger if training.logger == "tensorboard" else CSVLogger
-    return kind(str(folder), name="logs", version=0)
+    if training.logger == "tensorboard":
+        return TensorBoardLogger(str(folder), name="logs", version=0)
+    return CSVLogger(str(folder), name="logs")  # version_0, and one more each time it is resumed
 
 
 def _batches(task: TrainingTask) -> tuple[DataLoader[Any], DataLoader[Any] | None]:

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.csv as csv
 
 from pipeline.bundles.bundle import Bundle
@@ -138,7 +139,7 @@ def gather(settings: Settings, locations: RunLocations) -> Content:
         earlier=earlier,
         evaluated=_evaluated(row, results),
         notes=gated.result.notes if gated else (),
-        curves=_curves(trained.result.folder) if trained else {},
+        curves=_curves(trained.result.folder, missing) if trained else {},
         bad_rows=bad_rows(warehouse, run_date),
         published=published,
         lists=lists,
@@ -190,16 +191,23 @@ def _evaluated(row: Mapping[str, Any], results: RunResults) -> Evaluated | None:
     )  # fmt: skip
 
 
-def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """The columns of a training's log, by epoch."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    with suppress(FileNotFoundError):
-        rows = csv.read_csv(folder / "held_out/logs/version_0/metrics.csv").to_pylist()
-        for name in rows[0] if rows else ():
-            points = [(row["epoch"] + 1, row[name]) for row in rows if row[name] is not None]
-            if name not in ("epoch", "step"):
-                curves[name] = points
-    return curves
+def _curves(folder: Path, missing: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """The columns of a training's logs, by epoch; of a resumed one each attempt has one."""
+    curves: dict[str, dict[float, float]] = {}
+    logs = (folder / "held_out/logs").glob("version_*/metrics.csv")
+    for log in sorted(logs, key=lambda log: (len(log.parent.name), log.parent.name)):
+        with suppress(pa.ArrowInvalid):  # cut off by a kill
+            for row in csv.read_csv(log).to_pylist():
+                epoch = row.pop("epoch") + 1
+                for name, value in row.items():
+                    if name != "step" and value is not None:
+                        curves.setdefault(name, {})[epoch] = value
+    first = min((epoch for points in curves.values() for epoch in points), default=None)
+    if first is None:
+        missing.append("The training's curves are left out: it has no log of its epochs as CSV.")
+    elif first > 1:
+        missing.append(f"The training's curves begin with epoch {first}: the log before is gone.")
+    return {name: sorted(points.items()) for name, points in curves.items()}
 
 
 def _spectra(results: RunResults, missing: list[str]) -> list[LayerSpectrum]:

@@ -17,6 +17,7 @@ from pipeline.runner.cache import StageRecord
 from pipeline.runner.failures import storage_failures
 from pipeline.storage.atomic_files import files_below
 from pipeline.storage.folders import StoreFolder
+from pipeline.storage.leftovers import is_untouched
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 from pipeline.warehouse.housekeeping import (
@@ -141,10 +142,14 @@ def _clean_work(
                 removed.append(day)
                 if not dry_run:
                     shutil.rmtree(folder)
-    if isinstance(Warehouse(settings.warehouse).models(), StoreFolder):
-        for name in models:
-            copy = settings.work_dir / "models" / name
-            freed += disk_use(copy)
-            if not dry_run:
-                shutil.rmtree(copy, ignore_errors=True)
+    store = Warehouse(settings.warehouse).models()
+    if isinstance(store, StoreFolder):
+        kept = store.names() - set(models)
+        for copy in (settings.work_dir / "models").glob("[!.]*"):
+            # One that is not in the store is of a model that another machine removed, or of one
+            # that is on its way there.
+            if copy.name in models or (copy.name not in kept and is_untouched(copy, "folder")):
+                freed += disk_use(copy)
+                if not dry_run:
+                    shutil.rmtree(copy, ignore_errors=True)
     return tuple(removed), freed

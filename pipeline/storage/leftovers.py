@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import BusyError
 from pipeline.storage.atomic_files import files_below, unfinished_below
@@ -14,7 +15,8 @@ from pipeline.storage.folders import is_uri
 from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.locks import exclusive_lock
 
-_OF_VERSION_0_1_0 = ("ingest-*", "prepare-*")  # in the work folder, under no run date's lock
+# In the work folder, under no run date's lock: of version 0.1.0, and of bundles on their way here.
+_UNLOCKED = ("ingest-*", "prepare-*", "models/.download-*")
 _UNTOUCHED = {"folder": 86_400.0, "file": 60.0}  # seconds after which nothing writes to it any more
 
 
@@ -49,7 +51,7 @@ def remove_unfinished_uploads(warehouse: Warehouse) -> None:
     )
     for file in (*uploads, *unfinished_below(root / "models")):
         with suppress(OSError):
-            if _is_untouched(file, "file"):
+            if is_untouched(file, "file"):
                 file.unlink()
 
 
@@ -61,10 +63,10 @@ def _remove_leftovers_of_other_dates(locations: RunLocations) -> None:
                 continue
             with exclusive_lock(other.lock, "", other.folder):
                 _remove_leftovers(other)
-    for pattern in _OF_VERSION_0_1_0:
+    for pattern in _UNLOCKED:
         for old in locations.work_dir.glob(pattern):
             with suppress(OSError):
-                if old.is_dir() and _is_untouched(old, "folder"):
+                if old.is_dir() and is_untouched(old, "folder"):
                     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -83,5 +85,6 @@ def _leftovers(locations: RunLocations) -> Iterator[Path]:
     yield from unfinished_below(locations.folder)
 
 
-def _is_untouched(path: Path, kind: str) -> bool:
+def is_untouched(path: Path, kind: Literal["folder", "file"]) -> bool:
+    """Whether nothing writes to a path any more: to a file for a minute, to a folder for a day."""
     return time.time() - path.lstat().st_mtime > _UNTOUCHED[kind]

@@ -78,9 +78,12 @@ def _training(training: TrainingConfig, engine: EngineSettings) -> TrainingConfi
 
 
 def _checkpoints(folder: Path) -> dict[str, bytes]:
-    """What a training goes on from: its checkpoints, or nothing."""
-    names = (BEST, LAST) if are_whole(folder) else ()
-    return {name: (folder / name).read_bytes() for name in names}
+    """What a training goes on from: its checkpoints, or nothing, where damaged ones are removed."""
+    if are_whole(folder):
+        return {name: (folder / name).read_bytes() for name in (BEST, LAST)}
+    for name in (LAST, BEST):  # one of them may not be taken for a pair with a new one
+        (folder / name).unlink(missing_ok=True)
+    return {}
 
 
 # The rest runs in processes of the cluster.

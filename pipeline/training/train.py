@@ -49,6 +49,8 @@ class _Fit:
 
 _CODEC = TypeAdapter(_Fit)
 _FINISHED = "finished.json"
+# Hyper-parameters by which weights of the same shapes mean something else.
+_MEANING = ("position_origin", "n_heads", "hidden_act")
 
 
 def train(
@@ -145,9 +147,21 @@ def _open_parent(
         why_not = "its items have other indices"
     elif why_not is None and _start(config, training.seed, parent, HELD_OUT_WEIGHTS) is None:
         why_not = "it has another architecture"
+    elif why_not is None:
+        why_not = _other_meaning(parent, config)
     if why_not is None:
         return parent
     logger.warning("No warm start from %s: %s", parent.model_version, why_not)
+    return None
+
+
+def _other_meaning(parent: Bundle, config: FEARecConfig) -> str | None:
+    """Which hyper-parameter gives weights of the same shapes another meaning than in the parent."""
+    for name in _MEANING:
+        default = FEARecConfig.model_fields[name].default
+        before, now = parent.description.hyper_parameters.get(name, default), getattr(config, name)
+        if before != now:
+            return f"its model.{name} is {before}, not {now}"
     return None
 
 

@@ -1,6 +1,7 @@
 """An S3 API instead of a disk: moto's server, in a process of its own."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pipeline.bundles.registry import CHAMPION
 from pipeline.bundles.transfer import download_bundle, opened_bundle, upload_bundle
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, ConfigError, FearecError, PublishError
+from pipeline.runner.clean import clean
 from pipeline.runner.stages import Export, Ingest, Publish, Train
 from pipeline.scoring import scorer
 from pipeline.scoring.cli import app
@@ -433,6 +435,23 @@ def settings_of(bucket: str, work_dir: Path, logs: str) -> Settings:
             "score": {"top_k": 4, "provider": "cpu"},
         }
     )
+
+
+def test_local_copies_of_models_that_another_machine_removed_go(
+    bucket: str, tmp_path: Path
+) -> None:
+    settings = settings_of(bucket, tmp_path, f"{bucket}/logs")
+    copies = {name: settings.work_dir / "models" / name for name in ("there", "gone", "new")}
+    for path in copies.values():
+        path.mkdir(parents=True)
+        (path / "items.bin").write_bytes(b"x" * 100)
+    for name in ("there", "gone"):
+        os.utime(copies[name], (0, 0))
+    models = f"{bucket}/warehouse/models/there"
+    store(models).upload(copies["there"] / "items.bin", "items.bin")
+    assert clean(settings, dry_run=True).bytes == 100
+    assert clean(settings).bytes == 100
+    assert [name for name, path in copies.items() if path.exists()] == ["there", "new"]
 
 
 @pytest.mark.slow

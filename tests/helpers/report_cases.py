@@ -114,12 +114,14 @@ class ReportCase:
         record = StageRecord(stage, "key", "key", 1.0, result)
         write_record(self.locations(day).record(stage), record)
 
-    def train(self, day: date, log: str) -> None:
-        """Record a training with its log, a CSV file."""
+    def train(self, day: date, *logs: str) -> None:
+        """Record a training with the logs of its attempts, CSV files."""
         folder = self.locations(day).training / "abc"
-        logs = folder / "held_out/logs/version_0"
-        logs.mkdir(parents=True)
-        (logs / "metrics.csv").write_text(log)
+        folder.mkdir(parents=True)
+        for attempt, log in enumerate(logs):
+            path = folder / f"held_out/logs/version_{attempt}/metrics.csv"
+            path.parent.mkdir(parents=True)
+            path.write_text(log)
         self.record(day, "train", Trained(folder, 2, 0.3, None, refit=True))
 
 

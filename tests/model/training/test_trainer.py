@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv as csv
 import pytest
 import torch
 from torch import Tensor
@@ -199,6 +200,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     fitted = train(tmp_path, epochs=4, valid=None)
     assert same(fitted.network, four_epochs)
     assert resumed == set(range(epoch, 4))  # earlier epochs are not trained again
+    logs = [csv.read_csv(log) for log in tmp_path.rglob("metrics.csv")]
+    assert {each for log in logs for each in log["epoch"].to_pylist()} == set(range(4))
 
 
 def test_items_start_from_co_occurrence_once(

@@ -47,6 +47,32 @@ def test_a_promoted_night_has_its_metrics_curves_and_lists(nights: ReportCase) -
     assert found.disk["recommendations"] > 0
 
 
+HEADER = "epoch,step,NDCG@10,loss\n"
+
+
+@pytest.mark.parametrize(
+    ("logs", "curve", "missing"),
+    [
+        ([], None, ["The training's curves are left out: it has no log of its epochs as CSV."]),
+        ([HEADER + "0,9,,5.0\n1,19,,4.5\n", HEADER + "1,19,,4.4\n2,29,,4.0\n"],
+         [(1, 5.0), (2, 4.4), (3, 4.0)], []),
+        ([HEADER + "0,9,,5.0\n1,1", HEADER + "1,19,,4.4\n"],
+         [(2, 4.4)], ["The training's curves begin with epoch 2: the log before is gone."]),
+        ([HEADER + "0,9,,5.0\n", *[HEADER + f"{n},9,,{n}.0\n" for n in range(1, 11)]],
+         [(1, 5.0), *[(n + 1, n) for n in range(1, 11)]], []),
+    ],
+)  # fmt: skip
+def test_a_resumed_training_has_the_curves_of_all_its_attempts(
+    logs: list[str], curve: list[tuple[int, float]] | None, missing: list[str], tmp_path: Path
+) -> None:
+    case = case_in(tmp_path)
+    case.run(DAYS[2], stage_seconds={"train": 9.0})
+    case.train(DAYS[2], *logs)
+    found = content(case)
+    assert found.curves.get("loss") == curve
+    assert list(found.missing) == missing
+
+
 def test_users_have_their_history_and_both_lists(case: ReportCase) -> None:
     after = datetime(2026, 7, 1, 0, tzinfo=UTC)  # the first instant after the run date
     case.interact([(0, "later", after)])

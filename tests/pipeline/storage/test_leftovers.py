@@ -47,12 +47,15 @@ def test_the_scratch_of_killed_runs_is_removed_and_that_of_running_ones_stays(
     for run in (mine, killed, running):
         spill(run.scratch)
     old = age(spill(tmp_path / "work" / "ingest-abc123"), 90_000)
+    download = age(spill(tmp_path / "work" / "models" / ".download-abc123"), 90_000)
     recent = spill(tmp_path / "work" / "prepare-abc123")
     kept = spill(killed.prepared)
     with exclusive_lock(running.lock, "busy", running.folder), scratch_folder(mine) as folder:
         assert not list(folder.iterdir())
         assert [path.exists() for path in (killed.scratch, running.scratch)] == [False, True]
-        assert [path.exists() for path in (old, recent, kept)] == [False, True, True]
+        assert [path.exists() for path in (old, download, recent, kept)] == [
+            False, False, True, True
+        ]  # fmt: skip
         assert others.exists()
     assert not mine.scratch.exists()
     with pytest.raises(Killed), scratch_folder(mine):

@@ -1,5 +1,6 @@
 """The training stage on a small prepared folder: whose weights it begins from, kills, records."""
 
+import re
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -21,7 +22,7 @@ import model.training.trainer
 from model.training.task import TrainingTask
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, WEIGHTS
 from pipeline.bundles.registry import RegisteredModel
-from pipeline.config.sections import ModelSettings, PrepareSettings
+from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.results import Prepared, Trained
@@ -46,17 +47,22 @@ def prepare(folder: Path, length: int = 6) -> Prepared:
     return write_prepared(folder, histories, times, range(N_ITEMS))
 
 
+NETWORK = {
+    "contrast": "none", "hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "n_layers": 1
+}  # fmt: skip
+
+
 def quick(
-    folder: Path, hidden_size: int = 8, evaluate: dict[str, Any] | None = None, **training: Any
+    folder: Path,
+    network: dict[str, Any] | None = None,
+    evaluate: dict[str, Any] | None = None,
+    **training: Any,
 ) -> Settings:
-    network = ModelSettings(
-        contrast="none", hidden_size=hidden_size, inner_size=8, MAX_ITEM_LIST_LENGTH=6, n_layers=1
-    )
     given = {"epochs": 2, "accelerator": "cpu", **training}
     return Settings(
         warehouse=str(folder / "warehouse"),
         work_dir=folder / "work",
-        model=network,
+        model={**NETWORK, **(network or {})},
         train=given,
         evaluate={"topk": (5,), **(evaluate or {})},
     )
@@ -70,6 +76,7 @@ class Champion:
         self.model_version = "yesterday"
         self.description = SimpleNamespace(
             settings={"evaluate": {"topk": [5]}},
+            hyper_parameters=quick(folder).model.config(99).model_dump(),
             files={HELD_OUT_WEIGHTS: ""},
             input_types=(),
             data=SimpleNamespace(last_event=NOON - timedelta(days=1)),
@@ -211,12 +218,24 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
-def test_another_architecture_has_no_parent(
-    tmp_path: Path, champion: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"hidden_size": 4}, "it has another architecture"),
+        ({"position_origin": "end"}, "its model.position_origin is start, not"),
+        ({"n_heads": 1}, "its model.n_heads is 2, not 1"),
+    ],
+)
+def test_weights_of_another_architecture_or_meaning_are_not_taken(
+    changes: dict[str, Any],
+    why: str,
+    tmp_path: Path,
+    champion: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    trained = stages.train(quick(tmp_path, hidden_size=4), DAY, prepare(tmp_path / "prepared"))
+    trained = stages.train(quick(tmp_path, changes), DAY, prepare(tmp_path / "prepared"))
     assert trained.parent is None
-    assert "No warm start" in caplog.text
+    assert re.search(f"No warm start from .*: {why}", caplog.text)
 
 
 def test_a_checkpoint_cut_short_leaves_the_one_before(
