@@ -87,7 +87,9 @@ def backfill(
             yield done or Backfilled.of(nightly(settings, day, force=force))
         except FearecError as error:
             what, where, *rest = error.args
-            place = f"run date {day}" + (f": {where}" if where else "")
+            place = f"run date {day}"
+            if where and where != place:
+                place = f"{place}: {where}"
             raise type(error)(what, place, *rest) from error
 
 

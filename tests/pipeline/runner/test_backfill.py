@@ -44,7 +44,8 @@ def write_day(folder: Path, day: date) -> None:
 
 def settings_of(folder: Path) -> Settings:
     folder.mkdir(parents=True, exist_ok=True)
-    return load_settings(write_settings(folder))
+    # No test is about the gate, by which a model of one epoch may be too bad.
+    return load_settings(write_settings(folder), ["gate.enabled=false"])
 
 
 def rows(settings: Settings, table: str) -> list[dict[str, Any]]:
@@ -165,6 +166,15 @@ def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
     assert done == DAYS
     published = {row["run_date"] for row in rows(settings, "recommendations")}
     assert published == set(DAYS[:2])
+
+
+def test_a_date_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(settings: Settings, day: date, **options: Any) -> None:
+        raise FearecError("the run is held", f"run date {day}")
+
+    monkeypatch.setattr(backfill_module, "nightly", held)
+    with pytest.raises(FearecError, match=f"^run date {DAYS[0]}: the run is held$"):
+        next(backfill(Settings(), DAYS[0], DAYS[0]))
 
 
 def test_impossible_ranges_are_refused_before_any_run(monkeypatch: pytest.MonkeyPatch) -> None:
