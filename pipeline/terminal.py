@@ -27,7 +27,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result, or the error, as one JSON object.")
 ]
 
-_WIDEST = 10_000  # columns; more than any table has
+_WIDE, _WIDEST = 120, 10_000  # columns; the latter more than any table has
 
 _PARTS = ("what", "where", "expected", "found", "remedy")  # of a `FearecError`
 
@@ -108,14 +108,16 @@ class Terminal(Console):
 
     Args:
         stderr: The standard error instead of the standard output.
-        wide: Lines as long as a table is, also on a terminal that is narrower. Where there is none,
-            in a pipe or a file, they always are: an id on two lines could not be found.
+        wide: Tables may be wider than a narrow terminal. Where there is none, in a pipe or a file,
+            they are as wide as they need: an id on two lines could not be found.
     """
 
     def __init__(self, *, stderr: bool = False, wide: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
-        if wide or not self.is_terminal:
+        if not self.is_terminal:
             self.width = _WIDEST
+        elif wide:
+            self.width = max(self.width, _WIDE)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -170,7 +170,7 @@ def _evaluate(
     if bundle is None:
         _run_stage("evaluate", config, day, with_engine(overrides, engine), force, as_json)
         return
-    _check_unused("--bundle", {"--force": force, "--engine": engine})
+    _check_unused("--bundle", {"--force": force, "--engine": engine not in (None, "local")})
     from flows.console.figures import print_metrics
     from pipeline.config.settings import load_settings
     from pipeline.runner.nightly import evaluate_bundle_of

@@ -140,13 +140,12 @@ def _raised_sigterm() -> Iterator[None]:
 
 def _print_end(how: str, options: Mapping[str, object], exit_code: int) -> None:
     """Print how a command ended, and how it is continued, given its arguments."""
-    # It has overwritten by now, and would do so again.
-    but = " without --overwrite" if options.get("overwrite") else ""
+    but = ", without --overwrite once it has begun anew" if options.get("overwrite") else ""
     if options.get("as_json"):
-        error = FearecError(how, remedy=f"Run the same command{but} to continue.")
+        error = FearecError(how, remedy=f"Run the same command to continue{but}.")
         print_json_error(how.capitalize(), error, exit_code)
     else:
-        print_error(f"{how}; run the same command{but} to continue")
+        print_error(f"{how}; run the same command to continue{but}")
 
 
 def new_app(**options: Any) -> typer.Typer:

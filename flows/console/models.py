@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
 from rich.table import Table
 
+from flows.console.columns import folded
 from flows.console.figures import print_metrics
 from pipeline.bundles.promotion import Promotion
 from pipeline.bundles.versions import ModelVersions, VersionDetails, VersionDifference, leaves
@@ -111,4 +112,4 @@ def _cell(value: Any) -> str:
 
 
 def _table(*headings: str) -> Table:
-    return Table(*headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    return Table(*folded(*headings), box=SIMPLE_HEAD, show_edge=False, pad_edge=False)

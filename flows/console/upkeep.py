@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.filesize import decimal
 from rich.table import Table
 
+from flows.console.columns import folded
 from pipeline.reporting.report import Report
 from pipeline.results import Cleaned, Forgotten, RunSummary, Status
 from pipeline.terminal import Terminal, print_plain
@@ -66,9 +67,8 @@ def print_cleaned(cleaned: Cleaned) -> None:
 
 
 def _runs(runs: Sequence[RunSummary]) -> Table:
-    table = Table(
-        "run date", "decision", "metric", "model that serves", "finished (UTC)", "seconds"
-    )
+    headings = "run date", "decision", "metric", "model that serves", "finished (UTC)", "seconds"
+    table = Table(*folded(*headings))
     for run in runs:
         table.add_row(
             str(run.run_date),

@@ -94,19 +94,17 @@ def user_result(found: FoundUser) -> dict[str, Any]:
 
 def print_user(found: FoundUser) -> None:
     """Print a user's last events and recommendations as tables."""
-    console = Terminal()
-    console.print(_history(found))
-    if found.recommended:
-        console.print(_ranks(found.recommended, found.titles))
+    print_plain(f"Last events of {found.user_id}")
+    Terminal().print(_history(found))
+    if now := found.recommended:
+        print_plain(f"Recommended on {now.run_date} by {now.model_version} ({now.source})")
+        Terminal().print(_ranks(now, found.titles))
     else:
         print_plain("No recommendations for this user.")
 
 
 def _history(found: FoundUser) -> Table:
-    heading = f"Last events of {found.user_id}"
-    table = Table(
-        *folded(*_item_columns(found.titles), "time"), title=heading, title_justify="left"
-    )
+    table = Table(*folded(*_item_columns(found.titles), "time"))
     for event in found.history:
         time = f"{event.timestamp:%Y-%m-%d %H:%M:%S}"
         table.add_row(*_item_cells(event.item_id, found.titles), time)
@@ -114,7 +112,6 @@ def _history(found: FoundUser) -> Table:
 
 
 def _ranks(found: Recommended, titles: Titles) -> Table:
-    heading = f"Recommended on {found.run_date} by {found.model_version} ({found.source})"
     columns = ["rank", *_item_columns(titles), "score"]
     more: list[Sequence[str]] = []
     if set(found.sources) - {found.source}:
@@ -123,7 +120,7 @@ def _ranks(found: Recommended, titles: Titles) -> Table:
     if found.because:
         columns.append("because")
         more.append([_name(item, titles) for item in found.because])
-    table = Table(*folded(*columns), title=heading, title_justify="left")
+    table = Table(*folded(*columns))
     for place, (item, score) in enumerate(found.items):
         cells = *_item_cells(item, titles), f"{score:.4f}", *(column[place] for column in more)
         table.add_row(str(place + 1), *cells)

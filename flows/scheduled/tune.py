@@ -8,7 +8,6 @@ from functools import partial
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from flows.cli.options import (
     Config,
@@ -52,8 +51,7 @@ def _tune(parameters: TuneParameters) -> search_of.Tuned:
         settings,
         day,
         config=parameters.settings_file,
-        # A flow run that is tried again goes on with what it has begun.
-        overwrite=parameters.overwrite and flow_run.run_count == 1,
+        overwrite=parameters.overwrite,
     )
     create_markdown_artifact(
         "\n".join(f"- {line}" for line in [*headlines(tuned), f"test: {dict(tuned.test.model)}"]),

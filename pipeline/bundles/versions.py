@@ -38,8 +38,8 @@ class ModelVersion:
         metric: The name of its headline metric, NDCG@10 where that was measured; None of none.
         value: The metric's value.
         aliases: ``champion``, ``candidate``, both or none.
-        decision: By which it serves its own run date; ``held`` or ``rolled back`` where another
-            version serves that date; None where none does.
+        decision: By which it serves its own run date; ``held``, ``rolled back`` or ``replaced``
+            where another version serves that date; None where none does.
         served: The run dates that it serves, newest first.
         parent: The model version that its training started from.
         size: Bytes of its files.

@@ -117,5 +117,6 @@ class GateSettings(Frozen):
         0.95,
         ge=0,
         le=1,
-        description="share of the users whose lists hold one and the same item; 1 for no limit",
+        description="share of the users with a history whose lists hold one and the same item; "
+        "1 for no limit",
     )

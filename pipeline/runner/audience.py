@@ -128,7 +128,7 @@ def _check_output(output: str, items: str, settings: Settings) -> None:
     score = settings.score
     files = items, score.allow, score.deny, settings.items.path
     check_replaces_no_input(output, "--output", [*files, settings.warehouse, settings.work_dir])
-    check_outside_of_logs(parent or ".", "--output", settings.logs.path)
+    check_outside_of_logs(output, "--output", settings.logs.path)
 
 
 @contextmanager

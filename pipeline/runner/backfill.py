@@ -96,8 +96,8 @@ def backfill(
 def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
     """A date of which only the row in `runs` is left, because its work folder was cleaned away.
 
-    Its stages cannot be looked at any more, so a run would do all of them again. A folder in which
-    no stage is recorded is as good as none: whatever takes the lock of a run date makes one.
+    Its stages cannot be looked at any more, so a run would do all of them again. A folder without
+    a record of the gate does not change that: a look at the date, or a search on its data, made it.
 
     Raises:
         StorageError: the table cannot be read.
@@ -105,7 +105,7 @@ def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
     locations = RunLocations(
         Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
     )
-    if any(locations.folder.glob("*.json")):
+    if locations.record(Gate.name).exists():
         return None
     with storage_failures(settings):
         row = current_run(locations.warehouse, run_date)

@@ -148,8 +148,9 @@ def _clean_work(
         for copy in (settings.work_dir / "models").glob("[!.]*"):
             # One that is not in the store is of a model that another machine removed, or of one
             # that is on its way there.
-            if copy.name in models or (copy.name not in kept and is_untouched(copy, "folder")):
-                freed += disk_use(copy)
-                if not dry_run:
-                    shutil.rmtree(copy, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another cleaning was faster
+                if copy.name in models or (copy.name not in kept and is_untouched(copy, "folder")):
+                    freed += disk_use(copy)
+                    if not dry_run:
+                        shutil.rmtree(copy, ignore_errors=True)
     return tuple(removed), freed

@@ -47,27 +47,30 @@ def check_run_date(settings: Settings, run_date: date, option: str) -> None:
         )
 
 
-def check_outside_of_logs(folder: str | Path, setting: str, logs: str) -> None:
-    """Check that a folder to write into lies outside of the logs.
+def check_outside_of_logs(output: str | Path, setting: str, logs: str) -> None:
+    """Check that a Parquet file to write, or the folder of some, lies outside of the logs.
 
-    Where `list_logs` will refuse the logs themselves, nothing is said of the folder.
+    Where `list_logs` will refuse the logs themselves, nothing is said of it.
 
     Args:
-        folder: The folder, or its URI.
+        output: The file or folder, or its URI.
         setting: What names it, for the error.
         logs: `logs.path`.
 
     Raises:
-        ConfigError: its files would count as logs.
+        ConfigError: it would count as logs.
     """
     with suppress(OSError, pa.ArrowException):
-        filesystem, inner = open_filesystem(str(folder))
-        if logs and would_list(logs, filesystem, f"{resolved(filesystem, inner)}/items.parquet"):
+        filesystem, inner = open_filesystem(str(output))
+        path = resolved(filesystem, inner)
+        if logs and any(
+            would_list(logs, filesystem, each) for each in (path, f"{path}/items.parquet")
+        ):
             raise ConfigError(
-                "the folder lies in the logs, which would then include its files",
+                "it lies in the logs, which would then include it",
                 setting,
-                found=str(folder),
-                remedy="Set a folder outside of logs.path.",
+                found=str(output),
+                remedy="Choose another place.",
             )
 
 

@@ -10,6 +10,7 @@ from pipeline.config.settings import Settings
 from pipeline.results import RunSummary, Status
 from pipeline.runner.clean import disk_use
 from pipeline.runner.failures import storage_failures
+from pipeline.runner.run_log import FAILED
 from pipeline.schema import RUN_DATE
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import Warehouse
@@ -58,7 +59,7 @@ def _summary(row: dict[str, Any]) -> RunSummary:
         row[RUN_DATE],
         row["finished_at"],
         row["decision"],
-        row["model_version"],
+        None if row["decision"] == FAILED else row["model_version"],
         metric,
         metrics[metric] if metric else None,
         (*error, *(row["reasons"] or ())),

@@ -31,7 +31,7 @@ def unfinished_below(folder: Path) -> Iterator[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The files below a folder; a folder that is removed meanwhile is no error, as with `rglob`."""
+    """The files below a folder; one that is removed meanwhile is no error, unlike with `rglob`."""
     for parent, _, names in os.walk(folder):
         yield from (Path(parent, name) for name in names)
 

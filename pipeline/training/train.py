@@ -50,7 +50,7 @@ class _Fit:
 _CODEC = TypeAdapter(_Fit)
 _FINISHED = "finished.json"
 # Hyper-parameters by which weights of the same shapes mean something else.
-_MEANING = ("position_origin", "n_heads", "hidden_act")
+_MEANING = ("position_origin", "padding", "hidden_act")
 
 
 def train(
@@ -157,7 +157,7 @@ def _open_parent(
 
 def _other_meaning(parent: Bundle, config: FEARecConfig) -> str | None:
     """Which hyper-parameter gives weights of the same shapes another meaning than in the parent."""
-    for name in _MEANING:
+    for name in (*_MEANING, *(["n_heads"] if config.dual_domain else [])):
         default = FEARecConfig.model_fields[name].default
         before, now = parent.description.hyper_parameters.get(name, default), getattr(config, name)
         if before != now:

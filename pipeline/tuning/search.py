@@ -24,7 +24,7 @@ from pipeline.tuning.outputs import RUNS
 from pipeline.tuning.params_file import with_values
 from pipeline.tuning.search_space import Space
 from pipeline.tuning.study import EPOCH, ERROR, last_attempts, original_number
-from pipeline.tuning.trial import Pruning, Run, end_trials, train_apart, train_here
+from pipeline.tuning.trial import Pruning, Run, TrialEndedError, end_trials, train_apart, train_here
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,8 @@ class Search:
             raise  # a full disk is not the fault of the trial
         except Exception as error:
             # SIGTERM to all processes of a group may reach a trial's before this one.
-            if interrupted.wait(_MOMENT if isinstance(error, BrokenProcessPool) else 0):
+            ended = isinstance(error, BrokenProcessPool | TrialEndedError)
+            if interrupted.wait(_MOMENT if ended else 0):
                 raise
             note_failure(trial, as_line(error))
             raise _FailedError from error

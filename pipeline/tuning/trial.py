@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from model.cores import Threads
 from model.progress import draws_bars
@@ -25,6 +26,10 @@ from pipeline.errors import InputError
 from pipeline.evaluation.protocol import check_topk
 from pipeline.results import Prepared
 from pipeline.tuning.study import load_study
+
+
+class TrialEndedError(Exception):
+    """The process of a trial was told to end."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,9 @@ def train_apart(run: Run, out: Path, trial: optuna.Trial) -> Judged:
 
 
 def end_trials(until: Future[Any]) -> None:
-    """Send SIGTERM to the processes of `train_apart`, each once, until nothing is at work.
+    """Send SIGTERM to the processes of trials, each once, until nothing is at work.
+
+    These are all child processes that `multiprocessing` knows: a search has no others.
 
     Args:
         until: Done when nothing is.
@@ -177,4 +184,7 @@ class Pruning:
 def _train_reporting(run: Run, out: Path, trial_id: int) -> Judged:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     trial = optuna.Trial(load_study(out, run.settings), trial_id)
-    return train_here(run, Pruning(trial, run.settings.train.epochs))
+    try:
+        return train_here(run, Pruning(trial, run.settings.train.epochs))
+    except SIGTERMException:  # a SystemExit, which would end the whole search
+        raise TrialEndedError("its process was sent SIGTERM") from None

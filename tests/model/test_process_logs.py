@@ -42,6 +42,12 @@ def test_records_of_a_process_arrive_as_they_were(caplog: pytest.LogCaptureFixtu
     assert record.getMessage() == "x" * 2000
 
 
+def test_ctrl_c_is_for_the_parent_alone() -> None:
+    blocked = in_own_process(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_what_the_parent_would_not_show_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "pipeline")
     caplog.set_level(logging.WARNING, "model")

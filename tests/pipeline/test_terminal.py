@@ -36,7 +36,8 @@ def test_ids_and_paths_are_shown_and_steer_nothing(
 ) -> None:
     print_plain(f"user {text}")
     print_error(f"error: {text}")
-    table = Table("item", title=f"events of {text}", title_justify="left", width=400)
+    print_plain(f"events of {text}")
+    table = Table("item", width=400)
     table.add_row(text)
     Terminal().print(table)
     out, err = capsys.readouterr()

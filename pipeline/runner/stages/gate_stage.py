@@ -23,6 +23,7 @@ class Gate(Stage[Gated]):
 
     name = "gate"
     result_type = Gated
+    code_version = 2  # users without a history are no collapse of the lists
 
     checked: StageRecord[Checked]
     evaluated: StageRecord[Evaluated] | None  # None of a run that is held before

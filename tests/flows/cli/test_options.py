@@ -42,15 +42,17 @@ def test_ctrl_c_with_json_is_one_object(capsys: Any) -> None:
     assert (error["error"], error["exit_code"]) == ("Interrupted", 130)
 
 
-def test_what_overwrites_is_continued_without(capsys: Any) -> None:
+def test_what_has_overwritten_is_continued_without(capsys: Any) -> None:
     @one_line_errors()
     def interrupted(overwrite: bool) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit):
         interrupted(overwrite=True)
-    expected = "interrupted; run the same command without --overwrite to continue\n"
-    assert capsys.readouterr().err == expected
+    err = capsys.readouterr().err
+    assert err.endswith(
+        "run the same command to continue, without --overwrite once it has begun anew\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
         ("warehouse/models/champion.json", "would replace an input"),
         (f"warehouse/models/{VERSION}/items.parquet", "would replace an input"),
         ("work/run_date=2026-07-01/prepared/users.parquet", "would replace an input"),
-        ("logs/audience.parquet", "--output: the folder lies in the logs"),
+        ("logs/audience.parquet", "--output: it lies in the logs"),
     ],
 )
 def test_an_audience_is_not_written_where_runs_read(

@@ -223,7 +223,8 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path: Path) -> None:
     [
         ({"hidden_size": 4}, "it has another architecture"),
         ({"position_origin": "end"}, "its model.position_origin is start, not"),
-        ({"n_heads": 1}, "its model.n_heads is 2, not 1"),
+        ({"padding": "cyclic"}, "its model.padding is [a-z]+, not cyclic"),
+        ({"n_heads": 1, "dual_domain": True}, "its model.n_heads is 2, not 1"),
     ],
 )
 def test_weights_of_another_architecture_or_meaning_are_not_taken(

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typer.testing import CliRunner
 
 from flows.cli import main as cli
@@ -415,11 +416,21 @@ def test_two_workers_share_the_search(config: Path) -> None:
     assert {row["state"]: row["epochs"] for row in rows(two)} == {"complete": 2, "failed": 1}
 
 
-def test_a_worker_that_the_system_kills_fails_its_trial_alone(
-    config: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("told", [False, True])
+def test_a_worker_that_is_killed_fails_its_trial_alone(
+    told: bool, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def apart(run: tune_trial.Run, *args: Any) -> tune_trial.Judged:
+    """By the system, or told by SIGTERM while it trains, of which Lightning makes a SystemExit."""
+
+    def end(*_: Any) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(tune_trial, "train_here", end)
+
+    def apart(run: tune_trial.Run, out: Path, trial: optuna.Trial) -> tune_trial.Judged:
         if run.settings.train.learning_rate == 0.001:
+            if told:
+                return tune_trial._train_reporting(run, out, trial._trial_id)
             raise BrokenProcessPool("terminated abruptly")
         return search.train_here(run, lambda epoch, ndcg: None)
 
@@ -440,15 +451,16 @@ def test_an_interrupt_ends_several_workers_and_no_trial_counts_as_failed(
     group: bool, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of SIGTERM to a whole group, the trials' processes may hear before the search does."""
-    both = threading.Barrier(2)
+    both, over = threading.Barrier(2), threading.Event()
 
     def slow(run: tune_trial.Run, out: Path, trial: optuna.Trial) -> Any:
-        both.wait(60)
+        both.wait(300)
         return in_own_process(time.sleep, 600)
 
     def interrupt() -> None:
         while len(multiprocessing.active_children()) < 2:
-            time.sleep(0.05)
+            if over.wait(0.05):
+                return
         if group:
             for process in multiprocessing.active_children():
                 process.terminate()
@@ -456,11 +468,15 @@ def test_an_interrupt_ends_several_workers_and_no_trial_counts_as_failed(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(search, "train_apart", slow)
+    monkeypatch.setattr(search, "_MOMENT", 30)
     threading.Thread(target=interrupt, daemon=True).start()
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run(config, "tune.workers=2")
-    assert time.monotonic() - begun < 60
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(config, "tune.workers=2")
+    finally:
+        over.set()
+    assert time.monotonic() - begun < 300
     assert not multiprocessing.active_children()
     trials = load_study(config.parent / "tune", load_settings(config)).get_trials()
     assert not [trial for trial in trials if "error" in trial.user_attrs]
@@ -598,7 +614,7 @@ def test_the_command_replaces_none_of_its_settings(config: Path, tmp_path: Path)
 
 
 def test_the_search_lies_outside_of_the_logs(config: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tune\.out: the folder lies in the logs"):
+    with pytest.raises(ConfigError, match=r"tune\.out: it lies in the logs"):
         run(config, f"tune.out={load_settings(config).logs.path}/search")
 
 
