@@ -19,6 +19,7 @@ import typer
 from pydantic_core import to_jsonable_python
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from pipeline.errors import FearecError, StorageError, memory_failures
 from pipeline.storage.credentials import masked
@@ -118,6 +119,10 @@ class Terminal(Console):
             self.width = _WIDEST
         elif wide:
             self.width = max(self.width, _WIDE)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as rich does, but printable before its width is measured: else it would be cut."""
+        return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

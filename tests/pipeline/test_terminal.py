@@ -37,15 +37,14 @@ def test_ids_and_paths_are_shown_and_steer_nothing(
     print_plain(f"user {text}")
     print_error(f"error: {text}")
     print_plain(f"events of {text}")
-    table = Table("item", width=400)
+    table = Table("item")
     table.add_row(text)
     Terminal().print(table)
     out, err = capsys.readouterr()
     assert err == f"error: {shown}\n"
     assert out.startswith(f"user {shown}\n")
     assert not {*out} & {*"\x1b\x07\r\x9b\u202e\udce9"}
-    if not {*text} & {*"\n\r\x07"}:  # rich breaks a cell's line, or leaves the character out
-        assert out.count(shown) == 3
+    assert out.count(shown) == 3
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "\x7f", 'gs://b?key=S3CRET"x', 'x"\\'])
