@@ -101,7 +101,7 @@ def print_plain(*lines: str) -> None:
     """Print lines without markup, emoji, colours or wrapping."""
     console = Terminal()
     for line in lines:
-        console.print(printable(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 class Terminal(Console):

@@ -90,9 +90,17 @@ def last_checkpoint(folder: Path) -> ModelCheckpoint:
     return _Movable(folder, Path(LAST).stem, enable_version_counter=False)
 
 
-def are_whole(folder: Path) -> bool:
-    """Whether a run can go on from the folder: both checkpoints are there and not damaged."""
-    return all(is_whole(folder / name) for name in (LAST, BEST))
+def keep_whole(folder: Path) -> bool:
+    """Whether a run can go on from the folder: both checkpoints are there and not damaged.
+
+    If not, what is there is removed: one of them may not be taken for a pair with a new one.
+    """
+    names = LAST, BEST
+    if all(is_whole(folder / name) for name in names):
+        return True
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    return False
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -100,6 +100,13 @@ def count_before(chosen: Tensor, dtype: torch.dtype) -> Tensor:
     return before
 
 
+def evenly_spaced(values: Tensor, count: int) -> Tensor:
+    """So many of some values, at equal distances; all of them where there are no more."""
+    if len(values) <= count:
+        return values
+    return values[torch.arange(count) * len(values) // count]
+
+
 def expand_ranges(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The positions of B ranges, one range after the other, each with its range's number."""
     rows = torch.repeat_interleave(torch.arange(len(begins)), lengths)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.network.fearec import FEARec
-from model.training.histories import EventHistories, expand_ranges
+from model.training.histories import EventHistories, evenly_spaced, expand_ranges
 
 _ROOT_MEAN_SQUARE = 0.05  # of an embedding's elements; random ones have `initializer_range`
 _NOTHING = 1e-5  # the length of an embedding that rounding alone makes
@@ -77,7 +77,7 @@ def _looked_at(histories: EventHistories, targets: Tensor) -> tuple[Tensor, Tens
     users = ((place >= 0) & (last >= begins)).nonzero().squeeze(1)
     if len(targets) > _MOST_TARGETS:
         count = max(1, len(users) * _MOST_TARGETS // len(targets))
-        users = users[torch.arange(count) * len(users) // count]  # evenly spaced
+        users = evenly_spaced(users, count)
     numbers, positions = expand_ranges(begins[users], last[users] + 1 - begins[users])
     if histories.is_input is None:
         return numbers, positions

@@ -23,8 +23,8 @@ from model.training.checkpoints import (
     BEST,
     LAST,
     WholeCheckpoints,
-    are_whole,
     best_checkpoint,
+    keep_whole,
     last_checkpoint,
 )
 from model.training.epoch_log import EpochLog
@@ -168,11 +168,8 @@ def train_epochs(
     torch.set_float32_matmul_precision(MATMUL_PRECISION)
     threads = set_threads(training.threads)
     module = FEARecModule(task.config, training, task.histories, task.mask_seen)
-    if not are_whole(folder):  # damaged, or the run was killed early
-        for name in (LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
-    last = folder / LAST
-    if not last.exists():
+    begun = str(folder / LAST) if keep_whole(folder) else None
+    if begun is None:
         _start(module.network, task)
     processes = None
     if group is None and (training.devices != 1 or training.strategy != "auto"):
@@ -204,7 +201,7 @@ def train_epochs(
             ) from None
         try:
             with processes.logs if processes else contextlib.nullcontext():
-                trainer.fit(module, *_batches(task), ckpt_path=str(last) if last.exists() else None)
+                trainer.fit(module, *_batches(task), ckpt_path=begun)
         except ProcessException as error:  # with the traceback of the process as its text
             raise FearecError(
                 "a training process failed",

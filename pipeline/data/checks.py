@@ -37,7 +37,7 @@ from pipeline.storage.locations import RunLocations
 from pipeline.storage.scratch_db import scratch_database
 from pipeline.warehouse.commits import place_of
 from pipeline.warehouse.lists import lists_before
-from pipeline.warehouse.runs import runs_before
+from pipeline.warehouse.runs import last_known, runs_before
 from pipeline.warehouse.tables import dataset_of, open_table
 
 _ENOUGH_USERS = 100  # for a hit rate that chance does not decide
@@ -188,8 +188,7 @@ def _realised(
     lists = lists_before(locations.warehouse, locations.run_date)
     if lists is None:
         return {}
-    last_events = {row[RUN_DATE]: row["last_event"] for row in earlier}
-    since = last_events.get(lists.run_date) or run_end(lists.run_date, time_zone)
+    since = last_known(earlier, lists.run_date, time_zone)
     if since >= prepared.last_event:
         return {}
     until = run_end(locations.run_date, time_zone)

@@ -32,7 +32,7 @@ from pipeline.warehouse.lookup import (
     histories_of,
     recommended_to,
 )
-from pipeline.warehouse.runs import current_run, runs_before
+from pipeline.warehouse.runs import current_run, last_known, runs_before
 
 LAST_RUNS = 28
 _USERS, _EVENTS = 4, 10
@@ -239,8 +239,7 @@ def _users(
         before = {}
     until = run_end(locations.run_date, settings.time_zone)
     histories = histories_of(warehouse, chosen, _EVENTS, until)
-    last_events = {row[RUN_DATE]: row["last_event"] for row in earlier}
-    since = last_events.get(published[-1]) or run_end(published[-1], settings.time_zone)
+    since = last_known(earlier, published[-1], settings.time_zone)
     return [
         ShownUser(user, history, before.get(user), now.get(user), since)
         for user, history in zip(chosen, histories, strict=True)

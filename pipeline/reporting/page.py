@@ -27,6 +27,7 @@ from pipeline.results import Evaluated
 from pipeline.schema import RUN_DATE
 from pipeline.terminal import printable
 from pipeline.version import fearec_version
+from pipeline.warehouse.runs import reasons_of
 
 _OUTCOMES = {"held": "bad", "overruled": "warn", "warned": "warn", "passed": "good"}
 _COUNTS = {
@@ -67,7 +68,7 @@ def night_page(content: Content, others: Collection[date] = ()) -> str:
         "earlier_page": max((day for day in others if day < content.run_date), default=None),
         "tone": tone(row["decision"]),
         "sentence": sentence(row),
-        "reasons": _reasons(row),
+        "reasons": reasons_of(row),
         "notes": content.notes,
         "remedies": remedies(row),
         "commands": commands(row),
@@ -134,7 +135,7 @@ def index_page(rows: Sequence[Row], pages: Collection[date]) -> str:
             "rows": _number(row["n_recommendations"]),
             "duration": _duration(row["seconds"]),
             "model_version": row["model_version"] or "",
-            "why": _shortened("; ".join(_reasons(row))),
+            "why": _shortened("; ".join(reasons_of(row))),
         }
         for row in reversed(rows)
     ]
@@ -180,11 +181,6 @@ def _duration(seconds: float) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
-
-
-def _reasons(row: Row) -> list[str]:
-    error = [row["error"]] if row["error"] else []
-    return [*error, *(row["reasons"] or ())]
 
 
 def _tiles(content: Content) -> list[tuple[str, str, str, str]]:

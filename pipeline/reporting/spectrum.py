@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.config import FEARecConfig
 from model.network.fearec import FEARec
+from model.training.histories import evenly_spaced
 from model.training.weights import load_network
 from pipeline.bundles.bundle import WEIGHTS, Bundle
 from pipeline.data.prepared import read_histories
@@ -50,8 +51,7 @@ def layer_spectra(bundle: Bundle, prepared: Prepared) -> list[LayerSpectrum]:
     histories = read_histories(prepared.folder, bundle.description.input_types)
     ends = histories.offsets[1:][histories.offsets.diff() > 0]
     ends = ends[histories.with_inputs(ends)]
-    count = min(_SEQUENCES, len(ends))
-    some = ends[torch.arange(count) * len(ends) // count]
+    some = evenly_spaced(ends, _SEQUENCES)
     item_seq, item_seq_len = histories.windows(some, config.MAX_ITEM_LIST_LENGTH)
     with torch.inference_mode():
         return _measure(network, item_seq, item_seq_len)

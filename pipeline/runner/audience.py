@@ -65,9 +65,7 @@ def find_users(
     """
     check_top_n(top_n)
     score = settings.score
-    if output is not None:
-        _check_output(output, items, settings)
-    with storage_failures(settings), _written(output) as target:
+    with storage_failures(settings), _written(output, items, settings) as target:
         run = served_run(settings, run_date, model_version)
         listed, n_unknown, n_untrained = _listed(run, items)
         rules = left_out_on(run, settings)
@@ -115,12 +113,18 @@ def find_users(
     )
 
 
-def _check_output(output: str, items: str, settings: Settings) -> None:
-    """Check that the output is a file that neither replaces an input nor becomes one.
+@contextmanager
+def _written(output: str | None, items: str, settings: Settings) -> Iterator[Path | None]:
+    """A temporary file that becomes the output, where one is wanted, at the end of the block.
 
     Raises:
-        ConfigError: it is a folder, an input, or in the logs, the warehouse or the work folder.
+        ConfigError: the output is a folder or an input, or in the logs, the warehouse or the work
+            folder.
+        BusyError: another process writes to the output's folder.
     """
+    if output is None:
+        yield None
+        return
     parent, name = os.path.split(output)
     folder = open_folder(parent or ".")
     if not name or folder.filesystem.get_file_info(folder.path(name)).type == FileType.Directory:
@@ -129,20 +133,6 @@ def _check_output(output: str, items: str, settings: Settings) -> None:
     files = items, score.allow, score.deny, settings.items.path
     check_replaces_no_input(output, "--output", [*files, settings.warehouse, settings.work_dir])
     check_outside_of_logs(output, "--output", settings.logs.path)
-
-
-@contextmanager
-def _written(output: str | None) -> Iterator[Path | None]:
-    """A temporary file that becomes the output, where one is wanted, at the end of the block.
-
-    Raises:
-        BusyError: another process writes to the output's folder.
-    """
-    if output is None:
-        yield None
-        return
-    parent, name = os.path.split(output)
-    folder = open_folder(parent or ".")
     with folder.scratch() as scratch:
         yield scratch / name
         with storage_errors(output):

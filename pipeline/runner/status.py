@@ -15,7 +15,7 @@ from pipeline.schema import RUN_DATE
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.housekeeping import TABLES
-from pipeline.warehouse.runs import runs_before
+from pipeline.warehouse.runs import reasons_of, runs_before
 
 
 def status(settings: Settings, count: int) -> Status:
@@ -54,7 +54,6 @@ def _summary(row: dict[str, Any]) -> RunSummary:
     metrics = dict(row["metrics"] or ())
     measured = [name for name in metrics if name.startswith("NDCG")]
     metric = min(measured, key=lambda name: name != "NDCG@10", default=None)
-    error = [row["error"]] if row["error"] else []
     return RunSummary(
         row[RUN_DATE],
         row["finished_at"],
@@ -62,7 +61,7 @@ def _summary(row: dict[str, Any]) -> RunSummary:
         None if row["decision"] == FAILED else row["model_version"],
         metric,
         metrics[metric] if metric else None,
-        (*error, *(row["reasons"] or ())),
+        tuple(reasons_of(row)),
         row["seconds"],
     )
 

@@ -20,6 +20,7 @@ from model.export.files import ENCODER
 from model.export.graphs import export_both
 from model.export.parity import Parity, check_parity, near_ties
 from model.network.fearec import FEARec
+from model.training.histories import evenly_spaced
 from model.training.threads import set_threads
 from model.training.weights import load_network
 from pipeline.bundles.bundle import HELD_OUT_WEIGHTS, ITEMS, WEIGHTS, publish_bundle
@@ -155,8 +156,7 @@ def measure_parity(
     if len(ends) < limits.parity_sequences:
         ends = torch.arange(1, len(histories.items) + 1)
     ends = ends[histories.with_inputs(ends)]
-    count = min(limits.parity_sequences, len(ends))
-    positions = ends[torch.arange(count) * len(ends) // count]  # evenly spaced
+    positions = evenly_spaced(ends, limits.parity_sequences)
     session = open_session(encoder, "cpu")
     expected, found, tied = [], [], []
     for part in positions.split(BATCH):

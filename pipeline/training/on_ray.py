@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from model.config import TrainingConfig
 from model.errors import FearecError
 from model.process_logs import forward_records, handle_record
-from model.training.checkpoints import BEST, LAST, are_whole
+from model.training.checkpoints import BEST, LAST, keep_whole
 from model.training.processes import ProcessGroup, lost_contact
 from model.training.task import TrainingTask
 from model.training.trainer import Fitted, read_fitted, train_epochs
@@ -78,12 +78,9 @@ def _training(training: TrainingConfig, engine: EngineSettings) -> TrainingConfi
 
 
 def _checkpoints(folder: Path) -> dict[str, bytes]:
-    """What a training goes on from: its checkpoints, or nothing, where damaged ones are removed."""
-    if are_whole(folder):
-        return {name: (folder / name).read_bytes() for name in (BEST, LAST)}
-    for name in (LAST, BEST):  # one of them may not be taken for a pair with a new one
-        (folder / name).unlink(missing_ok=True)
-    return {}
+    """What a training goes on from: its checkpoints, or nothing."""
+    names = (BEST, LAST) if keep_whole(folder) else ()
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 # The rest runs in processes of the cluster.

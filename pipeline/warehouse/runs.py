@@ -1,6 +1,6 @@
 """The Delta table `runs`: a row per run; of a run date the newest is current."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.dates import run_end
 from pipeline.errors import naming
 from pipeline.schema import RUN_DATE, RUNS, RUNS_SCHEMA
 from pipeline.storage.conditional_writes import until_committed
@@ -45,6 +46,18 @@ def append_run(warehouse: Warehouse, row: Mapping[str, Any]) -> None:
         append(table, pa.Table.from_pylist([values], RUNS_SCHEMA).to_reader())
 
     until_committed(write)
+
+
+def last_known(rows: Iterable[Mapping[str, Any]], run_date: date, time_zone: str) -> datetime:
+    """The last instant that the run of a date knew, by its row among some; else the date's end."""
+    last_events = {row[RUN_DATE]: row["last_event"] for row in rows}
+    return last_events.get(run_date) or run_end(run_date, time_zone)
+
+
+def reasons_of(row: Mapping[str, Any]) -> list[str]:
+    """How a run failed, and why it was held."""
+    error = [row["error"]] if row["error"] else []
+    return [*error, *(row["reasons"] or ())]
 
 
 def has_runs(warehouse: Warehouse) -> bool:
