@@ -159,7 +159,7 @@ class EventRows:
         scanner = self.dataset.scanner(
             list(columns), filter=rows, batch_size=1 << 17, batch_readahead=4, fragment_readahead=2
         )
-        yield from scanner.to_batches()
+        yield from map(_united, scanner.to_batches())
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,18 @@ class EventSource:
         if table is None:
             raise InputError("no such table", self.place)
         return EventRows(table, self.end, self.start, users, self.rank_of_files)
+
+
+def _united(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows, where no dictionary has null as a value: Arrow cannot unite such ones.
+
+    Files have them in which a column is null throughout.
+    """
+    for place, column in enumerate(batch.columns):
+        if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
+            encoded = column.dictionary_decode().dictionary_encode()
+            batch = batch.set_column(place, batch.schema.field(place), encoded)
+    return batch
 
 
 def _large(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

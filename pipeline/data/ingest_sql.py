@@ -28,7 +28,8 @@ def find_kept(
 
     Makes the view `kept`, the rows of `interactions` that stay; the tables `before`, the rows that
     it has of `files`; `stale`, the names of the files whose rows go; and `gone`, events of those
-    rows that no file just read has.
+    rows that no file just read has. Events in `before` are good in `staged`, too, where they are
+    after an earlier run date.
 
     Returns:
         The names in `stale`.
@@ -42,17 +43,16 @@ def find_kept(
         FROM (SELECT * REPLACE ({WITHOUT_NULL}) FROM rows_before)"""
     )
     db.execute(
-        """CREATE TABLE moved AS SELECT before.* FROM before JOIN files USING (source_file)
-        WHERE before.source_stamp <> files.source_stamp"""
+        f"""UPDATE staged SET reason = NULL WHERE reason = '{AFTER_RUN_DATE}'
+        AND ({EVENT}) IN (SELECT ({EVENT}) FROM before)"""
     )
     # A row that is where it was stays as it is, with the stamp that it was read under.
     row = (*EVENT.split(", "), VALUE, "source_file", "source_row")
-    if scalar(db, "SELECT count(*) FROM moved"):
+    if scalar(db, "SELECT count(*) FROM before"):
         db.execute(
             f"""CREATE TABLE stale AS
-            SELECT DISTINCT source_file FROM moved AS before ANTI JOIN (
-                FROM staged JOIN files USING (file)
-                WHERE reason IS NULL OR reason = '{AFTER_RUN_DATE}'
+            SELECT DISTINCT source_file FROM before ANTI JOIN (
+                FROM staged JOIN files USING (file) WHERE reason IS NULL
             ) AS now ON {same_in("now", *row)}"""
         )
     else:

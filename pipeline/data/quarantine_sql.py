@@ -79,7 +79,8 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
                coalesce(raw_value, CAST({VALUE} AS VARCHAR)) AS {VALUE}
         FROM staged JOIN sources USING (file) WHERE reason IS NOT NULL"""
     )
-    same = same_in("judged", "source_file", "source_row", *EVENT.split(", "), VALUE, "reason")
+    row = ("source_file", "source_row", *EVENT.split(", "), "raw_timestamp", VALUE, "reason")
+    same = same_in("judged", *row)
     gone = f"""FROM {QUARANTINE} AS before
         WHERE source_file IN (SELECT source_file FROM files)
         AND NOT EXISTS (FROM judged WHERE {same})"""

@@ -15,7 +15,14 @@ import pyarrow.dataset as ds
 from pipeline.config.sections import LogSettings
 from pipeline.data.source_files import SourceFile
 from pipeline.logs.log_rows import log_rows
-from pipeline.logs.validation import EARLIEST, FILTERED, IdTypes, keep_applied, reason_sql
+from pipeline.logs.validation import (
+    AFTER_RUN_DATE,
+    EARLIEST,
+    FILTERED,
+    IdTypes,
+    keep_applied,
+    reason_sql,
+)
 from pipeline.progress import work_progress
 from pipeline.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID, VALUE
 from pipeline.storage.scratch_db import scalar
@@ -66,11 +73,15 @@ def stage_elsewhere(
     end: datetime,
     db: duckdb.DuckDBPyConnection,
 ) -> None:
-    """Add to `staged` the good rows of other files, as of `stage`, that hold an event of `gone`."""
+    """Add to `staged` the rows of other files, as of `stage`, that hold an event of `gone`.
+
+    They are good, those after the run date too: the events were in `interactions`.
+    """
     first = scalar(db, "SELECT count(*) FROM sources")
     db.register("listed", _table_of(files, first))
     db.execute("INSERT INTO sources SELECT *, false AS is_read FROM listed")
-    query = f"INSERT INTO staged FROM ({{}}) SEMI JOIN gone USING ({EVENT}) WHERE reason IS NULL"
+    query = f"""INSERT INTO staged SELECT * REPLACE (NULL AS reason) FROM ({{}})
+        SEMI JOIN gone USING ({EVENT}) WHERE reason IS NULL OR reason = '{AFTER_RUN_DATE}'"""
     with work_progress("reading logs") if files else nullcontext(lambda *_: None) as progress:
         _read(files, types, logs, end, query, db, progress, first)
 

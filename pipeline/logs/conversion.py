@@ -22,7 +22,7 @@ _LAST = (datetime.max - _EPOCH) // timedelta(microseconds=1)
 # After the clock of a time as text: anything more, and what of it is certainly a zone. DuckDB's
 # TIMESTAMP overlooks the former, and its TIMESTAMPTZ takes PST for a place with summer time.
 _MORE = r":[\d:.]*\s*[^\d:.\s]"
-_ZONE = r"(?i):[\d:.]*\s*(Z|UTC|GMT|[+-]\d\d(:?\d\d)?|[a-z]+/[a-z_/+-]+\d*)\s*$"
+_ZONE = r"(?i):[\d:.]*\s*(Z|UTC|GMT|[+-](0\d|1[0-5])(:?[0-5]\d)?|[a-z]+/[a-z_/+-]+\d*)\s*$"
 _WHOLE = r"^(-?[1-9][0-9]*|0)(\.0*)?$"
 _NUMBER = r"^\s*[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*$"
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # beyond it, floats of so many bits skip integers
@@ -160,10 +160,11 @@ def raw_timestamps(
     odd = pc.fill_null(odd, True)
     if not pc.any(odd).as_py():
         return text
-    values = column.filter(odd)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return pc.replace_with_mask(text, odd, values.cast(pa.string()))
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if is_text(column.type):
+        column = column.cast(pa.string())  # views cannot be filtered
+    return pc.replace_with_mask(text, odd, column.filter(odd).cast(pa.string()))
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ from pipeline.schema import ITEM_ID, TIMESTAMP, USER_ID
 # Sequences have an order but no times: every user's n-th item is n seconds after this time.
 SEQUENCES_START = "2000-01-01 00:00:00+00"
 
-_LATEST = "9999-12-31 00:00:00+00"  # the end of Python's calendar
+_LATEST = "9998-12-30 23:59:59.999999+00"  # the day after it is a run date
 # Microseconds since the epoch. A number with more digits, NaN and infinity are not timestamps.
 _MICROSECONDS = {
     "s": "CAST(TRY_CAST({0} AS DECIMAL(18, 6)) AS DOUBLE) * 1e6",
@@ -132,7 +132,7 @@ def delimited_parser(
         Rule(
             f"({TIMESTAMP} BETWEEN TIMESTAMPTZ '{EARLIEST}' AND TIMESTAMPTZ '{_LATEST}') "
             "IS NOT TRUE",
-            "the timestamp is not a time of 1990 or later",
+            "the timestamp is not a time of the years 1990 to 9998",
             f"{_EXPECTED_TIME[unit]} in field {timestamp}",
             f"fields[{timestamp}]",
         ),

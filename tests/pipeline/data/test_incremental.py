@@ -163,8 +163,9 @@ def test_every_night_of_a_replay_is_that_of_a_prepare_from_the_beginning(
     replay(tmp_path, 10, ids, nights=4)
 
 
-# In another order than that of their names, so that indices move as types come and go.
-KINDS = ("view", "buy", None, "add", "zoom", "cart", "like", "wish")
+# In another order than that of their names, so that indices move as types come and go. The first
+# files have none at all.
+KINDS = (None, "view", "buy", None, "add", "zoom", "cart", "like", "wish")
 
 
 def test_types_of_events_come_and_go_as_in_a_prepare_from_the_beginning(

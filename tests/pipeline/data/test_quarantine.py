@@ -56,6 +56,16 @@ def test_the_quarantine_keeps_the_raw_value_of_a_bad_time(
     assert count == 150
 
 
+def test_a_file_with_another_bad_time_at_the_same_place_is_in_quarantine_with_that(
+    settings: Settings,
+):
+    write_log(settings, "good.parquet", [(1, "x", NOON)])
+    for text in ("garbage", "2026-06-10 12:00 PM"):
+        write_log(settings, "bad.parquet", [(1, "x", text)], time=pa.string())
+        assert ingest(settings, TODAY).quarantined == 1
+        assert [row["raw_timestamp"] for row in rows_of(settings, "quarantine")] == [text]
+
+
 def test_a_quarantine_of_version_0_1_gets_the_column_it_lacks(settings: Settings):
     write_log(settings, "a.parquet", [(1, "x", NOON), (None, "x", NOON)])
     ingest(settings, TODAY)

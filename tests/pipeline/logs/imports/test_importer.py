@@ -232,6 +232,7 @@ def test_ids_are_integers_only_where_all_are_written_so(
         ("csv", b'1, "2",{0}', "a double quote out of place", ' "2"'),
         ("csv", b'"",2,{0}', "the user id is empty", '""'),
         ("csv", b"1,2,3,{0}", "wrong number of fields", "4 in"),
+        ("iso", b"1,2,9999-12-31", "the timestamp is not a time", "'9999-12-31'"),
         ("iso", b"1,2,infinity", "the timestamp is not a time", "'infinity'"),
         ("iso", b"1,2,{0}", "the timestamp is not a time", "'"),
         ("iso", b"1,2,2026-02-30", "the timestamp is not a time", "'2026-02-30'"),
