@@ -35,7 +35,7 @@ def backfill(
     engine: Engine = None,
     as_json: Json = False,
 ) -> None:
-    """Run every date of a range, oldest first; what is done already is not done again."""
+    """Run every date of a range, oldest first; what is done already is passed over."""
     from flows.console.night import print_backfilled
     from pipeline.config.settings import load_settings
     from pipeline.runner.backfill import backfill as run_backfill

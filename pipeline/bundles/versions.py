@@ -197,6 +197,8 @@ def _listed(
         description = _description(folder)
     except BundleError as error:
         return str(error)
+    if description is not None and description.model_version != name:
+        return f"{folder.where}: a copy of {description.model_version}, under another name"
     return None if description is None else _version(folder, description, champion)
 
 

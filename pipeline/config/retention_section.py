@@ -26,8 +26,8 @@ class RetentionSettings(Frozen):
     )
     models: RunDates = Field(
         30,
-        description="run dates whose models are kept, or `all`; the champion, the candidate and "
-        "those of published partitions always are",
+        description="run dates whose models are kept, and the model before these, or `all`; the "
+        "champion, the candidate and those of published partitions always are",
         json_schema_extra=NO_RESULT_CHANGE,
     )
     recommendations: RunDates = Field(

@@ -21,6 +21,7 @@ from pipeline.rules.user_segments import user_segments
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.resume_keys import changed_files, rule_file_hashes
 from pipeline.scoring.user_list_reader import read_user_lists
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations
@@ -113,12 +114,16 @@ def check_tables(
         limited = tuple(check.overruled() for check in limited)
     checks = never + limited
     if failed := held_by(checks):
+        remedy = "Mend the cause; a limit in [checks] can be overruled by --force-publish."
+        rule_files = rule_file_hashes(served.score, served.items_table, served.users_table)
+        if changed := changed_files(parts.manifest.resume_key, rule_files):
+            files = ", ".join(changed)
+            remedy = f"{files} changed since the users were scored: run it again, by what is there."
         raise TableCheckError(
             "the recommendations failed their checks",
             parts.folder.where,
             found="; ".join(failed),
-            remedy="Nothing was published: the table is as it was. Mend the cause; a limit in"
-            " [checks] can be overruled by --force-publish.",
+            remedy=f"Nothing was published: the table is as it was. {remedy}",
             checks=checks,
         )
     return checks

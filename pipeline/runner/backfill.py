@@ -11,7 +11,7 @@ from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.run_checks import check_run_date
 from pipeline.runner.run_log import FAILED
 from pipeline.runner.stages import Gate
-from pipeline.storage.locations import RunLocations, Warehouse
+from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.runs import current_run
 
 
@@ -65,8 +65,9 @@ def backfill(
 
     A run takes the events up to the end of its date and starts from the champion before it. It
     knows today's log files: an event that arrived after its night is there all the same. A date
-    that is done is not done again, so a backfill that ended is continued by the same call. A run
-    that is held publishes with the champion, and the next date follows.
+    that is done is not done again, by other log files or settings neither, so a backfill that ended
+    is continued by the same call. A run that is held publishes with the champion, and the next
+    date follows.
 
     Args:
         settings: Of every run.
@@ -94,21 +95,16 @@ def backfill(
 
 
 def passed_over(settings: Settings, run_date: date) -> Backfilled | None:
-    """A date of which only the row in `runs` is left, because its work folder was cleaned away.
+    """A date whose newest run ended well, so that it is not done again.
 
-    Its stages cannot be looked at any more, so a run would do all of them again. A folder without
-    a record of the gate does not change that: a look at the date, or a search on its data, made it.
+    That holds where log files or settings have changed since, too: a run would do it anew with all
+    that was added later, and a published model would be replaced.
 
     Raises:
         StorageError: the table cannot be read.
     """
-    locations = RunLocations(
-        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
-    )
-    if locations.record(Gate.name).exists():
-        return None
     with storage_failures(settings):
-        row = current_run(locations.warehouse, run_date)
+        row = current_run(Warehouse(settings.warehouse), run_date)
     if row is None or row["decision"] == FAILED:
         return None
     return Backfilled(run_date, row["decision"], row["model_version"], done_before=True)

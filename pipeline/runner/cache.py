@@ -183,7 +183,7 @@ def _(value: Frozen) -> dict[str, Any]:
 
 @_key_part.register
 def _(value: RunLocations) -> list[str]:
-    return [value.warehouse.root, str(value.run_date)]
+    return [value.warehouse.place, str(value.run_date)]
 
 
 @_key_part.register

@@ -64,8 +64,8 @@ def _clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
     kept = {version for day, version in published.items() if day not in partitions}
     models = () if retention.models == "all" else unused_models(warehouse, retention.models, kept)
     names = tuple(each.model_version for each in models)
-    if names and not dry_run:
-        remove_models(warehouse, names)
+    if names and retention.models != "all" and not dry_run:
+        names = remove_models(warehouse, retention.models, names)
     work, freed = _clean_work(settings, names, dry_run=dry_run)
     reports = _beyond(sorted(report_dates(warehouse), reverse=True), retention.recommendations)
     if reports and not dry_run:
@@ -102,7 +102,7 @@ def clean_after_run(
     try:
         with storage_failures(settings):
             for folder in locations.training.glob("*"):
-                if trained is None or folder != trained.result.folder:
+                if trained is None or folder.name != trained.result.folder.name:
                     shutil.rmtree(folder)
                     continue
                 for checkpoint in folder.glob("*/*.ckpt"):
@@ -125,6 +125,18 @@ def _beyond(newest_first: list[Item], kept: RunDates) -> list[Item]:
     return [] if kept == "all" else newest_first[kept:]
 
 
+def _remove_locked(folder: Path, lock: Path) -> None:
+    """Remove a folder; the lock in it goes last, so that nobody else takes it before."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != lock:
+            path.unlink()
+    lock.unlink()
+    with suppress(OSError):  # a run of the date begins at this moment
+        folder.rmdir()
+
+
 def _clean_work(
     settings: Settings, models: tuple[str, ...], *, dry_run: bool
 ) -> tuple[tuple[date, ...], int]:
@@ -141,7 +153,7 @@ def _clean_work(
                 freed += disk_use(folder)
                 removed.append(day)
                 if not dry_run:
-                    shutil.rmtree(folder)
+                    _remove_locked(folder, locations.lock)
     store = Warehouse(settings.warehouse).models()
     if isinstance(store, StoreFolder):
         kept = store.names() - set(models)

@@ -19,12 +19,12 @@ from pipeline.logs.conversion import widest_id_type
 from pipeline.results import Explained, Reason
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.new_items import new_items
-from pipeline.rules.user_segments import segment_file_hashes, user_segments
+from pipeline.rules.user_segments import user_segments
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.placement_reasons import capped_reason, new_reason, placed_reason
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_ID, USER_ID
-from pipeline.scoring.eligibility import eligible_items, item_file_hashes
+from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.item_rules import (
     ALLOW,
     DENY,
@@ -37,6 +37,7 @@ from pipeline.scoring.item_rules import (
 from pipeline.scoring.manifest import Manifest, read_manifest
 from pipeline.scoring.placement import place_item
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.resume_keys import changed_files, rule_file_hashes
 from pipeline.scoring.scorer import open_scorer
 from pipeline.scoring.segment_scorer import SegmentScorer
 from pipeline.scoring.user_histories import UserHistories
@@ -178,11 +179,10 @@ class _Question:
 
     def changed(self, manifest: Manifest) -> tuple[str, ...]:
         """The inputs of the run that are no longer as they were."""
-        now = item_file_hashes(self.score, self.settings.items.path)
-        now |= segment_file_hashes(self.score, self.settings.users.path)
-        before = manifest.resume_key.inputs
-        changed = [path for path, content in now.items() if content not in before.values()]
-        if prepared_hash(self.prepared.folder) != before.get("prepared"):
+        key = manifest.resume_key
+        now = rule_file_hashes(self.score, self.settings.items.path, self.settings.users.path)
+        changed = changed_files(key, now)
+        if prepared_hash(self.prepared.folder) != key.inputs.get("prepared"):
             changed.append("the prepared histories")
         return tuple(changed)
 

@@ -58,12 +58,12 @@ def do_stage(
         if force_publish:
             given = given.publish_forced()
         if force:
-            if scratch := given.scratch():
-                shutil.rmtree(scratch, ignore_errors=True)
             given = given.forced()
         elif record := _recorded(given, locations):
             return record
         stage.check_settings(settings, locations, done, whole_run=whole_run)
+        if force and (scratch := given.scratch()):
+            shutil.rmtree(scratch, ignore_errors=True)
         key, path = cache_key(given), locations.record(stage.name)
         begun = time.perf_counter()
         try:

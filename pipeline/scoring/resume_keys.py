@@ -7,6 +7,8 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import LogSettings
 from pipeline.dates import RunDay
+from pipeline.rules.user_segments import segment_file_hashes
+from pipeline.scoring.eligibility import item_file_hashes
 from pipeline.scoring.manifest import ResumeKey
 
 
@@ -15,6 +17,23 @@ def log_names(logs: LogSettings) -> dict[str, Any]:
     unsaid = {name for name in ("event_type", "value", "keep") if getattr(logs, name) is None}
     unsaid |= {"time_zone"} if logs.time_zone == "UTC" else set()
     return logs.model_dump(mode="json", exclude=unsaid)
+
+
+def rule_file_hashes(
+    settings: ScoreSettings, items_table: str | None, users_table: str | None
+) -> dict[str, str]:
+    """The hashes of the content of all files and tables that the rules of `settings` need, by path.
+
+    Raises:
+        InputError: one is missing or cannot be read.
+    """
+    items = item_file_hashes(settings, items_table)
+    return items | segment_file_hashes(settings, users_table)
+
+
+def changed_files(key: ResumeKey, hashes: Mapping[str, str]) -> list[str]:
+    """The paths whose content is other than that which a run was given."""
+    return [path for path, content in hashes.items() if content not in key.inputs.values()]
 
 
 def resume_key(

@@ -17,9 +17,9 @@ from pipeline.dates import RunDay, days_before
 from pipeline.logs.id_lists import check_same_kind, id_list_hash
 from pipeline.results import Scored
 from pipeline.rules.attributes import needed_attributes
-from pipeline.rules.user_segments import segment_file_hashes, segment_files, user_segments
+from pipeline.rules.user_segments import segment_files, user_segments
 from pipeline.schema import ITEM_ID
-from pipeline.scoring.eligibility import eligible_items, item_file_hashes, item_files
+from pipeline.scoring.eligibility import eligible_items, item_files
 from pipeline.scoring.engine_choice import scoring_engine
 from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.inputs import check_outside_bundle, check_overlap, open_inputs
@@ -27,7 +27,7 @@ from pipeline.scoring.item_table import check_item_table
 from pipeline.scoring.output import open_output
 from pipeline.scoring.output_rows import Ranked, RowFormat, RunColumns
 from pipeline.scoring.part_worker import WorkerOpener
-from pipeline.scoring.resume_keys import log_names, resume_key
+from pipeline.scoring.resume_keys import log_names, resume_key, rule_file_hashes
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.segment_scorer import UsersPerSegment
 from pipeline.scoring.user_list_reader import read_user_lists
@@ -218,11 +218,7 @@ def score_histories(
     user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
     no_users = Ranked.of_nobody(source.types.user, because=settings.because)
-    inputs = {
-        **resume_inputs,
-        **item_file_hashes(settings, items_table),
-        **segment_file_hashes(settings, users_table),
-    }
+    inputs = {**resume_inputs, **rule_file_hashes(settings, items_table, users_table)}
     more = {"similar_by": list(similar_by)} if settings.new_items else {}
     key = resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)

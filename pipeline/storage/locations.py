@@ -34,10 +34,9 @@ class Warehouse:
 
     def __post_init__(self) -> None:
         check_no_credentials(self.root)
-        if is_uri(self.root) and urlsplit(self.root).scheme != "file":
+        if not self._is_local:
             return
-        unusable = _NOT_IN_DELTA.search(open_folder(self.root).root)
-        if unusable:
+        if unusable := _NOT_IN_DELTA.search(self.place):
             raise ConfigError(
                 "a path that Delta tables cannot have",
                 self.root,
@@ -45,6 +44,15 @@ class Warehouse:
                 found=unusable[0],
                 remedy="Set `warehouse` to another folder; all other paths may have these.",
             )
+
+    @property
+    def place(self) -> str:
+        """The absolute path or the URI, the same for every spelling of `root`."""
+        return open_folder(self.root).root if self._is_local else self.root.rstrip("/")
+
+    @property
+    def _is_local(self) -> bool:
+        return not is_uri(self.root) or urlsplit(self.root).scheme == "file"
 
     def table(self, name: str) -> str:
         """The path or URI of a Delta table, such as ``interactions``."""

@@ -22,13 +22,12 @@ from pipeline.errors import ResumeError
 from pipeline.limits import log_failures
 from pipeline.progress import work_progress
 from pipeline.results import Gated, Prepared, Published, Scored
-from pipeline.rules.user_segments import segment_file_hashes
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, cache_key, hash_of
 from pipeline.runner.stages.data_stages import Prepare
 from pipeline.runner.stages.gate_stage import Gate
-from pipeline.scoring.eligibility import item_file_hashes
 from pipeline.scoring.manifest import intact, read_manifest
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.scoring.resume_keys import rule_file_hashes
 from pipeline.scoring.run import score_histories
 from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import RunLocations
@@ -70,13 +69,12 @@ class Score(Stage[Scored]):
     @classmethod
     def of(cls, settings: Settings, locations: RunLocations, done: RunResults) -> "Score":
         """See `Stage`."""
-        hashes = item_file_hashes(settings.score, settings.items.path)
-        segments = segment_file_hashes(settings.score, settings.users.path)
+        hashes = rule_file_hashes(settings.score, settings.items.path, settings.users.path)
         return cls(
             done[Prepare],
             done[Gate],
             settings.score,
-            (*hashes.values(), *segments.values()),
+            tuple(hashes.values()),
             _days_before(settings.score.active_within_days, settings, locations),
             _days_before(settings.score.retire_after_days, settings, locations),
             locations,

@@ -85,8 +85,14 @@ def test_each_date_is_as_its_own_night_would_have_been(
     assert filled == by_hand
 
 
-def test_dates_that_are_done_are_not_done_again(backfilled: Settings) -> None:
-    done = list(backfill(backfilled, *DAYS[:2]))
+@pytest.mark.parametrize("overrides", [[], ["score.top_k=3"]])
+def test_dates_that_are_done_are_not_done_again(backfilled: Settings, overrides: list[str]) -> None:
+    """Neither with other settings, nor where a later day's log file has come."""
+    folder = Path(backfilled.warehouse).parent
+    write_day(folder, DAYS[2])
+    settings = load_settings(folder / "fearec.toml", ["gate.enabled=false", *overrides])
+    done = list(backfill(settings, *DAYS[:2]))
+    shutil.rmtree(folder / f"logs/dt={DAYS[2]}")
     assert [(each.run_date, each.done_before) for each in done] == [(day, True) for day in DAYS[:2]]
 
 

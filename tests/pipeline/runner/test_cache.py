@@ -18,6 +18,7 @@ from pipeline.runner.cache import (
     read_record,
     write_record,
 )
+from pipeline.storage.locations import RunLocations, Warehouse
 from tests.helpers.stages import locations
 
 
@@ -137,3 +138,20 @@ def test_a_cache_key_changes_with_what_is_given_the_stage_and_its_code(
     assert cache_key(First(one, other)) != cache_key(Second(one, other))
     assert cache_key(First(one, other)) != cache_key(Recoded(one, other))
     assert cache_key(First({}, 1, one)) == cache_key(First({}, 1, other))
+
+
+def test_a_cache_key_knows_the_warehouse_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def key(warehouse: str) -> str:
+        return cache_key(
+            First({}, RunLocations(Warehouse(warehouse), Path("work"), date(2026, 7, 1)))
+        )
+
+    there = tmp_path / "a warehouse"
+    spellings = ["a warehouse", "./a warehouse/", str(there), there.as_uri()]
+    assert len(set(map(key, spellings))) == 1
+    assert key("s3://bucket/warehouse/") == key("s3://bucket/warehouse")
+    assert len({key(each) for each in ("a", "b", "s3://bucket/a", "s3://bucket/b")}) == 4

@@ -1,6 +1,8 @@
 """Housekeeping: what is removed, what is kept, and what a run that is at work keeps."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,9 +13,14 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 import pipeline.bundles.unused
+import pipeline.runner.clean
+from pipeline.bundles.promotion import promote
 from pipeline.bundles.registry import read_registry
+from pipeline.bundles.unused import remove_models
+from pipeline.bundles.versions import list_versions
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.settings import Settings
+from pipeline.errors import BusyError
 from pipeline.reporting.report import write_index
 from pipeline.results import Cleaned, Trained
 from pipeline.runner.cache import StageRecord
@@ -186,7 +193,48 @@ def test_a_young_model_stays(
     monkeypatch.setattr(pipeline.bundles.unused, "_YOUNG", age + timedelta(hours=1))
     assert cleaned(models=1, recommendations=1).models == ()
     monkeypatch.setattr(pipeline.bundles.unused, "_YOUNG", age - timedelta(hours=1))
-    assert len(cleaned(models=1, recommendations=1).models) == 7
+    assert len(cleaned(models=1, recommendations=1).models) == 6  # the newest started from another
+
+
+def test_a_model_that_is_promoted_meanwhile_stays(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = version(0)
+
+    def promote_first(*arguments: Any) -> tuple[str, ...]:
+        promote(warehouse, chosen)
+        return remove_models(*arguments)
+
+    monkeypatch.setattr(pipeline.runner.clean, "remove_models", promote_first)
+    gone = cleaned(models=1, recommendations=1).models
+    registry = read_registry(warehouse)
+    assert registry is not None
+    assert registry.model_version == chosen
+    assert set(gone) == versions(1, 2, 3, 4, 5)
+    assert chosen in left(Path(warehouse.root, "models"))
+
+
+def test_a_copy_of_a_model_hinders_nothing_and_is_named(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse
+) -> None:
+    models = Path(warehouse.root, "models")
+    copy = shutil.copytree(models / version(0), models / f"{version(0)}.keep")
+    for _ in range(2):
+        cleaned(models=1, recommendations=1, work=1)
+        assert left(models) == {*versions(6, 7), copy.name}
+    (line,) = list_versions(warehouse).unreadable
+    assert line == f"{copy}: a copy of {version(0)}, under another name"
+
+
+def test_models_that_another_machine_removed_meanwhile_are_no_failure(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_twice(*arguments: Any) -> tuple[str, ...]:
+        remove_models(*arguments)
+        return remove_models(*arguments)
+
+    monkeypatch.setattr(pipeline.runner.clean, "remove_models", remove_twice)
+    assert set(cleaned(models=1, recommendations=1).models) == versions(0, 1, 2, 3, 4, 5)
 
 
 def test_a_run_that_is_at_work_keeps_its_folder(
@@ -196,6 +244,24 @@ def test_a_run_that_is_at_work_keeps_its_folder(
     with exclusive_lock(locations.lock, "busy", locations.folder):
         assert set(cleaned(work=5).work) == {DAYS[0], DAYS[2]}
     assert left(tmp_path / "work") == {f"run_date={day}" for day in (DAYS[1], *DAYS[3:])}
+
+
+def test_no_run_begins_in_a_folder_that_is_being_removed(
+    cleaned: Callable[..., Cleaned], warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> None:
+        with (
+            pytest.raises(BusyError),
+            exclusive_lock(path.parent / ".lock", "busy", path.parent),
+        ):
+            pass
+        rmtree(path)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", locked)
+    assert set(cleaned(work=5).work) == set(DAYS[:3])
+    monkeypatch.undo()
+    assert left(Path(warehouse.root).parent / "work") == {f"run_date={day}" for day in DAYS[3:]}
 
 
 def test_tables_lose_what_no_kept_version_needs_and_no_row(
@@ -224,7 +290,8 @@ def test_a_finished_run_leaves_its_weights_and_no_checkpoints(
         for name in ("last.ckpt", "best.ckpt", "finished.json", "metrics.csv"):
             (folder / name).write_text("x")
     (kept / "model.safetensors").write_text("x")
-    trained = StageRecord("train", "", "", 0.0, Trained(kept, 1, 0.5, None, refit=True))
+    found = Trained(Path(os.path.relpath(kept)), 1, 0.5, None, refit=True)  # spelled otherwise
+    trained = StageRecord("train", "", "", 0.0, found)
     settings = Settings(warehouse=warehouse.root, work_dir=tmp_path / "work")
     clean_after_run(settings.model_copy(update={"retention": RetentionSettings(after_runs=False)}),
                     locations, trained)  # fmt: skip

@@ -11,11 +11,12 @@ import pytest
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError, TableCheckError
-from pipeline.results import RuleCounts
+from pipeline.results import RuleCounts, Scored
 from pipeline.runner.explain import explain
 from pipeline.runner.nightly import FinishedRun, nightly
 from pipeline.runner.stages import Score
 from pipeline.scoring.eligibility import Eligibility, eligible_items
+from pipeline.scoring.run import score_histories
 from pipeline.warehouse.tables import dataset_of, open_table
 from tests.helpers.stages import table_uri
 from tests.helpers.tiny_night import ITEMS, write_logs, write_settings
@@ -67,6 +68,20 @@ def test_a_night_recommends_the_chosen_items_and_follows_the_table(
         with pytest.raises(TableCheckError, match="not allowed, filtered"):
             nightly(settings, DAY)
     assert recommended() == rows
+
+    def exported_meanwhile(*given: Any, **options: Any) -> Scored:
+        scored = score_histories(*given, **options)
+        write_table(table, range(3, 7))
+        return scored
+
+    write_table(table, range(2, 9))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runner.stages.table_stages.score_histories", exported_meanwhile)
+        with pytest.raises(TableCheckError, match=f"{table} changed since .*: run it again"):
+            nightly(settings, DAY)
+    assert recommended() == rows
+    assert redone(nightly(settings, DAY)) == ["score", "publish"]
+    assert recommended() == {f"item-{item:02d}" for item in range(3, 7)}
 
     table.write_text("item_id,weight\nitem-01,3\n")
     with pytest.raises(ConfigError, match=r"score\.where: unknown column price"):

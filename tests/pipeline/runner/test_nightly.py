@@ -1003,6 +1003,16 @@ def test_a_forced_stage_clears_its_scratch(settings: Settings, stages: Stages) -
     assert not checkpoint.exists()
 
 
+def test_a_forced_run_that_is_refused_removes_nothing(settings: Settings, stages: Stages) -> None:
+    nightly(settings, DAY)
+    weights = locations(settings, DAY).folder / "train" / "model.safetensors"
+    weights.write_text("of hours")
+    mistyped = settings.model_copy(update={"score": ScoreSettings(top_k=5, where="stok > 0")})
+    with pytest.raises(ConfigError, match="unknown column stok"):
+        nightly(mistyped, DAY, force=True)
+    assert weights.exists()
+
+
 def test_missing_logs_are_told_and_write_nothing(settings: Settings, stages: Stages) -> None:
     nowhere = settings.model_copy(update={"logs": LogSettings(path="nowhere")})
     with pytest.raises(InputError, match="nowhere"):
