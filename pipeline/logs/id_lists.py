@@ -117,7 +117,7 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    with _readable(os.fspath(path), "a file of ids"):
+    with _readable(os.fspath(path), "Parquet with a column of ids, or one id per line"):
         return content_hash(path)
 
 

@@ -76,7 +76,7 @@ def list_rules(
     settings: ScoreSettings,
     attributes: Attributes | None,
     item_bias: NDArray[np.float32],
-    popularity: NDArray[np.float32],
+    popularity: NDArray[np.float64],
     new: NewItems | None = None,
     run_day: RunDay | None = None,
 ) -> ListRules:
@@ -117,7 +117,7 @@ def promoted_items(
     setting: str,
     attributes: Attributes | None,
     item_bias: NDArray[np.float32],
-    popularity: NDArray[np.float32],
+    popularity: NDArray[np.float64],
 ) -> tuple[Promoted, ...]:
     """The items of promotions.
 

@@ -23,7 +23,7 @@ class Candidates:
     Attributes:
         item_index: (N, C) int64, C at least 1, each item once per user; then PAD, if the user may
             get no other.
-        score: (N, C) float32.
+        score: (N, C) float32; float64 where items are ranked by popularity.
         complete: Whether C is the number of all items.
     """
 
@@ -127,18 +127,33 @@ def fill_lists(
     lists = _Lists(len(candidates.item_index), top_k, caps)
     unsure = np.zeros(len(candidates.item_index), bool)
     for promotion in promotions:
-        filled = np.zeros(len(unsure), np.int64)
-        places = np.array([*promotion.places, -1])  # the last stands for none left
-        for item, score in _columns(promotion.candidates):
-            placed = lists.place(item, score, places[filled])
-            filled[placed] += 1
-        unsure |= (filled < len(promotion.places)) & promotion.candidates.has_more
+        free = lists.open(promotion.candidates)
+        for place in promotion.places:
+            lists.take_best(free, np.full(len(unsure), place))
+        is_full = lists.filled()[:, list(promotion.places)].all(axis=1)
+        unsure |= ~is_full & promotion.candidates.has_more
     promoted = lists.filled()
-    for item, score in _columns(candidates):
-        lists.place(item, score, lists.first_free())
+    free = lists.open(candidates)
+    for _ in range(top_k):
+        lists.take_best(free, lists.first_free())
     room = min([top_k, *(cap.room for cap in caps)])
     unsure |= (lists.filled().sum(axis=1) < room) & candidates.has_more
     return Lists(*lists.closed_up(promoted), unsure)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Candidates, and which of them a list may still take.
+
+    Attributes:
+        candidates: For N users.
+        groups: (N, C) int64 per cap, the candidates' groups.
+        allowed: (N, C) bool; what is taken, or no longer allowed, is set to false.
+    """
+
+    candidates: Candidates
+    groups: tuple[Items, ...]
+    allowed: NDArray[np.bool_]
 
 
 class _Lists:
@@ -149,28 +164,43 @@ class _Lists:
         self._score = np.full((users, top_k), -np.inf, np.float32)
         self._caps = caps
 
-    def place(self, item: Items, score: Scores, place: Items) -> NDArray[np.intp]:
-        """Put an item at a place of each user's list, unless the rules are against it.
+    def open(self, candidates: Candidates) -> _Open:
+        """Candidates without what is listed already, or what the caps no longer allow."""
+        item = candidates.item_index
+        groups = tuple(cap.group[item] for cap in self._caps)
+        free = _Open(candidates, groups, item != PAD)
+        for listed in self._item.T:
+            users = (listed != PAD).nonzero()[0]
+            if len(users):
+                free.allowed[users] &= item[users] != listed[users, None]
+                self._close_full_groups(free, users, listed[users])
+        return free
+
+    def take_best(self, free: _Open, place: Items) -> None:
+        """Put each user's best free candidate, if there is one, at a place of the list.
 
         Args:
-            item: (N,), PAD for none.
-            score: (N,).
+            free: The candidates; what was not allowed once never is again.
             place: (N,), -1 for none.
-
-        Returns:
-            The positions of the users whose lists took their items.
         """
-        users = ((item != PAD) & (place >= 0)).nonzero()[0]
-        listed, chosen = self._item[users], item[users, None]
-        allowed = ~(listed == chosen).any(axis=1)
-        for cap in self._caps:
-            group = cap.group[chosen]
-            same = (cap.group[listed] == group) & (listed != PAD)
-            allowed &= (group[:, 0] < 0) | (same.sum(axis=1) < cap.most)
-        users = users[allowed]
-        self._item[users, place[users]] = item[users]
-        self._score[users, place[users]] = score[users]
-        return users
+        column = free.allowed.argmax(axis=1)
+        is_free = free.allowed[np.arange(len(column)), column]
+        users = (is_free & (place >= 0)).nonzero()[0]
+        column = column[users]
+        item = free.candidates.item_index[users, column]
+        self._item[users, place[users]] = item
+        self._score[users, place[users]] = free.candidates.score[users, column]
+        free.allowed[users, column] = False
+        self._close_full_groups(free, users, item)
+
+    def _close_full_groups(self, free: _Open, users: NDArray[np.intp], item: Items) -> None:
+        """Allow no more of the groups that are full with these users' items, (M,)."""
+        for cap, group in zip(self._caps, free.groups, strict=True):
+            own, listed = cap.group[item, None], self._item[users]
+            same = (cap.group[listed] == own) & (listed != PAD)
+            is_full = (own[:, 0] >= 0) & (same.sum(axis=1) >= cap.most)
+            full = users[is_full]
+            free.allowed[full] &= group[full] != own[is_full]
 
     def filled(self) -> NDArray[np.bool_]:
         """(N, K) whether a place has an item."""
@@ -189,11 +219,6 @@ class _Lists:
             np.take_along_axis(self._score, order, axis=1),
             np.take_along_axis(marks, order, axis=1),
         )
-
-
-def _columns(candidates: Candidates) -> Sequence[tuple[Items, Scores]]:
-    """Every user's best item, then every user's second, and so on."""
-    return list(zip(candidates.item_index.T, candidates.score.T, strict=True))
 
 
 def check_scores(score: Scores) -> None:

@@ -119,7 +119,7 @@ def promoted_new(
     new: NewItems,
     settings: ScoreSettings,
     attributes: Attributes,
-    popularity: NDArray[np.float32],
+    popularity: NDArray[np.float64],
     run_day: RunDay | None,
 ) -> tuple[PromotedNew, int]:
     """New items with their places, ranked by the trained items that they are similar to.

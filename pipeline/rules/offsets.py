@@ -46,7 +46,7 @@ def item_offsets(
     if len(bad):
         raise ConfigError(
             "what is added to scores has to be finite",
-            "score.offset",
+            "score.offset" if settings.offset is not None else "score.freshness",
             expected="finite numbers in float32",
             found=f"{total[bad[0]]} for item {items[ITEM_ID][int(bad[0])].as_py()!r}"
             + (f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""),

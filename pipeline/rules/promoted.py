@@ -20,13 +20,13 @@ class Promoted:
         places: Places from 0.
         items: (P,) int64, their indices, ascending; P may be 0.
         bias: (P,) float32, added to their scores.
-        popularity: (P,) float32, their scores for users without history.
+        popularity: (P,) float64, their scores for users without history.
     """
 
     places: tuple[int, ...]
     items: Items
     bias: Floats
-    popularity: Floats
+    popularity: NDArray[np.float64]
 
     def within(self, listed: NDArray[np.bool_]) -> Self:
         """Only the items that are true in (V,), or more."""

@@ -35,7 +35,7 @@ def segment_rules(
     settings: ScoreSettings,
     attributes: Attributes | None,
     item_bias: NDArray[np.float32],
-    popularity: NDArray[np.float32],
+    popularity: NDArray[np.float64],
     new: NewItems | None = None,
 ) -> tuple[SegmentRules, ...]:
     """The rules of each segment of the settings, in their order.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.rules.attributes import single_values
 
 Integers = NDArray[np.int64]
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class SimilarItems:
     items: Integers
     offsets: Integers
 
-    def means(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def means(self, values: NDArray[Float]) -> NDArray[Float]:
         """Each group's mean over its items: (G, ...) of (V, ...), summed in float64."""
-        mean = np.empty((len(self.offsets) - 1, *values.shape[1:]), np.float32)
+        mean = np.empty((len(self.offsets) - 1, *values.shape[1:]), values.dtype)
         for group, (begin, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
             mean[group] = values[self.items[begin:end]].mean(axis=0, dtype=np.float64)
         return mean

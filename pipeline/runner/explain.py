@@ -71,11 +71,12 @@ def explain(
         run = served_run(settings, run_date, None)
         manifest = _manifest(run)
         score = _recorded(manifest, settings)
+        similar_by = tuple(manifest.resume_key.settings.get("similar_by", ()))
         run_day = RunDay(run.locations.run_date, settings.time_zone)
         with run.prepared(score.seen_on(run_day)) as prepared:
             user = as_id(user_id, prepared.user_type, USER_ID)
             item = as_id(item_id, widest_id_type(run.item_ids.type), ITEM_ID)
-            question = _Question(settings, run, prepared, score, run_day, user, item)
+            question = _Question(settings, run, prepared, score, similar_by, run_day, user, item)
             reasons = tuple(question.reasons())
         changed = question.changed(manifest)
     listed = any(reason.name == "listed" for reason in reasons)
@@ -97,6 +98,7 @@ class _Question:
         run: The run date, and its model.
         prepared: Its histories, not yet read.
         score: The settings of the run.
+        similar_by: Its `items.similar_by`.
         run_day: The run date.
         user: The user's id.
         item: The item's id.
@@ -106,6 +108,7 @@ class _Question:
     run: ServedRun
     prepared: PreparedRun
     score: ScoreSettings
+    similar_by: tuple[str, ...]
     run_day: RunDay
     user: Id
     item: Id
@@ -118,15 +121,16 @@ class _Question:
             yield Reason("unknown_user", text, {})
             return
         since = self._days_before(self.score.active_within_days)
-        if since is not None and not self._is_active(since):
+        active = PreparedHistories(self.prepared.folder, since)
+        if since is not None and self._history(active, self.run.items) is None:
             text = f"the user has no event since {_time(since)} (score.active_within_days ="
             text += f" {self.score.active_within_days}), and so no list"
             yield Reason("inactive_user", text, {"since": since})
             return
         source = PreparedHistories(self.prepared.folder, None)
         items = source.with_last_seen(self.run.items)
-        known = self.settings.items
-        attributes = needed_attributes(items, self.score, known.path, known.similar_by)
+        table = self.settings.items.path
+        attributes = needed_attributes(items, self.score, table, self.similar_by)
         retired_before = self._days_before(self.score.retire_after_days)
         since = self._days_before(self.score.popular_within_days)
         recent = None if since is None else source.popularity_since(items, since)
@@ -136,6 +140,10 @@ class _Question:
         every_item = eligibility.with_others(items)
         ids = every_item[ITEM_ID].cast(widest_id_type(self.run.item_ids.type))
         item = pc.index(ids, pa.scalar(self.item, ids.type)).as_py() + 1
+        if eligibility.other_ids is not None:  # the user may have taken new items as well
+            seen, kinds = self.score.seen_on(self.run_day), self.run.bundle.description.input_types
+            whole = PreparedHistories(self.prepared.folder, None, seen, kinds)
+            histories = self._history(whole, every_item) or histories
         if item == 0:
             text = f"the item is unknown to model {self.run.bundle.model_version}: it learnt from"
             yield Reason("unknown", f"{text} no event with it{self._perhaps_new}", {})
@@ -149,13 +157,13 @@ class _Question:
         left_out = left_out_items(items, self.score, retired_before, attributes, new)
         if is_left_out := not eligibility.is_new[item] and bool(left_out.rules_of(item)):
             yield from self._of_rules(left_out, item, retired_before)
-        seen = self.score.exclude_seen and item in histories.seen().items
-        if seen:
+        is_seen = self.score.exclude_seen and item in histories.seen().items
+        if is_seen:
             yield self._seen()
         lists = read_user_lists(self.score, source, every_item, self.settings.resources)
         unlisted = list(self._of_lists(lists, histories, item))
         yield from unlisted
-        if seen or unlisted or is_left_out:
+        if is_seen or unlisted or is_left_out:
             return
         if not (own.is_new[item] or own.eligible[item : item + 1].any()):
             segment = self.score.segment[number - 1]
@@ -193,10 +201,9 @@ class _Question:
     def _days_before(self, days: int | None) -> datetime | None:
         return days_before(self.run.locations.run_date, days, self.settings.time_zone)
 
-    def _is_active(self, since: datetime) -> bool:
-        source = PreparedHistories(self.prepared.folder, since)
-        with source.open(self.run.items, self.prepared.scratch) as opened:
-            return _only(self.user, opened.histories) is not None
+    def _history(self, source: PreparedHistories, items: pa.Table) -> UserHistories | None:
+        with source.open(items, self.prepared.scratch) as opened:
+            return _only(self.user, opened.histories)
 
     def _of_rules(
         self, left_out: LeftOutItems, item: int, retired_before: datetime | None

@@ -71,9 +71,12 @@ def check_scoring(
     eligibility = eligible_items(items, score, retired_before, attributes, run_day)
     source = PreparedHistories(prepared.folder, None, score.seen_on(run_day))
     segments = user_segments(score, users_table, source.types.user, source.where)
-    user_lists = read_user_lists(score, source, items, resources)
+    every_item = eligibility.with_others(items)
+    user_lists = read_user_lists(score, source, every_item, resources)
     exclude_seen = bool(score.exclude_seen)
-    if not _any_left(source, items, eligibility, segments, user_lists, exclude_seen=exclude_seen):
+    if not _any_left(
+        source, every_item, eligibility, segments, user_lists, exclude_seen=exclude_seen
+    ):
         listed = ", ".join(["score.allow", "score.deny", "score.where", *score.user_lists])
         raise ConfigError(
             "nothing is left to recommend: every user has seen every eligible item"

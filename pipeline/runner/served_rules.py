@@ -29,7 +29,8 @@ def left_out_on(run: ServedRun, settings: Settings) -> LeftOutItems:
         InputError: a file of ids or the items table cannot be read.
         SchemaError: its ids are of another kind than the model's, or its columns cannot be used.
     """
-    score = settings.score
+    # The lists' run has judged the deny file, which may name new items alone.
+    score = settings.score.model_copy(update={"accept_unknown_deny": True})
     items = _seen_by_then(run) if score.where or score.retire_after_days else run.items
     return left_out_items(
         items,

@@ -1,4 +1,4 @@
-"""The lists of users who may get items of `score.candidates` alone: no other item is scored."""
+"""The lists of users who may get items of `score.candidates` alone: no other item is ranked."""
 
 import math
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ class CandidateRanker:
         user, item = self.candidates.pairs(histories.user_id)
         score = self._products(user, item, user_embedding)
         check_scores(score)
-        popularity = np.full(n_items, -np.inf, np.float32)
+        popularity = np.full(n_items, -np.inf)  # in float64, as shares of recent events need
         popularity[self.eligibility.popular] = self.eligibility.popular_score
         score += self.eligibility.item_bias[item]
         score = np.where(histories.inputs().lengths[user] > 0, score, popularity[item])
@@ -112,7 +112,7 @@ class CandidateRanker:
         score[np.searchsorted(keys, never[among(never, keys)])] = -np.inf
         lengths = np.bincount(user, minlength=len(histories))
         inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        padded = np.zeros(inside.shape, np.int64), np.full(inside.shape, -np.inf, np.float32)
+        padded = np.zeros(inside.shape, np.int64), np.full(inside.shape, -np.inf)
         padded[0][inside], padded[1][inside] = item, score
         return padded
 

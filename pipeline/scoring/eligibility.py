@@ -31,7 +31,7 @@ class Eligibility:
         item_bias: (V,) float32, what is added to an eligible item's scores, -inf where an item is
             not eligible.
         popular: int64, the eligible items' indices, most popular first.
-        popular_score: float32, the `popularity_shares` of popular items.
+        popular_score: float64, the `popularity_shares` of popular items.
         n_unknown: The number of ids in the allow and deny files that the bundle does not know.
         lists: The rules on whole lists.
         rules: What the rules over the items table did; None without such rules.
@@ -42,7 +42,7 @@ class Eligibility:
 
     item_bias: NDArray[np.float32]
     popular: NDArray[np.int64]
-    popular_score: NDArray[np.float32]
+    popular_score: NDArray[np.float64]
     n_unknown: int
     lists: ListRules
     rules: RuleCounts | None = None
@@ -166,7 +166,7 @@ def eligible_items(
     item_bias[PAD + 1 :][eligible] = 0
     if attributes is not None:
         item_bias[PAD + 1 :] += item_offsets(settings, attributes.table, run_day)
-    share = np.append(np.float32(0), popularity_shares(popularity, recent))
+    share = np.append(0.0, popularity_shares(popularity, recent))
     best = np.argsort(-share[PAD + 1 :], kind="stable")  # ties: the smaller index first
     best = best[eligible[best]] + 1
     lists = list_rules(settings, attributes, item_bias, share, left_out.new, run_day)
@@ -185,7 +185,7 @@ def eligible_items(
 
 def popularity_shares(
     popularity: NDArray[np.int64], recent: NDArray[np.int64] | None
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """Each item's share of all recent events, or of all events where no recent ones are given.
 
     Where recent events are given but there are none, all count. Otherwise each item has a fraction
@@ -199,7 +199,8 @@ def popularity_shares(
     counts, total = popularity.astype(np.float64), popularity.sum()
     if recent is not None and recent.any():
         counts, total = recent + counts / (total + 1), recent.sum()
-    return (counts / total).astype(np.float32)
+    shares: NDArray[np.float64] = counts / total  # float32 would lose the fractions
+    return shares
 
 
 def item_files(settings: ScoreSettings, items_table: str | None) -> list[str]:

@@ -69,8 +69,7 @@ class ListScorer:
         everything = histories
         histories, others = self._known_to_the_model(histories)
         ranked = self._popular(histories, everything)
-        never, ends, widths = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
-        new_seen = pad(never, ends, widths, int(widths.max(initial=0)))
+        new_seen = excluded_items(others, exclude_seen=self.exclude_seen, listed=None)
         progress(int(ranked.popular.sum()))
         users = (~ranked.popular).nonzero()[0]
         count = (
@@ -82,7 +81,7 @@ class ListScorer:
             unsure = []
             size = max(1, _CANDIDATES // count)
             for some in np.split(users, range(size, len(users), size)):
-                lists = self._lists(histories, new_seen[some], some, count, progress)
+                lists = self._lists(histories, new_seen, some, count, progress)
                 unsure.append(some[lists.unsure])
                 ranked.put(some, lists)
             users, count = np.concatenate(unsure), min(WIDER * count, self._n_items)
@@ -117,7 +116,7 @@ class ListScorer:
     def _lists(
         self,
         histories: UserHistories,
-        new_seen: Integers,
+        new_seen: tuple[Integers, Integers, Integers],
         users: Integers,
         count: int,
         progress: Progress,
@@ -126,7 +125,8 @@ class ListScorer:
 
         Args:
             histories: Those of all users of the part.
-            new_seen: (M, E) the items that these M users have seen and the model does not know.
+            new_seen: What all users of the part have seen and the model does not know, as
+                `excluded_items`.
             users: (M,) the users, ascending.
             count: The number of candidates.
             progress: As for `__call__`.
@@ -147,7 +147,7 @@ class ListScorer:
             promotions = zip(
                 self.eligibility.lists.promoted, self.promoted_tables, slots, strict=True
             )
-            exclude = np.hstack([batch.exclude, new_seen[batch.rows]])
+            exclude = np.hstack([batch.exclude, _padded(new_seen, users[batch.rows])])
             for each, table, slot in promotions:
                 best, width = slot.candidates, slot.candidates.item_index.shape[1]
                 ranked = each.ranked(each.scores(embedding[0], table), exclude, width)
@@ -244,22 +244,29 @@ class ListScorer:
         if not popular.any():
             return ranked
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
-        ranked.put(users, popular_lists(self.eligibility, nothing, self.top_k))
+        for _, lists in popular_lists(self.eligibility, nothing, self.top_k):
+            ranked.put(users, lists)
         never, ends, widths = excluded_items(
             everything.filter(popular),
             exclude_seen=self.exclude_seen,
             listed=self.user_lists.exclude,
         )
-        most = max([0, *(len(each.items) for each in self.eligibility.lists.promoted)])
         order = np.argsort(-widths, kind="stable")
         order = order[widths[order] > 0]
         while len(order):
             width = int(widths[order[0]])
-            size = max(1, _CANDIDATES // (WIDER * self.top_k + width + most))
+            size = max(1, _CANDIDATES // (self.top_k + width))
             some, order = order[:size], order[size:]
             exclude = pad(never, ends[some], widths[some], width)
-            ranked.put(users[some], popular_lists(self.eligibility, exclude, self.top_k))
+            for rows, lists in popular_lists(self.eligibility, exclude, self.top_k):
+                ranked.put(users[some[rows]], lists)
         return ranked
+
+
+def _padded(items: tuple[Integers, Integers, Integers], users: Integers) -> Integers:
+    """The items of some users, (B, E), of `excluded_items`; padded with PAD."""
+    never, ends, widths = items
+    return pad(never, ends[users], widths[users], int(widths[users].max(initial=0)))
 
 
 def _counted_before(users: int) -> None:

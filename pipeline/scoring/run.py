@@ -204,6 +204,8 @@ def score_histories(
     """
     begun = time.perf_counter()
     folder = open_folder(output)
+    # Before these files are read: one that changes meanwhile is another when the run is resumed.
+    inputs = {**resume_inputs, **rule_file_hashes(settings, items_table, users_table)}
     items = bundle.items()
     origin = f"bundle {bundle.path}"
     check_same_kind(source.types.item, source.where, items.schema.field(ITEM_ID).type, origin)
@@ -218,7 +220,6 @@ def score_histories(
     user_lists = read_user_lists(settings, source, every_item, resources)
     check_item_table(bundle)
     no_users = Ranked.of_nobody(source.types.user, because=settings.because)
-    inputs = {**resume_inputs, **rule_file_hashes(settings, items_table, users_table)}
     more = {"similar_by": list(similar_by)} if settings.new_items else {}
     key = resume_key(bundle, settings, run_day, inputs, {**(resume_settings or {}), **more})
     out = open_output(folder, key, datetime.now(UTC), resume=resume, overwrite=overwrite)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from pipeline.bundles.bundle import Bundle
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import load_settings
 from pipeline.dates import RunDay, days_before
@@ -23,6 +24,7 @@ from pipeline.publishing.publish import publish
 from pipeline.results import Prepared
 from pipeline.runner.cache import read_record, write_record
 from pipeline.runner.explain import explain
+from pipeline.runner.scoring_checks import check_scoring
 from pipeline.schema import interactions_schema
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.run import score_histories
@@ -321,6 +323,40 @@ def test_a_new_item_without_a_similar_one_says_so(night: Callable[..., None]) ->
     night(new_items={"share": 0.3, "within_days": 14})
     (unknown,) = ask(0, "n1", "--set", 'items.similar_by=["maker"]')["reasons"]
     assert unknown["text"].endswith(", and no item that it was trained on is similar to it")
+
+
+def test_a_new_item_that_the_user_has_taken_is_seen(night: Callable[..., None]) -> None:
+    items = pq.read_table("items.parquet")
+    other = {"item_id": "other", "maker": "i1", "price": 5, "title": None, "created_at": NOON}
+    pq.write_table(pa.Table.from_pylist([*items.to_pylist(), other], items.schema), "items.parquet")
+    night(new_items={"share": 0.9, "within_days": 14}, max_per={}, promotion=[])
+    assert [row["item_id"] for row in published(2)][:2] == ["n1", "n2"]
+    assert reason(2, "other")["name"] == "seen"
+    assert reason(2, "n2")["details"] == {"place": 2}
+    assert reason(2, "n2", "--set", 'items.similar_by=["price"]')["details"] == {"place": 2}
+
+
+def test_files_that_list_only_new_items_are_accepted_wherever_they_are_read(
+    night: Callable[..., None],
+) -> None:
+    Path("deny.txt").write_text("n1\n")
+    Path("exclude.csv").write_text("user_id,item_id\n0,n2\n")
+    rules = {"new_items": {"share": 0.3, "within_days": 14}, "max_per": {}}
+    night(**rules, deny="deny.txt", exclude="exclude.csv")
+    assert "new" not in {row["source"] for row in published(0)}
+    record = read_record(
+        RunLocations(Warehouse("warehouse"), Path("work"), DAY).record("prepare"), Prepared
+    )
+    assert record is not None
+    score = ScoreSettings(
+        **{**RULES, **rules, "provider": "cpu", "deny": "deny.txt", "exclude": "exclude.csv"}
+    )
+    day = RunDay(DAY, "UTC")
+    check_scoring(
+        record.result, ExportSettings(), score, None, "items.parquet", ("maker",), run_day=day
+    )
+    given = [*settings_of(Path.cwd()), "--set", "score.deny=deny.txt"]
+    assert CliRunner().invoke(app, ["related", *given]).exit_code == 0
 
 
 def test_what_is_gone_is_one_clear_line(night: Callable[..., None]) -> None:

@@ -354,6 +354,10 @@ def test_a_bundle_of_an_earlier_version_is_capped_but_cannot_promote(
         ({"offset": "weight"}, "score.offset: .* finite.*inf for item 'item2', and 2 more"),
         ({"freshness": {"weight": 1}}, "freshness.half_life_days"),
         ({"freshness": {"weight": 0, "half_life_days": 3}}, "freshness.weight"),
+        (
+            {"freshness": {"weight": 1e300, "half_life_days": 1}},
+            "score.freshness: what is added to scores has to be finite",
+        ),
         ({"freshness": FRESHNESS, "items_table": None}, "score.freshness: .* no column created_at"),
         ({"freshness": FRESHNESS, "items_table": "text"}, "freshness: .* holds no times.*string"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from model.errors import ConfigError
 from pipeline.bundles.bundle import Bundle
 from pipeline.errors import BundleError, BusyError, InputError, PublishError, ResumeError
+from pipeline.rules.user_segments import user_segments
 from pipeline.scoring import scorer
 from pipeline.storage.folders import Folder, LocalFolder
 from tests.helpers.scoring_cases import (
@@ -202,6 +203,27 @@ def test_a_run_is_not_resumed_with_another_bundle_input_or_settings(
         run(path, tiny_bundle, tmp_path / "out", **deny)
 
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_rules_file_that_changes_while_a_run_reads_it_is_another_when_that_is_resumed(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log.parquet", events(random_histories(70)))
+    deny, options = tmp_path / "deny.txt", {"deny": str(tmp_path / "deny.txt")}
+    deny.write_text("item3\n")
+
+    def replaced_meanwhile(*given: Any) -> Any:
+        deny.write_text("item5\n")
+        return user_segments(*given)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("pipeline.scoring.run.user_segments", replaced_meanwhile)
+        kill_after(monkeypatch, 2, when="write")
+        with pytest.raises(Killed):
+            run(log, tiny_bundle, tmp_path / "out", **options)
+    with pytest.raises(ResumeError, match=r"deny\.txt"):
+        run(log, tiny_bundle, tmp_path / "out", resume=True, **options)
 
 
 def test_an_output_folder_that_is_not_empty_needs_a_flag(

@@ -155,6 +155,13 @@ def test_sequences_without_times_are_refused(tiny_bundle: Bundle, tmp_path: Path
 
 def test_shares_of_all_events_are_as_they_were_without_a_window() -> None:
     popularity = np.array([5, 3, 0, 2])
-    expected = (popularity / 10).astype(np.float32)
+    expected = popularity / 10
     assert popularity_shares(popularity, None).tolist() == expected.tolist()
     assert popularity_shares(popularity, np.zeros(4, np.int64)).tolist() == expected.tolist()
+
+
+def test_what_is_equally_popular_of_late_is_ordered_by_all_events() -> None:
+    popularity, recent = np.full(100_000, 100), np.full(100_000, 5)
+    popularity[:3], recent[:3] = [100, 200, 300], 500
+    shares = popularity_shares(popularity, recent)
+    assert np.argsort(-shares, kind="stable")[:3].tolist() == [2, 1, 0]
