@@ -36,7 +36,7 @@ class FearecError(Exception):
         if found:
             line += f"; found {found}"
         if self.remedy:
-            line += f". {self.remedy}"
+            line = f"{line.removesuffix('.')}. {self.remedy}"
         return " ".join(line.splitlines())
 
 

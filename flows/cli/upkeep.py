@@ -68,7 +68,7 @@ def clean(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what the settings of [retention] do not keep; every run does so at its end."""
+    """Remove what the retention settings do not keep; every run does so at its end."""
     from flows.console.upkeep import print_cleaned
     from pipeline.config.settings import load_settings
     from pipeline.runner.clean import clean as clean_warehouse

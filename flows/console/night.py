@@ -21,6 +21,7 @@ from pipeline.warehouse.lookup import Recommended, first_users, recommended_to
 
 _TABLES = (INTERACTIONS, QUARANTINE, VOCABULARY, RECOMMENDATIONS, RUNS)
 _USERS, _ITEMS = 3, 5  # of the recommendations shown after a night
+_MARKED = ("promoted", "new")  # sources whose scores are not in the order of the list
 
 
 def print_night(settings: Settings, night: FinishedRun) -> None:
@@ -35,7 +36,7 @@ def print_night(settings: Settings, night: FinishedRun) -> None:
     with storage_failures(settings):
         users = first_users(warehouse, night.run_date, _USERS)
         found = recommended_to(warehouse, users, night.run_date)
-    print_plain(*(_recommendations(recommended) for recommended in found))
+    print_plain(*(recommendations_line(recommended) for recommended in found))
 
 
 def print_backfilled(done: Backfilled) -> None:
@@ -149,6 +150,11 @@ def _timings(night: FinishedRun) -> Table:
     return table
 
 
-def _recommendations(recommended: Recommended) -> str:
-    items = ", ".join(f"{item} {score:.2f}" for item, score in recommended.items[:_ITEMS])
+def recommendations_line(recommended: Recommended) -> str:
+    """A user's first items and scores."""
+    marks = (f" {each}" if each in _MARKED else "" for each in recommended.sources)
+    items = ", ".join(
+        f"{item} {score:.2f}{mark}"
+        for (item, score), mark in zip(recommended.items[:_ITEMS], marks, strict=False)
+    )
     return f"user {recommended.user_id} ({recommended.source}): {items}"

@@ -27,9 +27,13 @@ class TrainingLines(Callback):
     The time left is that of all epochs: early stopping may end the training sooner.
     """
 
+    def __init__(self, doing: str) -> None:
+        """Take what the lines begin with."""
+        self.doing = doing
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Log the start."""
-        self.lines = ProgressLines("training", "batches")
+        self.lines = ProgressLines(self.doing, "batches")
         if trainer.is_global_zero:
             self.lines.__enter__()
 

@@ -260,8 +260,12 @@ def _callbacks(
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(EpochBar() if draws_bars() else TrainingLines())
+        callbacks.append(EpochBar() if draws_bars() else TrainingLines(_doing(task)))
     return callbacks
+
+
+def _doing(task: TrainingTask) -> str:
+    return "training" if task.is_validated else "training on all events"
 
 
 def _logger(training: TrainingConfig, folder: Path) -> Logger:

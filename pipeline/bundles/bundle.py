@@ -77,7 +77,7 @@ class Bundle:
                 raise BundleError(
                     "a file of the bundle is missing",
                     str(path / name),
-                    remedy="Copy the whole folder again, or export the model again.",
+                    remedy=f"Copy the whole folder again. {GO_BACK}",
                 )
         for name, expected in files.items():
             with readable(path / name):
@@ -88,7 +88,7 @@ class Bundle:
                     str(path / name),
                     expected=f"sha256 {expected}",
                     found=found,
-                    remedy=f"Copy the bundle again, or export the model again. {GO_BACK}",
+                    remedy=f"Copy the bundle again. {GO_BACK}",
                 )
         return bundle
 
@@ -134,7 +134,7 @@ class Bundle:
                     str(self.path / DESCRIPTION),
                     expected=f"{name} {found}",
                     found=str(described),
-                    remedy=f"Copy the bundle again, or export the model again. {GO_BACK}",
+                    remedy=f"Copy the bundle again. {GO_BACK}",
                 )
 
     @property

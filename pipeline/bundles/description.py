@@ -16,7 +16,10 @@ from pipeline.errors import BundleError, raised_as
 from pipeline.storage.folders import is_plain_name
 
 DESCRIPTION = "bundle.json"
-GO_BACK = "From a champion that is damaged or gone, `fearec models rollback` goes back to another."
+GO_BACK = (
+    "A run's own model is made again by `fearec nightly` with the --date of that run; from a"
+    " champion that is damaged or gone, `fearec models rollback` goes back to another."
+)
 BUNDLE_INPUTS = "event_types.inputs of the bundle"  # the place that errors name
 
 
@@ -79,7 +82,7 @@ def read_description(path: Path) -> BundleDescription:
                 "not a bundle",
                 str(path.parent),
                 expected=f"a folder with a {DESCRIPTION}",
-                remedy=f"Give the folder that the export stage wrote. {GO_BACK}",
+                remedy=f"Give a folder that the export stage wrote. {GO_BACK}",
             ) from None
     return parse_description(content, str(path))
 

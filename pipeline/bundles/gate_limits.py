@@ -106,7 +106,8 @@ def _beside_champion(evaluated: Evaluated, gate: GateSettings) -> Iterator[Findi
     message = (
         f"{name} {_figure(evaluated.model[name])} {is_beside} the champion's "
         f"{_figure(evaluated.champion[name])}: {_interval(difference)}, "
-        f"tolerance {_figure(gate.tolerance)}"
+        + ("all of it below 0, and it begins below" if holds else "which may begin at")
+        + f" -{_figure(gate.tolerance)} (gate.tolerance)"
     )
     yield Finding(message, holds)
 

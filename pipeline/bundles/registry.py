@@ -237,5 +237,6 @@ def _parse(content: bytes | None, warehouse: Warehouse) -> Champion | None:
         raise BundleError(
             "cannot be read as the list of published models",
             warehouse.models().name_of(CHAMPION),
-            remedy="Move it away, and name the model that serves: `fearec models promote VERSION`.",
+            remedy="Move it away, see `fearec models list`, and name the model that serves by"
+            " `fearec models promote VERSION`; what served earlier dates is then forgotten.",
         ) from None

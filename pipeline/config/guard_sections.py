@@ -91,7 +91,11 @@ class GateSettings(Frozen):
         description="false publishes every model whose numbers are finite, however it compares",
     )
     tolerance: float = Field(
-        0.02, ge=0, le=1, description="how far NDCG@10 may be below the champion's"
+        0.02,
+        ge=0,
+        le=1,
+        description="how far below 0 the 95% interval of NDCG@10's difference from the champion's "
+        "may begin, where all of it is below 0",
     )
     max_drop: float = Field(
         0.25,

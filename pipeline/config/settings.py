@@ -141,11 +141,9 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     try:
         layered = Layered()
     except ValidationError as error:
-        raise config_error(error, "settings") from None
+        raise _located(config_error(error, "settings"), from_flags, path, from_file) from None
     except ConfigError as error:  # of a section's key
-        origin = _origin(error.where.split("."), from_flags, path, from_file)
-        found = f"{error.found}{origin}".strip()
-        raise ConfigError(error.what, error.where, error.expected, found, error.remedy) from None
+        raise _located(error, from_flags, path, from_file) from None
     except (SettingsError, RecursionError) as error:  # a section's variable, read as JSON
         raise ConfigError(
             str(error),
@@ -155,6 +153,13 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     given = layered.model_dump(exclude_unset=True)
     check_settings(given)
     return Settings(**given)
+
+
+def _located(error: ConfigError, from_flags: Any, path: Path | None, from_file: Any) -> ConfigError:
+    """An error that also says where the refused setting comes from."""
+    where = error.where.removeprefix("settings.")
+    found = f"{error.found}{_origin(where.split('.'), from_flags, path, from_file)}".strip()
+    return ConfigError(error.what, where, error.expected, found, error.remedy)
 
 
 def _origin(keys: Sequence[str], from_flags: Any, path: Path | None, from_file: Any) -> str:

@@ -144,7 +144,8 @@ def _list(path: str) -> list[LogFile]:
         if top.is_file:
             return [_log_file(top, PurePosixPath(root).name, filesystem)]
         if top.type == pafs.FileType.NotFound:
-            raise InputError("no such file or folder", path, remedy="Check the path.")
+            remedy = "Check the path; a night's is logs.path, in the settings that --config names."
+            raise InputError("no such file or folder", path, remedy=remedy)
         below = _files_below(filesystem, root)
     for file in below:
         if _TABLE.fullmatch(file.name):

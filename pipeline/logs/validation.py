@@ -166,7 +166,7 @@ def _column_type(
             expected=f"{name!r} with {expected}",
             found="columns " + ", ".join(columns.names),
             remedy=f'Map it in the settings: [logs] {meaning} = "<the file\'s name for it>".'
-            + other,
+            f" If other files have {name!r}, write this one again with that name.{other}",
         )
     return columns.field(name).type
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.console.figures import print_metrics
-from flows.console.night import headlines
+from flows.console.night import headlines, recommendations_line
 from pipeline.reporting.report import Report
 from pipeline.results import (
     Check,
@@ -22,7 +22,17 @@ from pipeline.results import (
 )
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.nightly import FinishedRun
+from pipeline.warehouse.lookup import Recommended
 from tests.helpers.ingest_cases import TODAY
+
+
+def test_items_in_places_of_their_own_are_marked() -> None:
+    items = (("a", 3.0), ("b", 1.0), ("c", 2.0), ("d", 9.0), ("e", 0.5), ("f", 0.4))
+    sources = ("model", "promoted", "model", "new", "model", "model")
+    found = Recommended(7, TODAY, "v1", "model", items, sources)
+    assert recommendations_line(found) == (
+        "user 7 (model): a 3.00, b 1.00 promoted, c 2.00, d 9.00 new, e 0.50"
+    )
 
 
 def lines(

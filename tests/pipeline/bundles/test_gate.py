@@ -184,7 +184,8 @@ def test_the_reason_gives_the_figures() -> None:
     (finding,) = findings(worse, GateSettings())
     assert finding.message == (
         "NDCG@10 .296 is below the champion's .519: difference -.223 "
-        "(95% interval -.2449 to -.201), tolerance .02"
+        "(95% interval -.2449 to -.201), all of it below 0, and it begins below -.02 "
+        "(gate.tolerance)"
     )
     assert finding.holds
     better = replace(worse, differences={"champion": PairedDifference(0.012, -0.0003, 0.03)})

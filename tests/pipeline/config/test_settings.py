@@ -175,8 +175,8 @@ def test_unknown_names_are_refused_in_all_three(
         ("evaluate.topk=[]", "topk"),
         ("train.learning_rate=nan", "learning_rate"),
         ("no-equals-sign", "section.key=value"),
-        ("model=x", "settings.model"),
-        ("train=3", "settings.train"),
+        ("model=x", "^model: .* found 'x' in --set"),
+        ("train=3", "^train: .* found 3 in --set"),
         ("evaluate.topk=5 and 10", r"evaluate.topk: must be a whole number or a list .*\[5, 10\]"),
     ],
 )
@@ -192,6 +192,8 @@ def test_a_refused_setting_says_where_it_comes_from(monkeypatch: pytest.MonkeyPa
         load_settings(file)
     with pytest.raises(ConfigError, match=rf"score\.topk: unknown setting; found in {file}\."):
         load_settings(file, ["train.epochs=1"])
+    with pytest.raises(ConfigError, match=r"^trian: unknown setting; found in --set\."):
+        load_settings(None, ["trian.epochs=1"])
     monkeypatch.setenv("FEAREC_TRAIN__EPOCHS", "few")
     with pytest.raises(ConfigError, match=r"found 'few' in FEAREC_TRAIN__EPOCHS$"):
         load_settings(file)
@@ -203,7 +205,7 @@ def test_a_refused_setting_says_where_it_comes_from(monkeypatch: pytest.MonkeyPa
 def test_a_section_that_is_no_section_is_one_line(
     section: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=f"settings.{section}"):
+    with pytest.raises(ConfigError, match=f"^{section}: .* found 'x' in given.toml"):
         load_settings(write(f'{section} = "x"\n'))
     monkeypatch.setenv(f"FEAREC_{section.upper()}", "abc")
     with pytest.raises(ConfigError, match=section) as caught:
