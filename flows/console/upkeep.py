@@ -14,7 +14,8 @@ from pipeline.terminal import Terminal, print_plain
 def print_status(found: Status) -> None:
     """Print the champion, a row per run date, why runs were held, and the disk use."""
     print_plain(
-        f"champion: {found.champion or 'none yet'}",
+        f"champion: {found.champion or 'none yet'}"
+        + (f", but {found.champion_fault}" if found.champion_fault else ""),
         *(
             [f"candidate: {found.candidate}"]
             if found.candidate not in (None, found.champion)

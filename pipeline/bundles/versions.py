@@ -10,7 +10,12 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from pipeline.bundles.description import DESCRIPTION, BundleDescription, parse_description
+from pipeline.bundles.description import (
+    DESCRIPTION,
+    GO_BACK,
+    BundleDescription,
+    parse_description,
+)
 from pipeline.bundles.registry import (
     CHAMPION,
     HELD,
@@ -152,7 +157,8 @@ def describe_version(warehouse: Warehouse, model_version: str) -> BundleDescript
             )
         missing = sorted(set(description.files) - folder.names())
     if missing:
-        raise BundleError("a file of the bundle is missing", folder.name_of(missing[0]))
+        where = folder.name_of(missing[0])
+        raise BundleError("a file of the bundle is missing", where, remedy=GO_BACK)
     return description
 
 

@@ -36,12 +36,14 @@ class Status:
 
     Attributes:
         champion: The model version that the next run starts from; None of an empty warehouse.
+        champion_fault: Why it cannot start from it, as far as a look at the files' names tells.
         candidate: The newest run's own model.
         runs: The last run dates, newest first.
         disk: Bytes of each table, of `models`, and of the work folder.
     """
 
     champion: str | None
+    champion_fault: str | None
     candidate: str | None
     runs: tuple[RunSummary, ...]
     disk: Mapping[str, int]

@@ -6,7 +6,9 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from pipeline.bundles.registry import read_registry
+from pipeline.bundles.versions import describe_version
 from pipeline.config.settings import Settings
+from pipeline.errors import BundleError, InputError
 from pipeline.results import RunSummary, Status
 from pipeline.runner.clean import disk_use
 from pipeline.runner.failures import storage_failures
@@ -37,10 +39,19 @@ def status(settings: Settings, count: int) -> Status:
     candidate = registry.candidate if registry else None
     return Status(
         registry.model_version if registry else None,
+        _fault_of(warehouse, registry.path) if registry else None,
         candidate.model_version if candidate else None,
         tuple(_summary(row) for row in reversed(rows)),
         disk,
     )
+
+
+def _fault_of(warehouse: Warehouse, model: str) -> str | None:
+    try:
+        describe_version(warehouse, model)
+    except (InputError, BundleError) as error:
+        return str(error)
+    return None
 
 
 def disk_uses(settings: Settings) -> dict[str, int]:

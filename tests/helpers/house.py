@@ -1,18 +1,19 @@
 """Rules of this repository that no linter knows, checked by `make lint`.
 
 `python -m tests.helpers.house` prints one line per finding: two public classes of one name, a
-module that is too long, a module or folder named like a library, and addresses of somebody's
-machine or of a package registry.
+module that is too long, a module or folder named like a library, links in documents to files or
+headings that are not there, and addresses of somebody's machine or of a package registry.
 """
 
 import ast
+import posixpath
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("model", "pipeline", "flows")
@@ -29,6 +30,9 @@ _ADDRESSES = (
     rb"(?<![\w.~$)}\]-])/(?:home|root|work|Users)/\w"
     rb"|py[p]i\.org|pythonh[o]sted\.org|registry\.npmj[s]"  # not to be found here itself
 )
+_FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 _MACHINE = re.compile(_ADDRESSES)
 _MACHINE_OR_TEMPORARY = re.compile(_ADDRESSES + rb"|/tmp/")
 
@@ -50,8 +54,12 @@ def findings(root: Path, files: Iterable[str]) -> list[str]:
     libraries = set(imported(trees.values())) | _MORE_LIBRARIES | sys.stdlib_module_names
     if (root / "pyproject.toml").exists():
         libraries |= declared((root / "pyproject.toml").read_text(encoding="utf-8"))
+    documents = {
+        path: (root / path).read_text(encoding="utf-8") for path in files if path.endswith(".md")
+    }
     return [
         *shared_class_names(trees),
+        *dead_links(documents, files),
         *long_modules(modules, LONG_MODULES),
         *library_names(modules, libraries - set(PRODUCT), LIBRARY_NAMES),
         *machine_addresses({path: (root / path).read_bytes() for path in files}),
@@ -68,6 +76,26 @@ def shared_class_names(trees: Mapping[str, ast.Module]) -> Iterator[str]:
     for name, found in places.items():
         for first, second in pairwise(found):
             yield f"{second}: class {name} has the name of the class at {first}"
+
+
+def dead_links(documents: Mapping[str, str], files: Iterable[str]) -> Iterator[str]:
+    """Links in documents to files or headings of the repository that are not there."""
+    texts = {path: _FENCED.sub("", text) for path, text in documents.items()}
+    headings = {path: set(map(_anchor, _HEADING.findall(text))) for path, text in texts.items()}
+    there = {*files, *(str(folder) for path in files for folder in PurePosixPath(path).parents)}
+    for path, text in texts.items():
+        for link in _LINK.findall(text):
+            place, _, anchor = link.partition("#")
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), place))
+            target = target if place else path
+            is_there = target in there and (not anchor or anchor in headings.get(target, ()))
+            if "://" not in link and not is_there:
+                yield f"{path}: the link {link} leads nowhere"
+
+
+def _anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def long_modules(modules: Mapping[str, str], excepted: Mapping[str, str]) -> Iterator[str]:

@@ -79,6 +79,22 @@ def test_an_exception_for_a_name_has_to_be_needed() -> None:
     ]
 
 
+def test_links_that_lead_nowhere() -> None:
+    readme = (
+        "# One `thing`\n[a](#one-thing) [b](#two) [c](https://x.y/#z) [d](docs/a.md#its-part)\n"
+        "[e](docs/a.md#part) [f](docs) [g](gone.md) [h](docs/b.py)\n"
+        "```\n# Two\n[i](nowhere)\n```\n"
+    )
+    documents = {"README.md": readme, "docs/a.md": "## Its part\n[j](../README.md) [k](a.md#x)\n"}
+    found = house.dead_links(documents, ["README.md", "docs/a.md", "docs/b.py"])
+    assert [line.split(": the link ")[1] for line in found] == [
+        "#two leads nowhere",
+        "docs/a.md#part leads nowhere",
+        "gone.md leads nowhere",
+        "a.md#x leads nowhere",
+    ]
+
+
 def test_addresses_of_machines_and_registries() -> None:
     home, index, temporary = "/" + "home/me/x", "https://py" + "pi.org/simple", "/" + "tmp/x"
     contents = {

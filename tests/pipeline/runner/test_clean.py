@@ -321,3 +321,10 @@ def test_the_status_is_that_of_the_newest_run_of_each_date(
     assert found.disk["models"] > 8 * 100
     assert found.disk["work_dir"] == 8 * 1000
     assert found.disk["interactions"] == 0
+    models = Path(warehouse.root, "models")
+    assert found.champion_fault is None
+    described = describe(version(7)).model_copy(update={"files": {"gone.onnx": "0"}})
+    (models / version(7) / "bundle.json").write_text(described.model_dump_json())
+    assert "gone.onnx: a file of the bundle is missing" in str(status(settings, 14).champion_fault)
+    shutil.rmtree(models / version(7))
+    assert f"no such model version; found {version(7)}" in str(status(settings, 14).champion_fault)
