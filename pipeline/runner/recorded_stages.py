@@ -97,7 +97,8 @@ def recorded_before(
             continue
         if record is None:
             raise ConfigError(
-                f"{needed_by} needs {each.name}, which is not done with these settings and inputs",
+                f"{needed_by} needs {each.name}, which is not done with these settings and inputs,"
+                " or of which something is gone",
                 f"run date {locations.run_date}",
                 remedy=f"Run `fearec {each.name} --date {locations.run_date}` first, or give the"
                 " --date and the settings of a run.",
