@@ -129,6 +129,7 @@ class Stages:
         pq.write_table(
             pa.table(
                 {
+                    "item_index": pa.array(range(1, 6), pa.int32()),
                     "item_id": list("abcde"),
                     "popularity": [1] * 5,
                     "last_seen": pa.array([datetime(2026, 6, 1, tzinfo=UTC)] * 5, TIME),
