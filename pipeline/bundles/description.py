@@ -17,8 +17,8 @@ from pipeline.storage.folders import is_plain_name
 
 DESCRIPTION = "bundle.json"
 GO_BACK = (
-    "A run's own model is made again by `fearec nightly` with the --date of that run; from a"
-    " champion that is damaged or gone, `fearec models rollback` goes back to another."
+    "`fearec export --force` with the --date of its run makes it again; from a champion that is"
+    " damaged or gone, `fearec models rollback` goes back to another."
 )
 BUNDLE_INPUTS = "event_types.inputs of the bundle"  # the place that errors name
 

@@ -84,7 +84,8 @@ def ingest(
     Returns:
         What changed, also in the batches of an ingest of the run date that was killed, and in one
         whose result is not recorded where it left nothing to do. An event that goes from one file
-        to one of a later batch counts as withdrawn, then as added.
+        to one of a later batch counts as withdrawn, then as added; or, where it is after an earlier
+        run date, as quarantined until its day.
 
     Raises:
         InputError: the log's path is missing, has no log file or an unreadable one, or

@@ -79,8 +79,10 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
                coalesce(raw_value, CAST({VALUE} AS VARCHAR)) AS {VALUE}
         FROM staged JOIN sources USING (file) WHERE reason IS NOT NULL"""
     )
-    row = ("source_file", "source_row", *EVENT.split(", "), "raw_timestamp", VALUE, "reason")
-    same = same_in("judged", *row)
+    row = ("source_file", "source_row", *EVENT.split(", "), VALUE, "reason")
+    same = f"""{same_in("judged", *row)} AND (
+        before.raw_timestamp IS NULL OR {same_in("judged", "raw_timestamp")}
+    )"""  # null in rows of version 0.1
     gone = f"""FROM {QUARANTINE} AS before
         WHERE source_file IN (SELECT source_file FROM files)
         AND NOT EXISTS (FROM judged WHERE {same})"""

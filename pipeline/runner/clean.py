@@ -80,7 +80,9 @@ def _clean(settings: Settings, *, dry_run: bool = False) -> Cleaned:
         tuple(partitions),
         tuple(reports),
         changed,
-        freed + sum(each.size for each in models) + sum(table.bytes for table in changed),
+        freed
+        + sum(each.size for each in models if each.model_version in names)
+        + sum(table.bytes for table in changed),
     )
 
 

@@ -79,6 +79,16 @@ def test_a_quarantine_of_version_0_1_gets_the_column_it_lacks(settings: Settings
     assert raw == ["2026-06-30 12:00:00.000000Z", "None"]
 
 
+def test_rows_of_version_0_1_are_no_new_ones_when_their_file_is_read_again(settings: Settings):
+    write_log(settings, "a.parquet", [(1, "x", "2026-06-10"), (1, "x", "noon")], time=pa.string())
+    ingest(settings, TODAY)
+    uri = table_uri(settings, "quarantine")
+    old = DeltaTable(uri).to_pyarrow_table().drop_columns(["raw_timestamp"])
+    write_deltalake(uri, old, mode="overwrite", schema_mode="overwrite")
+    assert ingest(settings, TODAY + DAY, force=True).quarantined == 0
+    assert [row["run_date"] for row in rows_of(settings, "quarantine")] == [TODAY]
+
+
 def test_a_row_that_falls_due_with_ids_of_another_type_stays(settings: Settings):
     write_log(
         settings,
