@@ -152,9 +152,8 @@ def _timings(night: FinishedRun) -> Table:
 
 def recommendations_line(recommended: Recommended) -> str:
     """A user's first items and scores."""
-    marks = (f" {each}" if each in _MARKED else "" for each in recommended.sources)
-    items = ", ".join(
-        f"{item} {score:.2f}{mark}"
-        for (item, score), mark in zip(recommended.items[:_ITEMS], marks, strict=False)
-    )
-    return f"user {recommended.user_id} ({recommended.source}): {items}"
+    items = [
+        f"{item} {score:.2f}" + (f" {source}" if source in _MARKED else "")
+        for (item, score), source in zip(recommended.items, recommended.sources, strict=True)
+    ]
+    return f"user {recommended.user_id} ({recommended.source}): {', '.join(items[:_ITEMS])}"

@@ -260,12 +260,9 @@ def _callbacks(
     if on_epoch:
         callbacks.append(_EpochReport(on_epoch))
     if progress:
-        callbacks.append(EpochBar() if draws_bars() else TrainingLines(_doing(task)))
+        doing = "training" if task.is_validated else "training on all events"
+        callbacks.append(EpochBar() if draws_bars() else TrainingLines(doing))
     return callbacks
-
-
-def _doing(task: TrainingTask) -> str:
-    return "training" if task.is_validated else "training on all events"
 
 
 def _logger(training: TrainingConfig, folder: Path) -> Logger:

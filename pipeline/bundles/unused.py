@@ -64,14 +64,14 @@ def remove_models(
         ConflictError: other processes changed it each time that it was tried.
         StorageError: the store is away.
     """
-    removed: set[str] = set()
+    removed: tuple[str, ...] = ()
 
     def without(registry: Champion | None) -> Champion | None:
         nonlocal removed
-        removed = set(model_versions)
+        needed = _needed(registry, run_dates) if registry else ()
+        removed = tuple(version for version in model_versions if version not in needed)
         if registry is None:
             return None
-        removed -= _needed(registry, run_dates)
         served = [each for each in registry.history if each.model_version not in removed]
         return Champion.of(served, registry.candidate)
 
@@ -81,7 +81,7 @@ def remove_models(
         with storage_errors(folder.where), suppress(FileNotFoundError):  # another was faster
             folder.remove(DESCRIPTION)  # without it the rest is no bundle, should this be cut short
             folder.filesystem.delete_dir(folder.root)
-    return tuple(version for version in model_versions if version in removed)
+    return removed
 
 
 def _newest(registry: Champion, run_dates: int) -> Sequence[RegisteredModel]:

@@ -42,13 +42,13 @@ def find_kept(
         SELECT {EVENT}, {VALUE}, {SOURCE}
         FROM (SELECT * REPLACE ({WITHOUT_NULL}) FROM rows_before)"""
     )
-    db.execute(
-        f"""UPDATE staged SET reason = NULL WHERE reason = '{AFTER_RUN_DATE}'
-        AND ({EVENT}) IN (SELECT ({EVENT}) FROM before)"""
-    )
     # A row that is where it was stays as it is, with the stamp that it was read under.
     row = (*EVENT.split(", "), VALUE, "source_file", "source_row")
     if scalar(db, "SELECT count(*) FROM before"):
+        db.execute(
+            f"""UPDATE staged SET reason = NULL WHERE reason = '{AFTER_RUN_DATE}'
+            AND ({EVENT}) IN (SELECT ({EVENT}) FROM before)"""
+        )
         db.execute(
             f"""CREATE TABLE stale AS
             SELECT DISTINCT source_file FROM before ANTI JOIN (

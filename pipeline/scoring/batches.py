@@ -11,6 +11,9 @@ from pipeline.scoring.user_lists import UserItems, pair_keys
 # The largest size of one batch's `exclude`; a user with 50,000 items makes the batch smaller.
 _EXCLUDE_ENTRIES = 4 * 2**20
 
+# Of N users: flat items, the position after each user's last one (N,), and the counts (N,).
+ItemsPerUser = tuple[Integers, Integers, Integers]
+
 
 @dataclass(frozen=True)
 class ScoringBatch:
@@ -51,7 +54,8 @@ def batches(
     """
     read = histories.inputs()
     lengths = read.lengths
-    never, ends, widths = excluded_items(histories, exclude_seen=exclude_seen, listed=listed)
+    items = excluded_items(histories, exclude_seen=exclude_seen, listed=listed)
+    _, _, widths = items
     order = np.argsort(-widths, kind="stable")
     order = order[lengths[order] > 0]
     begin = 0
@@ -64,7 +68,7 @@ def batches(
             rows,
             pad(read.items, read.offsets[1:][rows], last, max_length),
             last,
-            pad(never, ends[rows], widths[rows], width),
+            pad_rows(items, rows),
         )
         begin += size
 
@@ -85,9 +89,15 @@ def pad(items: Integers, ends: Integers, lengths: Integers, width: int) -> Integ
     return padded
 
 
+def pad_rows(items: ItemsPerUser, rows: Integers) -> Integers:
+    """(B, E) int64: the items of B users, right-padded with 0; E is the most that one has."""
+    flat, ends, counts = items
+    return pad(flat, ends[rows], counts[rows], int(counts[rows].max(initial=0)))
+
+
 def excluded_items(
     histories: UserHistories, *, exclude_seen: bool, listed: UserItems | None
-) -> tuple[Integers, Integers, Integers]:
+) -> ItemsPerUser:
     """The distinct items that each user may not get: as `distinct_items`.
 
     Args:
@@ -105,13 +115,13 @@ def excluded_items(
     return _distinct(user, item, len(histories))
 
 
-def distinct_items(histories: UserHistories) -> tuple[Integers, Integers, Integers]:
+def distinct_items(histories: UserHistories) -> ItemsPerUser:
     """Each user's distinct items: flat items, ascending per user, ends (N,), counts (N,)."""
     user = np.repeat(np.arange(len(histories)), histories.lengths)
     return _distinct(user, histories.items, len(histories))
 
 
-def _distinct(user: Integers, item: Integers, users: int) -> tuple[Integers, Integers, Integers]:
+def _distinct(user: Integers, item: Integers, users: int) -> ItemsPerUser:
     # As single integers the pairs are sorted fast. Users are counted from 0, so `user` fits.
     span = int(item.max(initial=0)) + 1
     keys = pair_keys(user, item, span)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Progress
 from pipeline.rules.lists import AHEAD, WIDER, Candidates, Lists, Slots, check_scores, fill_lists
 from pipeline.schema import PAD
-from pipeline.scoring.batches import ScoringBatch, batches, excluded_items, pad
+from pipeline.scoring.batches import ItemsPerUser, ScoringBatch, batches, excluded_items, pad_rows
 from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
@@ -116,7 +116,7 @@ class ListScorer:
     def _lists(
         self,
         histories: UserHistories,
-        new_seen: tuple[Integers, Integers, Integers],
+        new_seen: ItemsPerUser,
         users: Integers,
         count: int,
         progress: Progress,
@@ -147,7 +147,7 @@ class ListScorer:
             promotions = zip(
                 self.eligibility.lists.promoted, self.promoted_tables, slots, strict=True
             )
-            exclude = np.hstack([batch.exclude, _padded(new_seen, users[batch.rows])])
+            exclude = np.hstack([batch.exclude, pad_rows(new_seen, users[batch.rows])])
             for each, table, slot in promotions:
                 best, width = slot.candidates, slot.candidates.item_index.shape[1]
                 ranked = each.ranked(each.scores(embedding[0], table), exclude, width)
@@ -246,27 +246,21 @@ class ListScorer:
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
         for _, lists in popular_lists(self.eligibility, nothing, self.top_k):
             ranked.put(users, lists)
-        never, ends, widths = excluded_items(
+        never = excluded_items(
             everything.filter(popular),
             exclude_seen=self.exclude_seen,
             listed=self.user_lists.exclude,
         )
+        _, _, widths = never
         order = np.argsort(-widths, kind="stable")
         order = order[widths[order] > 0]
         while len(order):
-            width = int(widths[order[0]])
-            size = max(1, _CANDIDATES // (self.top_k + width))
+            size = max(1, _CANDIDATES // (self.top_k + int(widths[order[0]])))
             some, order = order[:size], order[size:]
-            exclude = pad(never, ends[some], widths[some], width)
+            exclude = pad_rows(never, some)
             for rows, lists in popular_lists(self.eligibility, exclude, self.top_k):
                 ranked.put(users[some[rows]], lists)
         return ranked
-
-
-def _padded(items: tuple[Integers, Integers, Integers], users: Integers) -> Integers:
-    """The items of some users, (B, E), of `excluded_items`; padded with PAD."""
-    never, ends, widths = items
-    return pad(never, ends[users], widths[users], int(widths[users].max(initial=0)))
 
 
 def _counted_before(users: int) -> None:
