@@ -174,13 +174,13 @@ def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
     assert published == set(DAYS[:2])
 
 
-def test_a_date_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def held(settings: Settings, day: date, **options: Any) -> None:
         raise FearecError("the run is held", f"run date {day}")
 
     monkeypatch.setattr(backfill_module, "nightly", held)
     with pytest.raises(FearecError, match=f"^run date {DAYS[0]}: the run is held$"):
-        next(backfill(Settings(), DAYS[0], DAYS[0]))
+        next(backfill(Settings(warehouse=str(tmp_path)), DAYS[0], DAYS[0]))
 
 
 def test_impossible_ranges_are_refused_before_any_run(monkeypatch: pytest.MonkeyPatch) -> None:
