@@ -1,17 +1,18 @@
-"""Copies of a bundle's recommender in memory, for processes of other machines."""
+"""Copies of one graph of a bundle in memory, for processes of other machines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.export.files import (
     CPU_RECOMMENDER,
+    ENCODER,
     FLOAT16_RECOMMENDER,
     FLOAT16_TABLE,
     INT8_TABLE,
@@ -22,13 +23,16 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.bundles.description import BundleDescription
 from pipeline.errors import BundleError, StorageError, raised_as
 
-_FLOAT32 = (RECOMMENDER, CPU_RECOMMENDER, INT8_TABLE)
-_FLOAT16 = (FLOAT16_RECOMMENDER, FLOAT16_TABLE)
+_FILES = {
+    "encoder": (ENCODER,),
+    "fp32": (RECOMMENDER, CPU_RECOMMENDER, INT8_TABLE),
+    "fp16": (FLOAT16_RECOMMENDER, FLOAT16_TABLE),
+}
 
 
 @dataclass(frozen=True)
-class CopiedRecommender:
-    """The files of a bundle that one of its recommenders needs.
+class CopiedGraph:
+    """The files of a bundle that one of its graphs needs.
 
     Attributes:
         description: Of the bundle.
@@ -39,17 +43,17 @@ class CopiedRecommender:
     files: dict[str, NDArray[np.uint8]]
 
     @classmethod
-    def of(cls, bundle: Bundle, *, float16: bool) -> Self:
+    def of(cls, bundle: Bundle, graph: Literal["encoder", "fp32", "fp16"]) -> Self:
         """Read the files.
 
         Args:
             bundle: The bundle, just verified.
-            float16: Which of the recommenders.
+            graph: The encoder, or the recommender of a precision.
 
         Raises:
             BundleError: they cannot be read.
         """
-        names = {ITEM_TABLE, *(_FLOAT16 if float16 else _FLOAT32)}
+        names = {ITEM_TABLE, *_FILES[graph]}
         with raised_as(BundleError, OSError, "cannot be read", str(bundle.path)):
             files = {
                 name: np.fromfile(bundle.path / name, np.uint8)
@@ -62,7 +66,7 @@ class CopiedRecommender:
     def unpacked(self) -> Iterator[Bundle]:
         """A bundle with these files only, in a temporary folder.
 
-        An open recommender outlives the folder, as the system keeps mapped files until they are
+        An open graph outlives the folder, as the system keeps mapped files until they are
         closed.
 
         Raises:

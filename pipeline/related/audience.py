@@ -15,7 +15,7 @@ from pipeline.related.running_top import (
     pair_products,
     product_error,
 )
-from pipeline.related.user_embeddings import EmbeddedUsers
+from pipeline.scoring.user_encoder import EmbeddedUsers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from pipeline.progress import work_progress
 from pipeline.related.audience import Audience, find_audience
 from pipeline.related.item_vectors import item_vectors, trained_items
 from pipeline.related.running_top import Integers
-from pipeline.related.user_embeddings import EmbeddedUsers, UserEncoder
 from pipeline.results import AudienceFound
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
@@ -28,6 +27,7 @@ from pipeline.runner.related import check_top_n
 from pipeline.runner.run_checks import check_outside_of_logs
 from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
+from pipeline.scoring.user_encoder import EmbeddedUsers, UserEncoder
 from pipeline.storage.folders import open_folder, storage_errors
 from pipeline.storage.prepared_folder import read_sequences
 from pipeline.storage.replaced_inputs import check_replaces_no_input

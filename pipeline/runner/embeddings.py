@@ -10,12 +10,12 @@ from pipeline.config.settings import Settings
 from pipeline.progress import work_progress
 from pipeline.related.item_vectors import item_vectors, trained_items
 from pipeline.related.running_top import Floats
-from pipeline.related.user_embeddings import UserEncoder
 from pipeline.results import Embedded
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.schema import ITEM_EMBEDDINGS, ITEM_ID, USER_EMBEDDINGS, USER_ID, embeddings_schema
 from pipeline.scoring.output_rows import RunColumns
+from pipeline.scoring.user_encoder import UserEncoder
 from pipeline.warehouse.partitions import write_partition
 
 _ITEMS = 2**14  # rows per batch

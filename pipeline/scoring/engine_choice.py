@@ -6,7 +6,7 @@ from typing import Any
 
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.copies import CopiedRecommender
+from pipeline.bundles.copies import CopiedGraph
 from pipeline.bundles.sessions import NAMES, count_devices
 from pipeline.config.engine_section import EngineSettings
 from pipeline.config.score_section import ScoreSettings
@@ -41,7 +41,7 @@ def scoring_engine(
         return _on_ray(opener, bundle, settings, engine)
     # Also for several processes, to raise errors before anything else.
     worker = opener(bundle, settings, device_id=0, encodes=False)
-    provider = worker.scorer.recommender.provider
+    provider = worker.scorer.provider
     devices = count_devices(settings.devices, provider)
     if devices == 1:
         return nullcontext(SameProcess(worker)), provider
@@ -61,7 +61,7 @@ def _on_ray(
     if settings.threads == "auto":
         chosen["threads"] = engine.num_cpus
     settings = settings.model_copy(update=chosen)
-    copied = CopiedRecommender.of(bundle, float16=settings.precision == "fp16")
+    copied = CopiedGraph.of(bundle, "encoder" if settings.candidates else settings.precision)
     make_worker = partial(_opened_copy, opener, copied, settings)
     return opened_ray_engine(make_worker, engine), NAMES[settings.provider]
 
@@ -73,7 +73,7 @@ def _opened(
 
 
 def _opened_copy(
-    opener: WorkerOpener, copied: CopiedRecommender, settings: ScoreSettings, index: int
+    opener: WorkerOpener, copied: CopiedGraph, settings: ScoreSettings, index: int
 ) -> PartWorker:
     with copied.unpacked() as bundle:
         return _opened(opener, bundle, settings, index)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,12 @@ from pipeline.rules.lists import AHEAD, WIDER, Candidates, Lists, Slots, check_s
 from pipeline.schema import PAD
 from pipeline.scoring.batches import ItemsPerUser, ScoringBatch, batches, excluded_items, pad_rows
 from pipeline.scoring.because import NearestHistory
-from pipeline.scoring.candidate_lists import CandidateRanker
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.popular_lists import popular_lists
 from pipeline.scoring.recommender import Recommender, TopItems
 from pipeline.scoring.user_histories import Integers, UserHistories
-from pipeline.scoring.user_lists import NO_USER_LISTS, UserItems, UserLists
+from pipeline.scoring.user_lists import UserItems
 
 _CANDIDATES = 2**23  # in memory at a time
 
@@ -39,7 +39,7 @@ class ListScorer:
         exclude_seen: Whether items that a user has seen are never recommended.
         nearest: Finds the item of the history that stands for each listed one; None where that
             is not asked for.
-        user_lists: The items listed per user.
+        exclude: Items that a user never gets; None for none.
     """
 
     recommender: Recommender
@@ -50,7 +50,7 @@ class ListScorer:
     top_k: int
     exclude_seen: bool
     nearest: NearestHistory | None = None
-    user_lists: UserLists = NO_USER_LISTS
+    exclude: UserItems | None = None
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
         """The lists of N users; users without a known item get the popular ones.
@@ -64,8 +64,6 @@ class ListScorer:
             BundleError: a score is NaN or infinite, or the rules need a newer bundle.
             ConfigError: the device fails.
         """
-        if self.user_lists.candidates is not None:
-            return self._among(self.user_lists.candidates, histories, progress)
         everything = histories
         histories, others = self._known_to_the_model(histories)
         ranked = self._popular(histories, everything)
@@ -88,14 +86,36 @@ class ListScorer:
             progress = _counted_before
         return self.with_because(ranked, histories)
 
+    def with_rules(self, eligibility: Eligibility, top_k: int) -> Self:
+        """The scorer of users with other rules and another K, without `because`."""
+        recommender = self.recommender
+        if not np.array_equal(eligibility.item_bias, self.eligibility.item_bias):
+            recommender = recommender.with_bias(eligibility.item_bias)
+        return replace(
+            self,
+            recommender=recommender,
+            eligibility=eligibility,
+            promoted_tables=tuple(
+                each.embeddings(self.table) for each in eligibility.lists.promoted
+            ),
+            top_k=top_k,
+            nearest=None,
+        )
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self.recommender.provider
+
+    @property
+    def at_once(self) -> int:
+        """Batches at a time."""
+        return self.recommender.at_once
+
     @property
     def _n_items(self) -> int:
         """V - 1."""
         return len(self.eligibility.item_bias) - 1
-
-    def _wanted(self, histories: UserHistories) -> Integers:
-        """(N,) K, for each of N users."""
-        return np.full(len(histories), self.top_k)
 
     def _known_to_the_model(self, histories: UserHistories) -> tuple[UserHistories, UserHistories]:
         """The users' items that the model knows, and the others, which are new."""
@@ -170,14 +190,8 @@ class ListScorer:
             max_length=self.max_length,
             batch_size=recommender.batch_size,
             exclude_seen=self.exclude_seen,
-            listed=self.user_lists.exclude,
+            listed=self.exclude,
         )
-        return self._results(recommender, prepared)
-
-    def _results(
-        self, recommender: Recommender, prepared: Iterator[ScoringBatch]
-    ) -> Iterator[tuple[ScoringBatch, TopItems]]:
-        """Batches, and what a recommender finds for them."""
         running: deque[tuple[ScoringBatch, Future[TopItems]]] = deque()
         try:
             for batch in prepared:
@@ -198,38 +212,6 @@ class ListScorer:
         known = np.where(batch.exclude > self._n_items, PAD, batch.exclude)
         return replace(batch, exclude=known)
 
-    def _among(self, candidates: UserItems, histories: UserHistories, progress: Progress) -> Ranked:
-        """The lists of N users of their own candidates; nobody else is looked at."""
-        is_listed = candidates.lengths(histories.user_id) > 0
-        is_known = histories.inputs().lengths > 0
-        ranked = Ranked.of_nothing(
-            histories.user_id, self._wanted(histories), is_listed & ~is_known
-        )
-        users = (is_listed & is_known).nonzero()[0]
-        progress(len(histories) - len(users))
-        user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
-        recommender = self.recommender.giving(1, embeddings=True)
-        prepared = batches(
-            histories.filter(is_listed & is_known),
-            max_length=self.max_length,
-            batch_size=recommender.batch_size,
-            exclude_seen=False,
-        )
-        for batch, (_, _, embedding) in self._results(recommender, prepared):
-            user_embedding[users[batch.rows]] = embedding
-            progress(len(batch.rows))
-        ranker = CandidateRanker(
-            candidates,
-            self.user_lists.exclude,
-            self.exclude_seen,
-            self.table,
-            self.eligibility,
-            self.top_k,
-        )
-        for some, lists in ranker.lists(histories, user_embedding):
-            ranked.put(some, lists)
-        return self.with_because(ranked, histories)
-
     def _popular(self, histories: UserHistories, everything: UserHistories) -> Ranked:
         """The popular items for users without an item that the model sees, PAD for the others.
 
@@ -240,7 +222,8 @@ class ListScorer:
         # One list suits all such users but those with items of their own that they may not get:
         # new ones, listed ones, and those of events that the model does not see.
         popular = histories.inputs().lengths == 0
-        ranked = Ranked.of_nothing(histories.user_id, self._wanted(histories), popular)
+        wanted = np.full(len(histories), self.top_k)
+        ranked = Ranked.of_nothing(histories.user_id, wanted, popular)
         if not popular.any():
             return ranked
         users, nothing = popular.nonzero()[0], np.zeros((1, 0), np.int64)
@@ -249,7 +232,7 @@ class ListScorer:
         never = excluded_items(
             everything.filter(popular),
             exclude_seen=self.exclude_seen,
-            listed=self.user_lists.exclude,
+            listed=self.exclude,
         )
         _, _, widths = never
         order = np.argsort(-widths, kind="stable")

@@ -7,9 +7,12 @@ import numpy as np
 from pipeline.rules.list_rules import ListRules
 from pipeline.rules.new_items import PromotedNew
 from pipeline.schema import PAD
+from pipeline.scoring.candidate_scorer import CandidateScorer
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.user_histories import Integers, UserHistories
+
+Scorer = ListScorer | CandidateScorer
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Placement:
     last_score: float | None
 
 
-def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
+def place_item(scorer: Scorer, user: UserHistories, item: int) -> Placement:
     """Find where an item stands for one user.
 
     Args:
@@ -77,47 +80,34 @@ def place_item(scorer: ListScorer, user: UserHistories, item: int) -> Placement:
     )
 
 
-def _ranking(scorer: ListScorer) -> ListScorer:
+def _ranking(scorer: Scorer) -> Scorer:
     """The scorer of everything that a user may get, in the order of the scores."""
-    n_items = len(scorer.eligibility.item_bias) - 1
-    return replace(
-        scorer,
-        recommender=scorer.recommender.giving(n_items, embeddings=False),
-        eligibility=replace(scorer.eligibility, lists=ListRules((), ())),
-        promoted_tables=(),
-        top_k=n_items,
-    )
+    return _with_lists(scorer, ListRules((), ()), len(scorer.eligibility.item_bias) - 1)
 
 
-def _promotion(scorer: ListScorer, user: UserHistories, item: int) -> int:
+def _with_lists(scorer: Scorer, lists: ListRules, top_k: int) -> Scorer:
+    return scorer.with_rules(replace(scorer.eligibility, lists=lists), top_k)
+
+
+def _promotion(scorer: Scorer, user: UserHistories, item: int) -> int:
     """The first promotion with which the item is promoted, if later ones are left out."""
     rules = scorer.eligibility.lists
     for number in range(1, len(rules.promotions)):
-        lists = replace(rules, promotions=rules.promotions[:number], new=None)
-        fewer = replace(
-            scorer,
-            eligibility=replace(scorer.eligibility, lists=lists),
-            promoted_tables=scorer.promoted_tables[:number],
-        )
-        ranked = fewer(user, _no_progress)
+        fewer = replace(rules, promotions=rules.promotions[:number], new=None)
+        ranked = _with_lists(scorer, fewer, scorer.top_k)(user, _no_progress)
         if ((ranked.item_index == item) & ranked.promoted).any():
             return number
     return len(rules.promotions)
 
 
-def _ranking_of_new(scorer: ListScorer, new: PromotedNew) -> ListScorer:
+def _ranking_of_new(scorer: Scorer, new: PromotedNew) -> Scorer:
     """The scorer of all new items that a user may get, in the order of the scores."""
     every = replace(new, places=tuple(range(len(new.items))))
-    return replace(
-        scorer,
-        eligibility=replace(scorer.eligibility, lists=ListRules((), (), every)),
-        promoted_tables=scorer.promoted_tables[-1:],
-        top_k=len(new.items),
-    )
+    return _with_lists(scorer, ListRules((), (), every), len(new.items))
 
 
 def _caps(
-    scorer: ListScorer, user: UserHistories, every: Integers, listed: Ranked, item: int
+    scorer: Scorer, user: UserHistories, every: Integers, listed: Ranked, item: int
 ) -> tuple[int, ...]:
     """The caps that the item met when its turn came; none if no place was left for it by then.
 

@@ -90,10 +90,10 @@ class Recommender:
         other.outputs = (*OUTPUTS, USER_EMBEDDING) if embeddings else OUTPUTS
         if not {output.name for output in self.session.get_outputs()}.issuperset(other.outputs):
             raise BundleError(
-                "the bundle is of a version before promotions and candidates",
+                "the bundle is of a version before promotions",
                 expected=f"the output {USER_EMBEDDING} of the recommender",
-                remedy="Train and export the model again, or score without score.promotion,"
-                " score.new_items and score.candidates.",
+                remedy="Train and export the model again, or score without score.promotion and"
+                " score.new_items.",
             )
         other._make_buffers()
         return other

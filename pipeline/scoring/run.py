@@ -262,7 +262,7 @@ def score_histories(
         folder=folder.where,
         model_version=bundle.model_version,
         provider=provider,
-        precision=settings.precision,
+        precision="fp32" if settings.candidates else settings.precision,
         devices=workers.count,
         n_users=out.done.n_users,
         n_rows=out.done.n_rows,

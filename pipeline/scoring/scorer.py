@@ -13,12 +13,14 @@ from pipeline.engines.base import Engine, Progress, WorkerDiedError, prefetch
 from pipeline.errors import PublishError, raised_as
 from pipeline.rules.user_segments import UserSegments
 from pipeline.scoring.because import NearestHistory
+from pipeline.scoring.candidate_scorer import CandidateScorer
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.encoded_part import EncodedPart, RankedPart
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.output import PartWriter
-from pipeline.scoring.recommender import load_recommender
+from pipeline.scoring.recommender import Recommender, load_recommender
 from pipeline.scoring.segment_scorer import PartScorer, SegmentScorer
+from pipeline.scoring.user_encoder import UserEncoder
 from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
 from pipeline.scoring.user_lists import NO_USER_LISTS, UserLists
 
@@ -34,7 +36,7 @@ def open_scorer(
     user_lists: UserLists = NO_USER_LISTS,
     segments: UserSegments | None = None,
 ) -> PartScorer:
-    """Open a bundle's recommender with the provider and precision of the settings.
+    """Open a bundle's recommender, or its encoder for candidates, with the settings' provider.
 
     Args:
         bundle: The model.
@@ -49,6 +51,54 @@ def open_scorer(
         ConfigError: the provider does not work here, or the bundle lacks the precision.
         BundleError: the graph cannot be loaded, or `bundle.json` describes another.
     """
+    table = np.memmap(bundle.item_table, np.float32, "r").reshape(bundle.n_items, -1)
+    nearest = (
+        NearestHistory.over(table, bundle.max_length, settings.threads)
+        if settings.because
+        else None
+    )
+    scorer: ListScorer | CandidateScorer
+    if user_lists.candidates is not None:
+        encoder = UserEncoder.load(
+            bundle,
+            table.shape[1],
+            settings,
+            device_id=device_id,
+            cache=cache and cache / f"{bundle.model_version}-encoder",
+        )
+        scorer = CandidateScorer(
+            encoder,
+            user_lists.candidates,
+            user_lists.exclude,
+            bool(settings.exclude_seen),
+            table,
+            eligibility,
+            settings.top_k,
+            nearest,
+        )
+    else:
+        recommender = _open_recommender(bundle, settings, eligibility, cache, device_id)
+        scorer = ListScorer(
+            recommender,
+            eligibility,
+            table,
+            tuple(each.embeddings(table) for each in eligibility.lists.promoted),
+            bundle.max_length,
+            settings.top_k,
+            bool(settings.exclude_seen),
+            nearest,
+            user_lists.exclude,
+        )
+    return SegmentScorer(scorer, segments) if segments and segments.names else scorer
+
+
+def _open_recommender(
+    bundle: Bundle,
+    settings: ScoreSettings,
+    eligibility: Eligibility,
+    cache: Path | None,
+    device_id: int,
+) -> Recommender:
     half = settings.precision == "fp16"
     recommender = load_recommender(
         bundle.float16_recommender if half else bundle.recommender,
@@ -62,21 +112,7 @@ def open_scorer(
         cache=cache and cache / f"{bundle.model_version}-{settings.precision}",
     )
     bundle.check_description(recommender.session)
-    table = np.memmap(bundle.item_table, np.float32, "r").reshape(bundle.n_items, -1)
-    scorer = ListScorer(
-        recommender,
-        eligibility,
-        table,
-        tuple(each.embeddings(table) for each in eligibility.lists.promoted),
-        bundle.max_length,
-        settings.top_k,
-        bool(settings.exclude_seen),
-        NearestHistory.over(table, bundle.max_length, settings.threads)
-        if settings.because
-        else None,
-        user_lists,
-    )
-    return SegmentScorer(scorer, segments) if segments and segments.names else scorer
+    return recommender
 
 
 def write_parts(

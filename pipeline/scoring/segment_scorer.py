@@ -10,9 +10,9 @@ import numpy as np
 from pipeline.engines.base import Progress
 from pipeline.results import SegmentCounts
 from pipeline.rules.user_segments import UserSegments
+from pipeline.scoring.candidate_scorer import CandidateScorer
 from pipeline.scoring.list_scorer import ListScorer
 from pipeline.scoring.output_rows import Ranked
-from pipeline.scoring.recommender import Recommender
 from pipeline.scoring.user_histories import UserHistories
 
 
@@ -20,24 +20,24 @@ from pipeline.scoring.user_histories import UserHistories
 class SegmentScorer:
     """The worker of scoring with segments: it ranks items for the users of a part.
 
-    The users of one segment are ranked together, in batches with one bias, by a `ListScorer` that
-    is made for them. What is as large as the item table exists for a few segments at a time.
+    The users of one segment are ranked together, in batches with one bias, by a scorer that is made
+    for them. What is as large as the item table exists for a few segments at a time.
 
     Attributes:
         plain: The scorer of users in no segment.
         segments: Which segment each user is in.
     """
 
-    plain: ListScorer
+    plain: ListScorer | CandidateScorer
     segments: UserSegments
 
     @property
-    def recommender(self) -> Recommender:
-        """The recommender in its session."""
-        return self.plain.recommender
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self.plain.provider
 
     def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
-        """The lists of N users: as `ListScorer`."""
+        """The lists of N users: as those of the plain scorer."""
         number = self.segments.of(histories.user_id)
         order = np.argsort(number, kind="stable")
         grouped = histories.take(order)
@@ -60,30 +60,20 @@ class SegmentScorer:
 
         largest_first = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
         # Several at a time: the last batches of one alone would not keep all cores busy.
-        with ThreadPoolExecutor(1 + -(-self.recommender.at_once // 4)) as several:
+        with ThreadPoolExecutor(1 + -(-self.plain.at_once // 4)) as several:
             for _ in several.map(rank, largest_first.tolist()):
                 pass
         return self.plain.with_because(ranked, histories)
 
-    def of_segment(self, segment: int) -> ListScorer:
+    def of_segment(self, segment: int) -> ListScorer | CandidateScorer:
         """The scorer of a segment's users, or of those in none, without `because`."""
         if segment == 0:
             return replace(self.plain, nearest=None)
-        recommender, eligibility = self.recommender, self.plain.eligibility.of_segment(segment)
-        if not np.array_equal(eligibility.item_bias, self.plain.eligibility.item_bias):
-            recommender = recommender.with_bias(eligibility.item_bias)
-        promoted = eligibility.lists.promoted
-        return replace(
-            self.plain,
-            recommender=recommender,
-            eligibility=eligibility,
-            promoted_tables=tuple(each.embeddings(self.plain.table) for each in promoted),
-            top_k=self.plain.eligibility.segments[segment - 1].top_k,
-            nearest=None,
-        )
+        rules = self.plain.eligibility
+        return self.plain.with_rules(rules.of_segment(segment), rules.segments[segment - 1].top_k)
 
 
-PartScorer = ListScorer | SegmentScorer
+PartScorer = ListScorer | CandidateScorer | SegmentScorer
 
 
 class UsersPerSegment:

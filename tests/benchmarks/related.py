@@ -29,7 +29,7 @@ from pipeline.related.audience import find_audience
 from pipeline.related.co_occurrence import co_occurrence_neighbours
 from pipeline.related.cosine import cosine_neighbours
 from pipeline.related.item_vectors import item_vectors
-from pipeline.related.user_embeddings import UserEncoder
+from pipeline.scoring.user_encoder import UserEncoder
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.resources import ResourceSettings
 

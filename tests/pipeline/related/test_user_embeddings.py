@@ -11,10 +11,11 @@ import pytest
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import BundleError
-from pipeline.related import audience, user_embeddings
+from pipeline.related import audience
 from pipeline.related.audience import find_audience
 from pipeline.related.item_vectors import item_vectors
-from pipeline.related.user_embeddings import UserEncoder
+from pipeline.scoring import user_encoder
+from pipeline.scoring.user_encoder import UserEncoder
 from pipeline.scoring.user_histories import UserHistories
 from tests.conftest import MAX_LENGTH
 from tests.pipeline.related.test_co_occurrence import as_histories
@@ -39,7 +40,7 @@ def mean_of_last(lists: list[list[int]], table: np.ndarray) -> np.ndarray:
 def test_they_are_what_the_encoder_says_in_the_users_order(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(user_embeddings, "PART_USERS", 30)
+    monkeypatch.setattr(user_encoder, "PART_USERS", 30)
     lists = random_lists(100, 1)
     parts = list(
         encoder_of(tiny_bundle).parts([as_histories(lists[:64]), as_histories(lists[64:])])
@@ -111,7 +112,7 @@ def test_an_audience_is_the_sort_of_all_users(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(user_embeddings, "PART_USERS", 70)
+    monkeypatch.setattr(user_encoder, "PART_USERS", 70)
     monkeypatch.setattr(audience, "TILE", tile)
     # Whole numbers and histories of 1, 2 or 4 items: exact means and products, and many ties.
     rng = np.random.default_rng(2)

@@ -80,7 +80,7 @@ def test_processes_share_the_threads(
 
     class Watched(ProcessPool[Any, Any]):
         def __init__(self, make_worker: Any, count: int) -> None:
-            shares.append((count, make_worker(0).scorer.recommender.at_once))
+            shares.append((count, make_worker(0).scorer.at_once))
             super().__init__(make_worker, count)
 
     monkeypatch.setattr("pipeline.scoring.engine_choice.ProcessPool", Watched)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -53,21 +54,29 @@ def on(cluster: Any, **settings: Any) -> EngineSettings:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("layout", "because"), [("long", False), ("list", True)])
+@pytest.mark.parametrize("rules", ["none", "segments", "candidates"])
 def test_the_rows_are_those_of_the_local_engine(
     cluster: Any, inputs: Path, local: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path,
-    layout: str, because: bool,
+    rules: str,
 ) -> None:  # fmt: skip
-    asked: dict[str, Any] = {"layout": layout, "because": because}
-    if layout == "list":
+    asked: dict[str, Any] = {}
+    if rules == "segments":
         (tmp_path / "few.txt").write_text("user003\nuser050\n")
-        asked["segment"] = [{"name": "few", "users": str(tmp_path / "few.txt"), "top_k": 2}]
-        run(inputs, tiny_bundle, tmp_path / "lists", **asked)
-        local = parts(tmp_path / "lists")
+        few = {"name": "few", "users": str(tmp_path / "few.txt"), "top_k": 2}
+        asked = {"layout": "list", "because": True, "segment": [few]}
+    if rules == "candidates":
+        pairs = [(f"user{user:03}", f"item{item}") for user in range(90) for item in (3, 7, 9)]
+        table = pa.table(dict(zip(("user_id", "item_id"), zip(*pairs, strict=True), strict=True)))
+        pq.write_table(table, tmp_path / "pairs.parquet")
+        asked = {"candidates": str(tmp_path / "pairs.parquet")}
+    if asked:
+        run(inputs, tiny_bundle, tmp_path / "more", **asked)
+        assert parts(tmp_path / "more") != local
+        local = parts(tmp_path / "more")
     done = run(inputs, tiny_bundle, tmp_path / "out", engine=on(cluster), **asked)
     assert (done.devices, done.provider, done.n_users) == (2, "CPUExecutionProvider", 95)
     assert parts(tmp_path / "out") == local
-    assert [each.n_users for each in done.segments] == [2] * (layout == "list")
+    assert [each.n_users for each in done.segments] == [2] * (rules == "segments")
     again = run(inputs, tiny_bundle, tmp_path / "out", resume=True, **asked)
     assert again.n_users == 95
 

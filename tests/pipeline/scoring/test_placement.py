@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
+from pipeline.results import PairCounts
 from pipeline.rules.attributes import Attributes
 from pipeline.scoring.eligibility import eligible_items
 from pipeline.scoring.placement import Placement, place_item
 from pipeline.scoring.scorer import open_scorer
 from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_lists import UserItems, UserLists
 from tests.helpers.scoring_cases import brute_force
 
 ITEMS = [f"item{index}" for index in range(1, 41)]
@@ -55,7 +57,13 @@ def standing(ranked: list[tuple[str, float]], known: dict[str, Row], given: Scor
     return {"listed": listed, **found}
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def of_one_user(items: set[str]) -> UserItems:
+    index = sorted(ITEMS.index(item) + 1 for item in items)
+    offsets = np.array([0, len(index)])
+    return UserItems(pa.array(["u"]), offsets, np.array(index, np.int32), PairCounts())
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_item_stands_where_a_plain_loop_has_it(
     tiny_bundle: Bundle, data: st.DataObject
@@ -87,15 +95,21 @@ def test_every_item_stands_where_a_plain_loop_has_it(
     )
     history = data.draw(st.lists(st.sampled_from(ITEMS), max_size=8), label="history")
     attributes = Attributes(table, table.slice(0, 0), 0)
+    own = data.draw(st.none() | st.sets(st.sampled_from(ITEMS), min_size=1), label="candidates")
     scorer = open_scorer(
-        tiny_bundle, score, eligible_items(items, score, None, attributes), None, 0
+        tiny_bundle,
+        score,
+        eligible_items(items, score, None, attributes),
+        None,
+        0,
+        UserLists(candidates=None if own is None else of_one_user(own)),
     )
     user = UserHistories(
         pa.array(["u"]),
         np.array([ITEMS.index(item) + 1 for item in history], np.int64),
         np.array([0, len(history)]),
     )
-    ranked = brute_force(tiny_bundle, history, 40, score.exclude_seen)
+    ranked = brute_force(tiny_bundle, history, 40, score.exclude_seen, own)
     expected = standing(ranked, {row["item_id"]: row for row in table.to_pylist()}, score)
     listed, order = expected.pop("listed"), [item for item, _ in ranked]
     by_rank = [item for item in listed if not isinstance(expected.get(item), int)]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import BundleError, ConfigError, FearecError, InputError, ResumeError
 from pipeline.results import PairCounts
-from pipeline.scoring import candidate_lists, list_scorer
+from pipeline.scoring import candidate_scorer, list_scorer
 from pipeline.scoring.user_lists import UserItems
 from tests.helpers.scoring_cases import (
     START,
@@ -130,8 +129,8 @@ def test_with_any_other_rules_the_lists_are_those_of_a_plain_loop(
     }
     promotion = {"where": f"price < {rules['promoted']}", "slots": rules["slots"]}
     with pytest.MonkeyPatch.context() as patch:  # several groups of users
-        patch.setattr(candidate_lists, "_PAIRS", 60)
-        patch.setattr(candidate_lists, "_FLOATS", 64)
+        patch.setattr(candidate_scorer, "_PAIRS", 60)
+        patch.setattr(candidate_scorer, "_FLOATS", 64)
         patch.setattr(list_scorer, "_CANDIDATES", 100)
         result = run(
             inputs,
@@ -325,17 +324,20 @@ def test_users_of_logs_and_of_damaged_files_are_known(tiny_bundle: Bundle, tmp_p
         run(tmp_path / "logs", tiny_bundle, tmp_path / "no", **given)
 
 
-def test_candidates_need_a_bundle_that_gives_embeddings(
-    make_bundle: Callable[..., Bundle], inputs: Path, tmp_path: Path
+def test_candidates_need_the_encoder_alone(
+    tiny_bundle: Bundle, make_bundle: Callable[..., Bundle], inputs: Path, tmp_path: Path
 ) -> None:
-    old = make_bundle(tmp_path / "old")
-    graph = onnx.load(old.recommender, load_external_data=False)
-    del graph.graph.output[2]
-    old.recommender.write_bytes(graph.SerializeToString())
-    file = write_pairs(tmp_path / "pairs.parquet", [KNOWN])
-    run(inputs, old, tmp_path / "out", exclude=file)
-    with pytest.raises(BundleError, match="before promotions and candidates"):
-        run(inputs, old, tmp_path / "more", candidates=file)
+    other = make_bundle(tmp_path / "other", popularity=[*range(38, 0, -1), 0, 0])
+    other.recommender.write_bytes(b"not a graph")
+    pairs = [(user, item) for user in HISTORIES for item in ITEMS[:20]]
+    given: Values = {"candidates": write_pairs(tmp_path / "pairs.parquet", pairs)}
+    run(inputs, tiny_bundle, tmp_path / "expected", **given)
+    # In whatever precision: a bundle has its encoder in float32.
+    result = run(inputs, other, tmp_path / "found", **given, precision="fp16")
+    assert result.precision == "fp32"
+    assert rows(tmp_path / "found") == rows(tmp_path / "expected") != {}
+    with pytest.raises(BundleError, match="cannot load the graph"):
+        run(inputs, other, tmp_path / "all")
 
 
 def test_settings_of_earlier_versions_stay_as_they_were() -> None:

@@ -1,23 +1,26 @@
 """The embeddings of users: their histories through a bundle's encoder."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import CPU, auto_batch_size, open_session
+from pipeline.bundles.sessions import CPU, TENSORRT, auto_batch_size, open_session
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import BundleError, ConfigError, first_line, raised_as
-from pipeline.related.running_top import Floats, Integers
 from pipeline.scoring.batches import pad
-from pipeline.scoring.user_histories import PART_USERS, UserHistories, split_parts
+from pipeline.scoring.user_histories import PART_USERS, Integers, UserHistories, split_parts
 
-_GPU_AT_ONCE = 3  # batches: as in scoring
+Floats = NDArray[np.float32]
+
+_GPU_AT_ONCE = 3  # batches: as those of a recommender
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class UserEncoder:
         max_length: L.
         batch_size: Users per batch.
         at_once: Batches at a time.
+        cores: Runs batches, `at_once` at a time.
     """
 
     session: onnxruntime.InferenceSession
@@ -54,31 +58,54 @@ class UserEncoder:
     max_length: int
     batch_size: int
     at_once: int
+    cores: ThreadPoolExecutor
 
     @classmethod
-    def load(cls, bundle: Bundle, width: int, settings: ScoreSettings) -> "UserEncoder":
-        """Open a bundle's encoder.
+    def load(
+        cls,
+        bundle: Bundle,
+        width: int,
+        settings: ScoreSettings,
+        *,
+        device_id: int = 0,
+        cache: Path | None = None,
+    ) -> "UserEncoder":
+        """Open a bundle's encoder, which is in float32 whatever the precision of the settings.
 
         Args:
             bundle: The model.
             width: D.
             settings: `provider`, `batch_size` and `threads` are used.
+            device_id: The index of the GPU.
+            cache: The folder of TensorRT's engines for this very graph.
 
         Raises:
             ConfigError: the provider does not work on this machine.
             BundleError: the graph cannot be loaded, or `bundle.json` describes another.
         """
-        session = open_session(bundle.encoder, settings.provider)
-        bundle.check_description(session)
-        provider, size = session.get_providers()[0], settings.batch_size
-        return cls(
-            session,
-            width,
-            bundle.max_length,
+
+        def users(provider: str) -> int:
             # The catalogue does not count: there are no scores here.
-            auto_batch_size(provider, 1) if size == "auto" else size,
-            thread_count(settings.threads) if provider == CPU else _GPU_AT_ONCE,
+            size = settings.batch_size
+            return auto_batch_size(provider, n_items=1) if size == "auto" else size
+
+        session = open_session(
+            bundle.encoder,
+            settings.provider,
+            device_id=device_id,
+            users=users(TENSORRT),
+            cache=cache,
         )
+        bundle.check_description(session)
+        provider = session.get_providers()[0]
+        at_once = thread_count(settings.threads) if provider == CPU else _GPU_AT_ONCE
+        cores = ThreadPoolExecutor(at_once)
+        return cls(session, width, bundle.max_length, users(provider), at_once, cores)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, such as CUDAExecutionProvider."""
+        return str(self.session.get_providers()[0])
 
     def parts(self, histories: Iterable[UserHistories]) -> Iterator[EmbeddedUsers]:
         """The embeddings of everybody, part by part; users without a known item are left out.
@@ -95,8 +122,14 @@ class UserEncoder:
             first += len(part)
             yield EmbeddedUsers(position, users, self(users), first)
 
-    def __call__(self, histories: UserHistories) -> Floats:
+    def __call__(
+        self, histories: UserHistories, progress: Callable[[int], None] = lambda users: None
+    ) -> Floats:
         """The embeddings (N, D) of N users, each of whom has an item.
+
+        Args:
+            histories: Of N users.
+            progress: Is called with the number of users of every finished batch.
 
         Raises:
             BundleError: an embedding is NaN or infinite.
@@ -119,9 +152,8 @@ class UserEncoder:
             with self._failures(len(rows)):
                 (embedding[rows],) = self.session.run(["user_embedding"], feed)
 
-        with ThreadPoolExecutor(self.at_once) as pool:
-            for _ in pool.map(run, batches):
-                pass
+        for rows, _ in zip(batches, self.cores.map(run, batches), strict=True):
+            progress(len(rows))
         if not np.isfinite(embedding).all():
             raise BundleError(
                 "the model computes embeddings that are NaN or infinite",
@@ -130,13 +162,12 @@ class UserEncoder:
         return embedding
 
     def _failures(self, users: int) -> AbstractContextManager[None]:
-        provider = self.session.get_providers()[0]
-        if provider == CPU:
+        if self.provider == CPU:
             return nullcontext()
         return raised_as(
             ConfigError,
             Exception,  # onnxruntime's own errors have no common base class
-            f"{provider} failed",
+            f"{self.provider} failed",
             f"a batch of {users} users",
             remedy="Try a smaller score.batch_size, or score.provider = cpu.",
             message=first_line,

@@ -1,49 +1,99 @@
-"""The lists of users who may get items of `score.candidates` alone: no other item is ranked."""
+"""The lists of a part's users of items that are listed for each: no other item is ranked."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.engines.base import Progress
 from pipeline.rules.lists import AHEAD, WIDER, Lists, Slots, check_scores, fill_lists
 from pipeline.rules.promoted import best_of
 from pipeline.scoring.batches import excluded_items
+from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
+from pipeline.scoring.output_rows import Ranked
+from pipeline.scoring.user_encoder import Floats, UserEncoder
 from pipeline.scoring.user_histories import Integers, UserHistories
 from pipeline.scoring.user_lists import UserItems, among
 
 _PAIRS = 2**22  # in memory at a time
 _FLOATS = 2**22  # of the embeddings that are multiplied at a time
 
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
-class CandidateRanker:
-    """Ranks each user's own candidates.
+class CandidateScorer:
+    """The worker of scoring with `score.candidates`: it ranks each user's own candidates.
 
     A score is the product of two embeddings in float32, added up in the same order for all items,
     so that items of equal embeddings have equal scores; ties go to the smaller index, as elsewhere.
 
     Attributes:
+        encoder: The encoder in its session.
         candidates: The only items that each user may get.
         exclude: Items that a user may not get even so; None for none.
         exclude_seen: Whether items of a user's whole history are among those.
         table: (V, D) float32, the items' embeddings.
         eligibility: The items that may be recommended, and the rules on whole lists.
         top_k: K.
+        nearest: Finds the item of the history that stands for each listed one; None where that
+            is not asked for.
     """
 
+    encoder: UserEncoder
     candidates: UserItems
     exclude: UserItems | None
     exclude_seen: bool
     table: Floats
     eligibility: Eligibility
     top_k: int
+    nearest: NearestHistory | None = None
 
-    def lists(
+    def __call__(self, histories: UserHistories, progress: Progress) -> Ranked:
+        """The lists of N users; those without a known item get the most popular candidates.
+
+        Args:
+            histories: The histories of N users.
+            progress: Is called with the number of users of every finished batch.
+
+        Raises:
+            BundleError: an embedding or a score is NaN or infinite.
+            ConfigError: the device fails.
+        """
+        is_listed = self.candidates.lengths(histories.user_id) > 0
+        is_known = histories.inputs().lengths > 0
+        encoded = is_listed & is_known
+        progress(int((~encoded).sum()))
+        user_embedding = np.zeros((len(histories), self.table.shape[1]), np.float32)
+        user_embedding[encoded] = self.encoder(histories.filter(encoded), progress)
+        wanted = np.full(len(histories), self.top_k)
+        ranked = Ranked.of_nothing(histories.user_id, wanted, is_listed & ~is_known)
+        for some, lists in self._lists(histories, user_embedding):
+            ranked.put(some, lists)
+        return self.with_because(ranked, histories)
+
+    def with_because(self, ranked: Ranked, histories: UserHistories) -> Ranked:
+        """The same lists with `because`, where that is asked for."""
+        if self.nearest is None:
+            return ranked
+        return replace(ranked, because=self.nearest(histories, ranked.item_index))
+
+    def with_rules(self, eligibility: Eligibility, top_k: int) -> Self:
+        """The scorer of users with other rules and another K, without `because`."""
+        return replace(self, eligibility=eligibility, top_k=top_k, nearest=None)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self.encoder.provider
+
+    @property
+    def at_once(self) -> int:
+        """Batches at a time."""
+        return self.encoder.at_once
+
+    def _lists(
         self, histories: UserHistories, user_embedding: Floats
     ) -> Iterator[tuple[Integers, Lists]]:
         """The positions of some users, and their lists; users may come again with longer ones.
@@ -54,9 +104,6 @@ class CandidateRanker:
             histories: The histories of N users; candidates of those without a known item are
                 ranked by popularity.
             user_embedding: (N, D) float32; ignored for users without a known item.
-
-        Raises:
-            BundleError: a score is NaN or infinite.
         """
         lengths = self.candidates.lengths(histories.user_id)
         order = np.argsort(-lengths, kind="stable")
