@@ -8,11 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from model.cores import Threads
 from model.errors import ConfigError
-from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from model.pydantic_base import NO_RESULT_CHANGE, CountOrAuto, Frozen
 
 Contrast = Literal["none", "un", "su", "us", "us_x"]
 
@@ -213,10 +212,10 @@ class TrainingConfig(Frozen):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="`auto`, `cpu` or `gpu`", json_schema_extra=NO_RESULT_CHANGE
     )
-    devices: int | Literal["auto"] = Field(
+    devices: CountOrAuto = Field(
         1, description="how many, or `auto`", json_schema_extra=NO_RESULT_CHANGE
     )
-    threads: Threads = Field(
+    threads: CountOrAuto = Field(
         "auto",
         description="CPU threads of PyTorch, shared by the processes of `train.devices`; `auto`: "
         "`OMP_NUM_THREADS`, or the cores that this process may use",
@@ -237,10 +236,3 @@ class TrainingConfig(Frozen):
         description="`csv`, or `tensorboard` with the extra of that name",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-
-    @field_validator("devices", "threads")
-    @classmethod
-    def _at_least_one(cls, count: int | str, info: ValidationInfo) -> int | str:
-        if isinstance(count, int) and count < 1:
-            raise ValueError(f"{info.field_name} must be at least 1, or auto")
-        return count

@@ -1,14 +1,33 @@
 """The base of every settings class: immutable, validated, without unknown keys."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.config import JsonDict
 
 from model.errors import ConfigError
 
 # Marks a field that changes how a result is computed, but not the result; cache keys leave it out.
 NO_RESULT_CHANGE: JsonDict = {"changes_result": False}
+
+
+def _one_or_more(given: Any, handler: ValidatorFunctionWrapHandler) -> int | str:
+    try:
+        count: int | str = handler(given)
+    except ValidationError:
+        count = 0
+    if isinstance(count, int) and count < 1:
+        raise ValueError("must be a whole number from 1 on, or auto")
+    return count
+
+
+CountOrAuto = Annotated[int | Literal["auto"], WrapValidator(_one_or_more)]
 
 
 class Frozen(BaseModel):
@@ -26,12 +45,16 @@ class Frozen(BaseModel):
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that a result depends on, as JSON: all but those of `NO_RESULT_CHANGE`."""
-        left_out = {
+        return self.model_dump(mode="json", exclude=self.without_effect())
+
+    @classmethod
+    def without_effect(cls) -> set[str]:
+        """The names of the settings that change no result."""
+        return {
             name
-            for name, field in type(self).model_fields.items()
+            for name, field in cls.model_fields.items()
             if field.json_schema_extra == NO_RESULT_CHANGE
         }
-        return self.model_dump(mode="json", exclude=left_out)
 
 
 def config_error(error: ValidationError, where: str) -> ConfigError:

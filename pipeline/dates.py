@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo
 
 from pipeline.errors import ConfigError
 
+MOST_DAYS = 36_500  # of a setting: a century
+
 
 def run_end(run_date: date, time_zone: str) -> datetime:
     """The first instant after a run date's calendar day in `time_zone`, in UTC.

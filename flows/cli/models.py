@@ -137,10 +137,10 @@ def _print_and_publish(
     from pipeline.runner.nightly import nightly
     from pipeline.storage.locations import Warehouse
 
+    track_champion(settings.registry, Warehouse(settings.warehouse))
     show = partial(print_promotion, promotion, republish=republish)
     if not republish:
         print_result(promotion, show, as_json)
-        track_champion(settings.registry, Warehouse(settings.warehouse))
         return
     if not as_json:
         show()  # it holds, even if what follows fails

@@ -1,10 +1,10 @@
 """The section `[engine]` of `fearec.toml`: where parts of the work are computed."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from model.pydantic_base import NO_RESULT_CHANGE, CountOrAuto, Frozen
 
 
 class EngineSettings(Frozen):
@@ -45,7 +45,7 @@ class EngineSettings(Frozen):
         description="Ray workers that must have started before the first gets work",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    max_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    max_workers: CountOrAuto = Field(
         "auto",
         description="Ray workers at most, for which a cluster that can grow gets nodes; `auto`: as "
         "many as it has room for when the run begins",

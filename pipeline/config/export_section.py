@@ -15,7 +15,7 @@ class ExportSettings(Frozen):
         1e-4, gt=0, description="largest difference from PyTorch an export may have"
     )
     max_near_ties: float = Field(
-        1e-3, ge=0, description="share of sequences whose delays are tied to rounding"
+        1e-3, ge=0, le=1, description="share of sequences whose delays are tied to rounding"
     )
     fp16: bool = Field(False, description="also write a recommender in float16, for GPUs")
     min_fp16_agreement: float = Field(

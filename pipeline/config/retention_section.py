@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from pipeline.dates import MOST_DAYS
 
 RunDates = Annotated[int, Field(ge=1)] | Literal["all"]
 
@@ -38,7 +39,7 @@ class RetentionSettings(Frozen):
     table_days: float = Field(
         7,
         ge=0,
-        le=36_500,
+        le=MOST_DAYS,
         description="days for which tables can be read as they were; more than the longest run",
         json_schema_extra=NO_RESULT_CHANGE,
     )

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from model.pydantic_base import Frozen
 from pipeline.config.row_conditions import check_condition
+from pipeline.dates import MOST_DAYS
 
 # One word with a dot or slash, or what begins like a path: no useful expression is any of these.
 _PATH = re.compile(r"""\.{0,2}[/\\]|[A-Za-z]:\\|\w+://|[^\s'"()=<>!]*[./\\][^\s'"()=<>!]*\Z""")
@@ -54,7 +55,7 @@ class NewItemQuota(Frozen):
 
     share: float = Field(gt=0, le=1, description="of the places of a list, rounded up")
     within_days: int = Field(
-        ge=1, le=36_500, description="only items created in so many days up to the run date"
+        ge=1, le=MOST_DAYS, description="only items created in so many days up to the run date"
     )
 
 

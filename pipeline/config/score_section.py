@@ -1,14 +1,13 @@
 """The section `[score]` of `fearec.toml`."""
 
 import math
-import os
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from model.cores import Threads
-from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from model.pydantic_base import NO_RESULT_CHANGE, CountOrAuto, Frozen
+from pipeline.config.path_text import PathText
 from pipeline.config.rule_tables import (
     FreshnessBoost,
     NewItemQuota,
@@ -18,7 +17,7 @@ from pipeline.config.rule_tables import (
     check_slots,
 )
 from pipeline.config.seen_rule import EXPECTED, SeenEvents, SeenRule
-from pipeline.dates import RunDay
+from pipeline.dates import MOST_DAYS, RunDay
 
 # Rules that earlier versions did not have: left out of keys where they are not set.
 _LATER_RULES = (
@@ -43,7 +42,7 @@ class ScoreSettings(Frozen):
     section = "score"
 
     top_k: int = Field(10, ge=1, description="recommendations per user")
-    batch_size: int | Literal["auto"] = Field(
+    batch_size: CountOrAuto = Field(
         "auto", description="users per batch, or `auto`", json_schema_extra=NO_RESULT_CHANGE
     )
     provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
@@ -52,12 +51,12 @@ class ScoreSettings(Frozen):
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
     )
-    devices: int | Literal["auto"] = Field(
+    devices: CountOrAuto = Field(
         1,
         description="processes, each with a GPU of its own; `auto` for every GPU",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    threads: Threads = Field(
+    threads: CountOrAuto = Field(
         "auto",
         description="CPU threads, shared by the processes of `score.devices`; `auto`: the cores "
         "that this process may use",
@@ -69,15 +68,15 @@ class ScoreSettings(Frozen):
         'seen in so many days, as in `"30 days"`, or by an event of a type, as in `"purchase"`; or '
         'both, as in `["purchase", "30 days"]`, with any number of types',
     )
-    allow: str | None = Field(None, description="file of item ids: nothing else is recommended")
-    deny: str | None = Field(None, description="file of item ids never recommended")
-    candidates: str | None = Field(
+    allow: PathText = Field(None, description="file of item ids: nothing else is recommended")
+    deny: PathText = Field(None, description="file of item ids never recommended")
+    candidates: PathText = Field(
         None,
         description="file, folder or glob of rows of `user_id` and `item_id`: each user gets only "
         "items of their own rows, in the places of promotions too, of those that the other rules "
         "let through; a user without a row gets no list",
     )
-    exclude: str | None = Field(
+    exclude: PathText = Field(
         None,
         description="file, folder or glob of rows of `user_id` and `item_id`: items that these "
         "users never get, popular and promoted ones included",
@@ -124,7 +123,7 @@ class ScoreSettings(Frozen):
     popular_within_days: int | None = Field(
         None,
         ge=1,
-        le=36_500,
+        le=MOST_DAYS,
         description="users without a known item get what was popular in so many days up to the run "
         "date; default what is popular in all events that the model was trained on",
     )
@@ -146,21 +145,16 @@ class ScoreSettings(Frozen):
     active_within_days: int | None = Field(
         None,
         ge=1,
-        le=36_500,
+        le=MOST_DAYS,
         description="only users with an event in so many days; default all",
     )
     retire_after_days: int | None = Field(
         None,
         ge=1,
-        le=36_500,
+        le=MOST_DAYS,
         description="never recommend items without an event in so many days; default none is "
         "retired",
     )
-
-    @field_validator("allow", "deny", "candidates", "exclude", mode="before")
-    @classmethod
-    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
-        return os.fspath(path) if isinstance(path, os.PathLike) else path
 
     @field_validator("exclude_seen", mode="before")
     @classmethod
@@ -173,13 +167,6 @@ class ScoreSettings(Frozen):
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"must be {EXPECTED} of these")
         return SeenRule.of(words).words
-
-    @field_validator("batch_size", "devices", "threads")
-    @classmethod
-    def _positive(cls, count: int | str, info: ValidationInfo) -> int | str:
-        if isinstance(count, int) and count < 1:
-            raise ValueError(f"{info.field_name} must be at least 1, or auto")
-        return count
 
     @model_validator(mode="after")
     def _check_slots(self) -> Self:

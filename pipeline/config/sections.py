@@ -1,6 +1,5 @@
 """The sections of `fearec.toml`, each frozen and validated."""
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -18,7 +17,9 @@ from model.config import FEARecConfig
 from model.pydantic_base import NO_RESULT_CHANGE, Frozen
 from pipeline.config.count_range import parse_intervals
 from pipeline.config.event_types_section import Names, names_of_types
+from pipeline.config.path_text import PathText
 from pipeline.config.row_conditions import check_condition, condition_types
+from pipeline.dates import MOST_DAYS
 
 
 def _check_zone(name: str) -> str:
@@ -89,7 +90,7 @@ class ItemsSettings(Frozen):
 
     section = "items"
 
-    path: str | None = Field(
+    path: PathText = Field(
         None,
         description="table of the items: a Parquet or CSV file or a Delta table with a column "
         "`item_id`, for what is shown to people perhaps `title`, and any others for `score.where`",
@@ -103,28 +104,18 @@ class ItemsSettings(Frozen):
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
-    @field_validator("path", mode="before")
-    @classmethod
-    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
-        return os.fspath(path) if isinstance(path, os.PathLike) else path
-
 
 class UsersSettings(Frozen):
     """What is known of the users: attributes, for segments."""
 
     section = "users"
 
-    path: str | None = Field(
+    path: PathText = Field(
         None,
         description="table of the users: a Parquet or CSV file or a Delta table with a column "
         "`user_id` and any others, for `score.segment`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _as_text(cls, path: Any) -> Any:  # a URI would not survive as a Path
-        return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 class PrepareSettings(Frozen):
@@ -138,7 +129,7 @@ class PrepareSettings(Frozen):
     history_days: int | None = Field(
         None,
         ge=1,
-        le=36_500,
+        le=MOST_DAYS,
         description="only events of so many days up to the end of the run date; default all",
     )
     user_inter_num_interval: str | None = Field(
@@ -207,10 +198,13 @@ class EvaluateSettings(Frozen):
         "leave_one_out", description="each user's last item, or the last days of all users"
     )
     test_days: int = Field(
-        7, ge=1, le=36_500, description="of a time split: the test's days, ending with the run date"
+        7,
+        ge=1,
+        le=MOST_DAYS,
+        description="of a time split: the test's days, ending with the run date",
     )
     valid_days: int = Field(
-        7, ge=1, le=36_500, description="of a time split: the days before, for early stopping"
+        7, ge=1, le=MOST_DAYS, description="of a time split: the days before, for early stopping"
     )
     topk: tuple[int, ...] = Field((5, 10, 20), description="the k of every metric")
     mask_seen: bool | Names = Field(
@@ -225,9 +219,13 @@ class EvaluateSettings(Frozen):
     @field_validator("mask_seen", mode="before")
     @classmethod
     def _truth_or_types(cls, given: Any) -> Any:
-        if isinstance(given, bool):
-            return given
-        return {"true": True, "false": False}.get(str(given).lower(), names_of_types(given))
+        truth = {"true": True, "false": False}.get(str(given).lower())
+        if truth is not None:
+            return truth
+        names = names_of_types(given)
+        if not names:
+            raise ValueError("must be true, false, or at least one type of events")
+        return names
 
     @field_validator("topk", mode="before")
     @classmethod

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
-from pipeline.dates import RunDay, days_before
+from pipeline.dates import MOST_DAYS, RunDay, days_before
 
 _AGE = re.compile(r"\s*(\d{1,9})\s+days?\s*", re.IGNORECASE)
-_MOST_DAYS = 36_500
 
 EXPECTED = 'true, false, an age such as "30 days", types of events such as "purchase", or a list'
 
@@ -40,8 +39,8 @@ class SeenRule:
         if len(ages) > 1:
             raise ValueError("must have one age at most")
         days = int(ages[0][1]) if ages else None
-        if days is not None and not 1 <= days <= _MOST_DAYS:
-            raise ValueError(f"an age must be 1 to {_MOST_DAYS} days")
+        if days is not None and not 1 <= days <= MOST_DAYS:
+            raise ValueError(f"an age must be 1 to {MOST_DAYS} days")
         types = {word for word in words if not _AGE.fullmatch(word)}
         for word in types:
             if any(_AGE.fullmatch(part) for part in word.split(",")):

@@ -245,7 +245,7 @@ def _is_text_setting(sections: Sequence[str], key: str) -> bool:
         field = getattr(owner, "model_fields", {}).get(section)
         owner = field.annotation if field else None
     field = getattr(owner, "model_fields", {}).get(key)
-    return field is not None and field.annotation in (str, Path, str | None)
+    return field is not None and field.annotation in (str, Path, str | None, Path | None)
 
 
 def _check_environment() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -29,7 +28,7 @@ from pipeline.errors import MemoryShortError, first_line, raised_as
 from pipeline.schema import ITEM_ID, SEQUENCES, USER_ID, prepared_schema
 from pipeline.storage.prepared_folder import batches_of, sequence_files
 from pipeline.storage.resources import ResourceSettings
-from pipeline.storage.scratch_db import scratch_database
+from pipeline.storage.scratch_db import scratch_database, temporary_folder
 from pipeline.warehouse.tables import count_rows
 
 _log = logging.getLogger(__name__)
@@ -88,10 +87,7 @@ class RangeSorter:
         except Exception as error:
             raise UnreachableError(f"{gethostname()}: {first_line(error)}") from None
         resources = self.resources.of_one_worker(self.cores)
-        if resources.scratch_dir is not None:
-            resources.scratch_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="fearec-", dir=resources.scratch_dir) as name:
-            folder = Path(name)
+        with temporary_folder(resources) as folder:
             with scratch_database(folder, resources) as db:
                 db.register("rows", rows.read([USER_ID, ITEM_ID]))
                 keep_events("rows", task.kept, db)

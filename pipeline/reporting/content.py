@@ -131,7 +131,7 @@ def gather(settings: Settings, locations: RunLocations) -> Content:
     results = _results(row, locations, missing)
     gated, trained = results.get(Gate), results.get(Train)
     published = newest_dates(warehouse, run_date, 2)
-    lists = list_summaries(warehouse, published)
+    lists = list_summaries(warehouse, published, locations.resources)
     earlier = runs_before(warehouse, run_date, LAST_RUNS)
     users = _users(settings, locations, published, earlier)
     return Content(
@@ -140,7 +140,7 @@ def gather(settings: Settings, locations: RunLocations) -> Content:
         evaluated=_evaluated(row, results),
         notes=gated.result.notes if gated else (),
         curves=_curves(trained.result.folder, missing) if trained else {},
-        bad_rows=bad_rows(warehouse, run_date),
+        bad_rows=bad_rows(warehouse, run_date, locations.resources),
         published=published,
         lists=lists,
         spectra=_spectra(results, missing),

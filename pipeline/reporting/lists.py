@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
 import numpy as np
@@ -13,7 +11,8 @@ import pyarrow.dataset as ds
 from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, RECOMMENDATIONS, RUN_DATE, SCORE, USER_ID
 from pipeline.storage.locations import Warehouse
-from pipeline.storage.scratch_db import scratch_database
+from pipeline.storage.resources import ResourceSettings
+from pipeline.storage.scratch_db import temporary_database
 from pipeline.warehouse.lists import published_dates
 from pipeline.warehouse.lookup import Id
 from pipeline.warehouse.tables import dataset_of, open_table
@@ -51,22 +50,21 @@ def newest_dates(warehouse: Warehouse, run_date: date, count: int) -> list[date]
     return sorted((day for day in published if day <= run_date), reverse=True)[:count]
 
 
-def list_summaries(warehouse: Warehouse, days: Sequence[date]) -> list[ListSummary]:
+def list_summaries(
+    warehouse: Warehouse, days: Sequence[date], resources: ResourceSettings
+) -> list[ListSummary]:
     """The lists of some run dates; those that have none by a model are left out."""
     table = open_table(warehouse.table(RECOMMENDATIONS))
     if table is None:
         return []
     rows = dataset_of(table)
-    with (
-        naming(warehouse.table(RECOMMENDATIONS)),
-        TemporaryDirectory(prefix="fearec-") as folder,
-    ):
-        found = [_summary(rows, day, Path(folder)) for day in days]
+    with naming(warehouse.table(RECOMMENDATIONS)):
+        found = [_summary(rows, day, resources) for day in days]
     return [summary for summary in found if summary]
 
 
-def _summary(rows: ds.Dataset, day: date, folder: Path) -> ListSummary | None:
-    with scratch_database(folder) as db:
+def _summary(rows: ds.Dataset, day: date, resources: ResourceSettings) -> ListSummary | None:
+    with temporary_database(resources) as db:
         _read_lists(db, rows, day)
         n_users, n_entries, low, high = db.execute(
             f"SELECT count(DISTINCT {USER_ID}), count(*), min({SCORE}), max({SCORE}) FROM lists"

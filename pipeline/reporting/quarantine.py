@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -12,7 +10,8 @@ import pyarrow.dataset as ds
 from pipeline.errors import naming
 from pipeline.schema import ITEM_ID, QUARANTINE, RUN_DATE, TIMESTAMP, USER_ID
 from pipeline.storage.locations import Warehouse
-from pipeline.storage.scratch_db import scratch_database
+from pipeline.storage.resources import ResourceSettings
+from pipeline.storage.scratch_db import temporary_database
 from pipeline.warehouse.tables import dataset_of, open_table
 
 _EXAMPLES = 3
@@ -33,7 +32,7 @@ class BadRows:
     examples: Sequence[Mapping[str, Any]]
 
 
-def bad_rows(warehouse: Warehouse, run_date: date) -> list[BadRows]:
+def bad_rows(warehouse: Warehouse, run_date: date, resources: ResourceSettings) -> list[BadRows]:
     """What a run date put into quarantine, most frequent reason first."""
     table = open_table(warehouse.table(QUARANTINE))
     if table is None:
@@ -43,11 +42,7 @@ def bad_rows(warehouse: Warehouse, run_date: date) -> list[BadRows]:
     time = TIMESTAMP  # tables of version 0.1 have no time as the log has it
     if "raw_timestamp" in columns:
         time = f"coalesce(raw_timestamp, {TIMESTAMP})"
-    with (
-        naming(warehouse.table(QUARANTINE)),
-        TemporaryDirectory(prefix="fearec-") as folder,
-        scratch_database(Path(folder)) as db,
-    ):
+    with naming(warehouse.table(QUARANTINE)), temporary_database(resources) as db:
         mine = rows.scanner(columns, filter=ds.field(RUN_DATE) == run_date)
         db.register("rows", mine.to_reader())
         found = db.execute(

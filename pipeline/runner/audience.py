@@ -24,7 +24,7 @@ from pipeline.results import AudienceFound
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.prepared_runs import PreparedRun, ServedRun, served_run
 from pipeline.runner.related import check_top_n
-from pipeline.runner.run_checks import check_outside_of_logs
+from pipeline.runner.run_checks import check_outside_of
 from pipeline.runner.served_rules import check_any_offered, left_out_on
 from pipeline.schema import ITEM_ID, USER_ID, audience_schema
 from pipeline.scoring.user_encoder import EmbeddedUsers, UserEncoder
@@ -130,9 +130,11 @@ def _written(output: str | None, items: str, settings: Settings) -> Iterator[Pat
     if not name or folder.filesystem.get_file_info(folder.path(name)).type == FileType.Directory:
         raise ConfigError("the output must be a file", "--output", found=output)
     score = settings.score
-    files = items, score.allow, score.deny, settings.items.path
+    files = [items, score.allow, score.deny, settings.items.path, settings.users.path]
+    files += [segment.file for segment in score.segment]
     check_replaces_no_input(output, "--output", [*files, settings.warehouse, settings.work_dir])
-    check_outside_of_logs(output, "--output", settings.logs.path)
+    for read in (settings.logs.path, *score.user_lists):
+        check_outside_of(read, output, "--output")
     with folder.scratch() as scratch:
         yield scratch / name
         with storage_errors(output):

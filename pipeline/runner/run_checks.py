@@ -22,7 +22,7 @@ def check_settings_of_run(settings: Settings, run_date: date) -> None:
         ConfigError: the work folder lies in the logs, or the run date is later than tomorrow: as
             the newest it would be what serves until then.
     """
-    check_outside_of_logs(settings.work_dir, "work_dir", settings.logs.path)
+    check_outside_of(settings.logs.path, settings.work_dir, "work_dir")
     check_run_date(settings, run_date, "--date")
 
 
@@ -47,27 +47,27 @@ def check_run_date(settings: Settings, run_date: date, option: str) -> None:
         )
 
 
-def check_outside_of_logs(output: str | Path, setting: str, logs: str) -> None:
-    """Check that a Parquet file to write, or the folder of some, lies outside of the logs.
+def check_outside_of(read: str, output: str | Path, setting: str) -> None:
+    """Check that a Parquet file to write, or the folder of some, is none of the files of a path.
 
-    Where `list_logs` will refuse the logs themselves, nothing is said of it.
+    Where `list_log_files` will refuse the path itself, nothing is said of it.
 
     Args:
-        output: The file or folder, or its URI.
+        read: A file, a folder or a glob, such as `logs.path`.
+        output: The file or folder to write, or its URI.
         setting: What names it, for the error.
-        logs: `logs.path`.
 
     Raises:
-        ConfigError: it would count as logs.
+        ConfigError: it would be read as one of them.
     """
     with suppress(OSError, pa.ArrowException):
         filesystem, inner = open_filesystem(str(output))
         path = resolved(filesystem, inner)
-        if logs and any(
-            would_list(logs, filesystem, each) for each in (path, f"{path}/items.parquet")
+        if read and any(
+            would_list(read, filesystem, each) for each in (path, f"{path}/items.parquet")
         ):
             raise ConfigError(
-                "it lies in the logs, which would then include it",
+                f"it lies in {read}, which would then include it",
                 setting,
                 found=str(output),
                 remedy="Choose another place.",

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import duckdb
@@ -23,7 +21,7 @@ from pipeline.logs.validation import FILTERED, keep_applied, reason_sql
 from pipeline.schema import EVENT_TYPE, ITEM_ID, ITEM_INDEX, PAD, TIMESTAMP, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
 from pipeline.scoring.user_histories import UserHistories
-from pipeline.storage.scratch_db import scalar, scratch_database
+from pipeline.storage.scratch_db import scalar, temporary_database
 
 _BATCH_ROWS = 2**20
 
@@ -55,10 +53,7 @@ class LogHistories(FileHistories):
     def popularity_since(self, items: pa.Table, since: datetime) -> NDArray[np.int64]:
         """See `HistorySource`; an exact repeat of an event counts once."""
         counts = np.zeros(len(items) + 1, np.int64)
-        with (
-            TemporaryDirectory(prefix="fearec-", dir=self.resources.scratch_dir) as folder,
-            scratch_database(Path(folder), self.resources) as base,
-        ):
+        with temporary_database(self.resources) as base:
             base.register("vocabulary", items.select([ITEM_INDEX, ITEM_ID]))
             found = self._from_readable(partial(self._count_since, base, since))
         counts[found[ITEM_INDEX].to_numpy()] = found["n"].to_numpy()

@@ -2,8 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +21,7 @@ from pipeline.scoring.history_source import HistorySource
 from pipeline.scoring.user_histories import Integers
 from pipeline.scoring.user_lists import UserItems, UserLists
 from pipeline.storage.resources import ResourceSettings
-from pipeline.storage.scratch_db import scalar, scratch_database
+from pipeline.storage.scratch_db import scalar, temporary_database
 
 _BATCH_ROWS = 2**20
 
@@ -106,10 +104,7 @@ def _read(path: str, user: pa.DataType, items: pa.Table, resources: ResourceSett
     known = known.cast(widest_id_type(known.type))
     files = [file for file in list_log_files(path) if _has_rows(file, user, known.type)]
     nulls = unknown = 0
-    with (
-        TemporaryDirectory(prefix="fearec-") as folder,
-        scratch_database(Path(folder), resources) as base,
-    ):
+    with temporary_database(resources) as base:
         base.register("batch", _schema(user).empty_table())
         base.execute("CREATE TABLE pairs AS FROM batch")
         for batch in (batch for file in files for batch in _batches(file, user, known)):

@@ -97,7 +97,7 @@ class RunLocations:
 
     @property
     def scratch(self) -> Path:
-        """Temporary files of ingest and prepare."""
+        """Temporary files of sorts and joins."""
         if self.resources.scratch_dir is None:
             return self.folder / ".scratch"
         # Several work folders may share it.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from model.cores import Threads, thread_count, usable_cores, usable_memory
-from model.pydantic_base import NO_RESULT_CHANGE, Frozen
+from model.cores import thread_count, usable_cores, usable_memory
+from model.pydantic_base import NO_RESULT_CHANGE, CountOrAuto, Frozen
 
 _SHARE = 10  # of the memory; the sorts and joins of DuckDB gain little by more
 _LEAST = 10**9  # bytes
@@ -26,7 +26,7 @@ class ResourceSettings(Frozen):
         "what this process may use, at least 1GB",
         json_schema_extra=NO_RESULT_CHANGE,
     )
-    threads: Threads = Field(
+    threads: CountOrAuto = Field(
         "auto",
         description="of DuckDB, one per 128 MiB of its memory at most; `auto`: the cores that this "
         "process may use",
@@ -34,7 +34,7 @@ class ResourceSettings(Frozen):
     )
     scratch_dir: Path | None = Field(
         None,
-        description="folder of the temporary files of ingest and prepare; default in `work_dir`",
+        description="folder of the temporary files of sorts and joins; default in `work_dir`",
         json_schema_extra=NO_RESULT_CHANGE,
     )
 
@@ -44,13 +44,6 @@ class ResourceSettings(Frozen):
         if memory != "auto" and _bytes_of(memory) < 10**8:
             raise ValueError("must be auto, or at least 100MB in the form 8GB")
         return memory
-
-    @field_validator("threads")
-    @classmethod
-    def _positive(cls, threads: Threads) -> Threads:
-        if threads != "auto" and threads < 1:
-            raise ValueError("threads must be at least 1, or auto")
-        return threads
 
     @property
     def memory_limit(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipeline.errors import (
     is_full_disk,
     memory_failures,
 )
+from pipeline.storage.folders import storage_errors
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 
@@ -40,6 +42,27 @@ def scratch_database(
     }
     with memory_failures(), _failures(folder), duckdb.connect(config=config) as base:
         yield base
+
+
+@contextmanager
+def temporary_database(resources: ResourceSettings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """As `scratch_database`, with a `temporary_folder`."""
+    with temporary_folder(resources) as folder, scratch_database(folder, resources) as base:
+        yield base
+
+
+@contextmanager
+def temporary_folder(resources: ResourceSettings) -> Iterator[Path]:
+    """An empty local folder, in `resources.scratch_dir` where that is set.
+
+    Raises:
+        StorageError: that cannot be made.
+    """
+    if resources.scratch_dir is not None:
+        with storage_errors(str(resources.scratch_dir)):
+            resources.scratch_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fearec-", dir=resources.scratch_dir) as name:
+        yield Path(name)
 
 
 _OWN = ("IO Error", "Out of Memory Error")  # of its temporary files, as it reads no others

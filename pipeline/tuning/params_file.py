@@ -28,11 +28,8 @@ from pipeline.tuning.search_space import (
     sample_values,
 )
 
-# Settings of the machine, of the nightly run, or of what is logged.
-_NOT_SEARCHED = {
-    "n_items", "eval_batch_size", "refit", "warm_start",
-    "accelerator", "devices", "threads", "strategy", "precision", "logger",
-}  # fmt: skip
+# Those of the nightly run, of the data and of the machine besides.
+_NOT_SEARCHED = TrainingConfig.without_effect() | {"n_items", "refit", "warm_start", "precision"}
 _KNOWN = sorted({*FEARecConfig.model_fields, *TrainingConfig.model_fields} - _NOT_SEARCHED)
 _BOUNDS = {"uniform": "LOW,HIGH", "quniform": "LOW,HIGH,STEP", "loguniform": "LOW,HIGH"}
 _COMBINATIONS_TRIED = 10_000

@@ -19,7 +19,7 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.results import Evaluated, Prepared, Trained
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.nightly import run_stage
-from pipeline.runner.run_checks import check_outside_of_logs
+from pipeline.runner.run_checks import check_outside_of
 from pipeline.runner.stages import Ingest, Prepare
 from pipeline.storage.replaced_inputs import check_replaces_no_input
 from pipeline.tuning.outputs import (
@@ -112,7 +112,7 @@ def tune(
         FearecError: see the stages `ingest` and `prepare`.
     """
     tune = settings.tune
-    check_outside_of_logs(tune.out, "tune.out", settings.logs.path)
+    check_outside_of(settings.logs.path, tune.out, "tune.out")
     inputs = settings_file(config), tune.params_file
     check_replaces_no_input(tune.out / BEST_FILE, "tune.out", inputs)
     space = read_space(tune.params_file, settings)

@@ -275,20 +275,33 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, bundle: Bundl
 
 
 @pytest.mark.parametrize(
-    "output", ["ids.txt", "./out/../ids.txt", "link.txt", "table/part", "x", "fearec.toml"]
+    "output",
+    [
+        "ids.txt",
+        "./out/../ids.txt",
+        "link.txt",
+        "table/part",
+        "x",
+        "few.txt",
+        "users",
+        "fearec.toml",
+    ],
 )
 def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
     Path("ids.txt").write_text("i1\n")
-    Path("x").write_text("i2\n")
+    for file in ("x", "few.txt", "users"):
+        Path(file).write_text("i2\n")
     Path("fearec.toml").touch()
     Path("link.txt").symlink_to("ids.txt")
     Path("table").mkdir()
     Path("out").mkdir()
-    rules = ["--set", "score.deny=x", "--set", "items.path=table"]
+    rules = ["--set", "score.deny=x", "--set", "items.path=table", "--set", "users.path=users"]
+    rules += ["--set", "score.segment=[{name='a', users='few.txt', top_k=1}]"]
     done = call("audience", "--items", "ids.txt", "--output", output, *rules)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--output: the output would replace an input" in done.stderr
-    assert (Path("ids.txt").read_text(), Path("x").read_text()) == ("i1\n", "i2\n")
+    assert Path("ids.txt").read_text() == "i1\n"
+    assert {Path(file).read_text() for file in ("x", "few.txt", "users")} == {"i2\n"}
     assert not [*Path("table").iterdir()]
 
 
@@ -298,7 +311,9 @@ def test_an_audience_replaces_no_input(output: str, bundle: Bundle) -> None:
         ("warehouse/models/champion.json", "would replace an input"),
         (f"warehouse/models/{VERSION}/items.parquet", "would replace an input"),
         ("work/run_date=2026-07-01/prepared/users.parquet", "would replace an input"),
-        ("logs/audience.parquet", "--output: it lies in the logs"),
+        ("logs/audience.parquet", "--output: it lies in logs, which would"),
+        ("stage_one/new.parquet", "--output: it lies in stage_one/*.parquet, which would"),
+        ("pairs.csv", "--output: it lies in pairs.csv, which would"),
     ],
 )
 def test_an_audience_is_not_written_where_runs_read(
@@ -306,8 +321,11 @@ def test_an_audience_is_not_written_where_runs_read(
 ) -> None:
     Path("ids.txt").write_text("i1\n")
     Path("logs").mkdir()
+    Path("stage_one").mkdir()
+    Path("pairs.csv").write_text("user_id,item_id\n")
+    rules = ["--set", "score.candidates=stage_one/*.parquet", "--set", "score.exclude=pairs.csv"]
     before = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
-    done = call("audience", "--items", "ids.txt", "--output", output, "--set", "logs.path=logs")
+    done = call("audience", "--items", "ids.txt", "--output", output, *rules)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
     after = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.reporting.lists import list_summaries, newest_dates
+from pipeline.storage.resources import DEFAULT_RESOURCES
 from tests.helpers.report_cases import DAYS, LISTS, Lists, case_in
 
 ITEMS = st.sampled_from([f"item-{number}" for number in range(12)])
@@ -35,7 +36,7 @@ def test_a_summary_is_that_of_a_count_by_hand(
     if rest:
         case.publish(DAYS[0], rest, layout=layout)
     case.publish(DAYS[0], {99: [("popular", 9.0)]}, source="popular", layout=layout)
-    (found,) = list_summaries(case.warehouse, DAYS[:1])
+    (found,) = list_summaries(case.warehouse, DAYS[:1], DEFAULT_RESOURCES)
     entries = [entry for items in lists.values() for entry in items]
     counts = Counter(item for item, _ in entries)
     assert (found.run_date, found.n_users, found.n_items) == (DAYS[0], len(lists), len(counts))
@@ -64,7 +65,7 @@ def test_a_summary_is_that_of_a_count_by_hand(
 def test_the_newest_dates_are_those_up_to_a_run_date(tmp_path: Path) -> None:
     case = case_in(tmp_path)
     assert newest_dates(case.warehouse, DAYS[0], 2) == []
-    assert list_summaries(case.warehouse, DAYS[:1]) == []
+    assert list_summaries(case.warehouse, DAYS[:1], DEFAULT_RESOURCES) == []
     for day in (DAYS[2], DAYS[0], DAYS[3]):
         case.publish(day, LISTS)
     assert newest_dates(case.warehouse, DAYS[2], 2) == [DAYS[2], DAYS[0]]
@@ -76,5 +77,5 @@ def test_lists_without_a_model_have_no_summary(tmp_path: Path) -> None:
     case = case_in(tmp_path)
     case.publish(DAYS[0], LISTS, source="popular")
     case.publish(DAYS[1], LISTS)
-    found = list_summaries(case.warehouse, [DAYS[1], DAYS[0]])
+    found = list_summaries(case.warehouse, [DAYS[1], DAYS[0]], DEFAULT_RESOURCES)
     assert [each.run_date for each in found] == [DAYS[1]]

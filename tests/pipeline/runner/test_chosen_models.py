@@ -1,6 +1,7 @@
 """Runs after the champion was changed by hand, or after a run was held."""
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_a_rollback_while_the_run_scores_is_not_undone(
 
 @pytest.mark.slow
 def test_real_models_are_rolled_back_and_published_again_by_one_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     user, step = np.divmod(np.arange(20 * 6), 6)
@@ -219,6 +220,15 @@ def test_real_models_are_rolled_back_and_published_again_by_one_command(
     run("nightly", "--date", SECOND)
     first, second = served_on(FIRST), served_on(SECOND)
     assert first != second
+    # Aliases in MLflow move with the champion, not with the night that follows.
+    server = ["--set", "registry.mlflow_tracking_uri=http://127.0.0.1:1"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mlflow", None)
+        patch.setattr("pipeline.runner.nightly.nightly", lambda *_: 1 / 0)
+        failed = CliRunner().invoke(app, ["models", "rollback", "--republish", *server])
+    assert isinstance(failed.exception, ZeroDivisionError)
+    assert any("MLflow goes by the champion before" in each for each in caplog.messages)
+    run("models", "promote", second)
     shown = run("models", "rollback", "--republish")
     assert f"champion: {first} (rolled back), in place of {second}" in shown
     assert served_on(SECOND) == first

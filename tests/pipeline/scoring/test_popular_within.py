@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.scoring.cli import NO_RECENT, summary
 from pipeline.scoring.eligibility import popularity_shares
 from pipeline.scoring.prepared_reader import PreparedHistories
+from pipeline.storage.resources import ResourceSettings
 from tests.helpers.prepared_folders import write_prepared
 from tests.helpers.scoring_cases import rows, run, write_log
 
@@ -120,7 +121,8 @@ def test_without_recent_events_all_count_and_the_summary_says_so(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     log = write_log(tmp_path / "a.parquet", [("u", "item77", datetime(2026, 11, 1, tzinfo=UTC))])
-    result = run(log, tiny_bundle, tmp_path / "out", popular_within_days=3)
+    resources = ResourceSettings(scratch_dir=tmp_path / "new" / "scratch")
+    result = run(log, tiny_bundle, tmp_path / "out", popular_within_days=3, resources=resources)
     assert result.n_recent == 0
     assert NO_RECENT in summary(result)
     run(log, tiny_bundle, tmp_path / "usual")

@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
 from pipeline.config.score_section import ScoreSettings
-from pipeline.errors import BundleError, ConfigError, FearecError, InputError, ResumeError
+from pipeline.errors import (
+    BundleError,
+    ConfigError,
+    FearecError,
+    InputError,
+    ResumeError,
+    StorageError,
+)
 from pipeline.results import PairCounts
 from pipeline.scoring import candidate_scorer, list_scorer
 from pipeline.scoring.user_lists import UserItems
+from pipeline.storage.resources import ResourceSettings
 from tests.helpers.scoring_cases import (
     START,
     brute_force,
@@ -322,6 +330,20 @@ def test_users_of_logs_and_of_damaged_files_are_known(tiny_bundle: Bundle, tmp_p
     write_pairs(tmp_path / "pairs.parquet", [("x", "item1")])
     with pytest.raises(ConfigError, match="none of the users"):
         run(tmp_path / "logs", tiny_bundle, tmp_path / "no", **given)
+
+
+def test_lists_are_sorted_in_the_folder_of_the_settings(
+    bundle: Bundle, inputs: Path, tmp_path: Path
+) -> None:
+    file = write_pairs(tmp_path / "pairs.parquet", [KNOWN])
+    resources = ResourceSettings(scratch_dir=tmp_path / "new" / "scratch")
+    run(inputs, bundle, tmp_path / "out", exclude=file, resources=resources)
+    assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / "scratch"]
+    assert not [*(tmp_path / "new" / "scratch").iterdir()]
+    (tmp_path / "file").touch()
+    resources = ResourceSettings(scratch_dir=tmp_path / "file" / "scratch")
+    with pytest.raises(StorageError, match=r"file.scratch: cannot be read or written"):
+        run(inputs, bundle, tmp_path / "more", exclude=file, resources=resources)
 
 
 def test_candidates_need_the_encoder_alone(
