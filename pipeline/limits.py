@@ -57,14 +57,12 @@ class Limits:
         bound = None if usual is None else usual + self._limit(name).limit
         return self._judged(name, value, what, bound, above=True, usual=usual)
 
-    def not_below_usual(
-        self, name: str, value: float | None, what: str, enough: int = _ENOUGH
-    ) -> Check:
+    def not_below_usual(self, name: str, value: float | None, what: str) -> Check:
         """Judge a value that may not be below the limit times the usual one.
 
         The arguments are those of `not_above_usual`.
         """
-        usual = self._usual(name, enough)
+        usual = self._usual(name, _ENOUGH)
         bound = None if usual is None else usual * self._limit(name).limit
         return self._judged(name, value, what, bound, above=False, usual=usual)
 

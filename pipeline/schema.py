@@ -106,11 +106,6 @@ LOG_FILES_SCHEMA = pa.schema(
 )
 
 
-def sequences_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """Whole histories, oldest first; also what `fearec-score` takes as sequences."""
-    return pa.schema([(USER_ID, user), (ITEM_IDS, pa.list_(item)), ("timestamps", pa.list_(TIME))])
-
-
 def prepared_schema(user: pa.DataType, *, event_types: bool = False) -> pa.Schema:
     """The files of `sequences/` of a run: whole histories of item indices, oldest first."""
     lists = [(TIMESTAMPS, TIME), (ITEM_INDEX, pa.int32())]

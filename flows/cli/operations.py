@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import (
+    DATE_FORMATS,
     Config,
     Engine,
     Force,
@@ -17,17 +18,16 @@ from flows.cli.options import (
 )
 from pipeline.errors import ConfigError, FearecError, one_line
 
-_DATE = ["%Y-%m-%d"]
-
 
 @one_line_errors()
 def backfill(
     first: Annotated[
         datetime,
-        typer.Option("--from", formats=_DATE, metavar="YYYY-MM-DD", help="First run date."),
+        typer.Option("--from", formats=DATE_FORMATS, metavar="YYYY-MM-DD", help="First run date."),
     ],
     last: Annotated[
-        datetime, typer.Option("--to", formats=_DATE, metavar="YYYY-MM-DD", help="Last run date.")
+        datetime,
+        typer.Option("--to", formats=DATE_FORMATS, metavar="YYYY-MM-DD", help="Last run date."),
     ],
     config: Config = None,
     overrides: Overrides = None,

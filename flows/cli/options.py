@@ -19,6 +19,7 @@ from model.errors import FearecError
 from pipeline.terminal import Json, print_error, print_json_error, print_result, printed_errors
 
 __all__ = [
+    "DATE_FORMATS",
     "Config",
     "Day",
     "Engine",
@@ -26,6 +27,7 @@ __all__ = [
     "Json",
     "Overrides",
     "PublishedDay",
+    "RunDay",
     "ServedDay",
     "as_date",
     "new_app",
@@ -42,33 +44,22 @@ Config = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="K=V", help="Override one setting.")
 ]
-Day = Annotated[
-    datetime | None,
-    typer.Option(
+DATE_FORMATS = ["%Y-%m-%d"]
+
+
+def _run_date(default: str) -> Any:
+    return typer.Option(
         "--date",
-        formats=["%Y-%m-%d"],
+        formats=DATE_FORMATS,
         metavar="YYYY-MM-DD",
-        help="Run date. (default: today in time_zone)",
-    ),
-]
-PublishedDay = Annotated[
-    datetime | None,
-    typer.Option(
-        "--date",
-        formats=["%Y-%m-%d"],
-        metavar="YYYY-MM-DD",
-        help="Run date. (default: the newest in the table of recommendations)",
-    ),
-]
-ServedDay = Annotated[
-    datetime | None,
-    typer.Option(
-        "--date",
-        formats=["%Y-%m-%d"],
-        metavar="YYYY-MM-DD",
-        help="Run date. (default: the newest that a model serves)",
-    ),
-]
+        help=f"Run date. (default: {default})",
+    )
+
+
+Day = Annotated[datetime | None, _run_date("today in time_zone")]
+RunDay = Annotated[datetime | None, _run_date("the newest that was run")]
+PublishedDay = Annotated[datetime | None, _run_date("the newest in the table of recommendations")]
+ServedDay = Annotated[datetime | None, _run_date("the newest that a model serves")]
 Engine = Annotated[
     str | None,
     typer.Option(

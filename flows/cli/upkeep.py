@@ -1,6 +1,5 @@
 """`fearec status`, `report` and `clean`: a look at the warehouse, and its housekeeping."""
 
-from datetime import datetime
 from functools import partial
 from typing import Annotated
 
@@ -10,20 +9,11 @@ from flows.cli.options import (
     Config,
     Json,
     Overrides,
+    RunDay,
     as_date,
     one_line_errors,
     print_result,
 )
-
-RunDay = Annotated[
-    datetime | None,
-    typer.Option(
-        "--date",
-        formats=["%Y-%m-%d"],
-        metavar="YYYY-MM-DD",
-        help="Run date. (default: the newest that was run)",
-    ),
-]
 
 
 @one_line_errors()

@@ -46,7 +46,7 @@ def near_ties(network: FEARec, item_seq: Tensor, item_seq_len: Tensor) -> Tensor
     tied = torch.zeros(len(item_seq), dtype=torch.bool)
     for block in network.item_encoder.blocks:
         attention = block.hybrid_attention
-        repeats = network.config.MAX_ITEM_LIST_LENGTH // attention.period
+        repeats = length // attention.period
         count = -(-network.config.delay_count // repeats)
         if attention.band and count < attention.period:
             corr = attention.correlation(attention.basis.T @ hidden)[:, : attention.period]

@@ -9,10 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Padding = Literal["zero", "cyclic", "reflect"]
 
-
-def padding_index(padding: Padding, length: int) -> Tensor:
+def padding_index(padding: Literal["cyclic", "reflect"], length: int) -> Tensor:
     """The item that each step of a padded sequence repeats, by the sequence's item count.
 
     ``cyclic`` begins again with the oldest item; ``reflect`` walks back from the last item

@@ -22,11 +22,13 @@ class EpochLog(Callback):
         if not trainer.is_global_zero:
             return
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
-        metrics = trainer.callback_metrics
-        shown = [
-            f"{name} {float(metrics[name]):.4f}" for name in ("loss", MONITOR) if name in metrics
-        ]
         logger.info(
-            "epoch %d of %s: %s", epoch, epochs, ", ".join(shown),
+            "epoch %d of %s: %s", epoch, epochs, ", ".join(shown_metrics(trainer)),
             extra={"epoch": epoch, "epochs": epochs},
         )  # fmt: skip
+
+
+def shown_metrics(trainer: Trainer) -> list[str]:
+    """The loss and the metric of the last epoch, as far as they are known."""
+    metrics = trainer.callback_metrics
+    return [f"{name} {float(metrics[name]):.4f}" for name in ("loss", MONITOR) if name in metrics]

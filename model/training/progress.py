@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from model.progress import ProgressLines
-from model.training.lightning_module import MONITOR
+from model.training.epoch_log import shown_metrics
 
 
 class EpochBar(RichProgressBar):
@@ -47,9 +47,7 @@ class TrainingLines(Callback):
         epoch = trainer.current_epoch
 
         def more() -> str:
-            metrics = trainer.callback_metrics
-            shown = [f"{name} {float(metrics[name]):.4f}" for name in _SHOWN if name in metrics]
-            return ", ".join([f"epoch {epoch + 1} of {epochs}", *shown])
+            return ", ".join([f"epoch {epoch + 1} of {epochs}", *shown_metrics(trainer)])
 
         self.lines(epoch * per_epoch + batch_idx + 1, epochs * per_epoch, more)
 
@@ -57,6 +55,3 @@ class TrainingLines(Callback):
         """Log the end."""
         if trainer.is_global_zero:
             self.lines.__exit__(None, None, None)
-
-
-_SHOWN = ("loss", MONITOR)

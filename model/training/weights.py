@@ -58,8 +58,6 @@ def warm_start(config: FEARecConfig, weights: Mapping[str, Tensor], seed: int) -
     shapes = {name: value.shape for name, value in state.items() if name != ITEM_TABLE}
     if shapes != {name: value.shape for name, value in weights.items() if name != ITEM_TABLE}:
         return None
-    if old.shape[1] != config.hidden_size:
-        return None
     with torch.no_grad():
         for name, value in weights.items():
             state[name][: len(value)] = value

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import io
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from model.cores import Threads, thread_count
 from model.export.files import CPU_RECOMMENDER, INT8_TABLE, RECOMMENDER
 from model.export.quantize import CODES, TILE_ITEMS, without_items
 from pipeline.errors import BundleError, ConfigError, first_line, memory_failures, raised_as
@@ -31,8 +33,11 @@ _NOT_FOR_TENSORRT = "TopK,ScatterElements,ScatterND,GatherElements,Expand"
 # Large catalogue: retrieval is fastest when one pass over the items serves many users.
 _SMALL_CATALOGUE, _CPU_BATCH, _CPU_BATCH_LARGE = 2**16, 32, 256
 _GPU_BATCH = 4096
+# Batches on a GPU at a time: it computes one while others are copied, as tests/benchmarks/gpu.py
+# measures.
+_GPU_AT_ONCE = 3
 # Entries of the (B, V) float32 scores of one batch; on a CPU a 16th of them is in memory at once,
-# on a GPU those of `Recommender.at_once` batches.
+# on a GPU those of `batches_at_once` batches.
 _SCORES = {CPU: 2**30, CUDA: 2**28, TENSORRT: 2**28}
 
 _SILENT, _WARNING = 4, 2
@@ -79,7 +84,7 @@ def open_session(
     if provider == "cpu" and graph.name == RECOMMENDER and cpu_graph.exists():
         graph = cpu_graph
     options = onnxruntime.SessionOptions()
-    # On a CPU every core runs batches of its own (`Recommender.at_once`): cores that share a batch
+    # On a CPU every core runs batches of its own (`batches_at_once`): cores that share a batch
     # wait for each other at every node, and spin meanwhile. On a GPU only shapes are the CPU's.
     options.intra_op_num_threads = 1
     options.log_severity_level = _SILENT  # errors are exceptions; warnings of the nodes' placement
@@ -147,6 +152,35 @@ def auto_batch_size(provider: str, n_items: int) -> int:
     if provider == CPU:
         batch = _CPU_BATCH if n_items < _SMALL_CATALOGUE else _CPU_BATCH_LARGE
     return max(1, min(batch, _SCORES[provider] // n_items))
+
+
+def batches_at_once(provider: str, threads: Threads) -> int:
+    """The number of batches that a session is given at a time.
+
+    Args:
+        provider: ONNX Runtime's name of it.
+        threads: Of this process, for batches on a CPU.
+    """
+    return thread_count(threads) if provider == CPU else _GPU_AT_ONCE
+
+
+def device_failures(provider: str, users: int) -> AbstractContextManager[None]:
+    """Translate what fails on a GPU, which usually is short of memory, into a `ConfigError`.
+
+    Args:
+        provider: ONNX Runtime's name of it.
+        users: In the batch.
+    """
+    if provider == CPU:
+        return contextlib.nullcontext()
+    return raised_as(
+        ConfigError,
+        Exception,  # onnxruntime's own errors have no common base class
+        f"{provider} failed",
+        f"a batch of {users} users",
+        remedy="Try a smaller score.batch_size, or score.provider = cpu.",
+        message=first_line,
+    )
 
 
 def count_devices(requested: int | Literal["auto"], provider: str) -> int:

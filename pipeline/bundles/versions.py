@@ -25,6 +25,7 @@ from pipeline.bundles.registry import (
     read_registry,
 )
 from pipeline.errors import BundleError, InputError
+from pipeline.results import headline_of
 from pipeline.storage.folders import Folder, is_plain_name, storage_errors
 from pipeline.storage.locations import Warehouse
 
@@ -221,8 +222,7 @@ def _version(
     serving = champion.history if champion else ()
     called = {"champion": champion, "candidate": champion and champion.candidate}
     metrics = description.metrics.get("model", {})
-    measured = [metric for metric in metrics if metric.startswith("NDCG")]
-    metric = min(measured, key=lambda metric: metric != "NDCG@10", default=None)
+    metric = headline_of(metrics)
     files = folder.filesystem.get_file_info(pafs.FileSelector(folder.root))
     return ModelVersion(
         model_version=name,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -40,24 +40,20 @@ from pipeline.config.sections import (
 )
 from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.resources import ResourceSettings
 
 ENV_PREFIX = "FEAREC_"
 ENV_DELIMITER = "__"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of a run. Frozen, validated, unknown names refused.
 
     Build it with `load_settings`; the constructor reads neither files nor the environment.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter=ENV_DELIMITER,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     warehouse: str = Field("warehouse", description="folder or object-store URI of the tables")
     work_dir: Path = Field(Path("work"), description="local scratch: sequences, checkpoints, parts")
@@ -88,17 +84,10 @@ class Settings(BaseSettings):
             raise ValueError(f"{needed_by} names types of events, so logs.event_type must be set")
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load_settings` hands over; later sources give way to earlier ones."""
-        return (init_settings,)
+    def locations(self, run_date: date) -> RunLocations:
+        """Where the run of a date reads and writes."""
+        warehouse = Warehouse(self.warehouse)
+        return RunLocations(warehouse, self.work_dir, run_date, self.resources)
 
     def today(self) -> date:
         """The default run date: today in `time_zone`."""
@@ -127,7 +116,9 @@ def load_settings(path: Path | None = None, overrides: Iterable[str] = ()) -> Se
     from_flags = _read_overrides(overrides)
     _check_environment()
 
-    class Layered(Settings):
+    class Layered(BaseSettings, Settings):
+        model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER)
+
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: Any, **__: Any

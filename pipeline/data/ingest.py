@@ -35,6 +35,7 @@ from pipeline.data.source_files import IngestTables, SourceFiles
 from pipeline.data.staging import stage, stage_elsewhere
 from pipeline.dates import run_end
 from pipeline.errors import InputError, naming
+from pipeline.logs.log_content import read_footers
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.log_rows import check_log_files
 from pipeline.logs.validation import IdTypes, check_keep, common_types
@@ -97,7 +98,8 @@ def ingest(
     tables, sources = until_committed(partial(_open, files, zoned, locations))
     unread = [source for source in sources.files if force or not source.is_known]
     pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
-    types = check_log_files(pending, zoned, tables.id_types)
+    footers = read_footers(pending)
+    types = check_log_files(footers, zoned, tables.id_types)
     check_keep(zoned, types)
     work = _Work(files, zoned, locations, time_zone, force, types)
     work.done += [
@@ -107,7 +109,7 @@ def ingest(
     ]
     what = f"ingesting {len(pending):,} files"
     with work_progress(what, "rows") if pending else nullcontext(lambda *_: None) as progress:
-        for batch in in_batches(pending):
+        for batch in in_batches(footers):
             work.done.append(until_committed(partial(work.ingest, batch, progress)))
     return summed(work.done)
 
@@ -143,9 +145,9 @@ def withdraw(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
-    types = check_log_files([], zoned, IngestTables.of(locations).id_types)
+    types = check_log_files({}, zoned, IngestTables.of(locations).id_types)
     work = _Work(files, zoned, locations, time_zone, False, types)
-    (batch,) = in_batches([])
+    (batch,) = in_batches({})
     return until_committed(partial(work.ingest, batch, lambda *_: None))
 
 

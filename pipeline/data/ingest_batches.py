@@ -3,13 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from pipeline.data.source_files import SourceFile
-from pipeline.logs.log_content import read_footer
+from pipeline.logs.log_content import Footer
 from pipeline.logs.log_files import LogFile
 from pipeline.results import Ingested
 
@@ -44,17 +43,14 @@ class Batch:
         return lambda done, of: progress(self.before + self.rows * done // max(1, of), self.total)
 
 
-def in_batches(files: Sequence[LogFile]) -> list[Batch]:
+def in_batches(footers: Mapping[LogFile, Footer]) -> list[Batch]:
     """The files in batches of `BATCH_ROWS` rows at most, or of one file; at least one batch.
 
     Args:
-        files: In the order of their names.
-
-    Raises:
-        UnreadableFileError: a file is not of its format.
+        footers: Of the files, in the order of their names.
     """
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        counts = list(pool.map(_rows_of, files))
+    files = list(footers)
+    counts = [_rows_of(file, footer.num_rows) for file, footer in footers.items()]
     cuts, rows = [0], 0
     for position, count in enumerate(counts):
         if rows and count and rows + count > BATCH_ROWS:
@@ -68,8 +64,7 @@ def in_batches(files: Sequence[LogFile]) -> list[Batch]:
     ]
 
 
-def _rows_of(file: LogFile) -> int:
-    rows = read_footer(file).num_rows
+def _rows_of(file: LogFile, rows: int | None) -> int:
     return max(1, file.size // _BYTES_OF_TEXT) if rows is None else rows
 
 

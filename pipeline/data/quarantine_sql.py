@@ -61,14 +61,11 @@ def load_quarantine(table: "DeltaTable", end: datetime, db: duckdb.DuckDBPyConne
     db.execute("CREATE TABLE mended (source_file VARCHAR)")
 
 
-def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
+def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> None:
     """Make the table `bad`: bad rows not yet in quarantine, as text.
 
     The quarantine's rows of files read again are deleted first, but for those that the files have
     still; `mended` names these files.
-
-    Returns:
-        The number of rows in `bad`.
     """
     db.execute(
         f"""CREATE TABLE judged AS
@@ -89,7 +86,6 @@ def find_bad(run_date: date, db: duckdb.DuckDBPyConnection) -> int:
     db.execute(f"INSERT INTO mended SELECT source_file {gone}")
     db.execute(f"DELETE {gone}")
     db.execute(f"CREATE TABLE bad AS FROM judged ANTI JOIN {QUARANTINE} AS before ON {same}")
-    return scalar(db, "SELECT count(*) FROM bad")
 
 
 def release(end: datetime, db: duckdb.DuckDBPyConnection) -> int:

@@ -95,11 +95,11 @@ class SourceFiles:
         self._log_files = log_files
         entries = [] if log_files is None else read_rows(log_files).to_pylist()
         columns = dict.fromkeys(LOG_FILES_SCHEMA.names)
-        self._entries: list[Entry] = [columns | entry for entry in entries]
+        self.entries: list[Entry] = [columns | entry for entry in entries]
         self._now = _versions({name: table for name, table in holding.items() if table})
         by_location: dict[str, list[Entry]] = {}
         by_name: dict[str, list[Entry]] = {}
-        for entry in self._entries:
+        for entry in self.entries:
             by_name.setdefault(entry["source_file"], []).append(entry)
             if entry["location"]:
                 by_location.setdefault(entry["location"], []).append(entry)
@@ -149,12 +149,12 @@ class SourceFiles:
     @property
     def to_withdraw(self) -> list[Entry]:
         """The entries of forgotten files whose rows the tables may still have."""
-        return [entry for entry in self._entries if entry["forgotten"] and not self._vouches(entry)]
+        return [entry for entry in self.entries if entry["forgotten"] and not self._vouches(entry)]
 
     @property
     def recorded_version(self) -> int | None:
         """The last version of `interactions` that an entry names; None where none does."""
-        there, entries = self._now.get("interactions_id"), self._entries
+        there, entries = self._now.get("interactions_id"), self.entries
         of_it = (entry for entry in entries if there and entry["interactions_id"] == there)
         versions = [entry["interactions_version"] for entry in of_it]
         return max(versions, default=None)
@@ -211,23 +211,18 @@ class SourceFiles:
         noted |= {"source_stamp": stamp} if stamp else {}
         new = {
             entry["source_file"]: entry | now.get(entry["source_file"], {}) | noted
-            for entry in self._entries
+            for entry in self.entries
             if entry["source_file"] in wanted
         }
         self._write(uri, new, None)
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """The rows of `log_files`."""
-        return self._entries
 
     def _write(self, uri: str, new: Mapping[str, Entry], note: Mapping[str, Any] | None) -> None:
         """Add entries by name, in the place of those of the same names."""
         if not new:
             return
-        others = [entry for entry in self._entries if entry["source_file"] not in new]
+        others = [entry for entry in self.entries if entry["source_file"] not in new]
         table = self._log_files or create_table(uri, LOG_FILES_SCHEMA)
-        is_mended = len(others) < len(self._entries)
+        is_mended = len(others) < len(self.entries)
         rows = [*(others if is_mended else []), *new.values()]
         write = replace if is_mended else append
         write(table, pa.Table.from_pylist(rows, LOG_FILES_SCHEMA).to_reader(), note)

@@ -58,9 +58,12 @@ def stage(
     """
     db.register("listed", _table_of(files))
     db.execute("CREATE TABLE sources AS SELECT *, true AS is_read FROM listed")
-    for name in withdrawn:
-        values = "count(*), ?, '', true, true"  # no row has been read in this state
-        db.execute(f"INSERT INTO sources SELECT {values} FROM sources", [name])
+    db.register("withdrawn", pa.table({"source_file": pa.array(list(withdrawn), pa.string())}))
+    db.execute(
+        f"""INSERT INTO sources
+        SELECT {len(files)} + row_number() OVER () - 1, source_file, '', true, true
+        FROM withdrawn"""  # no row has been read in this state
+    )
     db.execute("CREATE VIEW files AS FROM sources WHERE is_read")
     rows = _read(files, types, logs, end, "CREATE TABLE staged AS {}", db, progress)
     return rows, rows - scalar(db, "SELECT count(*) FROM staged")

@@ -1,1 +1,1 @@
-"""Where work runs: in this process or in processes of our own."""
+"""Where work runs: in this process, in processes of our own, or on a Ray cluster."""

@@ -90,8 +90,8 @@ def evaluate_bundle(
     histories = replace(histories, items=items, is_input=inputs_of(bundle, prepared))
     every = split_histories(histories, held_out, prepared)
     unknown = every.histories.items >= bundle.n_items
-    missed = unknown & every.in_test
-    split = every.without(unknown & ~missed)
+    missed, unseen = unknown & every.in_test, unknown & ~every.in_test
+    split = every.without(unseen)
     scorer = BundleScorer.load(bundle, provider)
     weights = f"ONNX bundle {bundle.model_version} on {scorer.session.get_providers()[0]}"
     protocol = describe(evaluation, held_out, training.seed, bundle.max_length, weights)
@@ -117,7 +117,7 @@ def evaluate_bundle(
     )
     return replace(
         evaluated,
-        unknown_seen=int((unknown & ~missed).sum()),
+        unknown_seen=int(unseen.sum()),
         unknown_held_out=int(missed.sum()),
     )
 

@@ -21,19 +21,17 @@ def describe(
         length: L, of the model.
         weights: Which weights were measured.
     """
+    kinds = _of(held_out.targets)
+    rule = f"leave-one-out (last item{kinds})"
+    if held_out.window:
+        rule = f"time split ({held_out.window}; every item{kinds or ' of the test'} is relevant)"
     parts = [
-        "leave-one-out (last item)",
+        rule,
         "full ranking",
         f"seen items {'masked' if evaluation.mask_seen else 'kept'}{_of(evaluation.seen_types)}",
         f"max length {length}",
         weights,
     ]
-    if held_out.window:
-        parts[0] = f"time split ({held_out.window}; every item of the test is relevant)"
-    if held_out.targets and held_out.window:
-        parts[0] = f"time split ({held_out.window}; every item{_of(held_out.targets)} is relevant)"
-    elif held_out.targets:
-        parts[0] = f"leave-one-out (last item{_of(held_out.targets)})"
     if evaluation.bootstrap:
         parts.append(f"95% intervals from {evaluation.bootstrap} resamples of users, seed {seed}")
     return ", ".join(parts)

@@ -3,15 +3,15 @@
 import codecs
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, SchemaError, first_line, raised_as
+from pipeline.errors import SchemaError, first_line, raised_as
 from pipeline.logs.conversion import ID_TYPES, plain_id_type, plain_ids, widest_id_type
-from pipeline.logs.log_content import read_failure
+from pipeline.logs.log_content import readable_table
 from pipeline.logs.validation import check_not_twice
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
@@ -117,20 +117,13 @@ def id_list_hash(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    with _readable(os.fspath(path), "Parquet with a column of ids, or one id per line"):
+    with readable_table(os.fspath(path), "Parquet with a column of ids, or one id per line"):
         return content_hash(path)
-
-
-def _readable(path: str, expected: str) -> AbstractContextManager[None]:
-    caught = (OSError, pa.ArrowException, UnicodeError)  # of a column's name
-    return raised_as(
-        InputError, caught, "cannot be read", path, expected=expected, message=read_failure
-    )
 
 
 @contextmanager
 def _opened(path: str, expected: str) -> Iterator[pa.NativeFile]:
-    with _readable(path, expected):
+    with readable_table(path, expected):
         filesystem, inner = open_filesystem(path)
         with filesystem.open_input_file(inner) as file:
             yield file

@@ -2,17 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, SchemaError, raised_as
+from pipeline.errors import InputError, SchemaError
 from pipeline.logs.conversion import ID_TYPES, is_text, plain_id_type, plain_ids
 from pipeline.logs.delta_tables import delta_version, is_delta, read_delta
-from pipeline.logs.log_content import read_failure
+from pipeline.logs.log_content import readable_table
 from pipeline.schema import ITEM_ID, USER_ID
 from pipeline.storage.content_hash import content_hash
 from pipeline.storage.folders import open_filesystem
@@ -86,7 +85,7 @@ def id_table_hash(path: str | os.PathLike[str], id_column: str) -> str:
             not installed.
     """
     where = os.fspath(path)
-    with _readable(where, _name(id_column)):
+    with readable_table(where, _name(id_column)):
         return delta_version(where) if is_delta(where) else content_hash(where)
 
 
@@ -101,7 +100,7 @@ def _name(id_column: str) -> str:
 
 def _read(path: str, id_column: str, texts: Sequence[str]) -> pa.Table:
     ending = _ending(path)
-    with _readable(path, f"a table in {ending[1:] or 'Delta'} format"):
+    with readable_table(path, f"a table in {ending[1:] or 'Delta'} format"):
         if is_delta(path):
             return read_delta(path)
         if ending not in (".parquet", ".csv"):
@@ -121,13 +120,6 @@ def _read(path: str, id_column: str, texts: Sequence[str]) -> pa.Table:
 
 def _ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
-
-
-def _readable(path: str, expected: str) -> AbstractContextManager[None]:
-    caught = OSError, pa.ArrowException, UnicodeError  # of a column's name
-    return raised_as(
-        InputError, caught, "cannot be read", path, expected=expected, message=read_failure
-    )
 
 
 def _read_csv(file: pa.NativeFile, as_text: Sequence[str]) -> pa.Table:

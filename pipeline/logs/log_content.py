@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UnreadableFileError, one_line, raised_as
+from pipeline.errors import InputError, UnreadableFileError, one_line, raised_as
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.text_files import read_text_batches, read_text_columns
 
@@ -45,6 +46,16 @@ def read_footer(file: LogFile) -> Footer:
     groups = (footer.row_group(number).num_rows for number in range(footer.num_row_groups))
     _check_rows(file, footer.num_rows, sum(groups))
     return Footer(columns, footer.num_rows)
+
+
+def read_footers(files: Sequence[LogFile]) -> dict[LogFile, Footer]:
+    """The footer of each file, in their order; several are read at a time.
+
+    Raises:
+        UnreadableFileError: a file is not of its format.
+    """
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return dict(zip(files, pool.map(read_footer, files), strict=True))
 
 
 def read_batches(file: LogFile, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -108,6 +119,18 @@ def readable(file: LogFile) -> AbstractContextManager[None]:
         _unreadable(file),
         file.path,
         remedy=_WRITE_AGAIN,
+        message=read_failure,
+    )
+
+
+def readable_table(path: str, expected: str) -> AbstractContextManager[None]:
+    """Translate what reading a table or a list of ids raises into an `InputError`."""
+    return raised_as(
+        InputError,
+        (OSError, pa.ArrowException, UnicodeError),
+        "cannot be read",
+        path,
+        expected=expected,
         message=read_failure,
     )
 

@@ -1,55 +1,43 @@
 """The rows of a log's files: their types, checked, and the stream of all of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 
 import pyarrow as pa
 
 from pipeline.config.sections import LogSettings
-from pipeline.errors import FearecError
 from pipeline.logs.conversion import normalise_timestamps, plain_ids, raw_timestamps
 from pipeline.logs.event_columns import plain_event_types, plain_values
-from pipeline.logs.log_content import read_batches, read_footer, readable
+from pipeline.logs.log_content import Footer, read_batches, read_footer, readable
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import IdTypes, check_columns, common_types
 from pipeline.schema import EVENT_TYPE, ITEM_ID, TIME, TIMESTAMP, USER_ID, VALUE
+from pipeline.storage.scratch_db import own_errors
 
 _BATCH_ROWS = 1 << 18
 
 
-def log_types(file: LogFile, logs: LogSettings) -> IdTypes:
-    """The id types of one file, whose columns are checked; null types if it has no rows.
-
-    Raises:
-        UnreadableFileError: the file is not of its format.
-        SchemaError: a column is missing or has a type that cannot be used.
-    """
-    footer = read_footer(file)
-    if footer.num_rows == 0:
-        return IdTypes(pa.null(), pa.null())
-    return check_columns(footer.columns, logs, file.path)
-
-
 def check_log_files(
-    files: Sequence[LogFile], logs: LogSettings, stored: Mapping[str, IdTypes]
+    footers: Mapping[LogFile, Footer], logs: LogSettings, stored: Mapping[str, IdTypes]
 ) -> IdTypes:
-    """The id types wide enough for all files, whose footers and columns are checked.
+    """The id types wide enough for all files, whose columns are checked.
 
     Args:
-        files: Of a log.
+        footers: Of the files of a log; those without rows may have any columns.
         logs: Their columns.
         stored: Other id types that the files must agree with, by where they come from.
 
     Raises:
-        UnreadableFileError: a file is not of its format.
         SchemaError: a column is missing, has a wrong type, or differs in kind between files.
     """
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        types = list(pool.map(lambda file: log_types(file, logs), files))
-    paths = (file.path for file in files)
-    return common_types({**stored, **dict(zip(paths, types, strict=True))})
+    types = {
+        file.path: IdTypes(pa.null(), pa.null())
+        if footer.num_rows == 0
+        else check_columns(footer.columns, logs, file.path)
+        for file, footer in footers.items()
+    }
+    return common_types({**stored, **types})
 
 
 @contextmanager
@@ -94,27 +82,18 @@ def log_rows(
             ("raw_value", pa.string()),
         ]
     )
-    failures: list[FearecError | MemoryError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         done, total = 0, sum(file.size for file in files)
         for position, file in enumerate(files):
-            try:
-                with readable(file):
-                    for batch, share in _read(file, position, logs, schema, usual):
-                        progress(done + round(share * file.size), total)
-                        yield batch
-                    done += file.size
-            except (FearecError, MemoryError) as error:
-                failures.append(error)
-                raise
+            with readable(file):
+                for batch, share in _read(file, position, logs, schema, usual):
+                    progress(done + round(share * file.size), total)
+                    yield batch
+                done += file.size
 
-    try:
-        yield pa.RecordBatchReader.from_batches(schema, batches())
-    except Exception:
-        if failures:
-            raise failures[0] from None
-        raise
+    with own_errors(schema, batches()) as rows:
+        yield rows
 
 
 def _read(
@@ -127,7 +106,8 @@ def _read(
     """Each batch of rows, and the share of the file's rows that end with it."""
     row = 0
     names = [logs.user_id, logs.item_id, logs.timestamp, *logs.optional.values()]
-    total = read_footer(file).num_rows
+    # How many a text has, only reading tells.
+    total = read_footer(file).num_rows if file.format == "Parquet" else None
     for batch in read_batches(file, names, _BATCH_ROWS):
         rows = len(batch)
         zone = logs.time_zone or "UTC"

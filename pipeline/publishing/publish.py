@@ -7,7 +7,7 @@ publishing the same run again changes nothing, not even the table's version.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,20 +20,18 @@ from pipeline.publishing.parts import ScoredParts, open_parts
 from pipeline.results import Published, Scored
 from pipeline.schema import RECOMMENDATIONS, RUN_DATE
 from pipeline.scoring.encoded_part import parquet_file
-from pipeline.scoring.manifest import Manifest, read_manifest
+from pipeline.scoring.manifest import read_manifest
 from pipeline.storage.conditional_writes import until_committed
 from pipeline.storage.folders import open_folder
 from pipeline.storage.leftovers import remove_unfinished_uploads
 from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.commits import conflicts
 from pipeline.warehouse.partition_files import put_files, replace_files
-from pipeline.warehouse.partitions import commit_errors, fit_columns, widths
+from pipeline.warehouse.partitions import commit_errors, fit_columns, transaction_of, widths
 from pipeline.warehouse.tables import count_rows, open_table, table_id
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def publish(scored: Scored, locations: RunLocations) -> Published:
@@ -51,21 +49,21 @@ def publish(scored: Scored, locations: RunLocations) -> Published:
     parts = open_parts(scored.folder)
     n_users = sum(part.n_users for part in parts.manifest.parts.values())
     run_date = locations.run_date
-    transaction, scoring_run = _transaction(run_date), _scoring_run(parts.manifest)
+    name, scoring_run = transaction_of(RECOMMENDATIONS, run_date, parts.manifest.generated_at)
     n_rows = parts.dataset.count_rows()
     uri = locations.warehouse.table(RECOMMENDATIONS)
 
     with commit_errors(uri):
         remove_unfinished_uploads(locations.warehouse)
         table = open_table(uri)
-        before = _published_run(table, transaction)
+        before = _published_run(table, name)
         if table is None or before != scoring_run or _rows_of(table, run_date) != n_rows:
-            commit = partial(_replace, uri, parts, run_date, (transaction, scoring_run), before)
+            commit = partial(_replace, uri, parts, run_date, (name, scoring_run), before)
             until_committed(commit)
             table = open_table(uri)
     assert table is not None
     with naming(uri):
-        _check_race(uri, _published_run(table, transaction), scoring_run)
+        _check_race(uri, _published_run(table, name), scoring_run)
     return Published(uri, table_id(table), table.version(), n_rows, n_users)
 
 
@@ -84,8 +82,10 @@ def is_published(published: Published, scored: Scored, locations: RunLocations) 
         manifest = read_manifest(open_folder(scored.folder))
     except (ResumeError, OSError):
         return False
-    is_of_run = _published_run(table, _transaction(locations.run_date)) == _scoring_run(manifest)
-    return is_of_run and _rows_of(table, locations.run_date) == published.n_rows
+    run_date = locations.run_date
+    name, scoring_run = transaction_of(RECOMMENDATIONS, run_date, manifest.generated_at)
+    is_of_run = _published_run(table, name) == scoring_run
+    return is_of_run and _rows_of(table, run_date) == published.n_rows
 
 
 def check_layout(layout: str, locations: RunLocations) -> None:
@@ -139,15 +139,6 @@ def _contents(parts: ScoredParts, columns: pa.Schema) -> Iterator[pa.Buffer]:
         if is_narrow:
             content = parquet_file(pq.read_table(pa.BufferReader(content)).cast(wanted))
         yield content
-
-
-def _transaction(run_date: date) -> str:
-    """The name by which a commit says whose rows a run date has."""
-    return f"{RECOMMENDATIONS}/{RUN_DATE}={run_date}"
-
-
-def _scoring_run(manifest: Manifest) -> int:
-    return (manifest.generated_at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _published_run(table: "DeltaTable | None", transaction: str) -> int | None:

@@ -231,12 +231,10 @@ def _users(
         return []
     warehouse = locations.warehouse
     chosen = first_users(warehouse, published[0], _USERS)
-    now, before = (
-        {each.user_id: each for each in recommended_to(warehouse, chosen, day)}
-        for day in (published[0], published[-1])
-    )
-    if len(published) < 2:
-        before = {}
+    by_day = [
+        {each.user_id: each for each in recommended_to(warehouse, chosen, day)} for day in published
+    ]
+    now, before = by_day if len(by_day) == 2 else (by_day[0], {})
     until = run_end(locations.run_date, settings.time_zone)
     histories = histories_of(warehouse, chosen, _EVENTS, until)
     since = last_known(earlier, published[-1], settings.time_zone)

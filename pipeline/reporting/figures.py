@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pipeline.reporting.charts import Line, bar_chart, interval_chart, line_chart
 from pipeline.reporting.content import Content
-from pipeline.results import headline_metric
+from pipeline.results import headline_metric, headline_of
 from pipeline.schema import RUN_DATE
 
 Chart = tuple[Markup, str]
@@ -26,11 +26,8 @@ def value_of(row: Row, column: str, name: str) -> float | None:
 
 def headline(rows: Sequence[Row]) -> str:
     """The metric that decides, of the newest run that measured one."""
-    for row in reversed(rows):
-        names = [name for name, _ in row["metrics"] or () if name.startswith("NDCG@")]
-        if names:
-            return headline_metric([int(name.removeprefix("NDCG@")) for name in names])
-    return headline_metric([10])
+    found = (headline_of(dict(row["metrics"] or ())) for row in reversed(rows))
+    return next(filter(None, found), headline_metric([10]))
 
 
 def quality_charts(content: Content) -> list[Chart]:

@@ -2,7 +2,7 @@
 
 from pipeline.results.clean_results import Cleaned, CleanedTable
 from pipeline.results.data_results import Check, Checked, Forgotten, Ingested, Prepared, held_by
-from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric
+from pipeline.results.evaluated import Evaluated, PairedDifference, headline_metric, headline_of
 from pipeline.results.explained import Explained, Reason
 from pipeline.results.model_results import Exported, Float16Check, Gated, Trained, Unfit
 from pipeline.results.related_results import AudienceFound, Embedded, RelatedItems
@@ -45,5 +45,6 @@ __all__ = [
     "Trained",
     "Unfit",
     "headline_metric",
+    "headline_of",
     "held_by",
 ]

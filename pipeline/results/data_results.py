@@ -102,7 +102,7 @@ class Check:
     """One check of a run's data, or of its recommendations before they are published.
 
     Attributes:
-        name: The setting that has its limit, such as ``quarantined_share``.
+        name: The setting that has its limit, such as ``quarantined``.
         outcome: ``passed``, ``warned``, ``held``, or ``overruled`` where it would have held the
             run but publishing was forced.
         message: What was found beside what was expected, in one line.

@@ -1,12 +1,19 @@
 """The result of evaluate: frozen, and as JSON part of a run's records and of `bundle.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
 def headline_metric(topk: Sequence[int]) -> str:
     """The metric that decides: NDCG@10, or NDCG at the smallest k where 10 is not asked for."""
     return f"NDCG@{10 if 10 in topk else min(topk)}"
+
+
+def headline_of(metrics: Iterable[str]) -> str | None:
+    """The headline metric among some; None where there is no NDCG."""
+    prefix = "NDCG@"
+    topk = [int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)]
+    return headline_metric(topk) if topk else None
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,8 @@ class Evaluated:
         Returns:
             The metric, the model's value, the baseline's name and its value.
         """
-        prefix = "NDCG@"
-        topk = [int(name.removeprefix(prefix)) for name in self.model if name.startswith(prefix)]
-        name = headline_metric(topk)
+        name = headline_of(self.model)
+        assert name is not None
         popularity, co_occurrence = self.popularity[name], self.co_occurrence[name]
         if co_occurrence > popularity:
             return name, self.model[name], "co-occurrence", co_occurrence

@@ -7,19 +7,6 @@ from numpy.typing import NDArray
 
 from pipeline.config.row_conditions import as_condition, check_condition, sealed_database
 from pipeline.errors import ConfigError, first_line
-from pipeline.rules.attributes import Attributes
-
-
-def items_that(where: str, attributes: Attributes, setting: str) -> NDArray[np.bool_]:
-    """Which of a bundle's items fulfil a condition: `rows_that` of `attributes.table`.
-
-    Returns:
-        (V-1,) whether the expression is true, in index order from 1.
-
-    Raises:
-        ConfigError: as `rows_that`.
-    """
-    return rows_that(where, attributes.table, setting)
 
 
 def rows_that(where: str, table: pa.Table, setting: str) -> NDArray[np.bool_]:

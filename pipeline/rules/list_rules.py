@@ -12,7 +12,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.dates import RunDay
 from pipeline.results import NewItemCounts
 from pipeline.rules.attributes import Attributes, single_values
-from pipeline.rules.conditions import items_that
+from pipeline.rules.conditions import rows_that
 from pipeline.rules.lists import Cap
 from pipeline.rules.new_items import NewItems, PromotedNew, promoted_new
 from pipeline.rules.promoted import Promoted
@@ -135,7 +135,8 @@ def promoted_items(
         return ()
     found = []
     for number, promotion in enumerate(promotions, 1):
-        chosen = np.append(False, items_that(promotion.where, attributes, f"{setting} {number}"))
+        where = rows_that(promotion.where, attributes.table, f"{setting} {number}")
+        chosen = np.append(False, where)
         items = (chosen & (item_bias > -np.inf)).nonzero()[0]
         places = tuple(slot - 1 for slot in promotion.slots)
         found.append(Promoted(places, items, item_bias[items], popularity[items]))

@@ -98,12 +98,6 @@ class Lists:
     promoted: NDArray[np.bool_]
     unsure: NDArray[np.bool_]
 
-    def take(self, users: NDArray[np.intp]) -> "Lists":
-        """Those of some users, who may be repeated."""
-        return Lists(
-            self.item_index[users], self.score[users], self.promoted[users], self.unsure[users]
-        )
-
 
 def fill_lists(
     candidates: Candidates, promotions: Sequence[Slots], caps: Sequence[Cap], top_k: int

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.rules.attributes import Attributes
-from pipeline.rules.conditions import items_that, rows_that
+from pipeline.rules.conditions import rows_that
 from pipeline.rules.list_rules import promoted_items
 from pipeline.rules.new_items import NewItems
 from pipeline.rules.promoted import Promoted
@@ -58,7 +58,7 @@ def segment_rules(
         bias = item_bias
         if segment.where is not None and attributes is not None:
             where = f"{setting} where"
-            chosen[:n_items] = np.append(False, items_that(segment.where, attributes, where))
+            chosen[:n_items] = np.append(False, rows_that(segment.where, attributes.table, where))
             if new is not None:
                 chosen[new.index] = rows_that(segment.where, new.table, where)
             bias = np.where(chosen[:n_items], item_bias, -np.inf).astype(np.float32)

@@ -18,8 +18,7 @@ from pipeline.runner.failures import storage_failures
 from pipeline.storage.atomic_files import files_below
 from pipeline.storage.folders import StoreFolder
 from pipeline.storage.leftovers import is_untouched
-from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.storage.locks import exclusive_lock
+from pipeline.storage.locations import RunLocations, Warehouse, run_dates_in
 from pipeline.warehouse.housekeeping import (
     TABLES,
     clean_table,
@@ -28,8 +27,6 @@ from pipeline.warehouse.housekeeping import (
 )
 
 Item = TypeVar("Item")
-
-_PREFIX = "run_date="
 
 logger = logging.getLogger(__name__)
 
@@ -143,19 +140,14 @@ def _clean_work(
     settings: Settings, models: tuple[str, ...], *, dry_run: bool
 ) -> tuple[tuple[date, ...], int]:
     """Remove old run dates' folders, and local copies of models that are gone."""
-    folders = sorted(settings.work_dir.glob(f"{_PREFIX}*"), reverse=True)
     freed, removed = 0, []
-    for folder in _beyond(folders, settings.retention.work):
-        with suppress(ValueError, BusyError):
-            day = date.fromisoformat(folder.name.removeprefix(_PREFIX))
-            locations = RunLocations(
-                Warehouse(settings.warehouse), settings.work_dir, day, settings.resources
-            )
-            with exclusive_lock(locations.lock, "another run works on this run date", folder):
-                freed += disk_use(folder)
-                removed.append(day)
-                if not dry_run:
-                    _remove_locked(folder, locations.lock)
+    for day in _beyond(run_dates_in(settings.work_dir), settings.retention.work):
+        locations = settings.locations(day)
+        with suppress(BusyError), locations.held():
+            freed += disk_use(locations.folder)
+            removed.append(day)
+            if not dry_run:
+                _remove_locked(locations.folder, locations.lock)
     store = Warehouse(settings.warehouse).models()
     if isinstance(store, StoreFolder):
         kept = store.names() - set(models)

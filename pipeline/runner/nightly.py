@@ -27,8 +27,7 @@ from pipeline.runner.recorded_stages import do_stage, recorded_before
 from pipeline.runner.run_checks import check_registry, check_settings_of_run
 from pipeline.runner.run_log import record_failure, record_run
 from pipeline.runner.stages import STAGES, CheckData, Ingest, Prepare, Train
-from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.storage.locks import exclusive_lock
+from pipeline.storage.locations import RunLocations
 from pipeline.warehouse.log_table import list_logs
 from pipeline.warehouse.runs import has_runs
 
@@ -160,8 +159,7 @@ def evaluate_bundle_of(settings: Settings, run_date: date, bundle: str | Path) -
     from pipeline.evaluation.evaluate_bundle import evaluate_bundle
 
     with _locked(settings, run_date) as locations, opened_bundle(bundle) as opened:
-        last = STAGES[STAGES.index(Prepare) + 1]
-        done = recorded_before(last, settings, locations, needed_by="evaluate")
+        done = recorded_before(CheckData, settings, locations, needed_by="evaluate")
         return evaluate_bundle(
             opened,
             done[Prepare].result,
@@ -239,15 +237,12 @@ def _locked(settings: Settings, run_date: date, *, is_run: bool = False) -> Iter
         is_run: Whether the caller records failures and so looks for the logs itself. In a warehouse
             without a run they are looked for here: a mistaken path makes no new warehouse.
     """
-    locations = RunLocations(
-        Warehouse(settings.warehouse), settings.work_dir, run_date, settings.resources
-    )
+    locations = settings.locations(run_date)
     with storage_failures(settings):
         check_settings_of_run(settings, run_date)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes
         if not (is_run and has_runs(locations.warehouse)):
             list_logs(settings.logs.path)
-        busy = "another run works on this run date"
-        with exclusive_lock(locations.lock, busy, locations.folder):
+        with locations.held():
             check_registry(locations)
             yield locations

@@ -29,7 +29,6 @@ from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.leftovers import scratch_folder
 from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.storage.locks import exclusive_lock
 from pipeline.storage.prepared_folder import prepared_hash
 
 
@@ -59,11 +58,7 @@ class ServedRun:
         Raises:
             BusyError: another run works on the run date.
         """
-        folder = self.locations.folder
-        with (
-            exclusive_lock(self.locations.lock, "another run works on this run date", folder),
-            scratch_folder(self.locations) as scratch,
-        ):
+        with self.locations.held(), scratch_folder(self.locations) as scratch:
             yield scratch
 
     @contextmanager
@@ -159,7 +154,7 @@ def served_run(settings: Settings, run_date: date | None, model_version: str | N
             f"run date {day}",
             remedy="`fearec models list` shows which do; --model takes any version.",
         )
-    locations = RunLocations(warehouse, settings.work_dir, day, settings.resources)
+    locations = settings.locations(day)
     bundle = Bundle.load(local_bundle(locations, model))
     return ServedRun(locations, bundle, bundle.items())
 

@@ -4,7 +4,6 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,7 +16,7 @@ from pipeline.results import Prepared
 from pipeline.rules.attributes import needed_attributes
 from pipeline.rules.user_segments import UserSegments, user_segments
 from pipeline.schema import ITEMS_FILE
-from pipeline.scoring.batches import excluded_items
+from pipeline.scoring.batches import excluded_keys
 from pipeline.scoring.eligibility import Eligibility, eligible_items
 from pipeline.scoring.prepared_reader import PreparedHistories
 from pipeline.scoring.user_list_reader import read_user_lists
@@ -121,10 +120,9 @@ def _any_left(
     n_items = eligible.shape[1]
     with source.open(items, source.folder) as (_, histories):
         for users in histories:
-            never, _, counts = excluded_items(
-                users, exclude_seen=exclude_seen, listed=user_lists.exclude
+            never = excluded_keys(
+                users, n_items, exclude_seen=exclude_seen, listed=user_lists.exclude
             )
-            never += np.repeat(np.arange(len(users)), counts) * n_items
             candidates = None
             if user_lists.candidates is not None:
                 pairs = user_lists.candidates.pairs(users.user_id)

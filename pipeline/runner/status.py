@@ -9,7 +9,7 @@ from pipeline.bundles.registry import read_registry
 from pipeline.bundles.versions import describe_version
 from pipeline.config.settings import Settings
 from pipeline.errors import BundleError, InputError
-from pipeline.results import RunSummary, Status
+from pipeline.results import RunSummary, Status, headline_of
 from pipeline.runner.clean import disk_use
 from pipeline.runner.failures import storage_failures
 from pipeline.runner.run_log import FAILED
@@ -63,8 +63,7 @@ def disk_uses(settings: Settings) -> dict[str, int]:
 
 def _summary(row: dict[str, Any]) -> RunSummary:
     metrics = dict(row["metrics"] or ())
-    measured = [name for name in metrics if name.startswith("NDCG")]
-    metric = min(measured, key=lambda name: name != "NDCG@10", default=None)
+    metric = headline_of(metrics)
     return RunSummary(
         row[RUN_DATE],
         row["finished_at"],

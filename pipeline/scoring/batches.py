@@ -105,6 +105,19 @@ def excluded_items(
         exclude_seen: Whether these are the items that a user has seen in the whole history.
         listed: Items that a user may not get besides; None for none.
     """
+    return _distinct(*_excluded(histories, exclude_seen, listed), len(histories))
+
+
+def excluded_keys(
+    histories: UserHistories, n_items: int, *, exclude_seen: bool, listed: UserItems | None
+) -> Integers:
+    """The `pair_keys` of what each user may not get, of V items; otherwise as `excluded_items`."""
+    return pair_keys(*_excluded(histories, exclude_seen, listed), n_items)
+
+
+def _excluded(
+    histories: UserHistories, exclude_seen: bool, listed: UserItems | None
+) -> tuple[Integers, Integers]:
     user, item = (np.zeros(0, np.int64),) * 2
     if listed is not None:
         user, item = listed.pairs(histories.user_id)
@@ -112,7 +125,7 @@ def excluded_items(
         seen = histories.seen()
         user = np.append(user, np.repeat(np.arange(len(seen)), seen.lengths))
         item = np.append(item, seen.items)
-    return _distinct(user, item, len(histories))
+    return user, item
 
 
 def distinct_items(histories: UserHistories) -> ItemsPerUser:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.engines.base import Progress
 from pipeline.rules.lists import AHEAD, WIDER, Lists, Slots, check_scores, fill_lists
 from pipeline.rules.promoted import best_of
-from pipeline.scoring.batches import excluded_items
+from pipeline.scoring.batches import excluded_keys
 from pipeline.scoring.because import NearestHistory
 from pipeline.scoring.eligibility import Eligibility
 from pipeline.scoring.output_rows import Ranked
@@ -151,10 +151,9 @@ class CandidateScorer:
         popularity[self.eligibility.popular] = self.eligibility.popular_score
         score += self.eligibility.item_bias[item]
         score = np.where(histories.inputs().lengths[user] > 0, score, popularity[item])
-        never, _, counts = excluded_items(
-            histories, exclude_seen=self.exclude_seen, listed=self.exclude
+        never = excluded_keys(
+            histories, n_items, exclude_seen=self.exclude_seen, listed=self.exclude
         )
-        never += np.repeat(np.arange(len(histories)), counts) * n_items
         keys = user * n_items + item
         score[np.searchsorted(keys, never[among(never, keys)])] = -np.inf
         lengths = np.bincount(user, minlength=len(histories))

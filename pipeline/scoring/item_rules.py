@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.logs.id_lists import as_known, read_ids
-from pipeline.rules.attributes import Attributes, item_attributes
-from pipeline.rules.conditions import items_that
+from pipeline.rules.attributes import Attributes
+from pipeline.rules.conditions import rows_that
 from pipeline.rules.new_items import NewItems
 from pipeline.schema import ITEM_ID, TIME
 
@@ -68,7 +68,7 @@ def left_out_items(
         items: The bundle's items, V-1 rows in index order from 1.
         settings: `allow`, `deny`, `accept_unknown_deny` and `where` are used.
         retired_before: Items that were last seen before this instant are retired; None for none.
-        attributes: What is known of the items; by default the bundle's own columns.
+        attributes: What is known of the items; needed where `where` is set.
         new: The new items.
 
     Raises:
@@ -96,11 +96,11 @@ def left_out_items(
         listed = pc.is_in(every, value_set=known.drop_null()).to_numpy(zero_copy_only=False)
         chosen[rule] = listed == (rule == ALLOW)
     if settings.where is not None:
-        attributes = attributes or item_attributes(items, None)
-        chosen[WHERE] = items_that(settings.where, attributes, WHERE)
+        assert attributes is not None
+        chosen[WHERE] = rows_that(settings.where, attributes.table, WHERE)
         if new is not None:
-            of_others = Attributes(new.others, new.others, 0)
-            chosen[WHERE] = np.append(chosen[WHERE], items_that(settings.where, of_others, WHERE))
+            of_others = rows_that(settings.where, new.others, WHERE)
+            chosen[WHERE] = np.append(chosen[WHERE], of_others)
     if new is not None:
         for mask in chosen.values():
             new = new.filter(mask[new.index - 1])

@@ -42,12 +42,8 @@ class PartCounts(Frozen):
     n_short: int = 0  # users given fewer than top_k items
 
     def __add__(self, other: "PartCounts") -> "PartCounts":
-        return PartCounts(
-            n_users=self.n_users + other.n_users,
-            n_rows=self.n_rows + other.n_rows,
-            n_fallback=self.n_fallback + other.n_fallback,
-            n_short=self.n_short + other.n_short,
-        )
+        counts = PartCounts.model_fields
+        return PartCounts(**{name: getattr(self, name) + getattr(other, name) for name in counts})
 
 
 class FinishedPart(PartCounts):

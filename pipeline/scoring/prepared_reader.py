@@ -27,12 +27,17 @@ from pipeline.schema import (
     ITEM_INDEX,
     ITEMS_FILE,
     PAD,
-    TIME,
     TIMESTAMPS,
     USER_ID,
 )
 from pipeline.scoring.history_source import OpenedHistories
-from pipeline.scoring.user_histories import DroppedRows, Integers, UserHistories
+from pipeline.scoring.user_histories import (
+    DroppedRows,
+    Integers,
+    UserHistories,
+    any_per_user,
+    not_before,
+)
 from pipeline.storage.prepared_folder import (
     count_users,
     event_type_names,
@@ -83,7 +88,8 @@ class PreparedHistories:
         index_of = self._index_of(items)
         counts = np.zeros(len(items) + 1, np.int64)
         for batch in read_sequences(self.folder, [ITEM_INDEX, TIMESTAMPS], _BATCH_ROWS):
-            recent = batch[ITEM_INDEX].flatten().to_numpy()[_since(since, batch[TIMESTAMPS])]
+            is_recent = not_before(batch[TIMESTAMPS].flatten(), since)
+            recent = batch[ITEM_INDEX].flatten().to_numpy()[is_recent]
             index = recent if index_of is None else index_of[recent]
             counts += np.bincount(index, minlength=len(counts))
         return counts[PAD + 1 :]
@@ -153,14 +159,15 @@ class PreparedHistories:
         self.dropped.unknown_items += len(items) - len(histories.items)
         if self.active_since is None:
             return histories
-        return histories.filter(_any_since(self.active_since, batch[TIMESTAMPS], offsets))
+        recent = not_before(batch[TIMESTAMPS].flatten(), self.active_since)
+        return histories.filter(any_per_user(recent, offsets))
 
     def _are_seen(self, batch: pa.RecordBatch, types: Integers | None) -> NDArray[np.bool_] | None:
         """Which events count as seen, bool (events,); None for all."""
         of_type = _are_of(types, batch)
         if self.seen is None or self.seen.since is None:
             return of_type
-        recent = _since(self.seen.since, batch[TIMESTAMPS])
+        recent = not_before(batch[TIMESTAMPS].flatten(), self.seen.since)
         return recent if of_type is None else recent & of_type
 
 
@@ -176,17 +183,3 @@ def _are_of(types: Integers | None, batch: pa.RecordBatch) -> NDArray[np.bool_] 
     if types is None:
         return None
     return np.isin(batch[EVENT_TYPE_INDEX].flatten().to_numpy(), types)
-
-
-def _any_since(instant: datetime, times: pa.Array, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which users have an event at an instant or later, bool (N,)."""
-    before = np.concatenate([[0], np.cumsum(_since(instant, times))])
-    active: NDArray[np.bool_] = np.diff(before[offsets]) > 0
-    return active
-
-
-def _since(instant: datetime, times: pa.Array) -> NDArray[np.bool_]:
-    """Which events are of an instant or later, bool (events,)."""
-    recent = pc.greater_equal(times.flatten(), pa.scalar(instant, TIME))
-    mask: NDArray[np.bool_] = recent.to_numpy(zero_copy_only=False)
-    return mask

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.cores import Threads, thread_count
+from model.cores import Threads
 from model.export.quantize import CODES
 from pipeline.bundles.sessions import (
     CPU,
@@ -20,11 +20,13 @@ from pipeline.bundles.sessions import (
     Precision,
     Provider,
     auto_batch_size,
+    batches_at_once,
     codes_without,
+    device_failures,
     open_session,
     takes_codes,
 )
-from pipeline.errors import BundleError, ConfigError, first_line, raised_as
+from pipeline.errors import BundleError
 from pipeline.scoring.batches import ScoringBatch
 
 # Item indices (B, K) and scores (B, K), and users' embeddings (B, D) if they are asked for.
@@ -34,9 +36,6 @@ OUTPUTS = ("item_index", "score")
 USER_EMBEDDING = "user_embedding"
 
 _SHAPES = 16  # the number of batch shapes whose buffers are kept on the device
-# Batches on a GPU at a time: it computes one while others are copied, as tests/benchmarks/gpu.py
-# measures.
-_GPU_AT_ONCE = 3
 _LEAST_EXCLUDED = 16  # columns
 
 
@@ -69,7 +68,7 @@ class Recommender:
         self.session = session
         self.graph = graph
         self.batch_size = batch_size
-        self.at_once = thread_count(threads) if self.provider == CPU else _GPU_AT_ONCE
+        self.at_once = batches_at_once(self.provider, threads)
         self.cores = ThreadPoolExecutor(self.at_once)
         self.where = ("cpu" if self.provider == CPU else "cuda", device_id)
         self.item_bias = onnxruntime.OrtValue.ortvalue_from_numpy(item_bias, *self.where)
@@ -149,14 +148,7 @@ class Recommender:
             self.session.run_with_iobinding(binding)
             return tuple(binding.copy_outputs_to_cpu())
         users, excluded = batch.exclude.shape
-        with raised_as(
-            ConfigError,
-            Exception,  # onnxruntime's own errors have no common base class
-            f"{self.provider} failed",
-            f"a batch of {users} users",
-            remedy="Try a smaller --batch-size, or --provider cpu.",
-            message=first_line,
-        ):
+        with device_failures(self.provider, users):
             buffers = self._buffers.get()
             try:
                 return buffers(_rows(users), _columns(excluded)).run(batch, self.item_bias)

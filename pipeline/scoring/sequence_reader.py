@@ -22,12 +22,10 @@ from pipeline.logs.conversion import (
 from pipeline.logs.log_content import read_batches, readable
 from pipeline.logs.log_files import LogFile
 from pipeline.logs.validation import AFTER_RUN_DATE, IdTypes, check_not_twice
-from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIME, USER_ID
+from pipeline.schema import ITEM_ID, ITEM_IDS, PAD, TIMESTAMPS, USER_ID
 from pipeline.scoring.history_source import FileHistories, OpenedHistories
-from pipeline.scoring.user_histories import UserHistories
+from pipeline.scoring.user_histories import UserHistories, any_per_user, not_before
 from pipeline.storage.scratch_db import scalar
-
-TIMESTAMPS = "timestamps"
 
 _COLUMNS = (USER_ID, ITEM_IDS, TIMESTAMPS)
 _BATCH_ROWS = 2**15
@@ -111,7 +109,7 @@ class SequenceHistories(FileHistories):
     ) -> NDArray[np.int64]:
         """(V,) the events of one batch with each item, PAD for unknown ones."""
         times = batch[TIMESTAMPS].flatten()
-        recent = _not_before(times, since) & ~_not_before(times, self.user_filter.end)
+        recent = not_before(times, since) & ~not_before(times, self.user_filter.end)
         index = _index_of(batch[ITEM_IDS].flatten(), ids)
         return np.bincount(index[recent], minlength=len(ids) + 1)
 
@@ -198,14 +196,14 @@ class SequenceHistories(FileHistories):
         seen: NDArray[np.bool_] | None = None
         if TIMESTAMPS in batch.schema.names:
             times = batch[TIMESTAMPS].flatten()
-            late = _not_before(times, self.user_filter.end)
+            late = not_before(times, self.user_filter.end)
             if self.user_filter.active_since is not None:
-                recent = _not_before(times, self.user_filter.active_since) & ~late
-                active = np.diff(np.concatenate([[0], np.cumsum(recent)])[offsets]) > 0
+                recent = not_before(times, self.user_filter.active_since) & ~late
+                active = any_per_user(recent, offsets)
             if self.seen is not None and self.seen.since is not None:
                 # What may have been seen of late, without a time, counts as seen.
                 unknown = times.is_null().to_numpy(zero_copy_only=False)
-                seen = _not_before(times, self.seen.since) | unknown
+                seen = not_before(times, self.seen.since) | unknown
         null = ~late & listed.is_null().to_numpy(zero_copy_only=False)
         self.dropped.by_reason[AFTER_RUN_DATE] += int(late.sum())
         self.dropped.by_reason["null item_id"] += int(null.sum())
@@ -266,13 +264,6 @@ def _check_lengths(batch: pa.RecordBatch, where: str) -> None:
             expected=str(items[row]),
             found=str(times[row]),
         )
-
-
-def _not_before(times: pa.Array, instant: datetime) -> NDArray[np.bool_]:
-    """Which times are at or after an instant; a null is not."""
-    later = pc.fill_null(pc.greater_equal(times, pa.scalar(instant, TIME)), False)
-    mask: NDArray[np.bool_] = later.to_numpy(zero_copy_only=False)
-    return mask
 
 
 def _element_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:

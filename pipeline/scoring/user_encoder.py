@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +9,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.cores import thread_count
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import CPU, TENSORRT, auto_batch_size, open_session
+from pipeline.bundles.sessions import (
+    TENSORRT,
+    auto_batch_size,
+    batches_at_once,
+    device_failures,
+    open_session,
+)
 from pipeline.config.score_section import ScoreSettings
-from pipeline.errors import BundleError, ConfigError, first_line, raised_as
+from pipeline.errors import BundleError
 from pipeline.scoring.batches import pad
 from pipeline.scoring.user_histories import PART_USERS, Integers, UserHistories, split_parts
 
 Floats = NDArray[np.float32]
-
-_GPU_AT_ONCE = 3  # batches: as those of a recommender
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class UserEncoder:
         )
         bundle.check_description(session)
         provider = session.get_providers()[0]
-        at_once = thread_count(settings.threads) if provider == CPU else _GPU_AT_ONCE
+        at_once = batches_at_once(provider, settings.threads)
         cores = ThreadPoolExecutor(at_once)
         return cls(session, width, bundle.max_length, users(provider), at_once, cores)
 
@@ -149,7 +151,7 @@ class UserEncoder:
             ends = read.offsets[1:][rows]
             item_seq = pad(read.items, ends, lengths[rows], self.max_length)
             feed = {"item_seq": item_seq, "item_seq_len": lengths[rows]}
-            with self._failures(len(rows)):
+            with device_failures(self.provider, len(rows)):
                 (embedding[rows],) = self.session.run(["user_embedding"], feed)
 
         for rows, _ in zip(batches, self.cores.map(run, batches), strict=True):
@@ -160,15 +162,3 @@ class UserEncoder:
                 remedy="The training diverged: train and export the model again.",
             )
         return embedding
-
-    def _failures(self, users: int) -> AbstractContextManager[None]:
-        if self.provider == CPU:
-            return nullcontext()
-        return raised_as(
-            ConfigError,
-            Exception,  # onnxruntime's own errors have no common base class
-            f"{self.provider} failed",
-            f"a batch of {users} users",
-            remedy="Try a smaller score.batch_size, or score.provider = cpu.",
-            message=first_line,
-        )

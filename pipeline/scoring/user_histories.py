@@ -9,11 +9,12 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dates import days_before, run_end
 from pipeline.errors import InputError
-from pipeline.schema import PAD
+from pipeline.schema import PAD, TIME
 
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -202,3 +203,22 @@ def _part_end(histories: UserHistories, users: int, events: int) -> int:
     """The number of users in the first part."""
     fitting = int(np.searchsorted(histories.offsets, events, side="right")) - 1
     return min(users, max(fitting, 1), len(histories))
+
+
+def not_before(times: pa.Array, instant: datetime) -> Mask:
+    """Which times are at or after an instant; a null is not."""
+    later = pc.fill_null(pc.greater_equal(times, pa.scalar(instant, TIME)), False)
+    mask: Mask = later.to_numpy(zero_copy_only=False)
+    return mask
+
+
+def any_per_user(chosen: Mask, offsets: Integers) -> Mask:
+    """(N,) which users have a chosen event.
+
+    Args:
+        chosen: Of all events, user after user.
+        offsets: (N+1,) the positions where each user's events begin, and the end.
+    """
+    before = np.concatenate([[0], np.cumsum(chosen)])
+    found: Mask = np.diff(before[offsets]) > 0
+    return found

@@ -5,15 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import BusyError
 from pipeline.storage.atomic_files import files_below, unfinished_below
 from pipeline.storage.folders import is_uri
-from pipeline.storage.locations import RunLocations, Warehouse
-from pipeline.storage.locks import exclusive_lock
+from pipeline.storage.locations import RunLocations, Warehouse, run_dates_in
 
 # In the work folder, under no run date's lock: of version 0.1.0, and of bundles on their way here.
 _UNLOCKED = ("ingest-*", "prepare-*", "models/.download-*")
@@ -56,13 +54,12 @@ def remove_unfinished_uploads(warehouse: Warehouse) -> None:
 
 
 def _remove_leftovers_of_other_dates(locations: RunLocations) -> None:
-    for folder in locations.work_dir.glob("run_date=*"):
-        with suppress(BusyError, OSError, ValueError):  # no date
-            other = replace(locations, run_date=date.fromisoformat(folder.name[-10:]))
-            if other.run_date == locations.run_date or not any(_leftovers(other)):
-                continue
-            with exclusive_lock(other.lock, "", other.folder):
-                _remove_leftovers(other)
+    for day in run_dates_in(locations.work_dir):
+        other = replace(locations, run_date=day)
+        with suppress(BusyError, OSError):
+            if day != locations.run_date and any(_leftovers(other)):
+                with other.held():
+                    _remove_leftovers(other)
     for pattern in _UNLOCKED:
         for old in locations.work_dir.glob(pattern):
             with suppress(OSError):

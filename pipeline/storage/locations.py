@@ -1,6 +1,7 @@
 """Every path of a run: its tables and bundles in the warehouse, its folders in the work folder."""
 
 import re
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import ConfigError
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import Folder, LocalFolder, is_uri, open_folder
+from pipeline.storage.locks import exclusive_lock
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
 
 # delta-rs 1.6 writes a table at such a path, but decodes %XX once more and takes a backslash for a
@@ -95,6 +97,14 @@ class RunLocations:
         """The file whose lock a run holds."""
         return self.folder / ".lock"
 
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the run date in the ``with`` block.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        return exclusive_lock(self.lock, "another run works on this run date", self.folder)
+
     @property
     def scratch(self) -> Path:
         """Temporary files of sorts and joins."""
@@ -133,3 +143,13 @@ class RunLocations:
     def record(self, stage: str) -> Path:
         """The JSON file that records a stage as done."""
         return self.folder / f"{stage}.json"
+
+
+def run_dates_in(work_dir: Path) -> list[date]:
+    """The run dates that have a folder in a work folder, newest first."""
+    found = []
+    for folder in work_dir.glob("run_date=*"):
+        with suppress(ValueError):  # not one of ours
+            day = date.fromisoformat(folder.name.removeprefix("run_date="))
+            found += [day] if folder.name == f"run_date={day}" else []
+    return sorted(found, reverse=True)

@@ -1,6 +1,6 @@
 """A temporary DuckDB database for sorts and joins larger than memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,17 +105,30 @@ def streamed(base: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordB
         Exception: why the query failed, whatever the library made of that.
     """
     rows = base.sql(query).to_arrow_reader()
+    with own_errors(rows.schema, rows) as stream:
+        yield stream
+
+
+@contextmanager
+def own_errors(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatchReader]:
+    """Batches as a stream, to be read inside the ``with`` block by a library other than Arrow.
+
+    Raises:
+        Exception: what making the batches raised, whatever the library made of that.
+    """
     failures: list[Exception] = []
 
-    def batches() -> Iterator[pa.RecordBatch]:
+    def watched() -> Iterator[pa.RecordBatch]:
         try:
-            yield from rows
+            yield from batches
         except Exception as error:
             failures.append(error)
             raise
 
     try:
-        yield pa.RecordBatchReader.from_batches(rows.schema, batches())
+        yield pa.RecordBatchReader.from_batches(schema, watched())
     except Exception:
         if failures:
             raise failures[0] from None

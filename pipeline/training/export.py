@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -35,12 +34,12 @@ from pipeline.errors import naming
 from pipeline.results import Evaluated, Exported, Prepared, Trained
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.content_hash import content_hash
+from pipeline.storage.leftovers import is_untouched
 from pipeline.storage.locations import RunLocations
 from pipeline.training.float16_check import check_float16
 
 BATCH = 256
 _STAGING = ".staging-"
-_ABANDONED = 24 * 60 * 60  # seconds
 
 
 def export(
@@ -137,7 +136,7 @@ def _remove_abandoned(models: Path) -> None:
     """Remove what killed exports left, a day old at least: younger ones may be at work."""
     for staging in models.glob(f"{_STAGING}*"):
         with suppress(FileNotFoundError):
-            if time.time() - staging.stat().st_mtime > _ABANDONED:
+            if is_untouched(staging, "folder"):
                 shutil.rmtree(staging, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 
 from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from model.export.float16 import with_every_rounding
+from model.training.histories import evenly_spaced
 from pipeline.bundles.sessions import open_session
 from pipeline.config.event_types_section import Names
 from pipeline.config.export_section import ExportSettings
@@ -52,8 +53,8 @@ def check_float16(
     begins, ends = histories.offsets[:-1], histories.offsets[1:]
     last = ends[ends - begins >= 2] - 1
     last = last[histories.with_inputs(last)]
-    count = min(limits.parity_sequences, len(last))
-    last = last[np.linspace(0, len(last) - 1, count).astype(np.int64)]
+    last = evenly_spaced(last, limits.parity_sequences)
+    count = len(last)
     item_seq, item_seq_len = histories.windows(last, length)
     users = item_seq.numpy(), item_seq_len.numpy()
     exact = _recommend(open_session(folder / RECOMMENDER, "cpu"), *users, mask_seen)

@@ -23,7 +23,7 @@ from pipeline.results import Prepared
 from pipeline.tuning.outputs import RUNS
 from pipeline.tuning.params_file import with_values
 from pipeline.tuning.search_space import Space
-from pipeline.tuning.study import EPOCH, ERROR, last_attempts, original_number
+from pipeline.tuning.study import EPOCH, ERROR, finished_trials, original_number
 from pipeline.tuning.trial import Pruning, Run, TrialEndedError, end_trials, train_apart, train_here
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Search:
             run_on_ray(self, study, lacking, ended)
         elif lacking:
             self._optimize(study, lacking, ended)
-        finished = sum(trial.state.is_finished() for trial in last_attempts(study))
+        finished = len(finished_trials(study))
         if finished < wanted:
             raise SearchError(
                 "the search was interrupted",
@@ -176,7 +176,7 @@ class Search:
 
     def _tidy(self, study: optuna.Study) -> None:
         """Remove the checkpoints of all finished trials but the best."""
-        finished = [trial for trial in last_attempts(study) if trial.state.is_finished()]
+        finished = finished_trials(study)
         best = best_of(finished)
         for trial in finished:
             if trial != best:
@@ -202,6 +202,6 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _so_far(study: optuna.Study, wanted: int) -> tuple[int, int, float | None]:
-    finished = [trial for trial in last_attempts(study) if trial.state.is_finished()]
+    finished = finished_trials(study)
     best = best_of(finished)
     return min(len(finished), wanted), wanted, best.value if best else None

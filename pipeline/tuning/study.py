@@ -164,6 +164,11 @@ def last_attempts(study: optuna.Study) -> list[FrozenTrial]:
     return sorted((t for t in trials if not was_interrupted(t)), key=original_number)
 
 
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The last attempts that have ended, in the order of their original numbers."""
+    return [trial for trial in last_attempts(study) if trial.state.is_finished()]
+
+
 def requeue_interrupted(study: optuna.Study) -> None:
     """Queue again the trials that ran when the search was killed; the caller holds its lock."""
     with warnings.catch_warnings():
@@ -193,7 +198,7 @@ def fill_queue(study: optuna.Study, space: Space, settings: Settings, wanted: in
         The number of trials still to run.
     """
     seed, known = settings.train.seed, last_attempts(study)
-    finished = sum(trial.state.is_finished() for trial in known)
+    finished = len(finished_trials(study))
     if settings.tune.algo == "tpe":
         study.sampler = TPESampler(seed=seed + finished)  # else a resumed search repeats its draws
         drawn: list[dict[str, Value]] = [{}] * wanted

@@ -41,7 +41,7 @@ from pipeline.tuning.study import (
     ERROR,
     check_resume_key,
     fill_queue,
-    last_attempts,
+    finished_trials,
     load_study,
     original_number,
     requeue_interrupted,
@@ -139,7 +139,7 @@ def tune(
 
 def _conclude(search: Search, study: optuna.Study) -> Tuned:
     """Evaluate the best trial on the test set, and write the outputs of the search."""
-    trials = [trial for trial in last_attempts(study) if trial.state.is_finished()]
+    trials = finished_trials(study)
     best = best_of(trials)
     if best is None or best.value is None:
         errors = [trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs]

@@ -55,7 +55,7 @@ def write_partition(
     """
     uri, path = warehouse.table(name), scratch / f"{name}.arrow"
     n_rows = _spool(path, schema, batches)
-    version = (generated_at - _EPOCH) // timedelta(microseconds=1)
+    transaction = transaction_of(name, run_date, generated_at)
     with commit_errors(uri), pa.memory_map(str(path)) as mapped:
         file = pa.ipc.open_file(mapped)
         spooled = map(file.get_batch, range(file.num_record_batches))
@@ -63,10 +63,14 @@ def write_partition(
         table = open_table(uri)
         if table is not None:
             fit_columns(table, schema, uri, "Move the table away.")
-        transaction = f"{name}/{RUN_DATE}={run_date}", version
-        replace_run_date(table or uri, rows, run_date, transaction, partition_by=[RUN_DATE])
+        replace_run_date(table or uri, rows, run_date, transaction)
     path.unlink()
     return uri, n_rows
+
+
+def transaction_of(name: str, run_date: date, generated_at: datetime) -> tuple[str, int]:
+    """The application id and version by which a table's log says whose rows a run date has."""
+    return f"{name}/{RUN_DATE}={run_date}", (generated_at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _spool(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

@@ -232,25 +232,26 @@ def replace_run_date(
     table: "DeltaTable | str",
     rows: pa.RecordBatchReader | pa.Table,
     run_date: date,
-    transaction: tuple[str, int] | None = None,
-    **options: Any,
+    transaction: tuple[str, int],
 ) -> None:
-    """Replace the rows of one run date in one commit.
+    """Replace the rows of one run date, which has a partition of its own, in one commit.
 
     Args:
         table: A table as it was when it was opened, or the path or URI of one to create.
         rows: With the column `run_date`.
         run_date: The day whose rows are replaced.
-        transaction: Application id and version to note in Delta's log with the commit. By default
-            the commit fails where another run wrote to the table meanwhile.
-        options: Further ones of `write_deltalake`.
+        transaction: Application id and version to note in Delta's log with the commit.
 
     Raises:
-        ConflictError: another run wrote to it meanwhile; nothing was changed.
+        CommitFailedError: of delta-rs: another run wrote to the partition meanwhile; nothing was
+            changed.
     """
-    options |= {"mode": "overwrite", "predicate": f"{RUN_DATE} = '{run_date}'"}
-    options["schema_mode"] = "merge"  # columns and fields that not every run writes
-    if transaction is not None:
-        write(table, rows, transaction, **options)
-    elif not isinstance(table, str):
-        commit(table, rows, **options)
+    write(
+        table,
+        rows,
+        transaction,
+        mode="overwrite",
+        predicate=f"{RUN_DATE} = '{run_date}'",
+        schema_mode="merge",  # columns and fields that not every run writes
+        partition_by=[RUN_DATE],
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.errors import ConfigError, StorageError, one_line
+from pipeline.errors import ConfigError, StorageError, one_line, raised_as
 from pipeline.storage.folders import is_uri
 from pipeline.storage.locks import exclusive_lock
 
@@ -53,24 +53,26 @@ def temporary_folders(out: Path) -> Iterator[tuple[Path, Path]]:
     """
     folder = out.with_name(f".{out.name}.importing")
     parts = folder / "scratch", folder / "logs"
-    try:
-        with exclusive_lock(folder / ".lock", "another import is at work on this", out):
-            try:
-                for part in parts:
-                    shutil.rmtree(part, ignore_errors=True)
-                    part.mkdir()
-                if out.exists():
-                    _check_movable(out, folder / "moved")
-                yield parts
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(
+    with (
+        raised_as(
+            StorageError,
+            (OSError, pa.ArrowException),
             "cannot be written",
-            str(getattr(error, "filename", None) or out),
-            found=one_line(error),
+            str(out),
             remedy="Free some space or check the permissions.",
-        ) from error
+            name_file=True,
+        ),
+        exclusive_lock(folder / ".lock", "another import is at work on this", out),
+    ):
+        try:
+            for part in parts:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+            if out.exists():
+                _check_movable(out, folder / "moved")
+            yield parts
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def move_logs(logs: Path, out: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.logs.log_files import LogFile
 from pipeline.results import Checked, Ingested, Prepared
 from pipeline.runner.cache import NOT_IN_KEY, RunResults, Stage, StageRecord, hash_of, read_record
 from pipeline.schema import EVENT_TYPES_FILE, INTERACTIONS, VOCABULARY
-from pipeline.storage.locations import RunLocations
+from pipeline.storage.locations import RunLocations, run_dates_in
 from pipeline.storage.prepared_folder import prepared_hash
 from pipeline.warehouse.log_table import list_logs
 from pipeline.warehouse.tables import has_table
@@ -134,9 +134,9 @@ class Prepare(Stage[Prepared]):
 
 def _newest_prepared(locations: RunLocations) -> Prepared | None:
     """What was prepared last for this run date or one before it."""
-    for folder in sorted(locations.work_dir.glob("run_date=*"), reverse=True):
-        if folder.name <= locations.folder.name:
-            record = read_record(folder / locations.record(Prepare.name).name, Prepared)
+    for day in run_dates_in(locations.work_dir):
+        if day <= locations.run_date:
+            record = read_record(replace(locations, run_date=day).record(Prepare.name), Prepared)
             if record is not None:
                 return record.result
     return None

@@ -13,6 +13,7 @@ from pipeline.data import ingest_batches
 from pipeline.data.ingest_batches import in_batches
 from pipeline.data.source_files import SourceFiles
 from pipeline.errors import InputError
+from pipeline.logs.log_content import read_footers
 from pipeline.logs.log_files import list_log_files
 from tests.helpers.ingest_cases import (
     NOON,
@@ -41,13 +42,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_batches_hold_as_many_rows_as_they_may_or_one_file(settings: Settings):
-    batches = in_batches(list_log_files(settings.logs.path))
+    batches = in_batches(read_footers(list_log_files(settings.logs.path)))
     assert [batch.rows for batch in batches] == [5, 9, 6, 4]
     assert [file.name for batch in batches for file in batch.files] == [
         f"{number}.parquet" for number in range(len(SIZES))
     ]
     assert [batch.is_last for batch in batches] == [False, False, False, True]
-    (empty,) = in_batches([])
+    (empty,) = in_batches({})
     assert empty.is_last
 
 

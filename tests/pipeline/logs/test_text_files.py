@@ -20,6 +20,7 @@ from pipeline.bundles.bundle import Bundle
 from pipeline.config.sections import LogSettings
 from pipeline.errors import InputError, SchemaError, UnreadableFileError
 from pipeline.logs import text_files
+from pipeline.logs.log_content import read_footers
 from pipeline.logs.log_files import list_log_files
 from pipeline.logs.log_rows import check_log_files, log_rows
 from pipeline.logs.text_files import text_format
@@ -83,7 +84,7 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {
 
 def read(path: Path, logs: LogSettings = MAPPED) -> list[dict[str, Any]]:
     files = list_log_files(path)
-    types = check_log_files(files, logs, {})
+    types = check_log_files(read_footers(files), logs, {})
     with log_rows(files, logs, types) as rows:
         return rows.read_all().to_pylist()
 
@@ -184,7 +185,7 @@ def test_ids_of_json_have_the_kind_of_the_first(
     path = tmp_path / "a.jsonl"
     path.write_bytes(as_json_lines([(user, "x", 1) for user in (first, *others)]))
     files = list_log_files(path)
-    types = check_log_files(files, LogSettings(), {})
+    types = check_log_files(read_footers(files), LogSettings(), {})
     assert (types.user, types.item) == (kind, pa.string())
     expected = pa.array([None if user is None else str(user) for user in (first, *others)])
     expected = (

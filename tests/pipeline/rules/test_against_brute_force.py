@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError
 from pipeline.rules.attributes import item_attributes
-from pipeline.rules.conditions import items_that
+from pipeline.rules.conditions import rows_that
 from pipeline.schema import vocabulary_schema
 from pipeline.scoring.eligibility import eligible_items
 from tests.helpers.conditions import Condition, attributes, conditions
@@ -74,7 +74,7 @@ def test_eligible_are_exactly_the_items_of_which_all_is_true(
         pq.write_table(pa.Table.from_pylist(rows, COLUMNS), path)
         allow.write_text("".join(f"{item}\n" for item in sorted(allowed or ())))
         found = item_attributes(table, path)
-        assert items_that(condition.text, found, "score.where").tolist() == expected
+        assert rows_that(condition.text, found.table, "score.where").tolist() == expected
         score = ScoreSettings(
             where=condition.text, top_k=2, allow=None if allowed is None else str(allow)
         )

@@ -11,7 +11,7 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.config.settings import load_settings
 from pipeline.errors import ConfigError
 from pipeline.rules.attributes import Attributes
-from pipeline.rules.conditions import items_that
+from pipeline.rules.conditions import rows_that
 
 SEEN = datetime(2026, 11, 1, tzinfo=UTC)
 TABLE = pa.table(
@@ -58,7 +58,7 @@ ATTRIBUTES = Attributes(TABLE, TABLE.slice(0, 0), 0)
     ],
 )
 def test_a_condition_chooses_the_items_for_which_it_is_true(where: str, expected: str) -> None:
-    chosen = items_that(where, ATTRIBUTES, "score.where")
+    chosen = rows_that(where, ATTRIBUTES.table, "score.where")
     assert "".join(pa.array(["a", "b", "c", "d"]).filter(pa.array(chosen)).to_pylist()) == expected
     assert ScoreSettings(where=where).where == where
 
@@ -99,7 +99,7 @@ TYPES = [
 @pytest.mark.parametrize(("where", "message"), SYNTAX + TYPES)
 def test_anything_else_is_refused_in_one_line(where: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        items_that(where, ATTRIBUTES, "score.segment.where")
+        rows_that(where, ATTRIBUTES.table, "score.segment.where")
     assert str(caught.value).startswith("score.segment.where: ")
     assert "\n" not in str(caught.value)
 
@@ -130,4 +130,4 @@ def test_no_file_is_read_by_the_name_of_a_column(tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a\n1\n")
     for where in (f"\"{tmp_path}/secret.csv\" = 'a'", f"'{tmp_path}/secret.csv'.a = 1"):
         with pytest.raises(ConfigError):
-            items_that(where, ATTRIBUTES, "score.where")
+            rows_that(where, ATTRIBUTES.table, "score.where")

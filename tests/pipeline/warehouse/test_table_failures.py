@@ -54,7 +54,6 @@ def where_of(settings: Settings, action: Callable[[], Any]) -> str:
         lambda table: tables.replace_where(table, "model_version", ["a"], ROWS.to_reader()),
         lambda table: tables.delete(table, "user_id = 1"),
         lambda table: tables.widen(table, WIDER),
-        lambda table: tables.replace_run_date(table, ROWS, DAY),
         lambda table: tables.replace_run_date(table, ROWS, DAY, ("scoring", 1)),
         lambda table: tables.create_table(f"{tables.place_of(table)}/below", ROWS.schema),
     ],
