@@ -122,6 +122,16 @@ def tiny_bundle(
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny", popularity=popularity)
 
 
+@pytest.fixture
+def matmul_precision() -> Iterator[None]:
+    """Put back what Lightning sets for the whole process."""
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of this test run share."""

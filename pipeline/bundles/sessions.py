@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from model.cores import Threads, thread_count
 from model.export.files import CPU_RECOMMENDER, INT8_TABLE, RECOMMENDER
 from model.export.quantize import CODES, TILE_ITEMS, without_items
+from pipeline.config.score_section import Precision, Provider
 from pipeline.errors import BundleError, ConfigError, first_line, memory_failures, raised_as
-
-Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
-Precision = Literal["fp32", "fp16"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

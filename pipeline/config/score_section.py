@@ -19,6 +19,9 @@ from pipeline.config.rule_tables import (
 from pipeline.config.seen_rule import EXPECTED, SeenEvents, SeenRule
 from pipeline.dates import MOST_DAYS, RunDay
 
+Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
+Precision = Literal["fp32", "fp16"]
+
 # Rules that earlier versions did not have: left out of keys where they are not set.
 _LATER_RULES = (
     "retire_after_days",
@@ -45,10 +48,8 @@ class ScoreSettings(Frozen):
     batch_size: CountOrAuto = Field(
         "auto", description="users per batch, or `auto`", json_schema_extra=NO_RESULT_CHANGE
     )
-    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
-        "auto", description="`auto`, `cuda`, `tensorrt` or `cpu`"
-    )
-    precision: Literal["fp32", "fp16"] = Field(
+    provider: Provider = Field("auto", description="`auto`, `cuda`, `tensorrt` or `cpu`")
+    precision: Precision = Field(
         "fp32", description="fp16 is for GPUs; the bundle must have it (export.fp16)"
     )
     devices: CountOrAuto = Field(

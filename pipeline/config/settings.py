@@ -40,7 +40,6 @@ from pipeline.config.sections import (
 )
 from pipeline.config.tune_section import TuneSettings
 from pipeline.storage.credentials import check_settings
-from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.storage.resources import ResourceSettings
 
 ENV_PREFIX = "FEAREC_"
@@ -83,11 +82,6 @@ class Settings(BaseModel):
         if needed_by and not self.logs.event_type:
             raise ValueError(f"{needed_by} names types of events, so logs.event_type must be set")
         return self
-
-    def locations(self, run_date: date) -> RunLocations:
-        """Where the run of a date reads and writes."""
-        warehouse = Warehouse(self.warehouse)
-        return RunLocations(warehouse, self.work_dir, run_date, self.resources)
 
     def today(self) -> date:
         """The default run date: today in `time_zone`."""

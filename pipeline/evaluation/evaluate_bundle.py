@@ -12,7 +12,8 @@ from torch import Tensor
 from model.config import TrainingConfig
 from model.training.threads import set_threads
 from pipeline.bundles.bundle import Bundle
-from pipeline.bundles.sessions import Provider, open_session
+from pipeline.bundles.sessions import open_session
+from pipeline.config.score_section import Provider
 from pipeline.config.sections import EvaluateSettings
 from pipeline.data.held_out import HeldOut
 from pipeline.data.prepared import events_before, read_histories

@@ -133,7 +133,7 @@ def gather(settings: Settings, locations: RunLocations) -> Content:
     published = newest_dates(warehouse, run_date, 2)
     lists = list_summaries(warehouse, published, locations.resources)
     earlier = runs_before(warehouse, run_date, LAST_RUNS)
-    users = _users(settings, locations, published, earlier)
+    users = _users(settings, locations, published, earlier, missing)
     return Content(
         row=row,
         earlier=earlier,
@@ -226,6 +226,7 @@ def _users(
     locations: RunLocations,
     published: Sequence[date],
     earlier: Sequence[Mapping[str, Any]],
+    missing: list[str],
 ) -> list[ShownUser]:
     if not published:
         return []
@@ -236,7 +237,11 @@ def _users(
     ]
     now, before = by_day if len(by_day) == 2 else (by_day[0], {})
     until = run_end(locations.run_date, settings.time_zone)
-    histories = histories_of(warehouse, chosen, _EVENTS, until)
+    histories: Sequence[Sequence[Event]] = [()] * len(chosen)
+    try:
+        histories = histories_of(warehouse, chosen, _EVENTS, until)
+    except (FearecError, OSError) as error:
+        missing.append(f"The histories of the users are left out: {error}")
     since = last_known(earlier, published[-1], settings.time_zone)
     return [
         ShownUser(user, history, before.get(user), now.get(user), since)

@@ -13,7 +13,7 @@ from pipeline.errors import InputError, one_line
 from pipeline.runner.failures import storage_failures
 from pipeline.schema import RUN_DATE
 from pipeline.storage.folders import Folder, LocalFolder
-from pipeline.storage.locations import Warehouse
+from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.warehouse.runs import all_runs, runs_before
 
 PAGE, INDEX = "report.html", "index.html"
@@ -55,7 +55,7 @@ def _write_page(settings: Settings, run_date: date) -> str:
     from pipeline.reporting.content import gather
     from pipeline.reporting.page import night_page
 
-    locations = settings.locations(run_date)
+    locations = RunLocations.of(settings, run_date)
     with storage_failures(settings):
         folder = locations.warehouse.reports(run_date)
         page = night_page(gather(settings, locations), report_dates(locations.warehouse))

@@ -142,7 +142,7 @@ def _clean_work(
     """Remove old run dates' folders, and local copies of models that are gone."""
     freed, removed = 0, []
     for day in _beyond(run_dates_in(settings.work_dir), settings.retention.work):
-        locations = settings.locations(day)
+        locations = RunLocations.of(settings, day)
         with suppress(BusyError), locations.held():
             freed += disk_use(locations.folder)
             removed.append(day)

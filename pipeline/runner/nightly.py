@@ -17,7 +17,7 @@ from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.publishing.publish import check_layout
-from pipeline.reporting.report import Report, index_of_run, page_of_run, write_report
+from pipeline.reporting.report import Report, index_of_run, page_of_run
 from pipeline.results import Evaluated, Forgotten
 from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
@@ -223,7 +223,8 @@ def open_run(
         except FearecError as error:
             with suppress(Exception):  # what fails here too would hide the error
                 record_failure(locations, run.started_at, run.results, error)
-                logger.info("report: %s", write_report(settings, run_date).page)
+                page_of_run(settings, run_date)
+                index_of_run(settings)
             raise
 
 
@@ -237,7 +238,7 @@ def _locked(settings: Settings, run_date: date, *, is_run: bool = False) -> Iter
         is_run: Whether the caller records failures and so looks for the logs itself. In a warehouse
             without a run they are looked for here: a mistaken path makes no new warehouse.
     """
-    locations = settings.locations(run_date)
+    locations = RunLocations.of(settings, run_date)
     with storage_failures(settings):
         check_settings_of_run(settings, run_date)
         locations.warehouse.models().names()  # Arrow gives up in seconds, delta-rs in minutes

@@ -21,8 +21,6 @@ def placed_reason(found: Placement, score: ScoreSettings) -> Reason:
         "n_by_rank": found.n_by_rank,
         "last_score": found.last_score,
     }
-    if found.rank is None:
-        return Reason("excluded", "this user may not get it", details)
     if found.place is None:
         text = f"outranked: {_ranked(found)}"
         if found.last_score is not None:

@@ -154,7 +154,7 @@ def served_run(settings: Settings, run_date: date | None, model_version: str | N
             f"run date {day}",
             remedy="`fearec models list` shows which do; --model takes any version.",
         )
-    locations = settings.locations(day)
+    locations = RunLocations.of(settings, day)
     bundle = Bundle.load(local_bundle(locations, model))
     return ServedRun(locations, bundle, bundle.items())
 

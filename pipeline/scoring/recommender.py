@@ -17,8 +17,6 @@ from model.export.quantize import CODES
 from pipeline.bundles.sessions import (
     CPU,
     TENSORRT,
-    Precision,
-    Provider,
     auto_batch_size,
     batches_at_once,
     codes_without,
@@ -26,6 +24,7 @@ from pipeline.bundles.sessions import (
     open_session,
     takes_codes,
 )
+from pipeline.config.score_section import Precision, Provider
 from pipeline.errors import BundleError
 from pipeline.scoring.batches import ScoringBatch
 

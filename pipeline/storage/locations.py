@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
@@ -13,6 +14,9 @@ from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.folders import Folder, LocalFolder, is_uri, open_folder
 from pipeline.storage.locks import exclusive_lock
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
+
+if TYPE_CHECKING:
+    from pipeline.config.settings import Settings
 
 # delta-rs 1.6 writes a table at such a path, but decodes %XX once more and takes a backslash for a
 # slash when it reads the log; at the others it panics. No other form of the path helps: URIs, links
@@ -86,6 +90,12 @@ class RunLocations:
     work_dir: Path
     run_date: date
     resources: ResourceSettings = DEFAULT_RESOURCES
+
+    @classmethod
+    def of(cls, settings: "Settings", run_date: date) -> Self:
+        """Where the run of a date reads and writes by its settings."""
+        warehouse = Warehouse(settings.warehouse)
+        return cls(warehouse, settings.work_dir, run_date, settings.resources)
 
     @property
     def folder(self) -> Path:

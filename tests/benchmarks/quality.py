@@ -160,6 +160,8 @@ def main() -> None:
         options.validation or len(options.seeds) > 1 or options.file.suffix == ".npz"
     ):
         parser.error("ml-100k-nights has times, a test and one seed: give it ml-100k.inter alone")
+    if not options.file.exists():
+        parser.error(f"no such file: {options.file}")
     options.work = options.work or Path("work/quality", options.name)
     options.work.mkdir(parents=True, exist_ok=True)
     file, logs = options.file, options.work / "logs"

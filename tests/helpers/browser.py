@@ -1,6 +1,5 @@
 """A headless Chromium for tests, driven by its DevTools protocol."""
 
-import base64
 import json
 import shutil
 import subprocess
@@ -70,13 +69,6 @@ class Page:
         given = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **given, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **given)
-
-    def picture(self, file: Path) -> None:
-        """Write the whole page as a PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {**size, "scale": 1}
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        file.write_bytes(base64.b64decode(answer["data"]))
 
     def _receive(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._connection.recv(timeout=_SECONDS))

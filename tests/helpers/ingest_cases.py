@@ -29,10 +29,11 @@ def write_log(
     settings: Settings,
     name: str,
     rows: list[tuple[Any, Any, Any]],
-    user: pa.DataType = pa.int64(),  # noqa: B008
-    item: pa.DataType = pa.string(),  # noqa: B008
+    user: pa.DataType | None = pa.int64(),  # noqa: B008
+    item: pa.DataType | None = pa.string(),  # noqa: B008
     time: pa.DataType = TIME,
 ) -> Path:
+    """A log file; None as the type of the ids is the type that they have."""
     users, items, times = zip(*rows, strict=True) if rows else ((), (), ())
     columns = [pa.array(users, user), pa.array(items, item), pa.array(times, time)]
     path = Path(settings.logs.path) / name

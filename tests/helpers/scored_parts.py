@@ -62,19 +62,28 @@ def write_parts(
     n_users: int | None = None,
     day: date = DAY,
 ) -> Scored:
-    """Parts of so many lists each; hashes and counts are those of what is written.
+    """Parts of so many lists each.
 
     `n_users` is the count of users of a single part that has users without rows.
     """
-    key = ResumeKey(model_version="v1", bundle={}, inputs={}, settings={})
+    parts = [lists[begin : begin + size] for begin in range(0, len(lists), size)]
+    tables = [
+        (rows_of(some, layout, day), len(some) if n_users is None else n_users) for some in parts
+    ]
+    return write_tables(folder, tables, rows_of([], layout, day))
+
+
+def write_tables(
+    folder: Path, parts: Sequence[tuple[pa.Table, int]], empty: pa.Table, version: str = "v1"
+) -> Scored:
+    """Parts of rows, each of so many users; hashes and counts are those of what is written."""
+    key = ResumeKey(model_version=version, bundle={}, inputs={}, settings={})
     now = datetime.now(UTC)
     out = open_output(open_folder(folder), key, now, resume=False, overwrite=True)
     with out.begin():
-        for begin in range(0, len(lists), size):
-            some = lists[begin : begin + size]
-            table = rows_of(some, layout, day)
-            count = len(some) if n_users is None else n_users
-            out.write(EncodedPart.of(table, PartCounts(n_users=count, n_rows=len(table))))
-        out.finish(rows_of([], layout, day))
+        for table, n_users in parts:
+            out.write(EncodedPart.of(table, PartCounts(n_users=n_users, n_rows=len(table))))
+        out.finish(empty)
     values: dict[str, Any] = dict.fromkeys(Scored.__dataclass_fields__, 0)
-    return Scored(**{**values, "folder": str(folder), "n_users": len(lists)})
+    values |= {"folder": str(folder), "model_version": version}
+    return Scored(**{**values, "n_users": out.done.n_users, "n_rows": out.done.n_rows})

@@ -1,6 +1,6 @@
 """Small logs for the tests of scoring, runs over them, and the answers by brute force."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,16 @@ def write_sequences(path: Path, sequences: dict[Any, list[Any]], **columns: Any)
     lists = pa.array(list(sequences.values()), pa.list_(pa.string()))
     pq.write_table(pa.table({"user_id": list(sequences), "item_ids": lists, **columns}), path)
     return path
+
+
+def write_pairs(
+    path: Path, pairs: Sequence[tuple[Any, Any]], kinds: tuple[Any, Any] = (None, None)
+) -> str:
+    """A file of users and items, as `score.candidates` and `score.exclude` take it."""
+    users, items = zip(*pairs, strict=True) if pairs else ((), ())
+    columns = {"user_id": pa.array(users, kinds[0]), "item_id": pa.array(items, kinds[1])}
+    pq.write_table(pa.table(columns), path)
+    return str(path)
 
 
 def events(histories: dict[Any, list[Any]]) -> Log:

@@ -1,11 +1,14 @@
 """The translation of other libraries' exceptions, and the tree of errors in the docstring."""
 
 import inspect
+import pickle
 import re
 
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pipeline.errors
 from pipeline.errors import (
@@ -14,6 +17,7 @@ from pipeline.errors import (
     InputError,
     MemoryShortError,
     StorageError,
+    TableCheckError,
     first_line,
     full_disks,
     memory_failures,
@@ -21,6 +25,7 @@ from pipeline.errors import (
     one_line,
     raised_as,
 )
+from pipeline.results import Check
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,14 @@ def test_fearecs_own_errors_keep_their_places() -> None:
     assert caught.value.where == "a log"
 
 
+CLASSES = {
+    name: kind
+    for name, kind in inspect.getmembers(pipeline.errors, inspect.isclass)
+    if issubclass(kind, FearecError)
+}
+parts = st.text(max_size=20)
+
+
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     drawn: dict[str, tuple[str, str]] = {}
     above: list[str] = []
@@ -139,14 +152,26 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     ):
         above = [*above[: len(indent) // 4], name]
         drawn[name] = (above[-2] if len(above) > 1 else "Exception", code)
-    classes = {
-        name: kind
-        for name, kind in inspect.getmembers(pipeline.errors, inspect.isclass)
-        if issubclass(kind, FearecError)
-    }
     assert drawn == {
-        name: (kind.__base__.__name__, str(kind.exit_code)) for name, kind in classes.items()
+        name: (kind.__base__.__name__, str(kind.exit_code)) for name, kind in CLASSES.items()
     }
+
+
+@given(parts, parts, parts, parts, parts)
+@pytest.mark.parametrize("kind", CLASSES.values())
+def test_errors_pickle(
+    kind: type[FearecError], what: str, where: str, expected: str, found: str, remedy: str
+) -> None:
+    error = kind(what, where, expected, found, remedy)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (str(copy), copy.remedy, copy.exit_code) == (str(error), remedy, kind.exit_code)
+
+
+def test_the_checks_of_an_error_pickle() -> None:
+    checks = (Check("coverage", "held", "coverage: 0.1", 0.1, 0.5),)
+    error = TableCheckError("the recommendations failed", checks=checks)
+    assert pickle.loads(pickle.dumps(error)).checks == checks
 
 
 def test_a_failed_copy_names_the_file_that_could_not_be_written() -> None:

@@ -15,12 +15,12 @@ def test_the_packages_export_them() -> None:
     assert (Bundle, score) == (defined, called)
 
 
-@pytest.mark.parametrize("package", ["pipeline.bundles", "pipeline.scoring"])
-def test_importing_the_packages_loads_nothing_heavy(package: str) -> None:
-    loaded = f"import sys, {package}; print(*sys.modules)"
+@pytest.mark.parametrize("name", ["pipeline.bundles", "pipeline.scoring", "pipeline.scoring.cli"])
+def test_importing_them_loads_nothing_heavy(name: str) -> None:
+    loaded = f"import sys, {name}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
     )
     assert not {"pyarrow", "onnxruntime", "duckdb", "numpy"} & set(done.stdout.split())
     with pytest.raises(ImportError, match="no_such_name"):
-        exec(f"from {package} import no_such_name")
+        exec(f"from {name} import no_such_name")

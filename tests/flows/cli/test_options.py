@@ -93,5 +93,8 @@ def test_where_the_work_is_done_is_an_override(
     done = CliRunner().invoke(main.app, [*command, "--engine=spark"])
     assert done.exit_code == 2
     assert "engine.kind" in done.stderr
+
+
+def test_an_engine_is_one_more_override() -> None:
     assert with_engine(["a.b=1"], "ray") == ["a.b=1", 'engine.kind="ray"']
     assert with_engine(None, None) == []

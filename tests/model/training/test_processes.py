@@ -26,10 +26,8 @@ def port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def group_ends() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
+def group_ends(matmul_precision: None) -> Iterator[None]:
     yield
-    torch.set_float32_matmul_precision(precision)
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from model.training.lightning_module import FEARecModule, rank_positions
 from model.training.samples import TrainingBatch
 from model.training.task import TrainingTask
 from model.training.trainer import Fitted, fit
+
+pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 CATALOGUE, USERS, EVENTS = 20, 60, 12
 
@@ -156,14 +158,6 @@ def test_more_epochs_in_the_same_folder_go_on(
     if valid is None:
         assert same(fitted.network, four_epochs)
         assert fitted.epoch == 4
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning's settings of a process are put back."""
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)
 
 
 class KilledError(Exception):

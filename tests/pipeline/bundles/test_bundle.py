@@ -6,8 +6,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 
 from pipeline.bundles.bundle import REQUIRED, Bundle, publish_bundle
@@ -35,14 +33,6 @@ def test_a_published_bundle_loads_as_it_was_described(bundle: Bundle) -> None:
     assert (loaded.n_items, loaded.max_length, loaded.model_version) == (41, 5, "tiny-1")
     assert loaded.items().column("item_index").to_pylist() == list(range(1, 41))
     assert not list(bundle.path.parent.glob("staging*"))
-
-
-def test_the_encoder_runs_with_onnxruntime_alone(bundle: Bundle) -> None:
-    session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
-    feed = {"item_seq": np.array([[3, 4, 0, 0, 0]]), "item_seq_len": np.array([2])}
-    table = np.fromfile(bundle.item_table, np.float32).reshape(41, -1)
-
-    np.testing.assert_allclose(session.run(None, feed)[0][0], table[3:5].mean(0), rtol=1e-6)
 
 
 def test_a_changed_file_is_refused_by_name_and_checksum(bundle: Bundle) -> None:

@@ -175,6 +175,8 @@ def test_float16_of_a_large_catalogue_is_no_matter_of_8_bits(
 def test_an_automatic_batch_keeps_its_scores_in_memory(n_items: int, provider: str) -> None:
     batch = auto_batch_size(provider, n_items)
     assert batch == 1 or batch * n_items * 4 <= 4 * 2**30
+    most = {sessions._CPU_BATCH, sessions._CPU_BATCH_LARGE, sessions._GPU_BATCH}
+    assert batch in most or (batch + 1) * n_items > sessions._SCORES[provider]
 
 
 def test_as_many_processes_as_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +187,12 @@ def test_as_many_processes_as_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         count_devices(5, CUDA)
 
 
-def test_devices_are_counted_without_a_driver() -> None:
-    assert sessions._count_cuda_devices() >= 0
+def test_without_a_driver_there_are_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(library: str) -> None:
+        raise OSError(f"{library}: cannot open shared object file")
+
+    monkeypatch.setattr(sessions.ctypes, "CDLL", missing)
+    assert sessions._count_cuda_devices() == 0
 
 
 def test_a_first_pass_without_what_is_not_eligible_finds_the_same(

@@ -6,21 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.errors import ConfigError, ExportParityError, FearecError
+from model.errors import ConfigError
 from pipeline.config.settings import Settings, as_overrides, load_settings
-from pipeline.errors import (
-    BundleError,
-    BusyError,
-    GateError,
-    InputError,
-    PublishError,
-    SchemaError,
-    StorageError,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -263,31 +252,3 @@ def test_today_is_the_time_zones() -> None:
     assert isinstance(east, date)
     assert 1 <= (east - west).days <= 2  # they are 25 hours apart
     assert west <= utc <= east
-
-
-parts = st.text(max_size=20)
-
-
-@given(parts, parts, parts, parts, parts)
-@pytest.mark.parametrize(
-    "kind",
-    [
-        FearecError,
-        ConfigError,
-        ExportParityError,
-        InputError,
-        SchemaError,
-        BundleError,
-        GateError,
-        PublishError,
-        StorageError,
-        BusyError,
-    ],
-)
-def test_errors_pickle(
-    kind: type[FearecError], what: str, where: str, expected: str, found: str, remedy: str
-) -> None:
-    error = kind(what, where, expected, found, remedy)
-    copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is kind
-    assert (str(copy), copy.remedy, copy.exit_code) == (str(error), remedy, kind.exit_code)

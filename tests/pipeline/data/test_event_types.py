@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -12,23 +12,12 @@ import pytest
 
 from pipeline import schema
 from pipeline.config.sections import PrepareSettings
-from pipeline.config.settings import Settings
 from pipeline.data.event_types import EventTypes, index_of_types
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.stages import Ingest, Prepare
 from pipeline.storage.prepared_folder import event_type_names, prepared_hash, read_sequences
+from tests.helpers.ingest_cases import NOON, TODAY, settings_in
 from tests.helpers.stages import ingest, locations, prepare
-
-TODAY = date(2026, 6, 10)
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
-
-
-def settings_in(folder: Path, *, typed: bool = True) -> Settings:
-    return Settings(
-        warehouse=str(folder / "warehouse"),
-        work_dir=folder / "work",
-        logs={"path": str(folder / "logs"), "event_type": "kind" if typed else None},
-    )
 
 
 def write_logs(folder: Path) -> list[tuple[int, str, datetime, str | None]]:
@@ -56,7 +45,7 @@ def write_logs(folder: Path) -> list[tuple[int, str, datetime, str | None]]:
 @pytest.mark.parametrize("interval", [None, "[18,inf)"])
 def test_each_event_has_its_own_type(tmp_path: Path, interval: str | None) -> None:
     rows = write_logs(tmp_path)
-    settings = settings_in(tmp_path)
+    settings = settings_in(tmp_path, event_type="kind")
     limits = PrepareSettings(user_inter_num_interval=interval)
     settings = settings.model_copy(update={"prepare": limits})
     prepared = prepare(settings, TODAY, ingest(settings, TODAY))
@@ -89,13 +78,11 @@ def test_each_event_has_its_own_type(tmp_path: Path, interval: str | None) -> No
 
 def test_a_folder_of_other_settings_or_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
     write_logs(tmp_path)
-    settings = settings_in(tmp_path)
+    settings = settings_in(tmp_path, event_type="kind")
     ingested = ingest(settings, TODAY)
     given = locations(settings, TODAY)
     done = RunResults().with_record(StageRecord(Ingest.name, "", "", 0.0, ingested))
-    typed, plain = (
-        Prepare.of(each, given, done) for each in (settings, settings_in(tmp_path, typed=False))
-    )
+    typed, plain = (Prepare.of(each, given, done) for each in (settings, settings_in(tmp_path)))
     before = plain.run()
     assert not (before.folder / schema.EVENT_TYPES_FILE).exists()
     assert (plain.is_intact(before), typed.is_intact(before)) == (True, False)

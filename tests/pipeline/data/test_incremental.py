@@ -30,6 +30,7 @@ from pipeline.results import Ingested, Prepared
 from pipeline.runner.nightly import run_stage
 from pipeline.runner.stages import Ingest, Prepare
 from pipeline.storage.prepared_folder import prepared_hash
+from tests.helpers.ingest_cases import settings_in
 from tests.helpers.stages import ingest, prepare, table_uri
 
 FIRST = date(2026, 6, 1)
@@ -40,15 +41,6 @@ Row = tuple[int, int, datetime, str | None]
 
 def noon(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-
-
-def settings_in(folder: Path, event_type: str | None = None, **sections: Any) -> Settings:
-    return Settings(
-        warehouse=str(folder / "warehouse"),
-        work_dir=folder / "work",
-        logs={"path": str(folder / "logs"), "event_type": event_type},
-        **sections,
-    )
 
 
 @dataclass
@@ -109,7 +101,7 @@ def from_the_beginning(settings: Settings, day: date, ingested: Ingested, beside
     """The same night without earlier histories, in a copy of the warehouse."""
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(settings.warehouse, beside / "warehouse")
-    return prepare(settings_in(beside, settings.logs.event_type), day, ingested)
+    return prepare(settings_in(beside, event_type=settings.logs.event_type), day, ingested)
 
 
 def check_same(found: Prepared, expected: Prepared) -> None:
@@ -135,7 +127,7 @@ def replay(
     nights: int,
     kinds: tuple[str | None, ...] = (),
 ) -> None:
-    settings = settings_in(folder, "event_type" if kinds else None)
+    settings = settings_in(folder, event_type="event_type" if kinds else None)
     shop = Shop(settings, Random(seed), ids, kinds)
     earlier = None
     for number in range(nights):

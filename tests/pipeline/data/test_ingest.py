@@ -415,8 +415,13 @@ def test_no_float_is_too_large_for_a_timestamp(value: float):
     (time,) = normalise_timestamps(pa.array([value]), "s").to_pylist()
     if value != value:
         assert time is None
-    elif not 0 < value < 4e9:
-        assert time.year <= 1970 or time.year > 2090
+    elif value <= 0:
+        assert time.year <= 1970
+    elif value >= 4e9:
+        assert time.year > 2090
+    else:
+        exact = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value)
+        assert abs(time - exact) <= timedelta(microseconds=1)
 
 
 def test_the_run_date_ends_where_the_user_lives():

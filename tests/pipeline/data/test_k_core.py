@@ -13,22 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from pipeline import schema
 from pipeline.config.count_range import CountRange, parse_intervals
 from pipeline.config.sections import PrepareSettings
 from pipeline.config.settings import Settings, load_settings
 from pipeline.data.k_core import Counts, filter_events
 from pipeline.errors import ConfigError, InputError
 from pipeline.results import Prepared
-from pipeline.runner.cache import RunResults, StageRecord, cache_key
-from pipeline.runner.stages import Prepare
 from pipeline.schema import ITEMS_FILE
 from tests.helpers.examples import few_and_many
+from tests.helpers.ingest_cases import NOON, TODAY, settings_in, write_log
 from tests.helpers.prepared_folders import sequences
-from tests.helpers.stages import ingest, locations, prepare
-
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
-TODAY = NOON.date()
+from tests.helpers.stages import ingest, prepare
 
 Pair = tuple[Any, Any]
 
@@ -185,23 +180,9 @@ def test_the_environment_and_the_default(monkeypatch: pytest.MonkeyPatch):
     assert load_settings().prepare.item_inter_num_interval == "[5,inf)"
 
 
-def test_the_stage_depends_on_it():
-    run = locations(Settings(), date(2026, 7, 1))
-    done = RunResults(StageRecord("ingest", "", "", 0.0, None))
-    keys = {
-        cache_key(Prepare.of(Settings(prepare=limits), run, done))
-        for limits in ({}, {"user_inter_num_interval": "[5,inf)"})
-    }
-    assert len(keys) == 2
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        warehouse=str(tmp_path / "warehouse"),
-        work_dir=tmp_path / "work",
-        logs={"path": str(tmp_path / "logs")},
-    )
+    return settings_in(tmp_path)
 
 
 def limited(settings: Settings, **intervals: str) -> Settings:
@@ -210,13 +191,9 @@ def limited(settings: Settings, **intervals: str) -> Settings:
 
 def night(settings: Settings, pairs: list[Pair], run_date: date) -> Prepared:
     """The pairs as the run date's log, a second apart, and the night up to prepare."""
-    users, items = zip(*pairs, strict=True)
     start = datetime.combine(run_date, NOON.time(), UTC)
-    times = [start + timedelta(seconds=second) for second in range(len(pairs))]
-    path = Path(settings.logs.path) / f"{run_date}.parquet"
-    path.parent.mkdir(exist_ok=True)
-    columns = [pa.array(users), pa.array(items), pa.array(times, schema.TIME)]
-    pq.write_table(pa.table(columns, ["user_id", "item_id", "timestamp"]), path)
+    rows = [(*pair, start + timedelta(seconds=second)) for second, pair in enumerate(pairs)]
+    write_log(settings, f"{run_date}.parquet", rows, None, None)
     return prepare(settings, run_date, ingest(settings, run_date))
 
 

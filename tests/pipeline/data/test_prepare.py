@@ -20,12 +20,12 @@ from pipeline.results import Prepared
 from pipeline.schema import ITEMS_FILE
 from pipeline.storage.prepared_folder import id_types, sequence_files
 from pipeline.warehouse.tables import open_table
+from tests.helpers import ingest_cases
 from tests.helpers.examples import few_and_many
+from tests.helpers.ingest_cases import NOON, TODAY, settings_in
 from tests.helpers.prepared_folders import sequences
 from tests.helpers.stages import ingest, prepare, table_uri
 
-TODAY = date(2026, 6, 10)
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -37,22 +37,10 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path)
 
 
-def settings_in(folder: Path) -> Settings:
-    return Settings(
-        warehouse=str(folder / "warehouse"),
-        work_dir=folder / "work",
-        logs={"path": str(folder / "logs")},
-    )
-
-
 def write_log(
     settings: Settings, name: str, rows: list[Row], ids: pa.DataType | None = None
 ) -> None:
-    users, items, times = zip(*rows, strict=True)
-    columns = [pa.array(users, ids), pa.array(items, ids), pa.array(times, schema.TIME)]
-    path = Path(settings.logs.path) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns, ["user_id", "item_id", "timestamp"]), path)
+    ingest_cases.write_log(settings, name, rows, ids, ids)
 
 
 def night(settings: Settings, run_date: date) -> Prepared:

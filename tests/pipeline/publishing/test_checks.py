@@ -26,6 +26,7 @@ from pipeline.storage.locations import RunLocations, Warehouse
 from pipeline.warehouse.runs import append_run
 from tests.helpers.prepared_folders import NOON, sequences, write_histories, write_prepared
 from tests.helpers.scored_parts import ListOf, write_parts
+from tests.helpers.scoring_cases import write_pairs
 
 DAY, NEXT = date(2026, 11, 20), date(2026, 11, 21)
 USERS, TOP_K = 30, 5
@@ -100,11 +101,6 @@ def good(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Lists:
     return list(lists.values())
 
 
-def pairs_file(path: Path, pairs: Sequence[tuple[int, str]]) -> str:
-    path.write_text("user_id,item_id\n" + "\n".join(f"{user},{item}" for user, item in pairs))
-    return str(path)
-
-
 def outcomes(checks: Sequence[Check]) -> dict[str, str]:
     return {check.name: check.outcome for check in checks if check.outcome != "passed"}
 
@@ -140,7 +136,7 @@ def test_what_scoring_writes_passes(
         change["allow"] = str(tmp_path / "few.txt")
         (tmp_path / "few.txt").write_text("item5\nitem6\nitem7\nitem39\n")
     for name in {"candidates", "exclude"} & change.keys():
-        change[name] = pairs_file(tmp_path / f"{name}.csv", change[name])
+        change[name] = write_pairs(tmp_path / f"{name}.parquet", change[name])
     settings = ScoreSettings(**(served.score.model_dump() | change))
     since = NOON - timedelta(days=3) if settings.active_within_days else None
     day = RunDay(NOON.date(), "UTC")
@@ -276,7 +272,7 @@ def test_an_item_that_is_not_for_its_user_is_found(
     first = listed.index((good[4].user, good[4].items[0]))
     # That one item is excluded; or all listed ones are candidates, but for it.
     pairs = listed[first : first + 1] if name == "exclude" else listed[:first] + listed[first + 1 :]
-    path = pairs_file(tmp_path / "pairs.csv", pairs)
+    path = write_pairs(tmp_path / "pairs.parquet", pairs)
     score = ScoreSettings(**(served.score.model_dump() | {name: path}))
     scored = write_parts(tmp_path / "parts", good, "long", 10)
     with pytest.raises(TableCheckError) as caught:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,11 @@ from pipeline.publishing import publish as publishing
 from pipeline.publishing.publish import check_layout, is_published
 from pipeline.results import Scored
 from pipeline.schema import recommendation_lists_schema, recommendations_schema
-from pipeline.scoring.encoded_part import EncodedPart
-from pipeline.scoring.manifest import MANIFEST, PartCounts, ResumeKey
-from pipeline.scoring.output import open_output
+from pipeline.scoring.manifest import MANIFEST
 from pipeline.storage.content_hash import content_hash
-from pipeline.storage.folders import open_folder
 from pipeline.storage.locations import Warehouse
 from pipeline.warehouse.lookup import first_users, recommended_to
+from tests.helpers.scored_parts import write_tables
 from tests.helpers.stages import locations, publish
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -75,35 +74,12 @@ def scored(
 ) -> Scored:
     """Parts of so many users each, as a scoring run leaves them."""
     rows_of: Callable[..., list[dict[str, Any]]] = long_rows if schema == LONG else list_rows
-    binding = ResumeKey(model_version=version, bundle={}, inputs={}, settings={})
-    out = open_output(open_folder(folder), binding, datetime.now(UTC), resume=False, overwrite=True)
-    first = 0
-    with out.begin():
-        for n_users in users:
-            rows = rows_of(range(first, first + n_users), day, version)
-            table = pa.Table.from_pylist(rows, schema)
-            out.write(EncodedPart.of(table, PartCounts(n_users=n_users, n_rows=len(rows))))
-            first += n_users
-        out.finish(schema.empty_table())
-    return Scored(
-        folder=folder,
-        model_version=version,
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        devices=1,
-        n_users=out.done.n_users,
-        n_rows=out.done.n_rows,
-        n_fallback=0,
-        n_short=0,
-        dropped={},
-        duplicates=0,
-        unknown_items=0,
-        unknown_listed=0,
-        absent_users=0,
-        skipped_files=(),
-        seconds=1.0,
-        users_per_second=1.0,
-    )
+    ends = [0, *accumulate(users)]
+    parts = [
+        (pa.Table.from_pylist(rows_of(range(first, end), day, version), schema), end - first)
+        for first, end in pairwise(ends)
+    ]
+    return write_tables(folder, parts, schema.empty_table(), version)
 
 
 def read_without_checksum(folder: Path) -> dict[str, Any]:
@@ -203,7 +179,7 @@ def test_a_changed_layout_is_refused_and_the_table_kept(settings: Settings, tmp_
     parts = scored(tmp_path / "text", NEXT, users=(1,))
     rows = [{**row, "user_id": "u"} for row in long_rows(range(1), NEXT, "v1")]
     table_of_texts = pa.Table.from_pylist(rows, text_ids)
-    pq.write_table(table_of_texts, parts.folder / "part-00000.parquet")
+    pq.write_table(table_of_texts, Path(parts.folder) / "part-00000.parquet")
     with pytest.raises(PublishError, match="expected user_id: int64; found user_id: string"):
         publish(settings, NEXT, parts)
     assert rows_of(table) == before
@@ -221,15 +197,15 @@ def test_ids_of_another_width_are_published(
     def parts(name: str, day: date, kind: pa.DataType) -> Scored:
         like = LONG if layout is recommendations_schema else LISTS
         result = scored(tmp_path / name, day, users=(3,), schema=like)
-        path = result.folder / "part-00000.parquet"
+        path = Path(result.folder) / "part-00000.parquet"
         rows = pq.read_table(path).to_pylist()
         for row in rows:
             for entry in row.get("recommendations", [row]):
                 entry["item_id"] = 7
         pq.write_table(pa.Table.from_pylist(rows, layout(kind, kind)), path)
-        manifest = read_without_checksum(result.folder)
+        manifest = read_without_checksum(Path(result.folder))
         manifest["parts"][path.name]["content_hash"] = content_hash(path)
-        (result.folder / MANIFEST).write_text(json.dumps(manifest))
+        (Path(result.folder) / MANIFEST).write_text(json.dumps(manifest))
         return result
 
     table = publish(settings, DAY, parts("first", DAY, before)).table
@@ -362,7 +338,7 @@ def test_parts_that_are_not_as_they_were_written_are_refused(
     table = publish(settings, DAY, scored(tmp_path / "good")).table
     before = rows_of(table)
     parts = scored(tmp_path / "parts", version="v2")
-    spoil(parts.folder)
+    spoil(Path(parts.folder))
     with pytest.raises(PublishError, match=message) as caught:
         publish(settings, DAY, parts)
     assert "\n" not in str(caught.value)
@@ -373,8 +349,8 @@ def test_parts_of_version_0_1_0_have_no_hashes_and_are_published(
     settings: Settings, tmp_path: Path
 ) -> None:
     parts = scored(tmp_path / "parts")
-    path = parts.folder / MANIFEST
-    manifest = read_without_checksum(parts.folder)
+    path = Path(parts.folder) / MANIFEST
+    manifest = read_without_checksum(Path(parts.folder))
     for part in manifest["parts"].values():
         del part["content_hash"]
     path.write_text(json.dumps(manifest))

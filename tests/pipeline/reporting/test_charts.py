@@ -89,9 +89,11 @@ def test_few_dates_and_whole_numbers_stand_under_an_axis() -> None:
 
 
 def test_numbers_that_are_not_finite_are_gaps() -> None:
-    values = [1.0, float("nan"), float("inf"), 2.0]
-    assert "<svg" in line_chart("t", {"a": Line(list(enumerate(values)))})
-    assert "<svg" in sparkline("t", values)
+    values = [1.0, 2.0, float("nan"), float("inf"), 2.0, 1.0]
+    for svg in (line_chart("t", {"a": Line(list(enumerate(values)))}), sparkline("t", values)):
+        (line,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--series-1\)', svg)
+        assert re.findall("[A-Z]", line) == ["M", "L", "M", "L"]
+        assert not re.search(r"\b(nan|inf)\b", svg, re.IGNORECASE)
 
 
 def test_one_run_has_no_trend() -> None:

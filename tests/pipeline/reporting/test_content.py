@@ -1,5 +1,6 @@
 """What is gathered for the report of a night, of each kind."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_a_promoted_night_has_its_metrics_curves_and_lists(nights: ReportCase) -
     assert [each.run_date for each in found.lists] == [DAYS[2], DAYS[1]]
     assert found.titles is None
     assert found.disk["recommendations"] > 0
+
+
+def test_histories_that_are_gone_are_left_out(case: ReportCase) -> None:
+    known = content(case)
+    shutil.rmtree(case.warehouse.table("interactions"))
+    found = content(case)
+    assert [each.now for each in found.users] == [each.now for each in known.users]
+    assert any(each.history for each in known.users)
+    assert not any(each.history for each in found.users)
+    (line,) = set(found.missing) - set(known.missing)
+    assert line.startswith("The histories of the users are left out: ")
 
 
 HEADER = "epoch,step,NDCG@10,loss\n"

@@ -130,9 +130,7 @@ def test_a_date_whose_work_folder_is_gone_is_not_done_again(
 
 
 @pytest.mark.slow
-def test_a_later_event_of_a_date_is_known_when_it_is_filled(
-    backfilled: Settings, tmp_path: Path
-) -> None:
+def test_a_later_event_of_a_date_is_known_when_it_is_filled(tmp_path: Path) -> None:
     """An event that came after its night counts: the backfill knows today's logs."""
     settings = settings_of(tmp_path)
     write_day(tmp_path, DAYS[0])
@@ -145,7 +143,7 @@ def test_a_later_event_of_a_date_is_known_when_it_is_filled(
 
 
 def test_a_held_date_is_passed_and_a_failed_one_ends_it_by_name(
-    backfilled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tmp_path)
     for day in DAYS[:2]:

@@ -188,6 +188,29 @@ def test_a_rollback_while_the_run_scores_is_not_undone(
     assert again.results[Gate].result.decision == "rolled back"
 
 
+@pytest.mark.usefixtures("stages")
+def test_a_rollback_while_a_later_date_scores_leaves_that_date_its_own_model(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nightly(settings, FIRST), nightly(settings, SECOND)
+    score: Callable[[Score], Scored] = Score.run
+
+    def roll_back_meanwhile(stage: Score) -> Scored:
+        roll_back(Warehouse(settings.warehouse))
+        return score(stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Score, "run", roll_back_meanwhile)
+        third = nightly(settings, THIRD)
+    assert third.results[Train].result.parent == own(second)  # the champion that it started from
+    assert served(third) == own(third)
+    assert champions(settings) == [
+        (own(third), "promoted"), (own(first), "rolled back"), (own(first), "first"),
+    ]  # fmt: skip
+    again = nightly(settings, THIRD)
+    assert again.results[Train].result.parent == own(first)
+
+
 @pytest.mark.slow
 def test_real_models_are_rolled_back_and_published_again_by_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -15,20 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import duckdb
 import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError
 
 from pipeline.bundles import sessions
 from pipeline.bundles.bundle import WEIGHTS
 from pipeline.bundles.description import DESCRIPTION
 from pipeline.bundles.gate import gate as decide
 from pipeline.bundles.sessions import Provider
+from pipeline.config.export_section import ExportSettings
 from pipeline.config.retention_section import RetentionSettings
 from pipeline.config.score_section import ScoreSettings
 from pipeline.config.sections import EvaluateSettings, LogSettings
@@ -64,7 +62,6 @@ from pipeline.runner.nightly import evaluate_bundle_of, nightly, run_stage
 from pipeline.runner.stages import (
     STAGES,
     CheckData,
-    Evaluate,
     Export,
     Gate,
     Ingest,
@@ -82,6 +79,7 @@ from pipeline.warehouse.runs import current_run
 from pipeline.warehouse.tables import has_table, open_table, table_id
 from tests.conftest import describe
 from tests.helpers.prepared_folders import write_histories
+from tests.helpers.report_cases import evaluated
 from tests.helpers.stages import locations, read_champion, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -341,30 +339,12 @@ def test_a_night_killed_before_its_row_still_gets_one(
     assert len(runs_of(settings)) == 1
 
 
-@pytest.mark.parametrize(
-    ("section", "change", "first"),
-    [
-        ("score", {"top_k": 3}, "parts"),
-        ("export", {"parity_sequences": 5000}, "export"),
-        ("evaluate", {"topk": (5,)}, "evaluate"),
-        ("evaluate", {"mask_seen": False}, "train"),
-        ("evaluate", {"split": "time"}, "train"),
-        ("evaluate", {"bootstrap": 0}, "evaluate"),
-        ("evaluate", {"test_days": 3}, None),  # of a split that has no days
-        ("train", {"learning_rate": 0.01}, "train"),
-    ],
-)
-def test_changed_settings_redo_what_depends_on_them(
-    section: str, change: dict[str, Any], first: str | None,
-    settings: Settings, ran: Callable[..., list[str]],
-) -> None:  # fmt: skip
+def test_a_changed_setting_redoes_what_depends_on_it(
+    settings: Settings, ran: Callable[..., list[str]]
+) -> None:
     ran()
-    changed = settings.model_copy(
-        update={section: getattr(settings, section).model_copy(update=change)}
-    )
-    # The stand-in's model stays the same: where the gate decides as before, nothing is scored.
-    end = len(CALLS) if first in ("parts", "train") else CALLS.index("parts")
-    assert ran(changed) == (CALLS[CALLS.index(first) : end] if first else [])
+    changed = settings.model_copy(update={"export": ExportSettings(parity_sequences=5000)})
+    assert ran(changed) == ["export", "gate"]  # which decides as before: nothing is scored
 
 
 def test_a_new_log_file_redoes_everything(
@@ -379,7 +359,9 @@ def test_log_files_without_news_redo_the_ingest_and_the_checks_only(
     settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch,
     ran: Callable[..., list[str]],
 ) -> None:  # fmt: skip
-    ran()
+    # The housekeeping makes new versions of tables.
+    unswept = settings.model_copy(update={"retention": RetentionSettings(after_runs=False)})
+    ran(unswept)
 
     def ingest(*given: Any) -> Ingested:
         stages.calls.append("ingest")
@@ -388,42 +370,7 @@ def test_log_files_without_news_redo_the_ingest_and_the_checks_only(
 
     monkeypatch.setattr("pipeline.data.ingest.ingest", ingest)
     pq.write_table(pa.table({"user_id": [2]}), Path(settings.logs.path) / "b.parquet")
-    assert ran() == ["ingest", "check"]
-
-
-def test_a_changed_deny_file_scores_again(
-    settings: Settings, tmp_path: Path, ran: Callable[..., list[str]]
-) -> None:
-    deny = tmp_path / "deny.txt"
-    deny.write_text("a\n")
-    with_list = settings.model_copy(
-        update={"score": settings.score.model_copy(update={"deny": str(deny)})}
-    )
-    ran(with_list)
-    assert ran(with_list) == []
-    deny.write_text("b\n")
-    assert ran(with_list) == ["parts", "publish"]
-
-
-def test_a_changed_items_table_scores_again_where_a_rule_reads_it(
-    settings: Settings, tmp_path: Path, ran: Callable[..., list[str]]
-) -> None:
-    table = tmp_path / "items.csv"
-    table.write_text("item_id,price\na,1\n")
-    items = settings.items.model_copy(update={"path": str(table)})
-    without = settings.model_copy(update={"items": items})
-    score = settings.score.model_copy(update={"where": "price > 0 OR popularity >= 0"})
-    ran(without)
-    table.write_text("item_id,price\na,2\n")
-    assert ran(without) == []
-    ruled = without.model_copy(update={"score": score})
-    assert ran(ruled) == ["parts", "publish"]
-    assert ran(ruled) == []
-    table.write_text("item_id,price\na,3\n")
-    assert ran(ruled) == ["parts", "publish"]
-    table.write_text("item_id,weight\na,3\n")
-    with pytest.raises(ConfigError, match=r"score\.where: unknown column price"):
-        ran(ruled, force=True)
+    assert ran(unswept) == ["ingest", "check"]
 
 
 @pytest.mark.parametrize(("gone", "redone"), [("prepared", ["prepared"]), ("parts", ["parts"])])
@@ -483,7 +430,6 @@ def test_another_layout_is_refused_before_anything_is_done(
         ({"allow": "nofile"}, InputError, "nofile: cannot be read"),
         ({"allow": os.devnull}, ConfigError, "no item is left to recommend"),
         ({"where": "price > 3"}, ConfigError, r"score\.where: unknown column price; there are"),
-        ({"where": "popularity"}, ConfigError, r"score\.where: must be a Boolean expression"),
         ({"where": "popularity < 0"}, ConfigError, "score.where: no item is left to recommend"),
         ({"provider": "cuda"}, ConfigError, r"provider does not work here.*no CUDA device"),
         ({"provider": "tensorrt"}, ConfigError, "provider does not work here"),
@@ -573,76 +519,34 @@ def test_a_killed_night_frees_its_lock(settings: Settings, ran: Callable[..., li
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device", "/disk/full"),
-        pa.ArrowInvalid("disk\nfull"),
-        duckdb.IOException("disk\nfull"),
-        DeltaError("disk\nfull"),
-    ],
-)
-@pytest.mark.parametrize(
     "place", ["pipeline.data.prepare.prepare", "pipeline.runner.nightly.record_run"]
 )
 def test_a_full_disk_is_told_in_one_line(
-    error: Exception, place: str, settings: Settings, monkeypatch: pytest.MonkeyPatch,
-    ran: Callable[..., list[str]],
-) -> None:  # fmt: skip
+    place: str, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "/disk/full")
+
     def full(*args: Any, **options: Any) -> Prepared:
         raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(place, full)
-        with pytest.raises(StorageError) as caught:
+        with pytest.raises(StorageError, match="/disk/full"):
             ran()
-    told = str(caught.value)
-    assert "\n" not in told
-    assert "/disk/full" in told if isinstance(error, OSError) else "disk full" in told
-    assert (caught.value.exit_code, caught.value.__cause__) == (1, error)
     assert ran() == ([] if "record_run" in place else CALLS[1:])
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-        pa.ArrowMemoryError("malloc of size 64 failed"),
-        duckdb.OutOfMemoryException(
-            "Out of Memory Error: could not allocate block of size 256 KiB"
-        ),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nmore"),
-        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
-        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
-    ],
-)
 def test_want_of_memory_is_not_blamed_on_the_disk(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
+    monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
 ) -> None:
     def short(*args: Any, **options: Any) -> Prepared:
-        raise error
+        raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.data.prepare.prepare", short)
-        with pytest.raises(MemoryShortError, match="not enough memory") as caught:
+        with pytest.raises(MemoryShortError, match="not enough memory"):
             ran()
-    assert "\n" not in str(caught.value)
-    assert "room" not in str(caught.value)
     assert ran() == CALLS[1:]
-
-
-def test_a_full_disk_of_the_spill_is_not_blamed_on_memory(
-    monkeypatch: pytest.MonkeyPatch, ran: Callable[..., list[str]]
-) -> None:
-    def full(*args: Any, **options: Any) -> Prepared:
-        raise duckdb.OutOfMemoryException(
-            "Out of Memory Error: failed to offload data block of size 256.0 KiB"
-        )
-
-    monkeypatch.setattr("pipeline.data.prepare.prepare", full)
-    with pytest.raises(StorageError, match="Make room"):
-        ran()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -932,17 +836,6 @@ def test_a_table_of_runs_gets_the_columns_it_lacks(settings: Settings, stages: S
     assert dict(new["co_occurrence_metrics"]) == {"NDCG@10": 0.2}
 
 
-@pytest.mark.parametrize("change", [{"test_days": 3}, {"valid_days": 3}])
-def test_other_days_of_a_time_split_train_again(
-    change: dict[str, Any], settings: Settings, ran: Callable[..., list[str]]
-) -> None:
-    by_time = settings.model_copy(update={"evaluate": EvaluateSettings(split="time", topk=(5,))})
-    ran(by_time)
-    changed = EvaluateSettings(split="time", topk=(5,), **change)
-    redone = ran(by_time.model_copy(update={"evaluate": changed}))
-    assert redone == CALLS[CALLS.index("train") :]
-
-
 def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
     settings: Settings, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -963,13 +856,10 @@ def test_a_bundle_is_measured_on_what_is_prepared_and_not_recorded(
     assert not (locations(settings, DAY).folder / "evaluate.json").exists()
 
 
-def test_the_headline_is_ndcg_at_10_beside_the_better_baseline(
-    settings: Settings, stages: Stages
-) -> None:
-    evaluated = nightly(settings, DAY).results[Evaluate].result
-    assert evaluated.headline == ("NDCG@10", 0.3, "co-occurrence", 0.2)
+def test_the_headline_is_ndcg_at_10_beside_the_better_baseline() -> None:
+    assert evaluated().headline == ("NDCG@10", 0.3, "co-occurrence", 0.2)
     at_5 = replace(
-        evaluated,
+        evaluated(),
         model={"HR@5": 1.0, "NDCG@5": 0.2},
         popularity={"NDCG@5": 0.1},
         co_occurrence={"NDCG@5": 0.05},

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ResumeError
 from pipeline.scoring import because
 from pipeline.scoring.because import NearestHistory
@@ -114,7 +113,6 @@ def test_without_it_the_columns_are_as_before(
     run(sequences, clusters, tmp_path / "with", because=True)
     without, with_it = (pq.read_table(tmp_path / name) for name in ("without", "with"))
     assert with_it.column_names == [*without.column_names, "because"]
-    assert "because" not in ScoreSettings().result_settings()
     times: dict[str, Any] = {"generated_at": None}
     assert [row | times for row in with_it.drop_columns(["because"]).to_pylist()] == [
         row | times for row in without.to_pylist()

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from model.export.files import FLOAT16_RECOMMENDER, RECOMMENDER
 from pipeline.bundles.bundle import Bundle, publish_bundle
 from pipeline.bundles.description import DESCRIPTION
 from pipeline.config.score_section import ScoreSettings
-from pipeline.config.sections import LogSettings
 from pipeline.engines.process_pool import ProcessPool
 from pipeline.errors import BundleError, PublishError, ResumeError
 from pipeline.scoring.cli import app
@@ -28,39 +27,24 @@ from pipeline.scoring.encoded_part import EncodedPart
 from pipeline.scoring.manifest import Manifest, ResumeKey
 from pipeline.scoring.output import PartWriter
 from pipeline.scoring.output_rows import Ranked
-from pipeline.scoring.run import score
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.folders import LocalFolder
+from tests.helpers.scoring_cases import random_histories, run, write_sequences
 
 TOP_K = 5
-
-
-def write_sequences(path: Path, users: int) -> Path:
-    random = np.random.default_rng(5)
-    histories = [
-        [f"item{item}" for item in random.integers(1, 46, random.integers(0, 12))]
-        for _ in range(users)
-    ]
-    pq.write_table(pa.table({"user_id": [f"u{i:04}" for i in range(users)], "item_ids": histories}),
-                   path)  # fmt: skip
-    return path
-
-
-def run(inputs: Path, bundle: Bundle, out: Path, resume: bool = False, **options: Any) -> Any:
-    settings = ScoreSettings(provider="cpu", top_k=TOP_K, batch_size=8, **options)
-    return score(
-        [str(inputs)], bundle, out, settings,
-        logs=LogSettings(), run_date=date(2026, 11, 20), time_zone="UTC", resume=resume,
-    )  # fmt: skip
 
 
 def test_two_processes_write_what_one_writes(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 10)
-    inputs = write_sequences(tmp_path / "s.parquet", 75)
-    one, two = (run(inputs, tiny_bundle, tmp_path / str(count), devices=count) for count in (1, 2))
+    histories = {**random_histories(75), "nobody": []}
+    inputs = write_sequences(tmp_path / "s.parquet", histories)
+    one, two = (
+        run(inputs, tiny_bundle, tmp_path / str(count), devices=count, batch_size=8)
+        for count in (1, 2)
+    )
     assert (one.devices, two.devices) == (1, 2)
     assert (one.n_rows, one.n_fallback) == (two.n_rows, two.n_fallback)
     parts = sorted(path.name for path in (tmp_path / "1").glob("*.parquet"))
@@ -84,7 +68,7 @@ def test_processes_share_the_threads(
             super().__init__(make_worker, count)
 
     monkeypatch.setattr("pipeline.scoring.engine_choice.ProcessPool", Watched)
-    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    inputs = write_sequences(tmp_path / "s.parquet", random_histories(20))
     run(inputs, tiny_bundle, tmp_path / "out", devices=2, threads=7)
     assert shares == [(2, 3)]
 
@@ -102,7 +86,7 @@ def both(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
 def test_a_run_may_be_resumed_on_other_devices_but_not_in_another_precision(
     both: Bundle, tmp_path: Path
 ) -> None:
-    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    inputs = write_sequences(tmp_path / "s.parquet", random_histories(20))
     run(inputs, both, tmp_path / "out", devices=1)
     assert run(inputs, both, tmp_path / "out", devices=2, resume=True).devices == 2
     with pytest.raises(ResumeError, match="precision"):
@@ -110,7 +94,7 @@ def test_a_run_may_be_resumed_on_other_devices_but_not_in_another_precision(
 
 
 def test_the_command_says_that_float16_is_not_for_cpus(both: Bundle, tmp_path: Path) -> None:
-    inputs = write_sequences(tmp_path / "s.parquet", 20)
+    inputs = write_sequences(tmp_path / "s.parquet", random_histories(20))
     command = [str(inputs), "--model", str(both.path), "--output", str(tmp_path / "out")]
     command += ["--provider", "cpu", "--run-date", "2026-11-20"]
     done = CliRunner().invoke(app, [*command, "--precision", "fp16"])
@@ -121,16 +105,6 @@ def test_the_command_says_that_float16_is_not_for_cpus(both: Bundle, tmp_path: P
     assert done.exit_code == 0, done.output
     assert "model tiny-1 on 2 x CPUExecutionProvider" in done.stdout
     assert "fp16" not in done.stdout
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--precision", "fp8"), ("--devices", "0")])
-def test_an_impossible_flag_is_refused(
-    tiny_bundle: Bundle, tmp_path: Path, flag: str, value: str
-) -> None:
-    command = ["s.parquet", "--model", str(tiny_bundle.path), "--output", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*command, flag, value])
-    assert done.exit_code == 2
-    assert flag.strip("-") in done.stderr
 
 
 PART = UserHistories(pa.array(["u"]), np.array([1, 2, 3]), np.array([0, 3]))

@@ -382,15 +382,6 @@ def test_rules_that_cannot_be_are_one_clear_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_of_earlier_versions_stay_as_they_were() -> None:
-    rules = {"max_per", "promotion", "where", "offset", "freshness", "new_items"}
-    rules.add("popular_within_days")
-    assert not rules & ScoreSettings().result_settings().keys()
-    changed = ScoreSettings(max_per={"category": 2}, promotion=[{"where": "true", "slots": [1]}])
-    assert changed.result_settings()["max_per"] == {"category": 2}
-    assert changed.result_settings()["promotion"] == [{"where": "true", "slots": [1]}]
-
-
 def test_freshness_counts_to_the_end_of_the_run_date_in_its_time_zone(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.bundles.bundle import Bundle
+from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ResumeError
 from pipeline.scoring import scorer
 from pipeline.scoring.manifest import MANIFEST, read_manifest
@@ -18,6 +20,8 @@ from tests.helpers.scoring_cases import (
     run,
     write_sequences,
 )
+
+UNSET: dict[str, Any] = dict.fromkeys(("where", "top_k", "promotion"))  # of a segment
 
 # What version 0.1.0 wrote when it was killed after a part of 16 users; in capitals what depends
 # on the test's files.
@@ -103,6 +107,28 @@ def test_a_run_of_the_version_before_can_be_resumed(
     assert manifest["binding"] == json.loads(old)["binding"]
     assert manifest["generated_at"] == "2026-11-20T05:06:07.891011Z"
     assert (len(manifest["parts"]), manifest["complete"]) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("retire_after_days", 3),
+        ("where", "true"),
+        ("max_per", {"category": 2}),
+        ("promotion", [{"where": "true", "slots": [1]}]),
+        ("segment", [{"name": "gold", "users": "a.txt"}]),
+        ("offset", "boost"),
+        ("freshness", {"weight": 0.5, "half_life_days": 7.0}),
+        ("new_items", {"share": 0.1, "within_days": 14}),
+        ("popular_within_days", 7),
+        ("because", True),
+        ("candidates", "a"),
+        ("exclude", "s3://b/c"),
+    ],
+)
+def test_a_rule_that_is_new_since_is_in_the_key_where_it_is_set(name: str, value: Any) -> None:
+    found = ScoreSettings(**{name: value}).result_settings()[name]
+    assert found == ([UNSET | value[0]] if name == "segment" else value)
 
 
 def test_no_flipped_bit_of_a_manifest_is_believed(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -163,23 +163,3 @@ def test_an_address_where_no_cluster_answers_is_one_line(
     assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (inputs.parent / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("--engine=spark", "engine.kind"),
-        ("--set=engine.address=ray://10.0.0.5:10001", "engine.address"),
-        ("--set=engine.address=10.0.0.5", "engine.address"),
-        ("--set=engine.num_cpus=0", "engine.num_cpus"),
-        ("--set=engine.max_workers=0", "engine.max_workers"),
-        ("--set=engine={min_workers=3,max_workers=2}", "max_workers is below min_workers"),
-    ],
-)
-def test_an_impossible_setting_is_one_line(
-    tiny_bundle: Bundle, inputs: Path, option: str, message: str
-) -> None:
-    done = command(tiny_bundle, inputs, option)
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1

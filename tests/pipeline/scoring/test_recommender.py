@@ -138,7 +138,7 @@ def test_a_device_that_fails_gives_one_line(
     with pytest.raises(ConfigError, match=r"^a batch of 7 users: CUDA.*smaller than") as raised:
         on_cpu(batch_of(7, 2))
     assert "\n" not in str(raised.value)
-    assert "--batch-size" in str(raised.value)
+    assert "score.batch_size" in str(raised.value)
 
 
 @given(seed=st.integers(0, 2**32 - 1))

@@ -95,8 +95,3 @@ def test_an_item_that_was_never_seen_is_retired(tiny_bundle: Bundle) -> None:
     assert found.popular[:5].tolist() == [2, 3, 4, 5, 6]
     everything = eligible_items(items, ScoreSettings(top_k=5))
     assert everything.popular[:5].tolist() == [1, 2, 3, 4, 5]
-
-
-def test_the_setting_is_in_no_key_unless_it_is_set() -> None:
-    assert "retire_after_days" not in ScoreSettings().result_settings()
-    assert ScoreSettings(retire_after_days=3).result_settings()["retire_after_days"] == 3

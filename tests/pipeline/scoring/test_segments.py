@@ -14,7 +14,16 @@ from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import ConfigError, FearecError, ResumeError
 from pipeline.results import SegmentCounts
 from tests.helpers.examples import few_and_many
-from tests.helpers.scoring_cases import START, Killed, events, kill_after, rows, run, write_log
+from tests.helpers.scoring_cases import (
+    START,
+    Killed,
+    events,
+    kill_after,
+    rows,
+    run,
+    write_log,
+    write_pairs,
+)
 from tests.pipeline.scoring.test_list_rules import (
     FRESHNESS,
     HISTORIES,
@@ -76,17 +85,6 @@ def user_lists(draw: st.DrawFn) -> dict[str, list[tuple[str, str]]]:
     random = np.random.default_rng(draw(st.integers(0, 9)))
     own = [(user, item) for user in USERS for item in ITEMS if random.random() < 0.3]
     return {"exclude": draw(pairs)} | ({"candidates": own} if draw(st.booleans()) else {})
-
-
-def write_pairs(folder: Path, lists: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
-    """The settings of files of users and items, without those that hold nothing."""
-    paths = {}
-    for name, pairs in lists.items():
-        if pairs:
-            paths[name] = str(folder / f"{name}.csv")
-            lines = "".join(f"{user},{item}\n" for user, item in pairs)
-            Path(paths[name]).write_text(f"user_id,item_id\n{lines}")
-    return paths
 
 
 def places_left(rules: Values) -> int:
@@ -164,6 +162,11 @@ def check_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         share = data.draw(st.none() | st.sampled_from(shares), label="share of new items")
     # Means of whole numbers are not whole: new items are looked at with another bundle.
     bundle, histories = (tiny_bundle, HISTORIES) if share else (whole_bundle, WHOLE)
+    files = {
+        name: write_pairs(folder / f"{name}.parquet", pairs)
+        for name, pairs in lists.items()
+        if pairs
+    }
     result = run_in(
         folder, log if share else whole_log, bundle, exclude_seen=common["exclude_seen"],
         accept_unknown_deny=True,  # exclusions may be of unknown items alone
@@ -171,7 +174,7 @@ def check_each_user_gets_the_list_of_the_first_segment_that_they_are_in(
         freshness=FRESHNESS if common["freshness"] else None, top_k=plain["top_k"],
         where=where(plain["below"]), promotion=promotion(plain), segment=segments,
         new_items=share and {"share": share, "within_days": 21},
-        similar_by=common["similar_by"], **write_pairs(folder, lists),
+        similar_by=common["similar_by"], **files,
     )  # fmt: skip
     assert result.segments == tuple(
         SegmentCounts(f"segment {number}", len(each), len(each & {*histories}))
@@ -397,8 +400,6 @@ def test_a_path_is_told_from_an_expression(users: Any, is_file: bool) -> None:
     assert (segment.file is not None) == is_file
 
 
-def test_settings_of_earlier_versions_stay_as_they_were() -> None:
-    assert "segment" not in ScoreSettings().result_settings()
-    assert ScoreSettings(segment=[SEGMENT]).result_settings()["segment"][0]["name"] == "gold"
+def test_a_segment_has_a_name() -> None:
     with pytest.raises(ConfigError):
         ScoreSettings(segment=[{"name": "", "users": "a.txt"}])

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundles.bundle import Bundle
-from pipeline.config.score_section import ScoreSettings
 from pipeline.errors import (
     BundleError,
     ConfigError,
@@ -33,6 +32,7 @@ from tests.helpers.scoring_cases import (
     rows,
     run,
     write_log,
+    write_pairs,
     write_sequences,
 )
 
@@ -62,13 +62,6 @@ def bundle(make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sequences(tmp_path_factory.mktemp("input") / "s.parquet", HISTORIES)
-
-
-def write_pairs(path: Path, pairs: Pairs, kinds: tuple[Any, Any] = (None, None)) -> str:
-    users, items = zip(*pairs, strict=True) if pairs else ((), ())
-    columns = {"user_id": pa.array(users, kinds[0]), "item_id": pa.array(items, kinds[1])}
-    pq.write_table(pa.table(columns), path)
-    return str(path)
 
 
 def by_hand(bundle: Bundle, user: str, price: dict[str, int], rules: Values) -> list[str]:
@@ -360,9 +353,3 @@ def test_candidates_need_the_encoder_alone(
     assert rows(tmp_path / "found") == rows(tmp_path / "expected") != {}
     with pytest.raises(BundleError, match="cannot load the graph"):
         run(inputs, other, tmp_path / "all")
-
-
-def test_settings_of_earlier_versions_stay_as_they_were() -> None:
-    assert not {"candidates", "exclude"} & ScoreSettings().result_settings().keys()
-    changed = ScoreSettings(candidates=Path("a"), exclude="s3://b/c").result_settings()
-    assert (changed["candidates"], changed["exclude"]) == ("a", "s3://b/c")

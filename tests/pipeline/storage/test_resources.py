@@ -33,7 +33,7 @@ def test_threads_have_memory_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ResourceSettings(memory="1GiB").thread_limit == 8
     assert ResourceSettings(memory="1GiB", threads=2).thread_limit == 2
     assert ResourceSettings(memory="100MB").thread_limit == 1
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="a whole number from 1 on, or auto"):
         ResourceSettings(threads=0)
 
 

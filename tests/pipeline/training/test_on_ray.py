@@ -34,11 +34,9 @@ LONG = [*QUICK, "train.epochs=40", "train.refit=false", "train.train_batch_size=
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Restore the process-wide settings of PyTorch."""
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+def threads_as_before(matmul_precision: None) -> Iterator[None]:
+    threads = torch.get_num_threads()
     yield
-    torch.set_float32_matmul_precision(precision)
     torch.set_num_threads(threads)
 
 

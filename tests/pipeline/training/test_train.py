@@ -131,9 +131,9 @@ def test_no_flipped_bit_of_what_says_that_a_training_ended_is_believed(tmp_path:
             assert train._read_finished(tmp_path / "finished.json", weights) in (None, fit)
 
 
-def test_without_anybody_to_validate_on_the_result_can_be_recorded(tmp_path: Path) -> None:
+def test_histories_of_two_events_are_too_short_to_train_on(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "prepared", length=2)
-    # Two interactions a user: one trained on by the refit, one tested.
+    # One trained on by the refit, one tested.
     with pytest.raises(InputError, match="nothing to train on"):
         stages.train(quick(tmp_path), DAY, prepared)
 

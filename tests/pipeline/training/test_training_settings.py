@@ -1,6 +1,6 @@
 """Every training setting has an effect; none is ignored."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from pipeline.results import Prepared
 from pipeline.runner.cache import RunResults, StageRecord
 from pipeline.runner.stages import Train
 from pipeline.storage.locations import RunLocations, Warehouse
+
+pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 CONFIG = FEARecConfig.from_preset(
     "paper", n_items=30, MAX_ITEM_LIST_LENGTH=8, hidden_size=8, inner_size=16
@@ -175,11 +177,3 @@ def test_every_training_setting_has_an_effect(name: str, tmp_path: Path) -> None
 
 def test_fields_are_those_of_the_settings() -> None:
     assert set(FIELDS) == set(TrainingConfig.model_fields)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning's settings of a process are put back."""
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
 
 from pipeline.tuning import tune
 from pipeline.tuning.outputs import PLOTS_FILE
@@ -49,11 +48,8 @@ def config(tmp_path: Path, logs: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Restore the process-wide settings of PyTorch and Lightning."""
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)
+def matmul_precision_as_before(matmul_precision: None) -> None:
+    """Every search trains."""
 
 
 @pytest.fixture
