@@ -17,7 +17,7 @@ from pipeline.config.settings import Settings
 from pipeline.data.held_out import held_out_events
 from pipeline.errors import EmptyTestError, FearecError, GateError, UnfitModelError
 from pipeline.publishing.publish import check_layout
-from pipeline.reporting.report import Report, index_of_run, page_of_run
+from pipeline.reporting.report import Report, index_of_run, page_of_run, write_report
 from pipeline.results import Evaluated, Forgotten
 from pipeline.runner.cache import Result, RunResults, Stage, StageRecord
 from pipeline.runner.clean import clean_after_run
@@ -223,8 +223,7 @@ def open_run(
         except FearecError as error:
             with suppress(Exception):  # what fails here too would hide the error
                 record_failure(locations, run.started_at, run.results, error)
-                page_of_run(settings, run_date)
-                index_of_run(settings)
+                logger.info("report: %s", write_report(settings, run_date).page)
             raise
 
 

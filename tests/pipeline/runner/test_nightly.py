@@ -236,7 +236,7 @@ def put_in(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
         stand_in = getattr(stages, name)
         monkeypatch.setattr(target, lambda *given, _do=stand_in, **options: _do(*given, **options))
     # Seconds of drawing; `tests/pipeline/reporting` has its tests.
-    for name in ("page_of_run", "index_of_run"):
+    for name in ("page_of_run", "index_of_run", "write_report"):
         monkeypatch.setattr(f"pipeline.runner.nightly.{name}", lambda *given: None)
 
 
@@ -676,6 +676,24 @@ def test_a_failed_run_has_its_row(
     assert [row["decision"] for row in runs_of(settings)] == ["failed", "first"]
 
 
+def test_a_report_of_a_failed_run_that_fails_too_says_nothing(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    stages: Stages,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*given: Any, **options: Any) -> Trained:
+        raise FearecError("the disk is full")
+
+    monkeypatch.setattr("pipeline.training.train.train", fail)
+    for module in ("pipeline.runner.nightly", "pipeline.reporting.report"):
+        monkeypatch.setattr(f"{module}.write_report", fail)
+    with pytest.raises(FearecError, match="the disk is full"):
+        nightly(settings, DAY)
+    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert [row["decision"] for row in runs_of(settings)] == ["failed"]
+
+
 def test_an_unfit_model_leaves_the_champion_in_place(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stages: Stages
 ) -> None:
@@ -905,7 +923,7 @@ def test_a_later_run_without_logs_is_recorded_as_failed(
     nightly(settings, DAY)
     stages.calls.clear()
     pages: list[date] = []
-    write = "pipeline.runner.nightly.page_of_run"
+    write = "pipeline.runner.nightly.write_report"
     monkeypatch.setattr(write, lambda settings, run_date: pages.append(run_date))
     logs = tmp_path / "other"
     if is_empty:

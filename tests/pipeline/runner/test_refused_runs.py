@@ -107,22 +107,6 @@ def test_a_run_that_fails_after_it_began_leaves_a_report_and_a_row(settings: Set
     assert (failed["run_date"], failed["decision"]) == (NEXT, "failed")
 
 
-def test_a_report_that_a_failed_run_cannot_write_is_a_warning(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*given: object) -> None:
-        raise OSError("the store is away")
-
-    monkeypatch.setattr("pipeline.reporting.content.gather", fail)
-    with pytest.raises(InputError, match="nowhere"):
-        nightly(without_logs(settings), NEXT)
-    assert any(
-        each.startswith(f"there is no page of {NEXT}: ") and "the store is away" in each
-        for each in caplog.messages
-    )
-    assert left_by(settings) == (2, ["index.html"])
-
-
 def test_a_first_run_without_logs_leaves_no_warehouse(tmp_path: Path) -> None:
     settings = without_logs(settings_in(tmp_path))
     with pytest.raises(InputError, match="nowhere"):
