@@ -137,13 +137,15 @@ def _print_and_publish(
     from pipeline.runner.nightly import nightly
     from pipeline.storage.locations import Warehouse
 
-    track_champion(settings.registry, Warehouse(settings.warehouse))
     show = partial(print_promotion, promotion, republish=republish)
+    # Printed at once: it holds, even if what follows fails or is interrupted.
     if not republish:
         print_result(promotion, show, as_json)
+    elif not as_json:
+        show()
+    track_champion(settings.registry, Warehouse(settings.warehouse))
+    if not republish:
         return
-    if not as_json:
-        show()  # it holds, even if what follows fails
     night = nightly(settings, promotion.now.run_date)
     result = {
         "before": promotion.before,

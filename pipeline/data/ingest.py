@@ -98,8 +98,7 @@ def ingest(
     tables, sources = until_committed(partial(_open, files, zoned, locations))
     unread = [source for source in sources.files if force or not source.is_known]
     pending = [source.file for source in sorted(unread, key=lambda source: source.name)]
-    footers = read_footers(pending)
-    types = check_log_files(footers, zoned, tables.id_types)
+    types, batches = _planned(pending, zoned, tables)
     check_keep(zoned, types)
     work = _Work(files, zoned, locations, time_zone, force, types)
     work.done += [
@@ -109,9 +108,17 @@ def ingest(
     ]
     what = f"ingesting {len(pending):,} files"
     with work_progress(what, "rows") if pending else nullcontext(lambda *_: None) as progress:
-        for batch in in_batches(footers):
+        for batch in batches:
             work.done.append(until_committed(partial(work.ingest, batch, progress)))
     return summed(work.done)
+
+
+def _planned(
+    files: Sequence[LogFile], logs: LogSettings, tables: IngestTables
+) -> tuple[IdTypes, list[Batch]]:
+    """The id types and the batches of files; their footers, which hold much, are let go."""
+    footers = read_footers(files)
+    return check_log_files(footers, logs, tables.id_types), in_batches(footers)
 
 
 def _open(
@@ -145,9 +152,8 @@ def withdraw(
         ConflictError: other runs wrote to the tables each time that it was tried.
     """
     zoned = logs.with_zone(time_zone)
-    types = check_log_files({}, zoned, IngestTables.of(locations).id_types)
+    types, (batch,) = _planned([], zoned, IngestTables.of(locations))
     work = _Work(files, zoned, locations, time_zone, False, types)
-    (batch,) = in_batches({})
     return until_committed(partial(work.ingest, batch, lambda *_: None))
 
 

@@ -58,7 +58,7 @@ def check_scoring(
     """
     with TemporaryDirectory(prefix="fearec-") as folder:
         check_provider(_small_graph(Path(folder)), score.provider, score.devices)
-    if score.precision == "fp16" and not export.fp16:
+    if score.precision == "fp16" and not export.fp16 and score.candidates is None:
         raise ConfigError(
             "the bundle will have no recommender in float16",
             "score.precision",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.storage.folders import open_folder
+from pipeline.storage.folders import is_uri, open_folder
 
 
 def check_replaces_no_input(
@@ -22,7 +22,9 @@ def check_replaces_no_input(
     """
     written = open_folder(output)
     for path in inputs:
-        if path is not None and open_folder(path).holds(written.filesystem, written.root):
+        if path is None or _store(path) != _store(output):
+            continue  # opening a store's folder may need the network
+        if open_folder(path).holds(written.filesystem, written.root):
             raise ConfigError(
                 "the output would replace an input",
                 option,
@@ -30,3 +32,9 @@ def check_replaces_no_input(
                 found=f"{output}, where {path} is read",
                 remedy="Give another file.",
             )
+
+
+def _store(path: str | Path) -> str:
+    """The scheme of a URI; empty for what is on a local disk."""
+    scheme = str(path).split(":", 1)[0].lower() if is_uri(str(path)) else ""
+    return "" if scheme == "file" else scheme

@@ -34,7 +34,8 @@ class ResourceSettings(Frozen):
     )
     scratch_dir: Path | None = Field(
         None,
-        description="folder of the temporary files of sorts and joins; default in `work_dir`",
+        description="folder of the temporary files of sorts and joins; default in `work_dir`, and "
+        "the system's for `fearec-score`, for what is listed per user and for the report",
         json_schema_extra=NO_RESULT_CHANGE,
     )
 

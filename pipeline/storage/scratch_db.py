@@ -1,9 +1,10 @@
 """A temporary DuckDB database for sorts and joins larger than memory."""
 
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +18,10 @@ from pipeline.errors import (
     memory_failures,
 )
 from pipeline.storage.folders import storage_errors
+from pipeline.storage.leftovers import is_untouched
 from pipeline.storage.resources import DEFAULT_RESOURCES, ResourceSettings
+
+_TEMPORARY = "fearec-scratch-"
 
 
 @contextmanager
@@ -53,15 +57,22 @@ def temporary_database(resources: ResourceSettings) -> Iterator[duckdb.DuckDBPyC
 
 @contextmanager
 def temporary_folder(resources: ResourceSettings) -> Iterator[Path]:
-    """An empty local folder, in `resources.scratch_dir` where that is set.
+    """An empty local folder, in `resources.scratch_dir` where that is set, else in ``TMPDIR``.
+
+    What killed processes left there of this kind is removed first, when it is a day old.
 
     Raises:
-        StorageError: that cannot be made.
+        StorageError: it cannot be made.
     """
-    if resources.scratch_dir is not None:
-        with storage_errors(str(resources.scratch_dir)):
-            resources.scratch_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="fearec-", dir=resources.scratch_dir) as name:
+    parent = resources.scratch_dir or Path(gettempdir())
+    with storage_errors(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        for old in parent.glob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                if is_untouched(old, "folder"):
+                    shutil.rmtree(old, ignore_errors=True)
+        folder = TemporaryDirectory(prefix=_TEMPORARY, dir=parent)
+    with folder as name:
         yield Path(name)
 
 

@@ -250,6 +250,7 @@ def test_real_models_are_rolled_back_and_published_again_by_one_command(
         patch.setattr("pipeline.runner.nightly.nightly", lambda *_: 1 / 0)
         failed = CliRunner().invoke(app, ["models", "rollback", "--republish", *server])
     assert isinstance(failed.exception, ZeroDivisionError)
+    assert f"champion: {first} (rolled back)" in failed.stdout
     assert any("MLflow goes by the champion before" in each for each in caplog.messages)
     run("models", "promote", second)
     shown = run("models", "rollback", "--republish")

@@ -80,6 +80,7 @@ from pipeline.warehouse.tables import has_table, open_table, table_id
 from tests.conftest import describe
 from tests.helpers.prepared_folders import write_histories
 from tests.helpers.report_cases import evaluated
+from tests.helpers.scoring_cases import write_pairs
 from tests.helpers.stages import locations, read_champion, table_uri
 
 DAY, NEXT = date(2026, 7, 1), date(2026, 7, 2)
@@ -447,6 +448,14 @@ def test_what_cannot_be_scored_is_refused_before_the_training(
         nightly(unscorable, DAY)
     assert stages.calls == ["ingest", "prepared", "check"]
     assert run_stage(unscorable, DAY, Train).result.refit  # by itself it asks for no scores
+
+
+def test_candidates_need_no_recommender_in_float16(
+    settings: Settings, tmp_path: Path, ran: Callable[..., list[str]]
+) -> None:
+    pairs = write_pairs(tmp_path / "pairs.parquet", [(user, "a") for user in range(4)])
+    among = ScoreSettings(top_k=5, precision="fp16", candidates=pairs, exclude_seen=False)
+    assert ran(settings.model_copy(update={"score": among})) == CALLS
 
 
 @pytest.mark.skipif(sessions._count_cuda_devices() > 0, reason="the provider works here")

@@ -30,20 +30,24 @@ from pipeline.scoring.output_rows import Ranked
 from pipeline.scoring.scorer import open_scorer, write_parts
 from pipeline.scoring.user_histories import UserHistories
 from pipeline.storage.folders import LocalFolder
-from tests.helpers.scoring_cases import random_histories, run, write_sequences
+from tests.helpers.scoring_cases import random_histories, run, write_pairs, write_sequences
 
 TOP_K = 5
 
 
+@pytest.mark.parametrize("among", [None, ["item3", "item7", "item9"]])
 def test_two_processes_write_what_one_writes(
-    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, among: list[str] | None
 ) -> None:
     monkeypatch.setattr("pipeline.scoring.scorer.PART_USERS", 10)
     histories = {**random_histories(75), "nobody": []}
     inputs = write_sequences(tmp_path / "s.parquet", histories)
+    given: dict[str, Any] = {"batch_size": 8}
+    if among is not None:
+        pairs = [(user, item) for user in histories for item in among]
+        given["candidates"] = write_pairs(tmp_path / "pairs.parquet", pairs)
     one, two = (
-        run(inputs, tiny_bundle, tmp_path / str(count), devices=count, batch_size=8)
-        for count in (1, 2)
+        run(inputs, tiny_bundle, tmp_path / str(count), devices=count, **given) for count in (1, 2)
     )
     assert (one.devices, two.devices) == (1, 2)
     assert (one.n_rows, one.n_fallback) == (two.n_rows, two.n_fallback)

@@ -1,5 +1,7 @@
 """Candidates and exclusions per user give the lists of a plain loop over all items."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,9 +336,39 @@ def test_lists_are_sorted_in_the_folder_of_the_settings(
     assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / "scratch"]
     assert not [*(tmp_path / "new" / "scratch").iterdir()]
     (tmp_path / "file").touch()
-    resources = ResourceSettings(scratch_dir=tmp_path / "file" / "scratch")
-    with pytest.raises(StorageError, match=r"file.scratch: cannot be read or written"):
-        run(inputs, bundle, tmp_path / "more", exclude=file, resources=resources)
+    for folder in (tmp_path / "file" / "scratch", Path("/proc")):  # where nobody can write
+        resources = ResourceSettings(scratch_dir=folder)
+        with pytest.raises(StorageError, match=f"{folder}: cannot be read or written"):
+            run(inputs, bundle, tmp_path / "more", exclude=file, resources=resources)
+
+
+def test_what_killed_sorts_left_goes_when_it_is_a_day_old(
+    bundle: Bundle, inputs: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    for name in ("fearec-scratch-old", "fearec-scratch-new", "old"):
+        (scratch / name / "below").mkdir(parents=True)
+        if name.endswith("old"):
+            os.utime(scratch / name, (time.time() - 90_000,) * 2)
+    file = write_pairs(tmp_path / "pairs.parquet", [KNOWN])
+    resources = ResourceSettings(scratch_dir=scratch)
+    run(inputs, bundle, tmp_path / "out", exclude=file, resources=resources)
+    assert {each.name for each in scratch.iterdir()} == {"fearec-scratch-new", "old"}
+
+
+def test_the_progress_of_candidates_counts_every_user_once(
+    bundle: Bundle, inputs: Path, tmp_path: Path
+) -> None:
+    pairs = [(user, item) for user in list(HISTORIES)[:-2] for item in ITEMS[:9]]
+    done: list[int] = []
+    run(
+        inputs, bundle, tmp_path / "out", batch_size=3,
+        candidates=write_pairs(tmp_path / "pairs.parquet", pairs),
+        progress=lambda users, total: done.append(users),
+    )  # fmt: skip
+    assert done == sorted(done)
+    assert done[-1] == len(HISTORIES)
+    assert len(done) > len(HISTORIES) // 3
 
 
 def test_candidates_need_the_encoder_alone(
